@@ -1,0 +1,30 @@
+# Everything a newcomer types. Each target makes the environment first where it is missing; only Python 3.11 or 3.12,
+# pip, git and make are needed. `make run PROFILE=smoke` is the three-minute version.
+PROFILE ?= nano
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lab clean
+
+run: .venv/ready
+	$(BIN)/cookbook run --profile $(PROFILE)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --notebook-dir .
+
+# Removes the environment and caches. Your results in runs/ are kept.
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find cookbook tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and exactly, so that pip never looks for another one; the stamp makes a second call do nothing.
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Python 3.11 or 3.12 is needed, $(PYTHON) is another: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,sim]"
+	@touch $@

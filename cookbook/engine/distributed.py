@@ -1,0 +1,113 @@
+"""One process or many, by the same command: `python` gives one, `torchrun` many (gloo on CPUs, NCCL on GPUs)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from cookbook.errors import UserError
+from cookbook.models import world
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of this run and this one's place among them."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh | None = None  # None where there is one process
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        if self.main:
+            print(text, flush=True)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def total(self, values: list[float]) -> list[float]:
+        """The sum of each value over all processes."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def mean(self, value: float) -> float:
+        return self.total([value])[0] / self.size
+
+    def largest(self, value: float) -> float:
+        return self._reduced([value], dist.ReduceOp.MAX)[0]
+
+    def _reduced(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, operation)
+        return tensor.tolist()
+
+    def from_main(self, make: Callable[[], T]) -> T | None:
+        """Call `make` in the main process only: its value there, None elsewhere. A UserError there stops all."""
+        value, failure = None, [None]
+        if self.main:
+            try:
+                value = make()
+            except UserError as error:
+                failure = [str(error)]
+        if self.share(failure)[0] is not None:
+            if self.main:
+                raise UserError(failure[0])
+            raise SystemExit(2)
+        return value
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@contextmanager
+def processes() -> Iterator[Group]:
+    """Join the other processes that torchrun started, if it did."""
+    device = world.device()
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Group(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Group(dist.get_rank(), size, device, init_device_mesh(device.type, (size,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: nn.Module, group: Group, compute: torch.dtype) -> nn.Module:
+    """Move the model to the group's device; over several processes split it with FSDP2, block by block.
+
+    Gradients are averaged over the processes in float32. Blocks are what the model's class itself calls indivisible
+    (`_no_split_modules`). Inputs are not cast, so that position tables keep their precision.
+    """
+    if group.mesh is None:
+        return model.to(group.device)
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    for module in (*blocks, model):
+        fully_shard(module, mesh=group.mesh, mp_policy=policy)
+    return model

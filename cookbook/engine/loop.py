@@ -1,0 +1,163 @@
+"""The training loop. Everything random is a function of (seed, step), so a run that was killed continues as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from cookbook import show, store
+from cookbook.engine import checkpoint
+from cookbook.engine.distributed import Group
+from cookbook.engine.optim import PowerEma, adamw, local, rate_factor, trainable
+from cookbook.errors import UserError
+from cookbook.profiles import Recipe
+
+LOG = "log.jsonl"
+
+Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> scalar mean over the batch
+Batches = Callable[[int], Any]  # step 0, 1, ... -> this process's batch, its noise included
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run leaves, beside the averaged weights in the model itself."""
+
+    rows: list[dict]  # of log.jsonl
+    changed: float  # largest |change| of any trained weight, before averaging
+
+
+@dataclass
+class Run:
+    """All that moves during training, and what moves it."""
+
+    model: nn.Module
+    recipe: Recipe
+    seed: int
+    group: Group
+    compute: torch.dtype
+    spell: Callable[[str], str]
+
+    def __post_init__(self) -> None:
+        self.parameters = trainable(self.model)
+        self.optimizer = adamw(self.model, self.recipe, self.group.device)
+        self.ema = PowerEma(self.parameters.items(), self.recipe.ema_rate) if self.recipe.ema_rate else None
+        self.step = 0  # finished steps
+
+    def advance(self, loss_fn: Loss, batch_at: Batches) -> dict:
+        """One step: forward, backward, clip, update, average. Returns its row of the log."""
+        start = time.monotonic()
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * self.group.size + self.group.rank)  # for dropout
+        rate = self.recipe.learning_rate * rate_factor(self.step, self.recipe)
+        self.optimizer.param_groups[0]["lr"] = rate
+        with autocast(self.model, self.group.device, self.compute):
+            loss = loss_fn(self.model, batch_at(self.step))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip_norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        mean = self.group.mean(float(loss.detach()))
+        if not math.isfinite(norm):
+            raise UserError(
+                f"step {self.step + 1}: gradients are not finite (loss {mean:.4g}, learning rate {rate:.3g}); "
+                "look for a damaged clip in the data, or lower the recipe's learning_rate"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(self.parameters.values(), self.step)
+        self.step += 1
+        seconds = round(time.monotonic() - start, 3)
+        return {"step": self.step, "loss": mean, "lr": rate, "grad_norm": norm, "seconds": seconds}
+
+    def state(self) -> checkpoint.State:
+        """Every tensor to keep, by part of the checkpoint, sharing the memory that training uses."""
+        named = {self.spell(name): parameter for name, parameter in self.parameters.items()}
+        averages = {self.spell(name): average for name, average in self.ema.weights.items()} if self.ema else {}
+        return {
+            "model": {f"net.{name}": parameter.detach() for name, parameter in named.items()}
+            | {f"net_ema.{name}": average for name, average in averages.items()},
+            "optim": {
+                f"state.{name}.{key}": value
+                for name, parameter in named.items()
+                for key, value in self.optimizer.state[parameter].items()
+            },
+            "scheduler": {"last_epoch": torch.tensor(self.step)},
+            "trainer": {"iteration": torch.tensor(self.step)},
+        }
+
+    def resume(self, folder: Path) -> None:
+        """Load the newest checkpoint, if any, and cut the log back to it."""
+        found = checkpoint.latest(folder)
+        if found:
+            state = self.state()
+            checkpoint.load(found, state, self.group)
+            self.step = int(state["trainer"]["iteration"])
+            self.group.say(f"train: continuing from {found.name}")
+        if self.group.main:
+            kept = [row for row in store.read_rows(folder / LOG) if row["step"] <= self.step]
+            with store.replacing(folder / LOG) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.group.barrier()
+
+    @torch.no_grad()
+    def adopt_averages(self) -> None:
+        """Put the EMA's weights into the model."""
+        for name, average in self.ema.weights.items():
+            local(self.parameters[name].detach()).copy_(local(average))
+
+
+def fit(
+    model: nn.Module,
+    loss_fn: Loss,
+    batch_at: Batches,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    group: Group,
+    compute: torch.dtype,
+    spell: Callable[[str], str] = str,
+) -> Trained:
+    """Train `model` in place for `recipe.steps`, continuing from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        model: from `engine.shard`; parameters with requires_grad are trained. At the end it holds the EMA weights.
+        batch_at: step -> batch of this process. It must be a pure function, else a resumed run differs.
+        compute: dtype of the computation; weights of another dtype are used through autocast.
+        spell: a parameter's name in the model -> its name in the checkpoint.
+
+    Raises:
+        UserError: gradients that are not finite, or a checkpoint that does not fit.
+    """
+    run = Run(model, recipe, seed, group, compute, spell)
+    before = [local(parameter.detach()).cpu().clone() for parameter in run.parameters.values()]
+    run.resume(folder)
+    steps = range(run.step, recipe.steps)
+    for _ in show.progress(steps, "train: steps") if group.main and steps else steps:
+        row = run.advance(loss_fn, batch_at)
+        if group.main:
+            store.append_row(folder / LOG, row)
+        if run.step % recipe.save_every == 0 or run.step == recipe.steps:
+            checkpoint.save(folder, run.step, run.state(), recipe, group)
+    now = [local(parameter.detach()).cpu() for parameter in run.parameters.values()]
+    changed = max(
+        float((new.float() - old.float()).abs().max()) for new, old in zip(now, before, strict=True) if old.numel()
+    )
+    if run.ema:
+        run.adopt_averages()
+    return Trained(store.read_rows(folder / LOG), group.largest(changed))
+
+
+def autocast(model: nn.Module, device: torch.device, compute: torch.dtype) -> Any:
+    """Compute in `compute` where any weight is of another dtype, as float32 master weights are."""
+    if all(parameter.dtype == compute for parameter in model.parameters()):
+        return nullcontext()
+    return torch.autocast(device.type, compute)

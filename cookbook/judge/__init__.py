@@ -1,0 +1,211 @@
+"""Stage judge: the critic is measured on clips of known truth, then it gives every dream two scores from 1 to 5.
+
+Reads dreams/base and dreams/tuned, or any folder of videos; writes verdicts/verdicts.jsonl (one row per video and
+question), calibration.json and controls.jsonl.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from cookbook import profiles, show, store
+from cookbook.errors import UserError
+from cookbook.judge import calibration
+from cookbook.judge.scoring import QUESTIONS, prompt_hash
+from cookbook.judge.statistics import best_of, interval, share
+from cookbook.judge.verdicts import Task, score_tasks
+from cookbook.models import hub, world
+from cookbook.models.critic import Critic, load_critic
+from cookbook.profiles import Profile
+from cookbook.video import read_video
+
+MODELS = ("base", "tuned")
+
+
+def judge(
+    profile: str = "nano",
+    run: Path | str | None = None,
+    clips: Path | str | None = None,
+    calibrate: bool = False,
+    explain: bool = False,
+    redo: bool = False,
+) -> dict:
+    """Score every dream of a run, or every mp4 of a folder, for physics and for following its instruction.
+
+    Args:
+        clips: a folder of videos to judge instead of the run's dreams; their verdicts go to `verdicts-<folder name>`.
+            Prompts come from its dreams.jsonl or metadata.csv, else from <stem>.txt, else from the file's name.
+        calibrate: only measure the critic on the controls, and return the calibration.
+        explain: let the critic also write its reasoning (real models; the nano critic cannot write).
+        redo: judge everything anew.
+
+    Returns:
+        The stage's manifest, or with `calibrate` the calibration.
+    """
+    chosen = profiles.get(profile)
+    root = store.run_folder(run, chosen.name)
+    folder = root / "verdicts" if clips is None else root / f"verdicts-{Path(clips).absolute().name}"
+    source = hub.locate(chosen.critic)
+    if calibrate:
+        critic = load_critic(source, world.device())
+        return calibration.calibrate(chosen, root, folder, critic)
+    rows, inputs = list_dreams(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
+    critic = load_critic(source, world.device())
+    stage = store.enter(
+        folder,
+        "judge",
+        chosen.name,
+        inputs | {"critic": critic.fingerprint, "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
+        {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain},
+        redo,
+    )
+    if stage.done:
+        return stage.manifest
+    print(f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {chosen.critic_tokens} visual tokens a clip")
+    if explain and not critic.writes:
+        show.banner("this critic was trained to score, not to write: explanations stay empty")
+    measured = calibration.calibrate(chosen, root, folder, critic) if clips is None else calibration.load(root / "verdicts")
+    if measured is None or measured["made_from"]["critic"] != critic.fingerprint:
+        measured = None
+        show.banner("this critic is not measured on clips of known truth: run `cookbook judge --calibrate` first")
+    clock = time.monotonic()
+    verdicts, fresh = judge_rows(chosen, folder / "verdicts.jsonl", critic, rows, explain)
+    per_clip = (time.monotonic() - clock) / max(1, fresh)
+    facts = summarise(verdicts, measured)
+    print_summary(facts)
+    outputs = [path for name in ("verdicts.jsonl", "calibration.json", "controls.jsonl") if (path := folder / name).exists()]
+    facts["seconds_per_clip"] = round(per_clip, 3) if fresh else None
+    return stage.finish(outputs, clips=len(rows), critic=critic.fingerprint, **facts)
+
+
+def list_dreams(run: Path) -> tuple[list[dict], dict[str, str]]:
+    """Clips of dreams/base and dreams/tuned in order, and the fingerprints of the folders."""
+    rows, inputs = [], {}
+    for model in MODELS:
+        folder = run / "dreams" / model
+        if store.read_manifest(folder) is None:
+            continue
+        inputs[f"generate-{model}"] = store.fingerprint(folder)
+        for row in store.read_rows(folder / "dreams.jsonl"):
+            if not row.get("blocked"):
+                facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
+                rows.append({"file": f"dreams/{model}/{row['file']}", "path": folder / row["file"], **facts})
+    if not rows:
+        raise UserError(f"{run / 'dreams'} holds no finished dreams to judge: run `cookbook generate` first")
+    return sorted(rows, key=lambda row: row["file"]), inputs
+
+
+def list_clips(folder: Path) -> tuple[list[dict], dict[str, str]]:
+    """Clips of any folder (or of its videos/) in order, and the fingerprint of the folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of clips")
+    paths = sorted(folder.glob("*.mp4")) or sorted((folder / "videos").glob("*.mp4"))
+    if not paths:
+        raise UserError(f"{folder} holds no .mp4 files")
+    told = _told(folder)
+    rows = []
+    for path in paths:
+        row = told.get(path.name, {})
+        prompt = row.get("prompt") or prompt_beside(path)
+        facts = {"model": row.get("model"), "name": row.get("name", path.stem), "seed": row.get("seed")}
+        rows.append({"file": path.relative_to(folder).as_posix(), "path": path, "prompt": prompt, **facts})
+    return rows, {"clips": store.digest_of([[row["file"], store.digest(row["path"]), row["prompt"]] for row in rows])}
+
+
+def _told(folder: Path) -> dict[str, dict]:
+    """What dreams.jsonl or metadata.csv says of each file."""
+    if (folder / "dreams.jsonl").exists():
+        return {Path(row["file"]).name: row for row in store.read_rows(folder / "dreams.jsonl")}
+    if (folder / "metadata.csv").exists():
+        with open(folder / "metadata.csv", newline="", encoding="utf-8") as file:
+            return {Path(row[0]).name: {"prompt": row[1]} for row in csv.reader(file) if len(row) == 2}
+    return {}
+
+
+def prompt_beside(path: Path) -> str | None:
+    """The instruction in <stem>.txt (beside the clip or in metas/), or in the file's name where that is a sentence."""
+    for text in (path.with_suffix(".txt"), path.parent.parent / "metas" / f"{path.stem}.txt"):
+        if text.exists():
+            return text.read_text(encoding="utf-8").strip().removeprefix(profiles.PREFIX) or None
+    words = path.stem.replace("_", " ").lstrip("0123456789 ").strip()
+    return words if len(words.split()) >= 4 else None
+
+
+def judge_rows(
+    profile: Profile, path: Path, critic: Critic, rows: Sequence[dict], explained: bool
+) -> tuple[list[dict], int]:
+    """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
+    verdicts = store.read_rows(path)
+    done: dict[str, set[str]] = {}
+    for verdict in verdicts:
+        done.setdefault(verdict["file"], set()).add(verdict["question"])
+    tasks = [
+        Task(
+            load=lambda row=row: read_video(row["path"]),
+            prompts={q: row["prompt"] for q in QUESTIONS if q == "physics" or row["prompt"]},
+            done=frozenset(done.get(row["file"], ())),
+            tag=row,
+        )
+        for row in rows
+    ]
+    open_clips = sum(not task.prompts.keys() <= task.done for task in tasks)
+    answers = score_tasks(critic, tasks, profile.critic_fps, profile.critic_tokens, explained)
+    total = sum(len(task.prompts.keys() - task.done) for task in tasks)
+    for task, question, answer in show.progress(answers, "judging", total):
+        row = {key: task.tag[key] for key in ("file", "model", "name", "prompt", "seed")}
+        verdict = {**row, "sha256": store.digest(task.tag["path"]), "question": question, **answer}
+        store.append_row(path, verdict)
+        verdicts.append(verdict)
+    return verdicts, open_clips
+
+
+def summarise(verdicts: Sequence[dict], measured: dict | None) -> dict:
+    """Facts for the manifest: how good the critic is, how often each model passes, and what best-of-N is worth."""
+    failed = sorted({verdict["file"] for verdict in verdicts if verdict["score"] is None})
+    facts: dict = {"unjudged": failed, "auc_physics": None, "auc_instruction": None, "best_of_n": best_of_n(verdicts)}
+    for question in QUESTIONS:
+        known = measured["questions"][question] if measured else {}
+        facts[f"auc_{question}"] = known.get("auc")
+        cut = known.get("threshold")
+        for model in MODELS:
+            word = "follow" if question == "instruction" else "plausible"
+            rows = [v for v in verdicts if v["model"] == model and v["question"] == question and v["score"] is not None]
+            mine = rows and cut is not None
+            passed = np.array([row["score"] >= cut for row in rows], bool) if mine else None
+            rate, edges = share(passed, [row["prompt"] for row in rows]) if mine else (None, None)
+            facts[f"{word}_rate_{model}"], facts[f"{word}_rate_{model}_interval"] = rate, edges
+    return facts
+
+
+def best_of_n(verdicts: Sequence[dict]) -> list[dict]:
+    """Mean score (of both questions) of the best of n seeds of the tuned model, over all subsets of n, with its interval."""
+    clips: dict[tuple[str, str], list[float]] = {}
+    for verdict in verdicts:
+        if verdict["model"] == "tuned" and verdict["score"] is not None:
+            clips.setdefault((verdict["name"], verdict["file"]), []).append(verdict["score"])
+    prompts: dict[str, list[float]] = {}
+    for (name, _), scores in clips.items():
+        prompts.setdefault(name, []).append(fmean(scores))
+    if not prompts:
+        return []
+    curve = []
+    for take in range(1, min(map(len, prompts.values())) + 1):
+        values = np.array([best_of(scores, take) for scores in prompts.values()])
+        edges = interval(list(prompts), lambda rows, values=values: float(values[rows].mean()))
+        curve.append({"n": take, "score": round(float(values.mean()), 4), "interval": edges})
+    return curve
+
+
+def print_summary(facts: dict) -> None:
+    for model in MODELS:
+        if (rate := facts[f"follow_rate_{model}"]) is not None:
+            low, high = facts[f"follow_rate_{model}_interval"] or (float("nan"), float("nan"))
+            print(f"{model}: the critic finds the instruction carried out in {rate:.0%} of the clips ({low:.0%} to {high:.0%})")
+    if facts["unjudged"]:
+        print(f"{len(facts['unjudged'])} clips could not be judged, the first is {facts['unjudged'][0]}; reasons in verdicts.jsonl")

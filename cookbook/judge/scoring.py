@@ -1,0 +1,68 @@
+"""Questions and answers: rubrics as files, scores from probabilities, and a tolerant reader of written answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cookbook import store
+from cookbook.errors import UserError
+from cookbook.models.critic import Question
+
+PROMPTS = Path(__file__).parent / "prompts"
+QUESTIONS = ("physics", "instruction")
+
+_MARKED = re.compile(r"(?i)(?:score|answer|rating)\W{0,6}([1-5])(?![\d.]*\d)")
+_OUT_OF_FIVE = re.compile(r"(?<![\d.])([1-5])(?:\.0)?\s*(?:/|out of)\s*5(?![\d.]*\d)")
+_ALONE = re.compile(r"(?<![\d./])([1-5])(?:\.0)?(?![\d/]|\.\d)")
+
+
+def read_rubric(question: str) -> tuple[str, str]:
+    """Text and answer cue of a rubric. The file's last line is the cue, such as `Score:`; the digit follows a space."""
+    path = PROMPTS / f"{question}.txt"
+    try:
+        text, _, cue = path.read_text(encoding="utf-8").strip().rpartition("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such prompt file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8; save it as UTF-8") from None
+    if not text or not cue.endswith(":"):
+        raise UserError(f"{path} has no answer cue: end it with a line such as `Score:`")
+    if question == "instruction" and "{instruction}" not in text:
+        raise UserError(f"{path} never says {{instruction}}, so the critic would not know what was asked for")
+    return text, cue + " "
+
+
+def ask(question: str, instruction: str | None) -> Question:
+    """The question about one clip."""
+    text, cue = read_rubric(question)
+    return Question(text.replace("{instruction}", instruction or ""), cue)
+
+
+def prompt_hash(question: str) -> str:
+    """Hash of the rubric's file, kept in every verdict."""
+    return store.digest(PROMPTS / f"{question}.txt")
+
+
+def expected(probabilities: np.ndarray) -> float:
+    """Score 1 to 5: the mean of the digits under their probabilities [5]."""
+    return float(np.dot(probabilities, np.arange(1, 6)))
+
+
+def parse_answer(text: str) -> int | None:
+    """The digit 1 to 5 of a written answer ("4", "Score: 4", "4/5", "**4**"), or None where none can be told.
+
+    What stands before `</think>` is reasoning and is not looked at. The last marked digit wins; without a mark, the
+    answer must hold one digit only, or agree with itself.
+    """
+    answer = text.rsplit("</think>", 1)[-1] if "</think>" in text else text
+    if "<think>" in answer:  # reasoning that was cut off before it came to an answer
+        return None
+    plain = answer.replace("*", "").replace("_", " ").replace("`", "")
+    for pattern in (_MARKED, _OUT_OF_FIVE):
+        if found := pattern.findall(plain):
+            return int(found[-1])
+    digits = set(_ALONE.findall(plain))
+    return int(digits.pop()) if len(digits) == 1 else None

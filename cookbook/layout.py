@@ -1,0 +1,128 @@
+"""The published folder layouts: GR1-100 (clips with captions) and EVAL-175 (photos with instructions), quirks included.
+
+Layouts and quirks: https://huggingface.co/datasets/nvidia/GR1-100 and nvidia/EVAL-175, and the parsers
+`scripts/create_prompts_for_gr1_dataset.py` and `scripts/prepare_batch_input_json.py` of cosmos-predict2.5.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cookbook.errors import UserError
+from cookbook.video import IMAGES
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video and the instruction it carries out (without prefix)."""
+
+    video: Path
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A held-out first frame and the instruction to carry out from it."""
+
+    image: Path
+    prompt: str
+    name: str  # stem, as published: `<n>_<instruction>.`
+
+
+def read_text(path: Path) -> str:
+    """A caption file, stripped.
+
+    Raises:
+        UserError: missing, empty, or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such caption file; write one sentence into it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if not text:
+        raise UserError(f"{path}: the caption is empty; write one sentence into it")
+    return text
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """`metadata.csv` (header `file,prompt`, prompts with a comma in double quotes) -> stem of the video: prompt.
+
+    Unquoted commas belong to the prompt, as upstream's parser has it.
+    """
+    lines = read_text(path).splitlines()
+    if [cell.strip() for cell in lines[0].split(",")] != ["file", "prompt"]:
+        raise UserError(f"{path}, line 1: the header is {lines[0]!r}; it must be file,prompt")
+    prompts: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        cells = next(csv.reader([line]))
+        if len(cells) < 2 or not ",".join(cells[1:]).strip():
+            raise UserError(f"{path}, line {number}: no prompt after the file name; write file,prompt")
+        prompts[Path(cells[0].strip()).stem] = ",".join(cells[1:]).strip()
+    return prompts
+
+
+def write_metadata(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write `metadata.csv` from (file name, prompt), quoting exactly the prompts that contain a comma."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "prompt"])
+        writer.writerows(rows)
+
+
+def find_clips(folder: Path) -> list[tuple[Path, Path | str]]:
+    """Videos of a folder in any known layout, sorted, each with its caption: a text, or the file to read it from.
+
+    Known are the downloaded GR1-100 (`gr1/*.mp4` and `metadata.csv`), a prepared folder (`videos/`, `metas/` or
+    `metadata.csv`) and a plain folder of `<stem>.mp4` with `<stem>.txt`.
+
+    Raises:
+        UserError: the folder is missing or holds no mp4.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    videos = sorted(p for sub in (folder, folder / "videos", folder / "gr1") if sub.is_dir() for p in sub.glob("*.mp4"))
+    if not videos:
+        raise UserError(f"{folder}: no mp4 in it, nor in its videos/ or gr1/; see `cookbook prepare --help` for layouts")
+    tables = [p for p in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if p.exists()]
+    prompts = read_metadata(tables[0]) if tables else {}
+    captions = folder / "metas" if (folder / "metas").is_dir() else None
+    return [(v, prompts.get(v.stem) or (captions or v.parent) / f"{v.stem}.txt") for v in videos]
+
+
+def read_photos(folder: Path) -> list[Photo]:
+    """Photos of an EVAL folder with their instructions, ordered by number, then name.
+
+    A photo `12_Do this.png` whose caption is `12_Do this..txt` is paired too: one published pair is named so, and
+    naive pairing loses it.
+
+    Raises:
+        UserError: no photos, or photos without a caption (all are named).
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    images = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=_numbered)
+    if not images:
+        raise UserError(f"{folder}: no png or jpg in it")
+    photos, orphans = [], []
+    for image in images:
+        candidates = (folder / f"{image.stem}.txt", folder / f"{image.stem}..txt", folder / f"{image.stem.rstrip('.')}.txt")
+        caption = next((c for c in candidates if c.exists()), None)
+        if caption is None:
+            orphans.append(image.name)
+        else:
+            photos.append(Photo(image, read_text(caption), caption.stem))
+    if orphans:
+        raise UserError(f"{folder}: no .txt beside {', '.join(orphans[:5])} ({len(orphans)} in all); write one for each")
+    return photos
+
+
+def _numbered(path: Path) -> tuple[int, str]:
+    head = path.name.split("_")[0]
+    return (int(head) if head.isdigit() else 10**9, path.name)

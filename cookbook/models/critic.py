@@ -1,0 +1,251 @@
+"""The critic: a Qwen3-VL model that watches a clip and gives a question a score from 1 to 5.
+
+The score is read from the probabilities of the digits 1 to 5 as the next token behind an answer cue. All questions
+about a clip share one pass over its frames: the video is encoded once and kept as a key-value cache, and each question
+is a short continuation. Equal, up to rounding, to the processor and the model called plainly on the whole chat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers.cache_utils import DynamicCache
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.video_utils import VideoMetadata
+
+from cookbook import store, video
+from cookbook.errors import UserError
+from cookbook.models.world import compute_dtype
+
+SYSTEM = "You are a helpful assistant."
+DIGITS = "12345"
+THINK = (
+    "\n\nAnswer the question using the following format:\n\n<think>\nYour reasoning.\n</think>\n\n"
+    "Write your final answer immediately after the </think> tag."
+)  # the block that switches Reason 2's reasoning on (upstream.md E.2)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The frames of a clip that the critic is to see."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3], H and W multiples of one merged patch
+    indices: tuple[int, ...]  # of each frame in the clip
+    clip_fps: float
+
+    @property
+    def fps(self) -> float:
+        """Mean rate of the chosen frames."""
+        return (len(self.indices) - 1) / (self.indices[-1] - self.indices[0]) * self.clip_fps
+
+    @property
+    def shape(self) -> tuple:
+        """Clips that agree in this can share a batch."""
+        return (*self.frames.shape, self.indices, self.clip_fps)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model really got, read back from its inputs."""
+
+    frames: int
+    fps: float
+    visual_tokens: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked behind the video, and the beginning of the answer, up to the digit."""
+
+    text: str
+    cue: str
+
+
+@dataclass
+class Critic:
+    model: Qwen3VLForConditionalGeneration
+    processor: Qwen3VLProcessor
+    digits: list[int]  # token ids of 1 to 5
+    fingerprint: str
+    writes: bool  # whether it was trained to write text, not only to score
+
+    @property
+    def token_edge(self) -> int:
+        """Pixels along the side of one visual token."""
+        return self.processor.video_processor.patch_size * self.processor.video_processor.merge_size
+
+
+def load_critic(folder: Path, device: torch.device) -> Critic:
+    """Model and processor from a folder in the layout of nvidia/Cosmos-Reason2-2B.
+
+    Raises:
+        UserError: a file is missing, the folder holds another model, or a digit is not one token.
+    """
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder} is not a Qwen3-VL critic: {name} is missing")
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=compute_dtype(device))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: the critic cannot be loaded ({str(error).splitlines()[0]})") from None
+    digits = [processor.tokenizer.encode(digit, add_special_tokens=False) for digit in DIGITS]
+    if any(len(ids) != 1 for ids in digits):
+        raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so they have no probability of their own")
+    model = model.to(device).eval().requires_grad_(False)
+    # A model that cannot write has nothing to say about how to sample its words
+    writes = (folder / "generation_config.json").exists()
+    return Critic(model, processor, [ids[0] for ids in digits], critic_fingerprint(folder), writes)
+
+
+def critic_fingerprint(folder: Path) -> str:
+    """One hash over weights, configuration and tokenizer, as kept in every verdict."""
+    files = [path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)]
+    return store.digest_of({path.name: store.digest(path) for path in sorted(files)})
+
+
+def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int, edge: int) -> Sampled:
+    """Choose frames at `wanted_fps` (never more than there are) and shrink them to at most `tokens` visual tokens.
+
+    Args:
+        frames: uint8 [T, H, W, 3] at `fps`.
+        edge: pixels along the side of one visual token; two frames share a token.
+
+    Raises:
+        UserError: the clip has fewer than two frames at that rate, or the budget holds not one token a frame pair.
+    """
+    step = max(1.0, fps / wanted_fps)
+    indices = np.round(np.arange(0, len(frames) - 1 + 1e-6, step)).astype(int)
+    if len(indices) < 2:
+        raise UserError(f"{len(frames)} frames at {fps:g} fps are too short: the critic needs 2 frames at {wanted_fps:g} fps")
+    height, width = frames.shape[1:3]
+    budget = tokens // math.ceil(len(indices) / 2)
+    if budget < 1:
+        raise UserError(f"{len(indices)} frames do not fit into {tokens} visual tokens; ask for fewer frames per second")
+    rows, columns = max(1, round(height / edge)), max(1, round(width / edge))
+    if rows * columns > budget:
+        shrink = math.sqrt(budget * edge * edge / (height * width))
+        rows = min(budget, max(1, math.floor(height * shrink / edge)))
+        columns = max(1, min(budget // rows, math.floor(width * shrink / edge)))
+    chosen = video.fit(frames[indices], rows * edge, columns * edge, crop=False)
+    return Sampled(chosen, tuple(indices.tolist()), float(fps))
+
+
+def chat(critic: Critic, question: Question) -> tuple[str, str]:
+    """The chat up to the end of the video, and the rest: question, generation prompt and answer cue."""
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
+    ]
+    text = critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    end = text.index(critic.processor.vision_end_token) + len(critic.processor.vision_end_token)
+    return text[:end], text[end:] + question.cue
+
+
+def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[str, torch.Tensor]:
+    """Model inputs of one text per clip, made by the model's own processor from exactly these frames.
+
+    Raises:
+        UserError: what the processor made of the frames is not what it was given.
+    """
+    metadata = [
+        VideoMetadata(
+            total_num_frames=clip.indices[-1] + 1,
+            fps=clip.clip_fps,
+            frames_indices=list(clip.indices),
+            height=clip.frames.shape[1],
+            width=clip.frames.shape[2],
+        )
+        for clip in clips
+    ]
+    inputs = critic.processor(
+        text=texts,
+        videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
+        video_metadata=metadata,
+        do_sample_frames=False,
+        do_resize=False,
+        cap_pixels_per_frame=False,
+        padding=True,
+        return_tensors="pt",
+    )
+    return {name: value.to(critic.model.device) for name, value in inputs.items()}
+
+
+def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> Seen:
+    """Read back what one row of the inputs shows of its clip; a setting that was ignored is an error."""
+    ids = inputs["input_ids"][row]
+    tokens = int((ids == critic.processor.video_token_id).sum())
+    pairs, height, width = inputs["video_grid_thw"][row].tolist()
+    patch = critic.processor.video_processor.patch_size
+    expected = (math.ceil(len(clip.indices) / 2), *clip.frames.shape[1:3])
+    got = (pairs, height * patch, width * patch)
+    if got != expected or tokens != pairs * height * width // critic.processor.video_processor.merge_size**2:
+        raise UserError(f"the critic's processor changed the clip from {expected} to {got} (frame pairs, height, width)")
+    times = _timestamps(clip)
+    shown = critic.processor.tokenizer.decode(ids)
+    if (missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in shown]):
+        raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
+    return Seen(len(clip.indices), round(clip.fps, 3), tokens)
+
+
+def _timestamps(clip: Sampled) -> list[float]:
+    """Middle of each frame pair in seconds; the last frame is repeated where their number is odd."""
+    seconds = [index / clip.clip_fps for index in clip.indices]
+    seconds += seconds[-1:] * (len(seconds) % 2)
+    return [(a + b) / 2 for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
+
+
+def remember(critic: Critic, inputs: dict[str, torch.Tensor]) -> tuple[DynamicCache, torch.Tensor]:
+    """Keys and values of the videos, for questions to follow, and the hidden states [B, length, width] behind them."""
+    cache = DynamicCache(config=critic.model.config.get_text_config())
+    critic.model.model.rope_deltas = None
+    return cache, critic.model.model(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
+
+
+@torch.no_grad()
+def score(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]) -> tuple[np.ndarray, list[Seen]]:
+    """Probabilities [clips, questions, 5] of the digits 1 to 5, and what was seen of each clip.
+
+    Args:
+        clips: of one shape (`Sampled.shape`).
+        asked: the questions of each clip, equally many.
+    """
+    parts = [[chat(critic, question) for question in questions] for questions in asked]
+    inputs = watch(critic, clips, [questions[0][0] for questions in parts])
+    looks = [seen(critic, clip, inputs, row) for row, clip in enumerate(clips)]
+    cache, _ = remember(critic, inputs)
+    length = cache.get_seq_length()
+    probabilities = []
+    for ending in zip(*[[rest for _, rest in questions] for questions in parts], strict=True):
+        probabilities.append(digit_logits(critic, cache, list(ending)).softmax(-1))
+        cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
+    return torch.stack(probabilities, 1).cpu().numpy(), looks
+
+
+def digit_logits(critic: Critic, cache: DynamicCache, endings: list[str]) -> torch.Tensor:
+    """Logits [len(endings), 5] of the digits behind each ending, after videos whose keys and values are in `cache`.
+
+    Padding stands to the right, where nothing sees it. The endings stay in the cache: crop it before the next ones.
+    """
+    tokens = critic.processor.tokenizer(endings, padding=True, padding_side="right", return_tensors="pt")
+    ids, last = tokens["input_ids"].to(critic.model.device), tokens["attention_mask"].sum(1) - 1
+    hidden = critic.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    logits = critic.model.lm_head(hidden[torch.arange(len(endings)), last.to(hidden.device)])
+    return logits[:, critic.digits].float()
+
+
+@torch.no_grad()
+def explain(critic: Critic, clip: Sampled, question: Question, length: int = 1024) -> str | None:
+    """The critic's reasoning and answer in its own words (greedy, Reason 2's think format), or None if it cannot write."""
+    if not critic.writes:
+        return None
+    start, rest = chat(critic, Question(question.text + THINK, ""))
+    inputs = watch(critic, [clip], [start + rest])
+    ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)
+    return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -1,0 +1,76 @@
+"""Finding weights and data: what ships is in assets/, the rest is downloaded once from the Hub at a pinned revision."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from cookbook import store
+from cookbook.errors import UserError
+from cookbook.profiles import Source
+
+
+def locate(source: Source) -> Path:
+    """The local folder of a source, downloaded first where it does not ship.
+
+    Raises:
+        UserError: missing token (401), licence not accepted (403), no such repository (404), offline, or disk full,
+            each with what to do.
+    """
+    if source.ships:
+        folder = store.ASSETS / source.location
+        if not folder.is_dir():
+            raise UserError(f"{folder} is missing: this checkout is incomplete, clone it again")
+        return folder
+    return _download(source)
+
+
+def local(source: Source) -> Path | None:
+    """The local folder of a source if it is there already; never touches the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if source.ships:
+        return locate(source)
+    where = {"repo_id": source.location, "repo_type": source.kind, "revision": source.revision}
+    try:
+        return Path(snapshot_download(**where, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _download(source: Source) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free / 1e9
+    if (folder := local(source)) is not None:
+        return folder
+    if free < source.gigabytes * 1.1:
+        raise UserError(
+            f"{source.location} needs {source.gigabytes:.1f} GB and {cache} has {free:.1f} GB free; "
+            "free some space or set HF_HOME to a larger disk"
+        )
+    page = f"https://huggingface.co/{'datasets/' if source.kind == 'dataset' else ''}{source.location}"
+    try:
+        return Path(snapshot_download(source.location, repo_type=source.kind, revision=source.revision))
+    except GatedRepoError as error:
+        if getattr(error.response, "status_code", 403) == 401:
+            raise UserError(f"{source.location} (401): no valid token. Type `hf auth login`, then try again") from None
+        raise UserError(f"{source.location} (403): accept its licence at {page} with the account of your token") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{source.location} (401 or 404): type `hf auth login`, or check that {page} exists") from None
+    except OfflineModeIsEnabled:
+        raise UserError(f"{source.location} is not in {cache} and HF_HUB_OFFLINE is set; unset it or copy the files") from None
+    except HfHubHTTPError as error:
+        raise UserError(f"{source.location}: the Hub answered {error}; try again later") from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{source.location} is not in {cache} and the Hub cannot be reached ({error})") from None

@@ -1,0 +1,74 @@
+"""Parameter names of the world model in NVIDIA's network and in diffusers: the same tensors, two spellings.
+
+Source: the key table of diffusers' `scripts/convert_cosmos_to_diffusers.py` and NVIDIA's `MinimalV1LVGDiT`. The map is
+one to one and no tensor is reshaped, so it serves both ways.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# (native, diffusers), tried in order on whole dotted segments
+_PAIRS = (
+    ("x_embedder.proj.1", "patch_embed.proj"),
+    ("t_embedder.1", "time_embed.t_embedder"),
+    ("t_embedding_norm", "time_embed.norm"),
+    ("blocks", "transformer_blocks"),
+    ("adaln_modulation_self_attn.1", "norm1.linear_1"),
+    ("adaln_modulation_self_attn.2", "norm1.linear_2"),
+    ("adaln_modulation_cross_attn.1", "norm2.linear_1"),
+    ("adaln_modulation_cross_attn.2", "norm2.linear_2"),
+    ("adaln_modulation_mlp.1", "norm3.linear_1"),
+    ("adaln_modulation_mlp.2", "norm3.linear_2"),
+    ("self_attn", "attn1"),
+    ("cross_attn", "attn2"),
+    ("q_proj", "to_q"),
+    ("k_proj", "to_k"),
+    ("v_proj", "to_v"),
+    ("output_proj", "to_out.0"),
+    ("q_norm", "norm_q"),
+    ("k_norm", "norm_k"),
+    ("mlp.layer1", "ff.net.0.proj"),
+    ("mlp.layer2", "ff.net.2"),
+    ("final_layer.adaln_modulation.1", "norm_out.linear_1"),
+    ("final_layer.adaln_modulation.2", "norm_out.linear_2"),
+    ("final_layer.linear", "proj_out"),
+)
+
+# Bookkeeping that NVIDIA's files carry and no network needs.
+_DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\.(seq|dim_spatial_range|dim_temporal_range)|.*_extra_state)$")
+
+
+def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for old, new in pairs:
+        name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, name)
+    return name
+
+
+_TO_NATIVE = tuple((diffusers, native) for native, diffusers in _PAIRS)
+
+
+def to_diffusers(name: str) -> str | None:
+    """A native parameter name (with or without `net.`) in diffusers' spelling; None for bookkeeping entries."""
+    name = name.removeprefix("net.")
+    return None if _DROPPED.search(name) else _rename(name, _PAIRS)
+
+
+def to_native(name: str) -> str:
+    """A diffusers parameter name in NVIDIA's spelling, without the `net.` prefix."""
+    return _rename(name, _TO_NATIVE)
+
+
+def as_diffusers(state: Mapping[str, T]) -> dict[str, T]:
+    """A whole native state dict in diffusers' spelling."""
+    renamed = ((to_diffusers(name), value) for name, value in state.items())
+    return {name: value for name, value in renamed if name is not None}
+
+
+def as_native(state: Mapping[str, T], prefix: str = "net.") -> dict[str, T]:
+    """A whole diffusers state dict in NVIDIA's spelling, each name behind `prefix`."""
+    return {prefix + to_native(name): value for name, value in state.items()}

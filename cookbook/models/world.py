@@ -1,0 +1,86 @@
+"""Loading the world model and its companions from a diffusers folder: transformer, VAE, text encoder, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+
+from cookbook import store
+from cookbook.errors import UserError
+
+
+def device() -> torch.device:
+    """The GPU of this process (LOCAL_RANK under torchrun), or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    import os
+
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def compute_dtype(on: torch.device) -> torch.dtype:
+    """bf16 on a GPU; float32 on a CPU, where bf16 is slower unless the processor has instructions for it."""
+    return torch.bfloat16 if on.type == "cuda" else torch.float32
+
+
+@dataclass
+class TextEncoder:
+    """The language model that turns prompts into conditioning, with its tokenizer."""
+
+    model: Qwen2_5_VLForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> CosmosTransformer3DModel:
+    """The denoiser from `folder/transformer`, on the CPU. Every weight must be there and have the right shape."""
+    path = folder / "transformer"
+    _require(path / "config.json", folder)
+    model = CosmosTransformer3DModel.from_config(CosmosTransformer3DModel.load_config(path))
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        state |= load_file(file)
+    load_strictly(model, state, path)
+    return model if dtype == torch.float32 else model.to(dtype)
+
+
+def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], origin: Path) -> None:
+    """Load a state dict and refuse any name or shape that does not match, naming the first few."""
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected.keys() - state.keys()]
+    problems += [f"unexpected {name}" for name in state.keys() - expected.keys()]
+    problems += [
+        f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if state[name].shape != expected[name].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        raise UserError(f"{origin}: {len(problems)} weights do not fit this network ({shown}); is it another model?")
+    model.load_state_dict(state)
+
+
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    _require(folder / "vae" / "config.json", folder)
+    return AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=dtype).eval().requires_grad_(False)
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    _require(folder / "text_encoder" / "config.json", folder)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=dtype)
+    return TextEncoder(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder / "tokenizer"))
+
+
+def _require(file: Path, folder: Path) -> None:
+    if not file.exists():
+        raise UserError(f"{folder} is not a diffusers model folder: {file.relative_to(folder)} is missing")
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """One hash over the transformer's weight files, as kept in every row of dreams.jsonl."""
+    files = sorted((folder / "transformer").glob("*.safetensors"))
+    return store.digest_of([store.digest(file) for file in files])

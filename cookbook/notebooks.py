@@ -1,0 +1,295 @@
+"""Executing the notebooks from the command line, strictly: whatever failed, was skipped or was misspelt is an error.
+
+papermill alone lets three things pass: a parameter that no notebook knows, `sys.exit(0)` half-way, and cells that never
+ran. Executed copies are kept in the run's `notebooks/`, also of a notebook that failed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import nbformat
+import papermill
+import psutil
+import tyro
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from cookbook import preflight, profiles, results, store
+from cookbook.errors import UserError
+
+ROOT = store.ASSETS.parent
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def run_all(
+    profile: str = "nano",
+    run: Path | str | None = None,
+    only: str | None = None,
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    parameters: Annotated[
+        tuple[tuple[str, str], ...],
+        tyro.conf.arg(name="parameter", aliases=("-p",), metavar="NAME VALUE"),
+        tyro.conf.UseAppendAction,
+    ] = (),
+    redo: str | None = None,
+) -> dict:
+    """Execute the notebooks in order, then write the report.
+
+    Args:
+        profile: smoke, nano, 2b or 14b.
+        run: run folder; without it runs/<profile>.
+        only: this notebook alone, by its number or name (02).
+        start: this notebook and those after it.
+        parameters: a notebook parameter and its value, as in -p steps 50; may be repeated.
+        redo: remove this stage and all that follow from it first (one of the names that manifests carry).
+
+    Returns:
+        The report's summary, or an empty dict where stages for it are still missing.
+
+    Raises:
+        UserError: unknown parameter, a cell that failed, or a cell that did not run.
+    """
+    settings = profiles.get(profile)
+    folder = store.run_folder(run, profile)
+    chosen = select(only, start)
+    given = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
+    _check_kernel()
+    preflight.plan(settings.name)
+    if redo:
+        remove(folder, redo)
+    before = _finished(folder)
+    for number, source in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
+        timing = execute(source, folder / "notebooks" / source.name, given[source])
+        _remember(folder, profile, source.stem, timing)
+        print(f"{timing['seconds']:.0f} s, {timing['peak_memory_gb']:.1f} GB", flush=True)
+    return _conclude(profile, folder, before)
+
+
+def select(only: str | None = None, start: str | None = None) -> list[Path]:
+    """The notebooks to execute, in order."""
+    every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise UserError(f"no notebooks in {NOTEBOOKS}: `cookbook run` works from a clone, not from an installed wheel")
+
+    def place(wanted: str) -> int:
+        for index, path in enumerate(every):
+            if wanted in (path.stem, path.name, path.stem[:2]):
+                return index
+        raise UserError(f"no notebook {wanted!r}; there are {', '.join(path.stem for path in every)}")
+
+    if only is not None:
+        return [every[place(only)]]
+    return every[place(start) if start is not None else 0 :]
+
+
+def match_parameters(
+    chosen: Sequence[Path], always: dict[str, str], given: Sequence[tuple[str, str]]
+) -> dict[Path, dict[str, Any]]:
+    """What each notebook is given: only parameters it declares, and each of `given` must be declared somewhere."""
+    declared = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
+    known = set().union(*declared.values())
+    if unknown := [name for name, _ in given if name not in known]:
+        books = ", ".join(path.stem for path in chosen)
+        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} take {', '.join(sorted(known))}")
+    values = {**always, **{name: _literal(text) for name, text in given}}
+    return {path: {name: value for name, value in values.items() if name in names} for path, names in declared.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _check_kernel() -> None:
+    """The kernel must be this very Python, or the notebooks would test another environment."""
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    try:
+        interpreter = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        raise UserError(f"no Jupyter kernel python3 in this environment: {preflight.INSTALL}") from None
+    if interpreter not in ("python", "python3", sys.executable):
+        raise UserError(
+            f"the kernel python3 is {interpreter}, not {sys.executable}; `jupyter kernelspec remove python3` mends it"
+        )
+
+
+def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
+    """Execute one notebook into `target`, which is kept whatever happens.
+
+    Returns:
+        seconds, peak_memory_gb (largest resident memory of the kernel and its children) and the number of code cells.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clock = time.monotonic()
+    try:
+        with _headless(), _peak_memory() as peak:
+            papermill.execute_notebook(
+                str(source), str(target), parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT)
+            )
+    except PapermillExecutionError as error:
+        reason = f"cell {error.exec_count} failed with {error.ename}: {_plain(error.evalue)}"
+        raise UserError(f"{source.name}: {reason} (the executed copy: {target})") from None
+    except DeadKernelError:
+        raise UserError(
+            f"{source.name}: the kernel died, most often for want of memory (the executed copy: {target})"
+        ) from None
+    cells = [cell for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code"]
+    if idle := unexecuted(cells):
+        raise UserError(f"{source.name}: code cell {idle[0]} of {len(cells)} did not run (the executed copy: {target})")
+    return {
+        "seconds": round(time.monotonic() - clock, 1),
+        "peak_memory_gb": round(peak["bytes"] / 1e9, 2),
+        "cells": len(cells),
+    }
+
+
+def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
+    """Numbers (from 1) of code cells that hold code and never ran, or did not complete."""
+    return [
+        number
+        for number, cell in enumerate(cells, 1)
+        if cell.source.strip()
+        and (
+            cell.execution_count is None or cell.metadata.get("papermill", {}).get("status", "completed") != "completed"
+        )
+    ]
+
+
+def _plain(text: str) -> str:
+    """One line without terminal colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+
+
+@contextmanager
+def _headless() -> Iterator[None]:
+    """Nobody watches: no bars, no questions."""
+    known = {name: os.environ.get(name) for name in ("HEADLESS", "TQDM_DISABLE")}
+    os.environ.update({name: "1" for name in known})
+    try:
+        yield
+    finally:
+        for name, value in known.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _peak_memory() -> Iterator[dict[str, int]]:
+    """Within the block, watch the resident memory of all child processes twice a second; the largest sum in bytes."""
+    peak, stop = {"bytes": 0}, threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            total = 0
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    total += child.memory_info().rss
+                except psutil.Error:
+                    continue
+            peak["bytes"] = max(peak["bytes"], total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def remove(folder: Path, stage: str) -> None:
+    """Remove a stage's folder and those of all stages that read it, directly or not."""
+    if stage not in store.FOLDERS:
+        raise UserError(f"no stage {stage!r}; there are {', '.join(store.FOLDERS)}")
+    late = {stage}
+    for name, reads in store.READS.items():
+        if late & set(reads):
+            late.add(name)
+    for name in store.FOLDERS:
+        if name in late and (path := folder / store.FOLDERS[name]).exists():
+            shutil.rmtree(path)
+            print(f"removed {path}")
+
+
+def _finished(folder: Path) -> dict[str, str]:
+    manifests = {name: store.read_manifest(folder / place) for name, place in store.FOLDERS.items()}
+    return {name: manifest["finished"] for name, manifest in manifests.items() if manifest}
+
+
+def _remember(folder: Path, profile: str, name: str, timing: dict) -> None:
+    path = folder / "notebooks" / "timings.json"
+    timings = results.read_json(path) if path.exists() else {}
+    known = timings.get("notebooks", {})
+    store.write_json(
+        path,
+        {
+            "profile": profile,
+            "date": time.strftime("%Y-%m-%d"),
+            **store.environment(),
+            "notebooks": {**known, name: timing},
+        },
+    )
+
+
+def _conclude(profile: str, folder: Path, before: dict[str, str]) -> dict:
+    """Write the report where the run is complete, and print what was done."""
+    from cookbook.report import write_report
+
+    waiting = [name for name in store.READS["report"] if store.read_manifest(folder / store.FOLDERS[name]) is None]
+    if waiting:
+        print(f"no report yet: {', '.join(waiting)} not run in {folder}")
+        return {}
+    write_report(profile, folder, redo="report" in store.stale(folder))
+    after, summary = _finished(folder), results.summary(folder)
+    print(f"\n{'stage':<15}{'seconds':>9}  this time")
+    for name, seconds in summary["seconds"].items():
+        print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'made'}")
+    if before == after:
+        print("nothing had to be made: every stage was found finished")
+    print(f"\n{results.table(summary)}\n\nreport: {folder / 'report' / 'report.html'}")
+    return summary
+
+
+def publish(run: Path | str) -> None:
+    """Bring the outputs of a run's executed copies into notebooks/, with nothing in them of the machine they ran on."""
+    folder = Path(run).absolute()
+    for source in select():
+        executed = nbformat.read(folder / "notebooks" / source.name, as_version=4)
+        cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+        book = nbformat.read(source, as_version=4)
+        if [c.source for c in cells] != [c.source for c in book.cells]:
+            raise UserError(f"{source.name} has changed since {folder} was made; run it again before publishing")
+        count = 0
+        for cell, done in zip(book.cells, cells, strict=True):
+            if cell.cell_type == "code":
+                count += 1
+                cell.execution_count, cell.outputs = (
+                    count,
+                    [_anonymous(output, folder, count) for output in done.outputs],
+                )
+        nbformat.write(book, source)
+
+
+def _anonymous(output: NotebookNode, folder: Path, count: int) -> NotebookNode:
+    """An output with paths relative to the checkout."""
+    text = json.dumps(output).replace(str(folder), f"runs/{folder.name}").replace(f"{ROOT}{os.sep}", "")
+    clean = nbformat.from_dict(json.loads(text))
+    if "execution_count" in clean:
+        clean.execution_count = count
+    return clean

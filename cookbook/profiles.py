@@ -1,0 +1,286 @@
+"""The dial: one word that says which models, which data and how much work.
+
+A profile is a function that returns a frozen dataclass; a variant calls another and changes fields. No stage ever
+looks at a profile's name: it reads the values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from cookbook.errors import UserError
+
+# The paragraph that Predict 2.5 uses as its negative prompt is published with the weights (diffusers carries it as
+# DEFAULT_NEGATIVE_PROMPT). The nano models know nothing of it, so theirs is the empty instruction.
+NVIDIA_MODEL_LICENCE = "NVIDIA Open Model License"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights or data come from: a folder that ships in assets/, or a repository on the Hub."""
+
+    location: str  # folder below assets/, or owner/name on the Hub
+    revision: str | None = None  # pinned commit or branch; None for what ships
+    kind: str = "model"  # model | dataset
+    gigabytes: float = 0.0  # download size
+    licence: str = "Apache-2.0"
+    gated: bool = False  # a licence must be accepted on the Hub first
+
+    @property
+    def ships(self) -> bool:
+        return self.revision is None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shape of a clip in pixels and time."""
+
+    frames: int  # 1 + 4k
+    fps: int
+    height: int  # multiples of 16
+    width: int
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """Latent frames, height and width (the VAE shrinks by 4 x 8 x 8)."""
+        return 1 + (self.frames - 1) // 4, self.height // 8, self.width // 8
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence that the world model attends over (patches of 1 x 2 x 2 latents)."""
+        frames, height, width = self.latent
+        return frames * (height // 2) * (width // 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a post-training run (upstream.md B has the published values and their sources)."""
+
+    name: str
+    steps: int
+    batch: int  # clips per optimizer step and process
+    learning_rate: float
+    warmup: int  # steps of linear ramp from start_factor
+    start_factor: float
+    peak_factor: float  # multiplies learning_rate after warm-up ...
+    end_factor: float  # ... and falls linearly to this
+    cycle: int  # step at which end_factor is reached, counted from the first step (see engine.optim.rate_factor)
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_norm: float
+    ema_rate: float | None  # power EMA (Karras et al. 2023); relative width of its window
+    text_dropout: float
+    given_frames: tuple[tuple[int, float], ...]  # (latent frames given, probability)
+    shift: float
+    save_every: int
+    keep: int = 2  # checkpoints kept on disk
+    lora_rank: int | None = None  # None trains all weights
+    lora_alpha: int = 32
+    master_weights: bool = True  # float32 weights under bf16 computation; upstream trains in bf16 alone
+    crop: bool = True  # keep the aspect ratio and crop; upstream squashes
+    resample: bool = True  # bring every clip to the profile's fps; upstream trains at native fps
+    reshuffle: bool = True  # new order each epoch; upstream repeats the first
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are generated."""
+
+    steps: int
+    guidance: float  # v = cond + guidance * (cond - uncond), so 7 here is 8 in the textbook's convention
+    shift: float
+    negative_prompt: str | None  # None: the published paragraph
+    seeds: int  # clips per prompt of the tuned model
+    base_seeds: int  # the same prompts by the untouched base model, for comparison
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One position of the dial."""
+
+    name: str
+    world: Source
+    critic: Source
+    train_data: Source
+    eval_data: Source
+    eval_subset: str
+    clip: Geometry
+    text_tokens: int  # prompts are padded to this length and attended in full, padding included
+    prompt_prefix: str  # put before each training caption on disk, and before each prompt when generating
+    recipe: Recipe
+    sampling: Sampling
+    controls: Source | None  # labelled clips with known faults for measuring the critic
+    control_clips: int
+    critic_fps: float
+    critic_tokens: int  # most visual tokens per clip
+    guardrail: bool  # NVIDIA's weights are generated with under NVIDIA's guardrail
+    hardware: str
+    hours: str
+    train_clips: int | None = None  # None: all
+    prompts: int | None = None  # None: all
+    alternatives: tuple[Recipe, ...] = field(default=())
+
+    def with_recipe(self, name: str | None) -> Profile:
+        """The same profile with another named recipe."""
+        if name is None or name == self.recipe.name:
+            return self
+        recipes = {recipe.name: recipe for recipe in (self.recipe, *self.alternatives)}
+        if name not in recipes:
+            raise UserError(f"profile {self.name} has no recipe {name!r}; it has {', '.join(recipes)}")
+        return replace(self, recipe=recipes[name])
+
+
+PREFIX = "The robot arm is performing a task. "
+
+
+def upstream_recipe() -> Recipe:
+    """`predict2_video2world_training_2b_groot_gr1_480`, every inherited default resolved."""
+    return Recipe(
+        name="upstream",
+        steps=1000,
+        batch=1,
+        learning_rate=2**-14.5,
+        warmup=1000,
+        start_factor=1e-6,
+        peak_factor=0.5,
+        end_factor=0.2,
+        cycle=100_000,
+        weight_decay=0.001,
+        betas=(0.9, 0.999),
+        clip_norm=0.1,
+        ema_rate=0.10,
+        text_dropout=0.2,
+        given_frames=((0, 0.5), (1, 0.25), (2, 0.25)),
+        shift=5.0,
+        save_every=200,
+        master_weights=False,
+        crop=False,
+        resample=False,
+        reshuffle=False,
+    )
+
+
+def recommended_recipe() -> Recipe:
+    """Ours for the real weights; notebook 02 gives the reason for each departure from `upstream_recipe`."""
+    return replace(
+        upstream_recipe(),
+        name="recommended",
+        warmup=100,
+        peak_factor=1.0,
+        end_factor=0.1,
+        cycle=1000,
+        given_frames=((0, 0.1), (1, 0.6), (2, 0.3)),
+        master_weights=True,
+        crop=True,
+        resample=True,
+        reshuffle=True,
+    )
+
+
+def nano() -> Profile:
+    """Our small models in the real classes; everything ships, two CPU cores, offline."""
+    recipe = replace(
+        recommended_recipe(),
+        steps=200,
+        batch=2,
+        learning_rate=3e-4,
+        warmup=20,
+        cycle=200,
+        clip_norm=1.0,
+        given_frames=((1, 1.0),),
+        save_every=100,
+    )
+    return Profile(
+        name="nano",
+        world=Source("nano/world"),
+        critic=Source("nano/critic"),
+        train_data=Source("workshop/train", kind="dataset"),
+        eval_data=Source("workshop/eval", kind="dataset"),
+        eval_subset="gr1_object",
+        clip=Geometry(frames=25, fps=8, height=96, width=160),
+        text_tokens=96,
+        prompt_prefix=PREFIX,
+        recipe=recipe,
+        sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=2),
+        controls=Source("workshop/controls", kind="dataset"),
+        control_clips=160,
+        critic_fps=8,
+        critic_tokens=1024,
+        guardrail=False,
+        hardware="2 CPU cores, 8 GB",
+        hours="15 minutes",
+        prompts=10,
+    )
+
+
+def smoke() -> Profile:
+    """`nano` with almost nothing to do: every line of code runs, no result means anything. For CI."""
+    full = nano()
+    return replace(
+        full,
+        name="smoke",
+        train_clips=4,
+        prompts=2,
+        control_clips=24,
+        recipe=replace(full.recipe, steps=4, warmup=2, save_every=2),
+        sampling=replace(full.sampling, steps=3, seeds=2, base_seeds=1),
+        hours="3 minutes",
+    )
+
+
+def cosmos_2b() -> Profile:
+    """Cosmos Predict 2.5 2B, judged by Cosmos Reason 2 2B; one 80 GB GPU."""
+    return Profile(
+        name="2b",
+        world=Source(
+            "nvidia/Cosmos-Predict2.5-2B", "diffusers/base/pre-trained", "model", 21.5, NVIDIA_MODEL_LICENCE, gated=True
+        ),
+        critic=Source("nvidia/Cosmos-Reason2-2B", "main", "model", 4.9, NVIDIA_MODEL_LICENCE, gated=True),
+        train_data=Source("nvidia/GR1-100", "main", "dataset", 0.5, "see the dataset card"),
+        eval_data=Source("nvidia/EVAL-175", "main", "dataset", 0.3, "see the dataset card"),
+        eval_subset="gr1_object",
+        clip=Geometry(frames=93, fps=16, height=432, width=768),
+        text_tokens=512,
+        prompt_prefix=PREFIX,
+        recipe=recommended_recipe(),
+        alternatives=(
+            upstream_recipe(),
+            replace(recommended_recipe(), name="lora", lora_rank=32, learning_rate=1e-4),
+        ),
+        sampling=Sampling(steps=36, guidance=7.0, shift=5.0, negative_prompt=None, seeds=5, base_seeds=1),
+        controls=None,
+        control_clips=160,
+        critic_fps=4,
+        critic_tokens=8192,
+        guardrail=True,
+        hardware="1 GPU of 80 GB",
+        hours="hours",
+    )
+
+
+def cosmos_14b() -> Profile:
+    """Cosmos Predict 2.5 14B, judged by Cosmos Reason 2 8B; eight 80 GB GPUs."""
+    small = cosmos_2b()
+    slower = 2**-15.5
+    return replace(
+        small,
+        name="14b",
+        world=replace(small.world, location="nvidia/Cosmos-Predict2.5-14B", gigabytes=46.0),
+        critic=replace(small.critic, location="nvidia/Cosmos-Reason2-8B", gigabytes=17.5),
+        clip=replace(small.clip, frames=45),
+        recipe=replace(small.recipe, learning_rate=slower),
+        alternatives=tuple(
+            replace(recipe, learning_rate=slower) if recipe.lora_rank is None else recipe for recipe in small.alternatives
+        ),
+        hardware="8 GPUs of 80 GB",
+    )
+
+
+PROFILES = {"smoke": smoke, "nano": nano, "2b": cosmos_2b, "14b": cosmos_14b}
+
+
+def get(name: str, recipe: str | None = None) -> Profile:
+    """The profile of that name, with its default recipe or a named one."""
+    if name not in PROFILES:
+        raise UserError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
+    return PROFILES[name]().with_recipe(recipe)

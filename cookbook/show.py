@@ -1,0 +1,133 @@
+"""What a reader sees: progress, videos, contact sheets and plots. The same calls work live and headless."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from cookbook.video import read_video
+
+T = TypeVar("T")
+
+COLOURS = {"base": "#8c8c8c", "tuned": "#2f7d32", "good": "#2f7d32", "bad": "#b3261e", "accent": "#1f5fa8"}
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with one live bar in a terminal; elsewhere (papermill, CI, a pipe) one line a minute and one at the end."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=label, total=total, mininterval=0.5)
+        return
+    total = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
+    start = told = time.monotonic()
+    count = 0
+    for item in items:
+        yield item
+        count += 1
+        if (now := time.monotonic()) - told > 60:
+            told = now
+            print(f"{label}: {count}/{total or '?'} after {now - start:.0f} s", flush=True)
+    print(f"{label}: {count} in {time.monotonic() - start:.1f} s", flush=True)
+
+
+def _use_own_ffmpeg() -> None:
+    """mediapy calls an ffmpeg program; imageio-ffmpeg brings one, so that nothing has to be installed on the system."""
+    import imageio_ffmpeg
+    import mediapy
+
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def show_video(path: Path | Sequence[Path], titles: Sequence[str] | None = None, height: int = 192) -> None:
+    """Show one video, or several side by side, in a notebook (mediapy, with the ffmpeg of imageio-ffmpeg)."""
+    import mediapy
+
+    _use_own_ffmpeg()
+    paths = [path] if isinstance(path, (str, Path)) else list(path)
+    clips = [read_video(Path(p)) for p in paths]
+    names = titles or [Path(p).stem for p in paths]
+    mediapy.show_videos(
+        {name: frames for name, (frames, _) in zip(names, clips, strict=True)},
+        fps=clips[0][1],
+        height=height,
+        codec="h264",
+    )
+
+
+def contact_sheet(
+    clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 7, width: int = 160
+) -> Image.Image:
+    """Evenly spaced frames of each clip, one clip per row, first and last frame included: a still that says it all."""
+    rows = []
+    for index, clip in enumerate(clips):
+        frames = clip if isinstance(clip, np.ndarray) else read_video(Path(clip))[0]
+        chosen = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
+        height = round(width * frames.shape[1] / frames.shape[2])
+        row = Image.new("RGB", (columns * width, height + (14 if titles else 0)), "white")
+        for column, frame in enumerate(chosen):
+            row.paste(Image.fromarray(frame).resize((width, height)), (column * width, row.height - height))
+        if titles:
+            ImageDraw.Draw(row).text((3, 1), titles[index], fill="black")
+        rows.append(row)
+    sheet = Image.new("RGB", (columns * width, sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def show_sheet(
+    clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 6, width: int = 128
+) -> None:
+    """Show a contact sheet in a notebook as JPEG: some kilobytes, and visible where videos are not (code hosts, print)."""
+    from IPython.display import Image as Picture
+    from IPython.display import display
+
+    buffer = io.BytesIO()
+    contact_sheet(clips, titles, columns, width).save(buffer, "JPEG", quality=80)
+    display(Picture(data=buffer.getvalue(), format="jpeg"))
+
+
+def show_prompts(rows: Sequence[tuple[str, Path]], height: int = 144) -> None:
+    """Show a table of prompt and video in a notebook."""
+    import mediapy
+    from IPython.display import HTML, display
+
+    _use_own_ffmpeg()
+    cells = []
+    for prompt, path in rows:
+        frames, fps = read_video(Path(path))
+        player = mediapy.show_video(frames, fps=fps, height=height, codec="h264", return_html=True)
+        cells.append(f"<tr><td style='text-align:left'>{escape(prompt)}</td><td>{player}</td></tr>")
+    display(HTML(f"<table><tr><th>Input prompt file</th><th>Video file</th></tr>{''.join(cells)}</table>"))
+
+
+def axes(width: float = 6.0, height: float = 3.2) -> Axes:
+    """Plain axes in the cookbook's style."""
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained", dpi=100)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    return ax
+
+
+def banner(text: str) -> None:
+    """A boxed line that cannot be overlooked, for what a reader must know before trusting a result."""
+    line = "!" * min(100, len(text) + 4)
+    print(f"{line}\n! {text}\n{line}", flush=True)
+
+
+def headless() -> bool:
+    """True where nobody can answer: papermill, CI, HEADLESS=1."""
+    return os.environ.get("HEADLESS") == "1" or "PAPERMILL" in os.environ

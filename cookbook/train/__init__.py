@@ -1,0 +1,189 @@
+"""Stage `train`: post-train the world model on a folder of clips; writes `checkpoints/`.
+
+The same command runs on one process (`cookbook train`) and on many (`torchrun ... -m cookbook.cli train`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import CosmosTransformer3DModel
+
+from cookbook import engine, profiles, show, store
+from cookbook.engine import Group
+from cookbook.engine.loop import autocast
+from cookbook.errors import UserError
+from cookbook.models import hub, names, sizes, world
+from cookbook.profiles import Profile
+from cookbook.train import clips as footage
+from cookbook.train import plan as planning
+from cookbook.train.clips import Cached, Clip
+from cookbook.train.objective import batches, flow_loss, heldout_loss
+
+# Loss before training as a share of the loss of predicting no motion at all; above it the base weights look unloaded.
+SUSPECT = 0.7
+
+
+def train(
+    profile: str = "nano",
+    run: Path | str | None = None,
+    recipe: str | None = None,
+    data: Path | str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    plan: bool = False,
+    redo: bool = False,
+) -> dict[str, Any]:
+    """Post-train the profile's world model; a run that was stopped continues where it was.
+
+    Args:
+        run: the run's folder; `runs/<profile>` if not given.
+        recipe: one of the profile's named recipes.
+        data: a folder in the published layout; the run's own `data/train` if not given.
+        steps: instead of the recipe's number of optimizer steps.
+        plan: only say what would be done: nothing is downloaded, read or written but the list of clips.
+
+    Returns:
+        The stage's manifest, or the plan's numbers with `plan`.
+    """
+    chosen = profiles.get(profile, recipe)
+    if steps is not None:
+        if steps < 1:
+            raise UserError(f"steps is {steps}; it must be at least 1")
+        chosen = replace(chosen, recipe=replace(chosen.recipe, steps=steps))
+    folder = store.run_folder(run, profile)
+    source = Path(data).expanduser().absolute() if data else folder / "data" / "train"
+    with engine.processes() as group:
+        made = _plan(chosen, source, group)
+        if plan:
+            return asdict(made)
+        if data is None and store.read_manifest(folder / "data") is None:
+            raise UserError(f"{folder / 'data'} is not finished; type `cookbook prepare --profile {profile}` first")
+        return _train(chosen, made, folder, source, data is None, seed, redo, group)
+
+
+def _plan(profile: Profile, source: Path, group: Group) -> planning.Plan:
+    """Count, print, return."""
+    if source.is_dir():
+        used, held = map(len, footage.split(footage.read_clips(source)))
+        shown: Path | str = source
+    elif profile.train_data.location in sizes.CLIPS:
+        total = sizes.CLIPS[profile.train_data.location]
+        held = max(1, round(footage.HELD_OUT * total))
+        used, shown = total - held, f"{profile.train_data.location} (not here yet, {profile.train_data.gigabytes:g} GB)"
+    else:
+        used, held, shown = None, None, source
+    made = planning.make(profile, group.size, used, held)
+    group.say(planning.describe(made, profile, group.size, group.device, shown))
+    return made
+
+
+def _train(
+    profile: Profile, made: planning.Plan, folder: Path, source: Path, own: bool, seed: int, redo: bool, group: Group
+) -> dict[str, Any]:
+    models = group.share(group.from_main(lambda: hub.locate(profile.world)))
+    stage = group.from_main(lambda: _enter(profile, folder, source, own, models, made, seed, redo))
+    if manifest := group.share(stage.manifest if stage else None):
+        return manifest
+    used, held = footage.split(footage.read_clips(source))
+    entries = footage.cache(used + held, profile, models, folder / "cache", group)
+    facts = _fit(profile, folder / "checkpoints", models, entries[: len(used)], entries[len(used) :], seed, group)
+    if stage:
+        files = (path for path in stage.folder.rglob("*") if path.is_file())
+        outputs = [path for path in files if not path.name.startswith(".lock") and path.name != "started.json"]
+        manifest = stage.finish(outputs, **_facts(profile, used, held, made), **facts)
+        _report(manifest)
+    return group.share(manifest)
+
+
+def _enter(
+    profile: Profile, folder: Path, source: Path, own: bool, models: Path, made: planning.Plan, seed: int, redo: bool
+) -> store.Stage:
+    inputs = {"data": store.fingerprint(folder / "data")} if own else {"clips": store.fingerprint(source)}
+    settings = {
+        "recipe": asdict(profile.recipe),
+        "seed": seed,
+        "clips per step": made.clips_per_step,
+        "base weights": world.weights_fingerprint(models),
+    }
+    return store.enter(folder / "checkpoints", "train", profile.name, inputs, settings, redo)
+
+
+def load(profile: Profile, models: Path, seed: int, group: Group) -> CosmosTransformer3DModel:
+    """The base network, every weight checked, ready to train on this group.
+
+    Weights that are trained are float32 (`master_weights`, LoRA's adapters) or, as upstream, in the dtype of the
+    computation; frozen ones are in the dtype of the computation.
+    """
+    recipe, compute = profile.recipe, world.compute_dtype(group.device)
+    whole = recipe.master_weights and not recipe.lora_rank
+    model = world.load_transformer(models, torch.float32 if whole else compute)
+    if recipe.lora_rank:
+        torch.manual_seed(seed)
+        planning.add_lora(model, recipe)
+    if profile.clip.tokens >= planning.LONG:
+        model.enable_gradient_checkpointing()
+    return engine.shard(model.train(), group, compute)
+
+
+def _fit(
+    profile: Profile, folder: Path, models: Path, used: list[Cached], held: list[Cached], seed: int, group: Group
+) -> dict[str, Any]:
+    recipe, compute = profile.recipe, world.compute_dtype(group.device)
+    model = load(profile, models, seed, group)
+    with autocast(model, group.device, compute):
+        before, still = heldout_loss(model, held, recipe.shift, group)
+    if before > SUSPECT * still and group.main:
+        show.banner(
+            f"held-out loss before training is {before:.3f}, and {still:.3f} without any model: "
+            f"is {models} a trained base model of this kind?"
+        )
+    start = time.monotonic()
+    trained = engine.fit(
+        model,
+        flow_loss,
+        batches(used, recipe, seed, group),
+        recipe,
+        folder,
+        seed,
+        group,
+        compute,
+        names.to_native,
+    )
+    with autocast(model, group.device, compute):
+        after, _ = heldout_loss(model, held, recipe.shift, group)
+    losses = [row["loss"] for row in trained.rows]
+    tenth = max(1, len(losses) // 10)
+    return {
+        "loss_first": sum(losses[:tenth]) / tenth,
+        "loss_last": sum(losses[-tenth:]) / tenth,
+        "heldout_before": before,
+        "heldout_after": after,
+        "heldout_zero_velocity": still,
+        "weights_changed": trained.changed,
+        "seconds_training": round(time.monotonic() - start, 1),
+        "seconds_per_step": sorted(row["seconds"] for row in trained.rows)[len(losses) // 2],
+    }
+
+
+def _facts(profile: Profile, used: list[Clip], held: list[Clip], made: planning.Plan) -> dict[str, Any]:
+    return {
+        "steps": profile.recipe.steps,
+        "clips": len(used),
+        "heldout_clips": [clip.video.name for clip in held],
+        "tokens": made.tokens,
+        "recipe": asdict(profile.recipe),
+        "plan": asdict(made),
+    }
+
+
+def _report(manifest: dict[str, Any]) -> None:
+    print(
+        f"train: loss {manifest['loss_first']:.4f} -> {manifest['loss_last']:.4f} in {manifest['steps']} steps, "
+        f"held out {manifest['heldout_before']:.4f} -> {manifest['heldout_after']:.4f}; "
+        f"weights moved by up to {manifest['weights_changed']:.2g}; {manifest['seconds_per_step']:.2f} s a step"
+    )

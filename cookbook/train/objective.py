@@ -1,0 +1,124 @@
+"""What the world model is trained on: which clip, which noise, which frames given, in each step; and its loss.
+
+Every draw is a function of the seed and the sample's number, so it does not depend on how many processes share a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cookbook import flow
+from cookbook.engine import Group
+from cookbook.profiles import Recipe
+from cookbook.train.clips import Cached
+
+SIGMAS = 8  # noise levels of the held-out loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips with all that is random about them. `text` is zero where the caption was dropped."""
+
+    clean: Tensor  # [B, C, T, H, W] standardised latents
+    noise: Tensor  # the same shape
+    sigma: Tensor  # [B] in 0..1
+    given: Tensor  # [B] number of latent frames that are given
+    text: Tensor  # [B, tokens, features]
+
+    @staticmethod
+    def stack(samples: list[Batch], device: torch.device) -> Batch:
+        return Batch(*(torch.cat(parts).to(device) for parts in zip(*(vars(s).values() for s in samples), strict=True)))
+
+
+def sample(clips: list[Cached], recipe: Recipe, seed: int, number: int) -> Batch:
+    """Training sample `number` = 0, 1, ... as a batch of one, on the CPU."""
+    epoch, position = divmod(number, len(clips))
+    order = np.random.default_rng([seed, epoch if recipe.reshuffle else 0]).permutation(len(clips))
+    entry = clips[order[position]]
+    draws = np.random.default_rng([seed, 1, number])
+    generator = torch.Generator().manual_seed(int(draws.integers(2**62)))
+    frames, chances = zip(*recipe.given_frames, strict=True)
+    clean = entry.window(draws.random())[None]
+    text = entry.text()[None]
+    return Batch(
+        clean=clean,
+        noise=torch.randn(clean.shape, generator=generator),
+        sigma=flow.draw_sigmas(1, recipe.shift, generator),
+        given=torch.tensor([frames[draws.choice(len(frames), p=chances)]]),
+        text=torch.zeros_like(text) if draws.random() < recipe.text_dropout else text,
+    )
+
+
+def batches(clips: list[Cached], recipe: Recipe, seed: int, group: Group) -> Callable[[int], Batch]:
+    """step -> this process's share of the step's samples, in order over the processes."""
+
+    def at(step: int) -> Batch:
+        first = (step * group.size + group.rank) * recipe.batch
+        return Batch.stack([sample(clips, recipe, seed, first + index) for index in range(recipe.batch)], group.device)
+
+    return at
+
+
+def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of given frames."""
+    mask = flow.condition_mask(batch.given, batch.clean)
+    latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
+    dtype = next(model.parameters()).dtype
+    height, width = batch.clean.shape[-2:]
+    predicted = model(
+        hidden_states=latents.to(dtype),
+        condition_mask=mask.to(dtype),
+        timestep=batch.sigma,
+        encoder_hidden_states=batch.text.to(dtype),
+        padding_mask=latents.new_zeros(1, 1, 8 * height, 8 * width, dtype=dtype),
+        return_dict=False,
+    )[0]
+    return predicted, mask
+
+
+def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Rectified-flow loss of a batch: one float32 number."""
+    predicted, mask = predict(model, batch)
+    return flow.loss(predicted, batch.clean, batch.noise, mask)
+
+
+def probes(clips: list[Cached], shift: float) -> list[Callable[[], Batch]]:
+    """The held-out measurement: each clip's first window at fixed noise and fixed noise levels, one frame given.
+
+    The levels are the middles of equally likely parts of the training distribution, so their mean stands for the
+    training loss.
+    """
+    shares = (torch.arange(SIGMAS) + 0.5) / SIGMAS
+    levels = flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
+
+    def probe(number: int, clip: Cached, sigma: Tensor) -> Batch:
+        clean = clip.window(0)[None]
+        noise = flow.initial_noise(tuple(clean.shape), number)
+        return Batch(clean, noise, sigma.view(1), torch.tensor([1]), clip.text()[None])
+
+    return [
+        lambda number=number, clip=clip, sigma=sigma: probe(number, clip, sigma)
+        for number, clip in enumerate(clips)
+        for sigma in levels
+    ]
+
+
+@torch.no_grad()
+def heldout_loss(model: nn.Module, clips: list[Cached], shift: float, group: Group) -> tuple[float, float]:
+    """Mean loss over the probes, and the loss of predicting zero velocity on the same; shared by the processes."""
+    work = probes(clips, shift)
+    sums = [0.0, 0.0]
+    for turn in range(-(-len(work) // group.size)):
+        number = turn * group.size + group.rank
+        batch = Batch.stack([work[number % len(work)]()], group.device)  # all processes must take part in each forward
+        predicted, mask = predict(model, batch)
+        if number < len(work):
+            sums[0] += float(flow.loss(predicted, batch.clean, batch.noise, mask))
+            sums[1] += float(flow.loss(torch.zeros_like(predicted), batch.clean, batch.noise, mask))
+    sums = group.total(sums)
+    return sums[0] / len(work), sums[1] / len(work)

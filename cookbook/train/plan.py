@@ -1,0 +1,151 @@
+"""What a training run will be, said before it starts: weights, clips, departures, memory, time. Needs no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from cookbook.models import hub, sizes, world
+from cookbook.profiles import Profile, Recipe, upstream_recipe
+from cookbook.train.clips import WINDOWS
+
+# FLOP per second that training was measured to sustain, three forwards counted per step.
+H100 = 272e12  # 2B, 31,104 tokens, eager, full recomputation: 3.79 s a step, 27.5 % of 989 TFLOP/s
+TWO_CORES = 80e9  # 9.9 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
+LONG = 8192  # tokens from which activations are recomputed in the backward pass instead of kept
+LARGE = 1e9  # parameters from which a plan assumes a GPU, whatever this machine has
+
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers behind the printed plan; sizes in GB per process, times in seconds."""
+
+    parameters: int
+    trained: int
+    tokens: int
+    clips: int | None
+    heldout: int | None
+    steps: int
+    clips_per_step: int
+    epochs: float | None
+    memory_gb: dict[str, float]
+    step_seconds: float
+    seconds: float
+    basis: str
+
+
+def make(profile: Profile, size: int, clips: int | None, heldout: int | None) -> Plan:
+    """Count everything on shapes alone. `clips` are the ones trained on, None where the data is not there yet."""
+    recipe, settings, tokens = profile.recipe, sizes.config(profile.world), profile.clip.tokens
+    network = sizes.on_meta(settings)
+    parameters = sum(p.numel() for p in network.parameters())
+    if recipe.lora_rank:
+        add_lora(network, recipe)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    gpu = torch.cuda.is_available() or parameters > LARGE
+    speed, where = (H100, "one H100, measured eager") if gpu else (TWO_CORES, "two CPU cores, measured")
+    step = 3 * recipe.batch * sizes.forward_flop(settings, parameters, tokens) / speed
+    per_step = recipe.batch * size
+    return Plan(
+        parameters=parameters,
+        trained=trained,
+        tokens=tokens,
+        clips=clips,
+        heldout=heldout,
+        steps=recipe.steps,
+        clips_per_step=per_step,
+        epochs=round(recipe.steps * per_step / clips, 1) if clips else None,
+        memory_gb=memory(settings, recipe, parameters, trained, tokens, size, 2 if gpu else 4),
+        step_seconds=step,
+        seconds=step * recipe.steps,
+        basis=f"3 forwards of a step's clips at {speed:.3g} FLOP/s ({where})",
+    )
+
+
+def memory(
+    settings: dict, recipe: Recipe, parameters: int, trained: int, tokens: int, size: int, compute: int
+) -> dict[str, float]:
+    """GB per process by part; `compute` is the bytes of one number in the forward pass.
+
+    Activations: with recomputation one input per block and about 21 tensors of tokens x width inside the block at work;
+    without, about 21 per block. 21 makes the sum equal the 43 GB that were measured for the 2B model.
+    """
+    width = settings["num_attention_heads"] * settings["attention_head_dim"]
+    layers = settings["num_layers"]
+    frozen_bytes = compute if recipe.lora_rank else 0
+    weight_bytes = 4 if recipe.master_weights or recipe.lora_rank else compute
+    tensors = layers + 21 if tokens >= LONG else 21 * layers
+    parts = {
+        "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes / size,
+        "weights": trained * weight_bytes / size,
+        "gradients": trained * weight_bytes / size,
+        "Adam": 2 * trained * weight_bytes / size,
+        "EMA": 4 * trained / size if recipe.ema_rate else 0,
+        "weights in bf16": parameters * compute if weight_bytes > compute and not recipe.lora_rank else 0,
+        "activations": tensors * recipe.batch * tokens * width * compute,
+    }
+    return {name: round(size / 1e9, 2) for name, size in parts.items() if size}
+
+
+def add_lora(network: torch.nn.Module, recipe: Recipe) -> None:
+    """Freeze the network and put trainable low-rank adapters on its attention and MLP projections (peft)."""
+    from peft import LoraConfig
+
+    network.requires_grad_(False)
+    network.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(LORA_TARGETS)))
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def departures(recipe: Recipe) -> list[str]:
+    """Each value in which a recipe differs from the published one, as `field ours (upstream theirs)`."""
+    published = upstream_recipe()
+    return [
+        f"{f.name} {_shown(getattr(recipe, f.name))} (upstream {_shown(getattr(published, f.name))})"
+        for f in fields(Recipe)
+        if f.name != "name" and getattr(recipe, f.name) != getattr(published, f.name)
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "/".join(":".join(f"{v:g}" for v in pair) if isinstance(pair, tuple) else f"{pair:g}" for pair in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data: Path | str) -> str:
+    """The plan as the lines that are printed."""
+    recipe, clip = profile.recipe, profile.clip
+    ours = departures(recipe)
+    parts = " + ".join(f"{name} {gb:g}" for name, gb in plan.memory_gb.items())
+    what = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all of them"
+    dtype = str(world.compute_dtype(device)).removeprefix("torch.")
+    counted = f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet: type `cookbook prepare`"
+    epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
+    lines = [
+        f"train: profile {profile.name}, recipe {recipe.name}, {size} process(es) on {device.type} in {dtype}",
+        f"  base weights  {_origin(profile)}",
+        f"  clips         {data}: {counted}; up to {WINDOWS} windows cached of each",
+        f"  network       {plan.parameters / 1e6:.1f} M parameters, training {what}",
+        f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
+        f"  work          {plan.steps} steps of {plan.clips_per_step} clips ({recipe.batch} per process){epochs}",
+        f"  departures    {'; '.join(ours) or 'none: the published recipe'}",
+        f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
+        f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
+    ]
+    return "\n".join(lines)
+
+
+def _origin(profile: Profile) -> str:
+    source = profile.world
+    if source.ships:
+        return f"assets/{source.location} (ships), {source.licence}"
+    where = hub.local(source)
+    state = f"found in {where}" if where else f"{source.gigabytes:g} GB to download"
+    gate = f"; gated: accept it at https://huggingface.co/{source.location}" if source.gated else ""
+    return f"{source.location}@{source.revision}, {state}, {source.licence}{gate}"

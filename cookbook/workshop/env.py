@@ -1,0 +1,226 @@
+"""Step a world with joint targets at 16 Hz, log everything, and say from the state whether the task was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from cookbook.workshop.policy import Plan, Robot
+from cookbook.workshop.scene import TABLE
+from cookbook.workshop.world import FPS, SUBSTEPS, World
+
+TAKE, RELEASE = 0.55, 0.45  # commanded grip above which a touched item is taken, and below which it is let go
+
+
+@dataclass
+class Log:
+    """One episode of T frames at 16 Hz.
+
+    qpos (T, nq), qvel (T, nv), action (T, 42) joint targets, held (T,) index of the item in the hand or -1,
+    contacts: per frame the pairs of bodies of which one is an item, grasp_frame and hand: when and by which hand an item
+    was first taken.
+    """
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+    action: np.ndarray
+    held: np.ndarray
+    contacts: list[list[tuple[str, str]]]
+    grasp_frame: float | None
+    hand: str = ""
+    success: bool = False
+    reason: str = ""
+
+
+class Env:
+    """Closed-loop simulation of one world.
+
+    The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds `TAKE` and
+    two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So success needs
+    the hand in the right place at the right time, but not the luck of friction.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world, self.model, self.robot = world, world.model, Robot(world.model)
+        self.data = mujoco.MjData(self.model)
+        bodies = [self.model.body(number).name for number in self.model.geom_bodyid]
+        self.hand_of = {
+            geom: "right" if bodies[geom].startswith("hr_") else "left"
+            for geom in range(self.model.ngeom)
+            if bodies[geom].startswith(("hr_", "hl_")) and self.model.geom_contype[geom]
+        }
+        self.item_of = {geom: int(name[4:]) for geom, name in enumerate(bodies) if name.startswith("item")}
+        self.body_names = bodies
+        self.reset(self.robot.rest())
+
+    def reset(self, q: np.ndarray) -> dict[str, np.ndarray | int]:
+        """Start with the robot at joint angles `q` (42,), everything at rest; returns the first observation."""
+        model = self.model
+        self.data = mujoco.MjData(model)
+        self.data.eq_active[:] = 0
+        self.data.qpos[self.robot.qpos] = q
+        self.data.ctrl[self.robot.actuators] = q
+        self.last, self.held, self.weld, self.grasp_frame, self.holder = q.copy(), -1, -1, None, ""
+        mujoco.mj_forward(model, self.data)
+        for _ in range(40):
+            mujoco.mj_step(model, self.data)
+        self.data.time = 0
+        return self.observe()
+
+    def observe(self) -> dict[str, np.ndarray | int]:
+        """q (42,) joint angles and `held`, the index of the item in the hand or -1."""
+        return {"q": self.data.qpos[self.robot.qpos].copy(), "held": self.held}
+
+    def step(self, action: np.ndarray) -> dict[str, np.ndarray | int]:
+        """Advance 1/16 s towards joint targets (42,)."""
+        for substep in range(1, SUBSTEPS + 1):
+            target = self.last + (action - self.last) * (substep / SUBSTEPS)
+            self.data.ctrl[self.robot.actuators] = target
+            self._update_grasp(target)
+            mujoco.mj_step(self.model, self.data)
+        self.last = action.copy()
+        return self.observe()
+
+    def _update_grasp(self, target: np.ndarray) -> None:
+        if self.held >= 0:
+            if self.robot.grip(target, self.holder) < RELEASE:
+                self.data.eq_active[self.weld] = 0
+                self.held = self.weld = -1
+            return
+        for hand in ("right", "left"):
+            grip = self.robot.grip(target, hand)
+            if grip > TAKE:
+                for item, links in self._touched(hand).items():
+                    if len(links) >= 2 or grip > 0.85:
+                        self._take(hand, item)
+                        return
+
+    def _touched(self, hand: str) -> dict[int, set[str]]:
+        """Items in contact with a hand, each with the links that touch it."""
+        touched: dict[int, set[str]] = {}
+        for contact in self.data.contact[: self.data.ncon]:
+            for ours, theirs in ((contact.geom1, contact.geom2), (contact.geom2, contact.geom1)):
+                if self.hand_of.get(ours) == hand and theirs in self.item_of:
+                    touched.setdefault(self.item_of[theirs], set()).add(self.body_names[ours])
+        return touched
+
+    def _take(self, hand: str, item: int) -> None:
+        """Weld the item to the hand exactly as it lies there now."""
+        model, data = self.model, self.data
+        self.weld = model.equality(f"grasp_{hand}_{item}").id
+        wrist, body = model.body(f"{hand}_eef").id, model.body(f"item{item}").id
+        inverse, relative = np.zeros(4), np.zeros(4)
+        mujoco.mju_negQuat(inverse, data.xquat[wrist])
+        mujoco.mju_mulQuat(relative, inverse, data.xquat[body])
+        offset = data.xmat[wrist].reshape(3, 3).T @ (data.xpos[body] - data.xpos[wrist])
+        model.eq_data[self.weld, :11] = [0, 0, 0, *offset, *relative, 1]
+        data.eq_active[self.weld] = 1
+        self.held, self.holder = item, hand
+        if self.grasp_frame is None:
+            self.grasp_frame = float(data.time * FPS)
+
+    def contacts(self) -> list[tuple[str, str]]:
+        """Pairs of bodies in contact of which one is an item."""
+        pairs = set()
+        for contact in self.data.contact[: self.data.ncon]:
+            names = sorted((self.body_names[contact.geom1], self.body_names[contact.geom2]))
+            if contact.dist < 0.001 and any(name.startswith("item") for name in names):
+                pairs.add((names[0], names[1]))
+        return sorted(pairs)
+
+    def success(self, log: Log) -> tuple[bool, str]:
+        """Whether the scene's own instruction was carried out in a log, and if not, why."""
+        return judge(self.world, self.robot, log)
+
+
+def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
+    """Run a plan, or logged `actions` (T, 42) from the plan's start, and judge it."""
+    joints = plan.joints
+    if actions is None:
+        actions = np.concatenate([joints[1:], joints[-1:]])
+    env.reset(joints[0])
+    rows: list[tuple] = []
+    for frame, action in enumerate(actions):
+        rows.append((env.data.qpos.copy(), env.data.qvel.copy(), action.copy(), env.held, env.contacts()))
+        if frame < len(actions) - 1:
+            env.step(action)
+    qpos, qvel, action, held, contacts = zip(*rows, strict=True)
+    log = Log(np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder)
+    log.success, log.reason = env.success(log)
+    return log
+
+
+def item_path(world: World, log: Log, index: int) -> np.ndarray:
+    """Centre of an item over time, (T, 3)."""
+    address = world.address(f"item{index}")
+    return log.qpos[:, address : address + 3]
+
+
+def inside(world: World, point: np.ndarray, receptacle: int, item: int, slack: float = 0.005) -> bool:
+    """Whether an item's centre (3,) lies on a receptacle's deck."""
+    placed, deck = world.scene.receptacles[receptacle], world.decks[receptacle]
+    x, y = np.subtract(point[:2], placed.position)
+    cos, sin = np.cos(placed.yaw), np.sin(placed.yaw)
+    height = point[2] - TABLE - deck.floor
+    fits = abs(cos * x + sin * y) < deck.half_x + slack and abs(cos * y - sin * x) < deck.half_y + slack
+    return bool(fits and -0.01 < height < 2 * world.sizes[item][0] + 0.04)
+
+
+def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """Success of a log against the scene's instruction, from states only."""
+    scene = world.scene
+    for index in range(len(scene.items)):
+        path = item_path(world, log, index)
+        if index != scene.target and np.linalg.norm(path[-1] - path[0]) > 0.03:
+            return False, f"item {index} was moved"
+    checks = {"place": judge_place, "lift": judge_lift, "push": judge_push, "reach": judge_hand, "point": judge_hand}
+    return checks[scene.task](world, robot, log)
+
+
+def judge_place(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    scene = world.scene
+    if log.grasp_frame is None:
+        return False, "not grasped"
+    if log.held[-1] >= 0:
+        return False, "not released"
+    if not inside(world, item_path(world, log, scene.target)[-1], scene.destination, scene.target):
+        return False, "not in the receptacle"
+    if log.hand != scene.hand:
+        return False, "by the other hand"
+    return True, ""
+
+
+def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    path = item_path(world, log, world.scene.target)
+    if path[:, 2].max() - path[0, 2] < 0.06:
+        return False, "not lifted"
+    if log.held[-1] >= 0 or np.linalg.norm(path[-1] - path[0]) > 0.05:
+        return False, "not put back"
+    return True, ""
+
+
+def judge_push(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    path = item_path(world, log, world.scene.target)
+    along, across = path[-1, 0] - path[0, 0], abs(path[-1, 1] - path[0, 1])
+    if log.grasp_frame is not None:
+        return False, "grasped instead"
+    if along < 0.04 or across > 0.06 or path[-1, 2] < TABLE:
+        return False, f"moved {along:.2f} m ahead and {across:.2f} m aside"
+    return True, ""
+
+
+def judge_hand(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """Reach and point: the hand ends near the object (pointing: aims at it), which has not moved."""
+    scene, path = world.scene, item_path(world, log, world.scene.target)
+    place, rotation = robot.hand_pose(log.qpos[-1][robot.qpos], scene.hand)
+    offset = path[-1] - place
+    distance = float(np.linalg.norm(offset))
+    if np.linalg.norm(path[-1] - path[0]) > 0.02:
+        return False, "the object was moved"
+    if distance > (0.10 if scene.task == "reach" else 0.28):
+        return False, f"the hand ends {distance:.2f} m away"
+    if scene.task == "point" and rotation[:, 0] @ offset / distance < 0.94:
+        return False, "the finger aims elsewhere"
+    return True, ""

@@ -1,0 +1,111 @@
+"""The nano models: the classes of the real ones at small sizes, in the layout of the real repositories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import tyro
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from cookbook import flow
+
+TEXT_HIDDEN, TEXT_LAYERS = 128, 4
+
+
+def build_vae() -> AutoencoderKLWan:
+    """2.5 M parameters, 16 latent channels, 4 x 8 x 8 compression; residual blocks with averaging shortcuts (Wan 2.2's)
+    because they learn faster than Wan 2.1's plain ones."""
+    return AutoencoderKLWan(
+        base_dim=8,
+        decoder_base_dim=8,
+        dim_mult=[1, 2, 8, 8],
+        num_res_blocks=1,
+        z_dim=16,
+        is_residual=True,
+        latents_mean=[0.0] * 16,
+        latents_std=[1.0] * 16,
+    )
+
+
+def build_transformer() -> CosmosTransformer3DModel:
+    """10.4 M parameters; Cosmos Predict 2.5's network with 4 heads of 64 in 8 blocks (the 2B has 16 of 128 in 28)."""
+    model = CosmosTransformer3DModel(
+        in_channels=17,
+        out_channels=16,
+        num_attention_heads=4,
+        attention_head_dim=64,
+        num_layers=8,
+        text_embed_dim=256,
+        adaln_lora_dim=64,
+        max_size=(32, 64, 64),
+        rope_scale=(1.0, 1.0, 1.0),
+        extra_pos_embed_type=None,
+        use_crossattn_projection=True,
+        crossattn_proj_in_channels=TEXT_HIDDEN * TEXT_LAYERS,
+        encoder_hidden_states_channels=256,
+    )
+    for name, weight in model.named_parameters():
+        if "norm" in name and "linear_2" in name:  # AdaLN-zero: every block starts as the identity
+            torch.nn.init.zeros_(weight)
+    return model
+
+
+def build_text_encoder(vocabulary: int, pad: int) -> Qwen2_5_VLForConditionalGeneration:
+    """About 1.1 M parameters; 4 layers of 128, with a vision tower of one tiny layer that text never uses."""
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=vocabulary,
+            hidden_size=TEXT_HIDDEN,
+            intermediate_size=352,
+            num_hidden_layers=TEXT_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            rope_parameters=dict(rope_type="default", mrope_section=[4, 6, 6], rope_theta=10_000.0),
+            pad_token_id=pad,
+        ),
+        vision_config=dict(
+            depth=1,
+            hidden_size=16,
+            intermediate_size=16,
+            num_heads=1,
+            out_hidden_size=TEXT_HIDDEN,
+            fullatt_block_indexes=[0],
+        ),
+        tie_word_embeddings=True,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def write_pipeline(folder: Path) -> None:
+    """The two files that make a folder of parts a diffusers repository: the scheduler and `model_index.json`."""
+    flow.scheduler(shift=5.0).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "Cosmos2_5_PredictBasePipeline",
+        "_diffusers_version": "0.42.1",
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "transformer": ["diffusers", "CosmosTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def assemble(vae: Path, text: Path, transformer: Path, out: Path) -> None:
+    """Put trained parts into one diffusers repository; the transformer in half precision, to ship small."""
+    parts = {"vae": vae / "vae", "text_encoder": text / "text_encoder", "tokenizer": text / "tokenizer"}
+    for name, source in parts.items():
+        shutil.copytree(source, out / name, dirs_exist_ok=True)
+    model = CosmosTransformer3DModel.from_pretrained(transformer / "transformer", torch_dtype=torch.float16)
+    model.save_pretrained(out / "transformer")
+    write_pipeline(out)
+
+
+if __name__ == "__main__":
+    tyro.cli(assemble)

@@ -1,0 +1,105 @@
+"""Training in pieces: a small loop for the nano models that stops after some minutes and continues from saved state.
+
+The stages' own engine (`cookbook/engine`) post-trains a finished world model; this one makes the models that ship.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from cookbook import store
+from cookbook.video import read_video
+
+# loss_of(step, generator) -> scalar loss; everything random in it must come from the generator
+LossOf = Callable[[int, torch.Generator], torch.Tensor]
+
+
+def cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def train_in_pieces(
+    model: nn.Module,
+    loss_of: LossOf,
+    out: Path,
+    steps: int,
+    minutes: float,
+    learning_rate: float,
+    warmup: int = 100,
+    weight_decay: float = 0.01,
+    ema_decay: float = 0.999,
+    clip_norm: float = 1.0,
+    log_every: int = 50,
+    report: Callable[[nn.Module], dict] | None = None,
+) -> nn.Module:
+    """Train `model` in place until `steps` or the minutes run out; call again with the same `out` to continue.
+
+    Args:
+        out: folder of `state.pt` (weights, average, optimizer, step) and `log.jsonl`.
+        report: called with the averaged model at the end of a piece; its figures go into the log.
+
+    Returns:
+        The exponential moving average of the weights, as a model.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    state_file, start = out / "state.pt", 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+        print(f"continuing at step {start} of {steps}", flush=True)
+    clock, losses, step = time.monotonic(), [], start
+    model.train()
+    for step in range(start, steps):
+        if time.monotonic() - clock > minutes * 60:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine(step, steps, warmup)
+        loss = loss_of(step, torch.Generator().manual_seed(step))
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm, error_if_nonfinite=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        losses.append(loss.item())
+        if (step + 1) % log_every == 0:
+            seconds = (time.monotonic() - clock) / (step + 1 - start)
+            row = {"step": step + 1, "loss": float(np.mean(losses)), "grad_norm": norm.item(), "seconds_per_step": seconds}
+            store.append_row(out / "log.jsonl", row)
+            print(f"step {step + 1}/{steps}  loss {row['loss']:.4f}  {seconds:.2f} s/step", flush=True)
+            losses.clear()
+    else:
+        step = steps
+    with store.replacing(state_file) as temporary:
+        weights = {"model": model.state_dict(), "average": average.state_dict()}
+        torch.save(weights | {"optimizer": optimizer.state_dict(), "step": step}, temporary)
+    average.eval()
+    if report is not None:
+        figures = report(average)
+        store.append_row(out / "log.jsonl", {"step": step, **figures})
+        print(f"after step {step}: {figures}", flush=True)
+    return average
+
+
+def load_clips(folders: list[Path], limit: int | None = None) -> tuple[np.ndarray, list[dict]]:
+    """Clips made by `cookbook workshop make`: pixels uint8 [N, T, H, W, 3] and their manifest rows."""
+    rows = [(folder, row) for folder in folders for row in store.read_rows(folder / "manifest.jsonl")][:limit]
+    clips = np.stack([read_video(folder / "videos" / f"{row['id']}.mp4")[0] for folder, row in rows])
+    return clips, [row for _, row in rows]

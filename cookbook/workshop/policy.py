@@ -1,0 +1,323 @@
+"""The scripted expert: Cartesian waypoints joined by minimum-jerk motion, turned into joint targets by inverse kinematics.
+
+Frames are counted at 16 Hz; `t` may be fractional. Positions are metres in the world frame, rotations (3, 3) matrices of
+the grasp frame (x along the fingers, z out of the palm), `grip` is 0 for an open and 1 for a closed hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mujoco
+import numpy as np
+from numpy.random import Generator
+
+from cookbook.workshop.scene import TABLE, Task
+from cookbook.workshop.world import FRAMES, World
+
+Fault = Literal["", "missed", "dropped", "stopped"]
+ARM = ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow_pitch", "wrist_yaw", "wrist_roll", "wrist_pitch")
+REST = {"right": [-0.15, -0.22, 0.15, -1.5, 0, 0, 0], "left": [-0.15, 0.22, -0.15, -1.5, 0, 0, 0]}
+LEAN = 0.20  # a fixed lean of the waist: without it the arm is at full stretch over the table, and inaccurate
+IDLE_GRIP = 0.12
+UNREACHABLE = 0.02  # metres of IK error above which a plan is refused
+
+
+class Robot:
+    """Joint bookkeeping and kinematics of one model, on its own MjData. `q` is (42,): all robot joints in radians."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self.model, self.data = model, mujoco.MjData(model)
+        joints = [j for j in range(model.njnt) if model.jnt_type[j] != mujoco.mjtJoint.mjJNT_FREE]
+        self.names = [model.joint(j).name for j in joints]
+        self.qpos, self.qvel = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
+        self.actuators = np.array([model.actuator(f"a_{name}").id for name in self.names])
+        self.arms = {hand: [self.names.index(f"{hand[0]}_{part}") for part in ARM] for hand in REST}
+        prefix = {hand: f"h{hand[0]}_" for hand in REST}
+        self.fingers = {hand: [k for k, n in enumerate(self.names) if n.startswith(prefix[hand])] for hand in REST}
+        self.sites = {hand: model.site(f"grasp_{hand}").id for hand in REST}
+        self.limits = model.jnt_range[joints]
+
+    def rest(self) -> np.ndarray:
+        q = np.zeros(len(self.names))
+        q[self.names.index("torso_waist_pitch")] = LEAN
+        for hand, angles in REST.items():
+            q[self.arms[hand]] = angles
+            self.close_hand(q, hand, IDLE_GRIP)
+        return q
+
+    def close_hand(self, q: np.ndarray, hand: str, grip: float, pointing: bool = False) -> None:
+        """Set the finger joints of one hand in place; `pointing` leaves the index finger straight."""
+        for k in self.fingers[hand]:
+            name = self.names[k]
+            bend = 0.0 if pointing and "index" in name else grip
+            if "thumb_proximal_yaw" in name:
+                q[k] = 1.30
+            elif "thumb" in name:
+                q[k] = (0.05 if "proximal" in name else 0.10) + 0.75 * bend
+            else:
+                q[k] = 0.18 + 1.05 * bend if "proximal" in name else 0.25 + bend
+
+    def grip(self, q: np.ndarray, hand: str) -> float:
+        """The grip that joint targets ask of the four fingers (inverse of close_hand)."""
+        four = [k for k in self.fingers[hand] if "thumb" not in self.names[k]]
+        return float((q[four].mean() - 0.215) / 1.025)
+
+    def hand_pose(self, q: np.ndarray, hand: str) -> tuple[np.ndarray, np.ndarray]:
+        self.data.qpos[self.qpos] = q
+        mujoco.mj_kinematics(self.model, self.data)
+        return self.data.site_xpos[self.sites[hand]].copy(), self.data.site_xmat[self.sites[hand]].reshape(3, 3).copy()
+
+    def solve(
+        self, q: np.ndarray, hand: str, position: np.ndarray, rotation: np.ndarray, steps: int = 40, weight: float = 0.3
+    ) -> tuple[np.ndarray, float]:
+        """Damped least squares IK from `q`, pulled towards REST in the arm's null space; returns q and metres of error."""
+        model, data, arm = self.model, self.data, self.arms[hand]
+        qpos, dofs, site = self.qpos[arm], self.qvel[arm], self.sites[hand]
+        move, spin = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        data.qpos[self.qpos] = q
+        for _ in range(steps):
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            now = data.site_xmat[site].reshape(3, 3)
+            off = position - data.site_xpos[site]
+            twist = 0.5 * np.cross(now, rotation, axis=0).sum(1)
+            if np.linalg.norm(off) < 5e-4 and np.linalg.norm(twist) < 5e-3:
+                break
+            mujoco.mj_jacSite(model, data, move, spin, site)
+            jacobian = np.vstack([move[:, dofs], weight * spin[:, dofs]])
+            error = np.concatenate([np.clip(off, -0.05, 0.05), weight * np.clip(twist, -0.4, 0.4)])
+            inverse = jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + 1e-4 * np.eye(6))
+            relax = 0.05 * (np.array(REST[hand]) - data.qpos[qpos])
+            step = inverse @ error + relax - inverse @ (jacobian @ relax)
+            low, high = self.limits[arm].T
+            data.qpos[qpos] = np.clip(data.qpos[qpos] + np.clip(step, -0.25, 0.25), low + 0.02, high - 0.02)
+        solved = q.copy()
+        solved[arm] = data.qpos[qpos]
+        mujoco.mj_kinematics(model, data)
+        return solved, float(np.linalg.norm(position - data.site_xpos[site]))
+
+
+def orient(hand: str, roll: float, pitch: float, yaw: float) -> np.ndarray:
+    """Grasp frame (radians). roll: 0 palm inwards, pi/2 palm down; pitch: fingers below horizontal; yaw: turned inwards."""
+    inward = 1 if hand == "right" else -1
+    fingers = np.array([np.cos(pitch) * np.cos(yaw), inward * np.cos(pitch) * np.sin(yaw), -np.sin(pitch)])
+    side = np.array([-np.sin(yaw), inward * np.cos(yaw), 0])
+    down = np.cross(fingers, side)
+    down = -down if down[2] > 0 else down
+    palm = np.cos(roll) * side + np.sin(roll) * down
+    return np.stack([fingers, np.cross(palm, fingers), palm], 1)
+
+
+def min_jerk(share: np.ndarray | float) -> np.ndarray | float:
+    """0 to 1 with zero velocity and acceleration at both ends."""
+    share = np.clip(share, 0, 1)
+    return share**3 * (10 - 15 * share + 6 * share**2)
+
+
+def between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """Rotation a `share` of the way from the first to the second."""
+    ends = np.zeros((2, 4))
+    mujoco.mju_mat2Quat(ends[0], first.flatten())
+    mujoco.mju_mat2Quat(ends[1], second.flatten())
+    if ends[0] @ ends[1] < 0:
+        ends[1] *= -1
+    angle = np.arccos(np.clip(ends[0] @ ends[1], -1, 1))
+    weights = [1 - share, share] if angle < 1e-6 else np.sin([(1 - share) * angle, share * angle]) / np.sin(angle)
+    result = np.zeros(9)
+    mujoco.mju_quat2Mat(result, weights[0] * ends[0] + weights[1] * ends[1])
+    return result.reshape(3, 3)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the hand shall do. `spot`: where the object's centre ends (x, y) for `place`; `floor` and `rim`: of that place."""
+
+    task: Task
+    hand: str
+    item: int
+    spot: tuple[float, float] = (0.0, 0.0)
+    floor: float = 0.0
+    rim: float = 0.0
+    fault: Fault = ""
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """Reached `frames` after the one before. `name` labels the event at the start of that stretch."""
+
+    name: str
+    frames: float
+    position: np.ndarray
+    rotation: np.ndarray
+    grip: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """joints: targets (FRAMES, 42); events: start frame of each stretch; error: worst IK error in metres."""
+
+    goal: Goal
+    joints: np.ndarray
+    events: dict[str, float]
+    error: float
+
+
+def intended(world: World, rng: Generator) -> Goal:
+    """The goal that the instruction asks for."""
+    scene = world.scene
+    deck, place = world.decks[scene.destination], scene.receptacles[scene.destination]
+    room = np.maximum(np.array([deck.half_x, deck.half_y]) - world.sizes[scene.target][1], 0)
+    spot = np.array(place.position) + rng.uniform(-0.2, 0.2, 2) * room
+    return Goal(scene.task, scene.hand, scene.target, (float(spot[0]), float(spot[1])), deck.floor, deck.rim)
+
+
+def start_pose(world: World, robot: Robot) -> np.ndarray:
+    """Both hands over the near edge of the table: a function of the scene alone, whatever is done next."""
+    rng = world.scene.rng(5)
+    q = robot.rest()
+    for hand, side in (("right", -1), ("left", 1)):
+        q[robot.arms[hand]] += rng.normal(0, 0.04, len(ARM))
+        home = np.array([rng.uniform(0.26, 0.29), side * rng.uniform(0.28, 0.33), TABLE + rng.uniform(0.09, 0.13)])
+        q, _ = robot.solve(q, hand, home, orient(hand, 0.5, 0.15, 0.2), 120)
+    return q
+
+
+def grasp_frame(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Hand position and rotation that take the item: from the side when it is tall, from above when it is flat."""
+    half, centre = world.sizes[goal.item][0], world.start(goal.item)
+    tall = half > 0.045
+    roll = rng.uniform(0.50, 0.70) if tall else rng.uniform(1.0, 1.2)
+    pitch = rng.uniform(0.30, 0.42) if tall else rng.uniform(0.55, 0.75)
+    rotation = orient(goal.hand, roll, pitch, rng.uniform(0.2, 0.45))
+    lowest = TABLE + world.floor(goal.item) + 0.030  # the knuckles need this much room
+    position = centre.copy()
+    position[2] = max(centre[2] + 0.011, lowest)
+    return position, rotation
+
+
+def take_waypoints(grasp: np.ndarray, rotation: np.ndarray, rise: float) -> list[Waypoint]:
+    before = grasp - 0.055 * rotation[:, 2] + [-0.02, 0, 0.06]
+    return [
+        Waypoint("reach", 10, before, rotation, 0),
+        Waypoint("approach", 5, grasp, rotation, 0),
+        Waypoint("close", 3.5, grasp, rotation, 1),
+        Waypoint("lift", 4.5, grasp + [0, 0, rise], rotation, 1),
+    ]
+
+
+def leave_waypoints(place: np.ndarray, rotation: np.ndarray, hand: str) -> list[Waypoint]:
+    outward = -1 if hand == "right" else 1
+    away = place - 0.05 * rotation[:, 2] + [-0.13, outward * 0.05, 0.12]
+    turned = between(rotation, orient(hand, 0.5, 0.15, 0.2), 0.8)
+    return [Waypoint("open", 3, place, rotation, 0), Waypoint("retreat", 9, away, turned, 0)]
+
+
+def place_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    grasp, rotation = grasp_frame(world, goal, rng)
+    half, offset = world.sizes[goal.item][0], grasp - world.start(goal.item)
+    height = TABLE + goal.floor + half + 0.004
+    place = np.array([*goal.spot, height]) + offset
+    over = np.array([*goal.spot, max(height + 0.07, TABLE + goal.rim + half + 0.04)]) + offset
+    if goal.fault == "missed":  # closes in the air above the object
+        grasp = grasp + [-0.04, 0, half + 0.06]
+    take = take_waypoints(grasp, rotation, 0.10 + max(0, goal.rim - 0.02))
+    if goal.fault == "dropped":  # opens in the air, on the way
+        middle = 0.7 * take[-1].position + 0.3 * over
+        carry = [Waypoint("move", 4.5, middle, rotation, 1), Waypoint("drop", 2, middle, rotation, 0)]
+        return [*take, *carry, Waypoint("lower", 6, over, rotation, 0), *leave_waypoints(over, rotation, goal.hand)]
+    carry = [Waypoint("move", 8.5, over, rotation, 1), Waypoint("lower", 4.5, place, rotation, 1)]
+    return [*take, *carry, *leave_waypoints(place, rotation, goal.hand)]
+
+
+def lift_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    grasp, rotation = grasp_frame(world, goal, rng)
+    take = take_waypoints(grasp, rotation, 0.13)
+    down = grasp + [0, 0, 0.004]
+    hold = [Waypoint("hold", 5, take[-1].position, rotation, 1), Waypoint("lower", 7, down, rotation, 1)]
+    return [*take, *hold, *leave_waypoints(down, rotation, goal.hand)]
+
+
+def reach_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    grasp, rotation = grasp_frame(world, goal, rng)
+    before = grasp - 0.05 * rotation[:, 2] + [-0.02, 0, 0.05]
+    near = grasp - 0.022 * rotation[:, 2] + [-0.01, 0, 0.03 + 0.3 * world.sizes[goal.item][0]]
+    return [Waypoint("reach", 22, before, rotation, 0), Waypoint("approach", 10, near, rotation, 0),
+            Waypoint("hold", 16, near, rotation, 0)]  # fmt: skip
+
+
+def push_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    """Knuckles first, half closed (a fuller grip would count as a grasp): behind the object, then forward."""
+    half, radius = world.sizes[goal.item]
+    rotation = orient(goal.hand, rng.uniform(0.2, 0.4), 0.35, 0.1)
+    centre = world.start(goal.item)
+    behind = np.array([centre[0] - radius - 0.10, centre[1], max(centre[2] + 0.01, TABLE + 0.045)])
+    pushed = behind + [rng.uniform(0.15, 0.17), 0, 0]
+    back = behind + [-0.03, 0, 0.09]
+    return [
+        Waypoint("reach", 13, behind + [-0.01, 0, 0.05], rotation, 0.4),
+        Waypoint("approach", 6, behind, rotation, 0.4),
+        Waypoint("push", 13, pushed, rotation, 0.4),
+        Waypoint("retreat", 14, back, rotation, 0.2),
+    ]
+
+
+def point_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    """The straight index finger ends a few centimetres before the object and aims at it."""
+    rotation = orient(goal.hand, rng.uniform(0.6, 0.9), rng.uniform(0.5, 0.65), rng.uniform(0.15, 0.35))
+    half, radius = world.sizes[goal.item]
+    aim = world.start(goal.item) + [0, 0, 0.5 * half + 0.02]
+    hand = aim - (0.12 + radius) * rotation[:, 0]
+    before = hand - 0.03 * rotation[:, 0] + [0, 0, 0.03]
+    return [Waypoint("reach", 18, before, rotation, 1), Waypoint("approach", 8, hand, rotation, 1),
+            Waypoint("hold", 22, hand, rotation, 1)]  # fmt: skip
+
+
+WAYPOINTS = {
+    "place": place_waypoints, "lift": lift_waypoints, "reach": reach_waypoints, "push": push_waypoints,
+    "point": point_waypoints,
+}  # fmt: skip
+
+
+def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Hand positions (FRAMES, 3), rotations and grips (FRAMES,): min-jerk between waypoints, corners rounded a little."""
+    times = np.arange(0, FRAMES, 0.25)
+    stops = [home, *points]
+    stretch = np.clip(np.searchsorted(ends, times, "right") - 1, 0, len(points) - 1)
+    share = min_jerk((times - ends[stretch]) / (ends[stretch + 1] - ends[stretch]))
+    first, last = (np.array([stops[k + step].position for k in stretch]) for step in (0, 1))
+    path = first + share[:, None] * (last - first)
+    kernel = np.exp(-0.5 * (np.arange(-8, 9) / 4.0) ** 2)
+    padded = np.pad(path, ((8, 8), (0, 0)), "edge")
+    path = np.stack([np.convolve(padded[:, axis], kernel / kernel.sum(), "valid") for axis in range(3)], 1)
+    frames = range(0, len(times), 4)
+    rotations = [between(stops[stretch[k]].rotation, stops[stretch[k] + 1].rotation, share[k]) for k in frames]
+    grips = [stops[k].grip + u * (stops[k + 1].grip - stops[k].grip) for k, u in zip(stretch, share, strict=True)]
+    return path[::4], rotations, np.array(grips)[::4]
+
+
+def make_plan(world: World, robot: Robot, goal: Goal, rng: Generator) -> Plan:
+    """Joint targets for a goal. Every plan of a scene starts from the same pose, so twins share frame 0."""
+    q = start_pose(world, robot)
+    points = WAYPOINTS[goal.task](world, goal, rng)
+    frames = np.array([point.frames for point in points]) * np.exp(rng.normal(0, 0.08, len(points)))
+    ends = np.concatenate([[0], np.cumsum(frames / frames.sum() * (FRAMES - 1))])
+    home = Waypoint("home", 0, *robot.hand_pose(q, goal.hand), IDLE_GRIP)
+    path, rotations, grips = track(home, points, ends)
+    idle = "left" if goal.hand == "right" else "right"
+    sway, phase = rng.normal(0, 0.006, len(ARM)), rng.uniform(0, 6, len(ARM))
+    joints, worst = [], 0.0
+    for frame in range(FRAMES):
+        q, error = robot.solve(q, goal.hand, path[frame], rotations[frame])
+        worst = max(worst, error)
+        target = q.copy()
+        robot.close_hand(target, goal.hand, grips[frame], pointing=goal.task == "point")
+        target[robot.arms[idle]] += sway * (np.sin(frame / 8 + phase) - np.sin(phase))
+        joints.append(target)
+    events = {point.name: float(ends[k]) for k, point in enumerate(points)}
+    if goal.fault == "stopped":  # freezes with the object in the air
+        stop = int((events["move"] + events["lower"]) / 2)
+        joints[stop:] = [joints[stop]] * (FRAMES - stop)
+        events = {name: frame for name, frame in events.items() if frame <= stop} | {"stop": float(stop)}
+    return Plan(goal, np.array(joints), events, worst)

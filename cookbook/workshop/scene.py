@@ -1,0 +1,286 @@
+"""What a clip shows: a `Scene` is sampled from a seed, says its instruction, and is pure data (world.py builds it).
+
+Lengths are metres in the world frame: x away from the robot, y to its left, z up; the table top is at `TABLE`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from cookbook.workshop import objects, receptacles
+from cookbook.workshop.shapes import COLOURS
+
+Task = Literal["place", "reach", "push", "lift", "point"]
+Pairs = Literal["train", "held-out", "all"]
+Point = tuple[float, float]
+TASKS: tuple[Task, ...] = ("place", "reach", "push", "lift", "point")
+TABLE = 0.90
+HELD_OUT_PERCENT = 20
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing in the scene. `support`: index of the receptacle it stands on, -1 for the table. `yaw` in radians."""
+
+    kind: str
+    colour: str
+    position: Point
+    yaw: float
+    support: int = -1
+
+
+@dataclass(frozen=True)
+class View:
+    """Head camera; angles in degrees, `pitch` below the horizon."""
+
+    position: tuple[float, float, float]
+    pitch: float
+    yaw: float
+    roll: float
+    fovy: float
+
+
+@dataclass(frozen=True)
+class Look:
+    table: str
+    table_repeat: float
+    tint: tuple[float, ...]
+    floor: str
+    wall: str
+    cloth: str
+    depth: float
+    ambient: float
+    key: float
+    fill: float
+    key_position: tuple[float, ...]
+    warmth: float
+    arm: float
+    hand: float
+    exposure: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`items[target]` is the object of the instruction, `receptacles[destination]` where it goes."""
+
+    seed: tuple[int, int]
+    task: Task
+    hand: Literal["right", "left"]
+    items: tuple[Placed, ...]
+    receptacles: tuple[Placed, ...]
+    view: View
+    look: Look
+    target: int = 0
+    destination: int = 0
+    scale: float = 1.0
+
+    def rng(self, stream: int) -> Generator:
+        """Independent random streams of one scene: 0 sampling, 1 building, 2 policy, 3 twins."""
+        return np.random.default_rng([*self.seed, stream])
+
+
+def held_out(item: str, receptacle: str) -> bool:
+    """Whether a pair of kinds is kept from training: a stable hash sends about one pair in five there."""
+    digest = hashlib.sha256(f"{item}/{receptacle}".encode()).digest()
+    return digest[0] * 100 < HELD_OUT_PERCENT * 256
+
+
+def alike(one: str, two: str) -> bool:
+    """Two colours that a small picture or a colour model could confuse."""
+    return float(np.linalg.norm(np.subtract(COLOURS[one], COLOURS[two]))) < 0.36
+
+
+class Layout:
+    """Discs on the table that must not overlap."""
+
+    def __init__(self, rng: Generator) -> None:
+        self.rng = rng
+        self.used: list[tuple[np.ndarray, float]] = []
+
+    def free(self, point: np.ndarray, radius: float) -> bool:
+        return all(np.hypot(*(point - other)) > radius + size + 0.012 for other, size in self.used)
+
+    def put(self, x_range: Point, y_range: Point, radius: float, tries: int = 100) -> Point | None:
+        """A free place for a disc, which is then taken; None when `tries` draws found none."""
+        for _ in range(tries):
+            point = np.array([self.rng.uniform(*x_range), self.rng.uniform(*y_range)])
+            if self.free(point, radius):
+                self.used.append((point, radius))
+                return float(point[0]), float(point[1])
+        return None
+
+
+def choose_pair(rng: Generator, pairs: Pairs) -> tuple[str, str]:
+    """Kinds of target and destination, of the wanted side of the split."""
+    share = np.array([kind.share for kind in receptacles.KINDS.values()])
+    while True:
+        item = str(rng.choice(list(objects.KINDS)))
+        receptacle = str(rng.choice(list(receptacles.KINDS), p=share / share.sum()))
+        if pairs == "all" or held_out(item, receptacle) == (pairs == "held-out"):
+            return item, receptacle
+
+
+def choose_colour(rng: Generator, colours: tuple[str, ...], avoid: tuple[str, ...]) -> str | None:
+    """A colour unlike all of `avoid`, or None."""
+    fitting = [colour for colour in colours if not any(alike(colour, other) for other in avoid)]
+    return str(rng.choice(fitting)) if fitting else None
+
+
+def reach_zone(hand: str) -> Point:
+    """Range of y in which that hand works."""
+    return (-0.27, -0.04) if hand == "right" else (0.04, 0.27)
+
+
+def place_main(rng: Generator, layout: Layout, hand: str, task: Task, source: bool) -> tuple[Point, Point] | None:
+    """Positions of destination and target: both in reach for `place`, otherwise only the target."""
+    zone = reach_zone(hand)
+    for _ in range(60):
+        layout.used.clear()
+        if task == "push":
+            target = layout.put((0.33, 0.38), zone, 0.05)
+            ahead = np.array(target)
+            layout.used += [(ahead + [0.07, 0], 0.055), (ahead + [0.14, 0], 0.055)]
+        else:
+            target = layout.put((0.34, 0.45), zone, 0.108 if source else 0.055)
+        near = ((0.36, 0.46), zone) if task == "place" else ((0.38, 0.60), (-0.40, 0.40))
+        destination = layout.put(*near, 0.118)
+        if target and destination:
+            return destination, target
+    return None
+
+
+def place_distractors(
+    rng: Generator, layout: Layout, hand: str, taken: tuple[str, ...], avoid: tuple[str, ...], count: int
+) -> list[Placed]:
+    """Other objects, none like the target. The first is put within reach, so that it could be taken by mistake."""
+    kinds = [kind for kind in rng.permutation(list(objects.KINDS)) if kind not in taken]
+    zone, placed = reach_zone(hand), []
+    for kind in kinds:
+        if len(placed) == count:
+            break
+        colour = choose_colour(rng, objects.KINDS[kind].colours, avoid)
+        if colour is None:
+            continue
+        point = layout.put((0.34, 0.50), (zone[0] - 0.04, zone[1] + 0.04), 0.05) if not placed else None
+        point = point or layout.put((0.36, 0.64), (-0.42, 0.42), 0.055)
+        if point:
+            placed.append(Placed(str(kind), colour, point, float(rng.uniform(-3, 3))))
+    return placed
+
+
+def sample_view(rng: Generator, randomize: bool) -> View:
+    if randomize:
+        place = np.array([0.12, 0, 1.475]) + rng.normal(0, 0.012, 3)
+        pitch, fovy = rng.uniform(49, 56), rng.uniform(52, 60)
+        yaw, roll = rng.normal(0, 1.5), rng.normal(0, 0.8)
+    else:
+        place = np.array([0.12, 0, 1.475]) + rng.uniform(-0.005, 0.005, 3)
+        pitch, fovy = 57 + rng.uniform(-0.5, 0.5), 50.0
+        yaw, roll = rng.uniform(-0.5, 0.5, 2)
+    return View(tuple(map(float, place)), float(pitch), float(yaw), float(roll), float(fovy))
+
+
+def plain_look(rng: Generator) -> Look:
+    """The easy world: one room, one robot, four tables, steady light."""
+    table = str(rng.choice(["light-wood", "white", "mist", "cream-plaster"]))
+    return Look(
+        table=table, table_repeat=1.0, tint=(0.95, 0.95, 0.95), floor="light-gray-floor-tile", wall="light-gray-plaster",
+        cloth="beige", depth=0.70, ambient=0.36, key=0.45, fill=0.15, key_position=(0.3, 0.4, 2.6), warmth=0.0, arm=0.62,
+        hand=0.10, exposure=0.5,
+    )  # fmt: skip
+
+
+def random_look(rng: Generator) -> Look:
+    """Domain randomisation over tables, walls, floors, light, exposure and the robot's paint."""
+    tables = ["light-wood", "dark-wood", "red-wood", "gray-woodgrain", "wood-varnished-panels", "white-plaster", "ceramic"]
+    walls = ["white-plaster", "cream-plaster", "light-gray-plaster", "pink-plaster", "white-bricks", "yellow-plaster"]
+    return Look(
+        table=str(rng.choice([*tables, "gray-felt", "cream-plaster", "cloth", "white"])),
+        table_repeat=float(rng.uniform(0.8, 1.6)),
+        tint=tuple(map(float, rng.uniform(0.82, 1.0, 3))),
+        floor=str(rng.choice(["wood-tiles", "light-gray-floor-tile", "gray-felt", "clay"])),
+        wall=str(rng.choice([*walls, "gray-plaster"])),
+        cloth=str(rng.choice(["navy", "teal", "tan", "beige", "gray", "brown", "white", "black", "cyan", "green"])),
+        depth=float(rng.uniform(0.62, 0.95)),
+        ambient=float(rng.uniform(0.24, 0.36)),
+        key=float(rng.uniform(0.36, 0.54)),
+        fill=float(rng.uniform(0.08, 0.18)),
+        key_position=(float(rng.uniform(0, 0.8)), float(rng.uniform(-0.8, 0.8)), float(rng.uniform(2.3, 2.9))),
+        warmth=float(rng.uniform(-0.06, 0.06)),
+        arm=float(rng.uniform(0.45, 0.85)),
+        hand=float(rng.uniform(0.07, 0.16)),
+        exposure=float(rng.uniform(0.42, 0.56)),
+    )
+
+
+def sample(seed: tuple[int, int], task: Task = "place", pairs: Pairs = "all", randomize: bool = False) -> Scene:
+    """The scene of a seed (clip, attempt). The same arguments always give the same scene."""
+    rng = np.random.default_rng([*seed, 0])
+    while True:
+        scene = draw(rng, seed, task, pairs, randomize)
+        if scene is not None:
+            return scene
+
+
+def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, randomize: bool) -> Scene | None:
+    """One try at a scene; None when things did not fit."""
+    hand = "right" if rng.random() < 0.5 else "left"
+    item, receptacle = choose_pair(rng, pairs)
+    if task == "push" and not objects.KINDS[item].stands:
+        return None
+    sources = [kind for kind, entry in receptacles.KINDS.items() if entry.source and kind != receptacle]
+    source = str(rng.choice(sources)) if task != "push" and rng.random() < 0.6 else None
+    colour = str(rng.choice(objects.KINDS[item].colours))
+    there = choose_colour(rng, receptacles.KINDS[receptacle].colours, (colour,))
+    origin = choose_colour(rng, receptacles.KINDS[source].colours, (colour, there or colour)) if source else None
+    layout = Layout(rng)
+    spots = place_main(rng, layout, hand, task, source is not None)
+    if there is None or (source and origin is None) or spots is None:
+        return None
+    holders = [Placed(receptacle, there, spots[0], float(rng.uniform(-0.15, 0.15)))]
+    if source and origin:
+        holders.append(Placed(source, origin, spots[1], float(rng.uniform(-0.15, 0.15))))
+    jitter = rng.uniform(-0.012, 0.012, 2)
+    start = (float(spots[1][0] + jitter[0]), float(spots[1][1] + jitter[1]))
+    target = Placed(item, colour, start, float(rng.uniform(-0.6, 0.6)), len(holders) - 1 if source else -1)
+    count = int(rng.integers(3, 7)) if randomize else int(rng.integers(1, 4))
+    inward = 1 if hand == "right" else -1
+    # the fingers pass through the space behind what they take
+    layout.used += [(np.add(start, [ahead, inward * aside]), 0.05) for ahead, aside in ((0.07, 0.02), (0.11, 0.07))]
+    others = place_distractors(rng, layout, hand, (item,), (colour,), count)
+    view, look = sample_view(rng, randomize), random_look(rng) if randomize else plain_look(rng)
+    scale = 1.0 if randomize else 1.15
+    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, scale=scale)
+
+
+def name_item(item: Placed) -> str:
+    kind = objects.KINDS[item.kind]
+    return f"{item.colour} {kind.noun}" if kind.said else kind.noun
+
+
+def name_receptacle(receptacle: Placed) -> str:
+    kind = receptacles.KINDS[receptacle.kind]
+    return f"{receptacle.colour} {kind.noun}" if kind.said else kind.noun
+
+
+def name_source(scene: Scene, index: int) -> str:
+    support = scene.items[index].support
+    return name_receptacle(scene.receptacles[support]) if support >= 0 else "table"
+
+
+def prompt(scene: Scene) -> str:
+    """The instruction, in the published form for `place` and in one form of its own for every other task."""
+    item = name_item(scene.items[scene.target])
+    source, place = name_source(scene, scene.target), name_receptacle(scene.receptacles[scene.destination])
+    return f"Use the {scene.hand} hand to " + {
+        "place": f"pick up {item} from {source} to {place}.",
+        "reach": f"reach for {item}.",
+        "push": f"push {item} away.",
+        "lift": f"lift {item} and put it back.",
+        "point": f"point at {item}.",
+    }[scene.task]

@@ -1,0 +1,140 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Check the machine
+#
+# **Promise.** After a minute you know what this machine can run, what is missing for the rest, and what each
+# position of the dial costs, before anything is downloaded.
+#
+# You will be able to
+# * read the doctor's table and mend what it reports,
+# * choose a profile and say what it will do, and
+# * tell which files each of the following notebooks reads and writes.
+#
+# | | |
+# |---|---|
+# | **Needed** | Python 3.11 or 3.12, this repository installed ([setup.md](../setup.md)) |
+# | **Helpful** | a first look at the [README](../README.md) |
+# | **Reads** | nothing |
+# | **Writes** | nothing |
+# | **Next** | [01 · Prepare the data](01_preparing_data.ipynb) |
+
+# %% tags=["parameters"]
+profile: str = "nano"  # smoke, nano, 2b or 14b
+
+# %%
+from cookbook import preflight, profiles, store
+
+settings = profiles.get(profile)
+preflight.plan(profile)
+
+# %% [markdown]
+# ## Prerequisites
+#
+# The original recipe needs two environments with different CUDA stacks: one to train and generate with Cosmos
+# Predict 2.5, one to judge with Cosmos Reason 2. Here one environment does both, because the same classes are
+# published in `diffusers` and `transformers`, and because stages talk through files only: each can also run on
+# another machine.
+#
+# **What you should see:** the versions this cookbook was tested with. Another version is no error, but then you are the
+# first to try it.
+
+# %%
+import pandas as pd
+
+jobs = {
+    "torch": "tensors, optimizer, checkpoints",
+    "diffusers": "world model, video autoencoder, solver",
+    "transformers": "text encoder and critic",
+    "huggingface_hub": "downloads",
+    "av": "reading and writing video",
+    "mediapy": "showing video",
+    "papermill": "running notebooks from the command line",
+}
+versions = preflight.Machine().versions
+pd.DataFrame([(name, *versions[name], job) for name, job in jobs.items()], columns=["package", "here", "tested", "job"])
+
+# %% [markdown]
+# ### What this machine can run
+#
+# **What you should see:** a table with one column per profile. `nano` says *can run here* on any machine with two
+# cores and 8 GB. Below the table stands, for each thing that is missing, the one command that mends it. Without a network
+# the lines about the Hub say *no* after a few seconds; nothing fails.
+
+# %%
+able = preflight.doctor()
+
+# %% [markdown]
+# ### The dial
+#
+# `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and they were
+# trained by us for this cookbook. So a line that runs at `nano` is the line that runs at `2b`; only the results differ.
+#
+# **What you should see:** four rows. From `smoke` to `14b` every number grows, and the code stays the same.
+
+
+# %%
+def row(p: profiles.Profile) -> dict:
+    size = f"{p.clip.frames} x {p.clip.height} x {p.clip.width}"
+    return {"profile": p.name, "clip": size, "tokens": p.clip.tokens, "steps": p.recipe.steps, "hardware": p.hardware}
+
+
+pd.DataFrame([row(profiles.get(name)) for name in profiles.PROFILES])
+
+# %% [markdown]
+# ### What would be downloaded, and under which licence
+#
+# NVIDIA's weights are *gated*: you log in at the Hub, open the page, accept the licence, and give the machine your token with
+# `hf auth login`. The Hub answers 401 without a valid token and 403 without an accepted licence; the cookbook tells you which.
+#
+# **What you should see:** for `nano` only places inside the repository; for `2b` and `14b` places on the Hub.
+
+
+# %%
+def places(name: str) -> list[dict]:
+    return [
+        {"profile": name, "from": s.location, "GB": s.gigabytes, "ships": s.ships, "gated": s.gated, "licence": s.licence}
+        for s in preflight.sources(profiles.get(name))
+    ]
+
+
+pd.DataFrame([place for name in ("nano", "2b") for place in places(name)])
+
+# %% [markdown]
+# ### Files between stages
+#
+# A run is one folder, `runs/<profile>/`. Each stage writes one folder in it and, last, a `manifest.json`: what it read, what
+# it wrote, with which versions, on what device, in how many seconds. A folder with a manifest is finished and is skipped; a
+# folder without one is unfinished and is continued. That is why you can stop any cell and run it again.
+#
+# **What you should see:** the order of the stages and what each reads.
+
+# %%
+stages = [(name, folder, ", ".join(store.READS[name])) for name, folder in store.FOLDERS.items()]
+pd.DataFrame(stages, columns=["stage", "folder", "reads the folders of"])
+
+# %% [markdown]
+# ## Recap
+#
+# * The doctor compares this machine with each profile and names the command that mends what is missing.
+# * A profile decides models, data, amount of work and hardware. `nano` ships completely and needs no account.
+# * Stages hand over files in `runs/<profile>/`; a manifest marks a stage as whole.
+#
+# | Symptom | Cause | Fix |
+# |---|---|---|
+# | `packages ... missing` | another environment is active | `pip install -c constraints.txt -e ".[dev,sim]"` |
+# | a GPU is there, the doctor sees none | PyTorch without CUDA, or a driver that is too old | `nvidia-smi` must work; then install again |
+# | 403 although you have a token | licence not accepted by the token's account | open the model's page, accept, try again |
+#
+# **Next:** [01 · Prepare the data](01_preparing_data.ipynb)

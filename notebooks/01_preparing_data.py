@@ -1,0 +1,169 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Prepare the data
+#
+# **Promise.** From a folder of robot videos and a table of instructions to a checked training set in the published layout,
+# with every unusable clip named and explained.
+#
+# You will be able to
+# * lay out training clips and captions as Cosmos Predict 2.5 expects them,
+# * check clips for length, rate and captions before a GPU is rented, and
+# * say what the model really sees of a clip: its frames, its size, its latents.
+#
+# | | |
+# |---|---|
+# | **Needed** | [00 · Check the machine](00_prerequisites.ipynb) |
+# | **Reads** | the profile's clips and photos (or your own folders, see the parameters) |
+# | **Writes** | `data/train/{videos,metas,metadata.csv}`, `data/eval/`, `data/manifest.json` |
+# | **Next** | [02 · Post-train the world model](02_post_training.ipynb) |
+
+# %% tags=["parameters"]
+profile: str = "nano"  # smoke, nano, 2b or 14b
+run: str = ""  # run folder, empty for runs/<profile>
+train_folder: str = ""  # your own clips and captions, empty for those of the profile
+eval_folder: str = ""  # your own photos and instructions, empty for those of the profile
+skip_bad: bool = False  # leave unusable clips out and record them instead of stopping
+
+# %%
+from cookbook import preflight, profiles, show, store, video
+from cookbook.data import prepare
+
+settings = profiles.get(profile)
+folder = store.run_folder(run or None, profile)
+preflight.require(profile)
+preflight.plan(profile)
+
+# %% [markdown]
+# ## 1. Preparing Data
+#
+# The guide post-trains on [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100): videos of a Fourier GR1 humanoid at a table, each with one
+# instruction such as *Use the right hand to pick up rubik's cube from top level of the shelf to bottom level of the shelf.* The profiles `2b` and `14b`
+# download it. `smoke` and `nano` use the **workshop world** instead: the same robot at a table in a simulator, filmed from its head, in the
+# same folder layout, with the same kind of prompt. It ships with this repository, so you need no account.
+#
+# ### Download and preprocess
+#
+# In the guide these are four shell commands; here it is one function, because three things go wrong silently when done by hand:
+# captions with commas are cut at the wrong place, a video shorter than one training window stops a run hours later, and one photo of the
+# evaluation set is misnamed and gets lost. `prepare` decodes every clip to its end, reads every caption, and stops with the **list of all**
+# problems, not with the first.
+#
+# **What you should see:** how many clips and photos were found. Run the cell twice: the second time it says *found, skipping*.
+
+# %%
+manifest = prepare(
+    profile, run=folder, train=train_folder or None, eval=eval_folder or None, skip_bad=skip_bad
+)
+
+# %% [markdown]
+# ### The folder
+#
+# **What you should see:** the layout of the guide, and a caption that is the instruction behind a fixed prefix. The prefix is part of
+# the published recipe: all training captions carry it. Generation with our profiles carries it too, so that the model meets the same words again.
+
+# %%
+train = folder / "data" / "train"
+videos = sorted((train / "videos").glob("*.mp4"))
+for place in ("videos/*.mp4", "metas/*.txt", "metadata.csv"):
+    print(f"data/train/{place:<14} {len(list(train.glob(place)))} files")
+print((train / "metas" / f"{videos[0].stem}.txt").read_text())
+
+# %% [markdown]
+# ### Preview of the Training Dataset
+#
+# **What you should see:** each clip beside its instruction. The named hand moves, the named object starts at the first place and ends
+# at the second. If a clip and its caption disagree here, the model learns the disagreement.
+
+# %%
+captions = [(train / "metas" / f"{clip.stem}.txt").read_text() for clip in videos[:3]]
+show.show_prompts(list(zip(captions, videos[:3])))
+
+# %% [markdown]
+# The same clips as contact sheets, for places where videos do not play (first and last frame included):
+
+# %%
+show.show_sheet(videos[:3], [caption.removeprefix(settings.prompt_prefix) for caption in captions])
+
+# %% [markdown]
+# ### What a clip is to the model
+#
+# A world model never sees the file. It sees a window of a fixed number of frames at a fixed rate and size. Frame counts have the form
+# $1 + 4k$, because the video autoencoder keeps the first frame alone and then takes four at a time: $T$ frames become $1 + (T-1)/4$ latent frames,
+# and height and width shrink by 8. The transformer reads those latents in patches of $1 \times 2 \times 2$, so the length of its sequence is
+#
+# $$ N = \Big(1 + \frac{T-1}{4}\Big) \cdot \frac{H}{16} \cdot \frac{W}{16}. $$
+#
+# Attention costs grow with $N^2$; this one number decides what a training step costs.
+#
+# **What you should see:** at `nano` 420 tokens, at `2b` 31,104.
+
+# %%
+info = video.probe(videos[0])
+clip = settings.clip
+print(f"file    {info.frames} frames, {info.fps:g} fps, {info.height}x{info.width}")
+print(f"window  {clip.frames} frames, {clip.fps} fps, {clip.height}x{clip.width}")
+print(f"latents {clip.latent} x 16 channels, {clip.tokens} tokens")
+
+# %% [markdown]
+# Two departures from the published recipe are visible here, and both are settings, not habits: clips are **brought to the profile's
+# frame rate** (upstream trains at whatever rate a file has, but saves its results at 16 fps), and they are **cropped, not squashed** to the model's
+# shape (upstream squashes in training and crops in inference, so the model never meets the shapes it was trained on).
+#
+# **What you should see:** how the two ways differ on the first frame: left cropped, right squashed. At `nano` the clips have the model's shape already, so both are the same.
+
+# %%
+frames, fps = video.read_video(videos[0])
+ways = [video.window(frames, fps, clip, 0.0, resample=True, crop=crop)[:1] for crop in (True, False)]
+show.show_sheet(ways, ["cropped", "squashed"], columns=1, width=320)
+
+# %% [markdown]
+# ### The held-out photos
+#
+# Evaluation starts from one photo and one instruction that training never saw: pairs of `.png` and `.txt` with the same name
+# (in the published set with two dots, and with one pair that is misnamed; both are handled).
+#
+# **What you should see:** the photo shows the robot before the task, and the objects that the instruction names are on the table.
+
+# %%
+photos = sorted(p for p in (folder / "data" / "eval").iterdir() if p.suffix in video.IMAGES)
+chosen = photos[: settings.prompts][:3]
+instructions = [photo.with_suffix(".txt").read_text().strip() for photo in chosen]
+show.show_sheet([video.read_image(photo)[None] for photo in chosen], instructions, columns=1, width=400)
+
+# %% [markdown]
+# ### What was skipped
+#
+# **What you should see:** no row, unless you passed your own folder and `skip_bad`. Then each clip that was left out stands here with its reason.
+
+# %%
+skipped = store.read_rows(folder / "data" / "skipped.jsonl")
+print(f"{manifest['clips']} clips, {manifest['photos']} photos, {manifest['skipped']} skipped")
+for problem in skipped:
+    print(problem["file"], "-", problem["reason"])
+
+# %% [markdown]
+# ## Recap
+#
+# * `data/train` has the published layout; every clip was decoded and every caption read before anything expensive begins.
+# * A clip is a window of $1 + 4k$ frames at a fixed rate and size; its token count decides the cost of everything that follows.
+# * The held-out photos are never trained on.
+#
+# | Symptom | Cause | Fix |
+# |---|---|---|
+# | *N clips cannot be used* | short or broken video, missing or empty caption | mend them, or set `skip_bad = True` and read the reasons |
+# | *made from other inputs* | the source folder changed after a first run | `cookbook prepare --redo`, or another `run` folder |
+# | *the header is ...; it must be file,prompt* | a `metadata.csv` from another tool | rename its columns; one row per video |
+#
+# **Next:** [02 · Post-train the world model](02_post_training.ipynb)

@@ -1,0 +1,175 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Generate videos
+#
+# **Promise.** From a training checkpoint to weight files that are proven equal to it, and from one photo and one instruction to a video, by the base model and by yours.
+#
+# You will be able to
+# * convert a distributed checkpoint into the published files, and prove that nothing was lost,
+# * generate from photo and instruction, with seeds that give the same video again, and
+# * compare two models fairly: same photos, same noise.
+#
+# | | |
+# |---|---|
+# | **Needed** | [02 · Post-train the world model](02_post_training.ipynb) (without it, two quick steps from the base model stand in, in a folder of their own) |
+# | **Reads** | `checkpoints/`, `data/eval/` |
+# | **Writes** | `export/` (`model.pt`, `model_ema_fp32.pt`, `model_ema_bf16.pt`, `diffusers/`), `dreams/base/`, `dreams/tuned/` |
+# | **Next** | [04 · Judge and filter](04_plausibility_filtering.ipynb) |
+
+# %% tags=["parameters"]
+profile: str = "nano"  # smoke, nano, 2b or 14b
+run: str = ""  # run folder, empty for runs/<profile>
+seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's number
+
+# %%
+from cookbook import flow, preflight, profiles, samples, show, store
+from cookbook.convert import convert
+from cookbook.generate import generate
+
+settings = profiles.get(profile)
+preflight.require(profile)
+folder = samples.with_checkpoint(profile, store.run_folder(run or None, profile))
+
+# %% [markdown]
+# ## 3. Inference with Post-trained Predict 2.5
+#
+# ### 3.1 Converting DCP Checkpoint to Consolidated PyTorch Format
+#
+# Training writes a *distributed* checkpoint: one file per process, with weights (`net.*`), their average (`net_ema.*`), and optimizer. For use, one wants one file. The published
+# tool writes three; we write the same three, and a `diffusers` folder beside them:
+#
+# | file | what is in it |
+# |---|---|
+# | `model.pt` | everything, under both prefixes |
+# | `model_ema_fp32.pt` | the average, renamed to `net.*` |
+# | `model_ema_bf16.pt` | the same in bf16, half the size |
+# | `diffusers/` | the average in the names of the `diffusers` library, with the companions it needs |
+#
+# The published loader is not strict: a name that does not match is left out with a warning, and the model then makes noise, or videos just like those of the base model. So here every written file is
+# **read again in a new process** and compared with the checkpoint, tensor by tensor.
+#
+# **What you should see:** four rows, each *equal bit by bit*, and a largest difference of 0.
+
+# %%
+exported = convert(profile, run=folder)
+
+# %%
+import pandas as pd
+
+pd.DataFrame(exported["checks"]).fillna({"problem": "none"})
+
+# %% [markdown]
+# ### 3.2 Running Inference
+#
+# Generation walks from noise ($\sigma = 1$) to a clip ($\sigma = 0$) along the learnt velocity. Two numbers decide how:
+#
+# * **Guidance** $g$ pushes away from what the model would do with the negative prompt, $v = v_{\text{text}} + g\,(v_{\text{text}} - v_{\text{negative}})$. Note the convention: NVIDIA's 7 is 8 in most
+#   papers. Higher follows the text more closely, and looks burnt if overdone.
+# * **Shift** places the steps: most of them at high $\sigma$, where it is decided what happens; few at the end, where only detail is left. Weights that were pre-trained or trained on GR1 need the linear schedule
+#   with shift 5. The schedule that the `diffusers` converter writes for every checkpoint fits only the *post-trained* release.
+#
+# **What you should see:** with shift 5, more than half of the steps lie above $\sigma = 0.8$.
+
+# %%
+ax = show.axes()
+for shift in (1.0, settings.sampling.shift):
+    solver = flow.scheduler(shift)
+    solver.set_timesteps(settings.sampling.steps)
+    ax.plot(solver.sigmas, "o-", label=f"shift {shift:g}")
+ax.set(xlabel="step", ylabel="noise level", title="Where the steps lie")
+ax.legend(frameon=False);
+
+# %% [markdown]
+# #### The base model first
+#
+# To know what post-training changed, one needs the same photos, the same instructions and the **same noise** with the untouched model. Noise is drawn by NumPy from
+# the seed alone, so it is the same on every machine.
+#
+# **What you should see:** one line with the number of clips. Interrupt it and run it again: clips that exist are not made twice.
+
+# %%
+base = generate(profile, run=folder, model="base")
+
+# %% [markdown]
+# #### Then yours
+#
+# Several seeds per prompt, because the next notebook picks the best of them.
+
+# %%
+tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)
+
+# %% [markdown]
+# What was asked for stands in `requests.jsonl`, in the published fields; what was made stands in `dreams.jsonl`, one row per video with everything needed to make it again.
+#
+# **What you should see:** one request, and the row of the first video made from it.
+
+# %%
+rows = {model: store.read_rows(folder / "dreams" / model / "dreams.jsonl") for model in ("base", "tuned")}
+print(store.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0])
+pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
+
+# %% [markdown]
+# ### Side by side
+#
+# **What you should see:** the first frame is the same photo in both. At `nano` the base model has seen this robot reach, push and lift, but never place: it moves
+# plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps change
+# nothing that an eye could see.
+
+# %%
+made = {model: {(row["name"], row["seed"]): row for row in rows[model] if not row["blocked"]} for model in rows}
+shared = sorted(made["base"].keys() & made["tuned"].keys())
+picked = [shared[i] for i in {0, len(shared) // 2, len(shared) - 1}][:3]
+
+
+def clip(model: str, key: tuple):
+    return folder / "dreams" / model / made[model][key]["file"]
+
+
+for key in picked:
+    print(made["tuned"][key]["prompt"])
+    show.show_video([clip("base", key), clip("tuned", key)], ["base", "tuned"], height=144)
+
+# %% [markdown]
+# The same as contact sheets, base above tuned:
+
+# %%
+clips = [clip(model, key) for key in picked for model in ("base", "tuned")]
+show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in picked for model in ("base", "tuned")])
+
+# %% [markdown]
+# ### One photo, several seeds
+#
+# **What you should see:** different motions for one instruction. Some are better than others; that spread is what the critic of the next notebook lives on.
+
+# %%
+name = picked[0][0]
+several = [clip("tuned", key) for key in sorted(made["tuned"]) if key[0] == name]
+show.show_sheet(several, [path.stem[-6:] for path in several])
+
+# %% [markdown]
+# ## Recap
+#
+# * A conversion is believed when the written files, read by another process, equal the checkpoint bit by bit.
+# * Seed, steps, guidance, shift and weights decide a video; all of them stand in its row of `dreams.jsonl`.
+# * Models are compared on the same photos and the same noise.
+#
+# | Symptom | Cause | Fix |
+# |---|---|---|
+# | videos look like those of the base model | the trained weights were not loaded | compare `weights` in the rows of `dreams/base` and `dreams/tuned`: they must differ |
+# | flicker and burnt colours | wrong solver schedule, or guidance too high | linear schedule with shift 5; guidance from the profile |
+# | a row with `blocked: true` | NVIDIA's guardrail stopped the prompt or the video | another prompt or photo; the guardrail is part of the licence |
+# | 403 at the download | licence not accepted | the message names the page |
+#
+# **Next:** [04 · Judge and filter](04_plausibility_filtering.ipynb)

@@ -1,0 +1,177 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Judge and filter
+#
+# **Promise.** A critic whose error is known scores every video, and what passes becomes a new training set, with the reason for each clip.
+#
+# You will be able to
+# * measure a critic on clips whose faults you know, before you believe it,
+# * turn a language model's probabilities into a score that can be ranked, and
+# * choose a threshold by the precision it gives, and say what best-of-N is worth.
+#
+# | | |
+# |---|---|
+# | **Needed** | [03 · Generate videos](03_inference.ipynb) (without it, sample videos stand in, in a folder of their own) |
+# | **Reads** | `dreams/base/`, `dreams/tuned/`, the controls of the profile |
+# | **Writes** | `verdicts/` (`controls.jsonl`, `calibration.json`, `verdicts.jsonl`), `kept/` (laid out like `data/train`) |
+# | **Next** | the report: `cookbook report`, or all at once with `cookbook run` |
+
+# %% tags=["parameters"]
+profile: str = "nano"  # smoke, nano, 2b or 14b
+run: str = ""  # run folder, empty for runs/<profile>
+threshold: float = 0.0  # score from 1 to 5 for both questions, 0 for the calibrated ones
+explain: bool = False  # let the critic also write its reasons (real critics only)
+
+# %%
+from cookbook import preflight, profiles, report, results, samples, show, store
+from cookbook.judge import judge
+from cookbook.judge.filtering import filter_clips
+
+settings = profiles.get(profile)
+preflight.require(profile)
+folder = samples.with_dreams(profile, store.run_folder(run or None, profile))
+
+# %% [markdown]
+# ## 4. Inference with Reason 2 for plausibility check and filtering
+#
+# The guide asks Cosmos Reason 2 once, with one question, for one digit, and keeps 4 and 5. Three things are missing: nobody knows how often that digit is right, what to do with
+# a 3, and whether the video did *what it was told*. So here
+#
+# * two questions are asked: `physics` (could this be real?) and `instruction` (did it do exactly that?),
+# * the score is not the digit but its expectation under the model's own probabilities of the five digits,
+#
+# $$ s = \sum_{k=1}^{5} k \cdot p(k \mid \text{video}, \text{question}) , $$
+#
+#   which ranks clips that all get the same digit, and needs no parsing of prose, and
+# * the critic is **measured first**.
+#
+# ### 4.1 The critic on planted fakes
+#
+# The controls are clips whose truth we know: real ones, and copies in which something was broken on purpose (an object jumps, vanishes, floats, passes through another; the wrong thing is picked, or the wrong hand is used). How well
+# the scores separate the two is the area under the ROC curve, the chance that a sound clip scores above a broken one:
+#
+# $$ \mathrm{AUC} = P(s_{\text{sound}} > s_{\text{broken}}) . $$
+#
+# 1 is perfect, 0.5 is a coin toss. The threshold is the lowest score at which at least 80 % of what passes is sound; where no score reaches that, it is the one that separates best, and
+# says so.
+#
+# **What you should see:** one line per question, with AUC, its interval and the threshold. An interval that includes 0.5 means: do not trust this critic yet.
+
+# %%
+critic = judge(profile, run=folder, calibrate=True)
+
+# %% [markdown]
+# **What you should see:** curves above the dotted line. The table shows which faults the critic sees; a kind near 0.5 is one it is blind to.
+
+# %%
+report.plot_roc(folder);
+
+# %%
+report.critic_by_kind(folder)
+
+# %% [markdown]
+# ### 4.2 Verdicts
+#
+# Now every video of both models gets both scores. Each row says what the critic really saw: frames, rate and visual tokens after its processor had its way with the video. That is worth a look, since a
+# processor that samples two frames judges a photograph.
+#
+# **What you should see:** the number of clips, and how often the critic finds the instruction carried out, base against tuned.
+
+# %%
+verdicts = judge(profile, run=folder, explain=explain)
+
+# %%
+import pandas as pd
+
+first = store.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
+shown = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens", "explanation")
+pd.Series({key: first[key] for key in shown}).to_frame("first verdict")
+
+# %% [markdown]
+# **What you should see:** how the scores of both models spread, and where the thresholds lie. Two humps mean a critic that is decided; one lump in the middle means one that is not.
+
+# %%
+report.plot_scores(folder);
+
+# %% [markdown]
+# **What you should see:** the gain of post-training on the prompts and seeds that both models made, with an interval over prompts, because the seeds of one prompt are not
+# independent. It is the critic's opinion: believe it as far as its ROC allows.
+
+# %%
+results.gain(folder)
+
+# %% [markdown]
+# The best and the worst video of the tuned model, by the lower of the two scores. **What you should see:** a difference that you would have called, too. If not, trust your eye and look at the ROC again.
+
+# %%
+tuned = results.scores(folder).query("model == 'tuned'")
+order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
+ends = tuned.loc[[order[-1], order[0]]]
+titles = [f"physics {row.physics:.2f}, instruction {row.instruction:.2f}: {row.prompt}" for row in ends.itertuples()]
+show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
+show.show_sheet([folder / file for file in ends["file"]], titles)
+
+# %% [markdown]
+# ### 4.3 The filter
+#
+# A video is kept if both scores reach their thresholds. `kept/` has the layout of `data/train`, so it can be trained on as it is: `cookbook train --data <run>/kept`.
+#
+# **What you should see:** how many were kept, and for which question the others fell.
+
+# %%
+filtered = filter_clips(profile, run=folder, threshold=threshold or None)
+
+# %%
+kept, dropped = report.kept_and_dropped(folder)
+pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
+
+# %% [markdown]
+# ### 4.4 Best of N
+#
+# Is it worth making more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, then the chance that at least one of $N$ drawn seeds is kept is
+#
+# $$ 1 - \binom{k-c}{N} \Big/ \binom{k}{N} , $$
+#
+# averaged over prompts.
+#
+# **What you should see:** a curve that rises and flattens. Where it flattens, more seeds only cost time.
+
+# %%
+report.plot_best_of_n(folder);
+
+# %% [markdown]
+# ### Kept, and dropped
+#
+# **What you should see:** kept videos above, dropped ones below. Look for what the critic misses; its mistakes are the next thing to work on.
+
+# %%
+chosen = pd.concat([kept.head(2), dropped.head(2)])
+show.show_sheet([folder / file for file in chosen["file"]], [f"{row.video[:40]}: {row.reason}" for row in chosen.itertuples()])
+
+# %% [markdown]
+# ## Recap
+#
+# * A critic is believed as far as it was measured: AUC per question and per kind of fault, with intervals.
+# * The expected score ranks; the threshold comes from the precision one wants, not from a digit.
+# * `kept/` is a training set, and every clip in it has its reason.
+#
+# | Symptom | Cause | Fix |
+# |---|---|---|
+# | everything passes | a lenient critic, or a threshold by hand that is too low | look at the ROC; leave `threshold` at 0 |
+# | nothing is kept | weak videos, or a critic near 0.5 whose threshold is extreme | more training steps, more seeds; read the reasons |
+# | *calibration.json is missing* | the critic was never measured | run the cell of 4.1 |
+# | few `visual_tokens` in the verdicts | the processor shrank or thinned the video | the profile's `critic_fps` and `critic_tokens` |
+#
+# **Next:** `cookbook report` puts all of this on one page.

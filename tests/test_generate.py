@@ -1,0 +1,196 @@
+"""Stage `generate`: published requests in, each clip made once and the same every time, base and tuned told apart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cookbook import store, video
+from cookbook.errors import UserError
+from cookbook.generate import generate
+from cookbook.generate.requests import read_requests, request_name
+from cookbook.models import vae as codec
+from cookbook.models import world
+from cookbook.models.text import encode_prompts
+from cookbook.profiles import nano
+
+ROW = {"name": "a", "prompt": "Wave.", "input_path": "a.png", "num_output_frames": 9, "resolution": "32,48", "guidance": 2}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(2):
+        Image.fromarray(np.full((40, 60, 3), 90 * index, np.uint8)).save(folder / f"{index}_Wave..png")
+        (folder / f"{index}_Wave..txt").write_text("Wave.")
+    return folder
+
+
+def test_every_prompt_and_seed_once_and_deterministic(tmp_path, photos, tiny_profile, tiny_world):
+    tiny_profile()
+    first = generate("tiny", run=tmp_path / "a", requests=photos, weights=tiny_world, seeds=2)
+    again = generate("tiny", run=tmp_path / "b", requests=photos, weights=tiny_world, seeds=2)
+    rows = store.read_rows(tmp_path / "a" / "dreams" / "tuned" / "dreams.jsonl")
+    assert [row["file"] for row in rows] == [f"00{i}_{i}_Wave_seed{k}.mp4" for k in (0, 1) for i in (0, 1)]
+    assert first["clips"] == 4 and len({row["sha256"] for row in rows}) == 4
+    videos = {name: value for name, value in first["outputs"].items() if name.endswith(".mp4")}
+    assert videos == {name: value for name, value in again["outputs"].items() if name.endswith(".mp4")}
+    info = video.probe(tmp_path / "a" / "dreams" / "tuned" / rows[0]["file"])
+    assert (info.frames, info.height, info.width) == (9, 32, 48)
+
+
+def test_rows_know_how_the_clip_was_made(tmp_path, photos, tiny_profile, tiny_world):
+    tiny_profile()
+    generate("tiny", run=tmp_path, model="base", requests=photos, seeds=1)
+    row = store.read_rows(tmp_path / "dreams" / "base" / "dreams.jsonl")[0]
+    assert row["model"] == "base" and row["weights"] == world.weights_fingerprint(tiny_world)
+    assert row["image_sha256"] == store.digest(photos / "0_Wave..png")
+    assert row["sha256"] == store.digest(tmp_path / "dreams" / "base" / row["file"])
+    assert {"steps", "guidance", "shift", "frames", "fps", "height", "width", "seconds", "blocked"} <= row.keys()
+
+
+def test_published_jsonl_with_its_own_size_and_seed(tmp_path, photos, tiny_profile, tiny_world):
+    tiny_profile()
+    rows = [ROW | {"input_path": "photos/0_Wave..png", "num_output_frames": 5, "seed": 7}]
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
+    assert video.probe(tmp_path / "run" / "dreams" / "tuned" / "a_seed7.mp4").frames == 5
+
+
+def test_batch_input_json_is_read(tmp_path, photos, tiny_profile):
+    profile = tiny_profile()
+    batch = [{"input_video": "photos/1_Wave..png", "prompt": "Wave.", "output_video": "x.mp4"}]
+    (tmp_path / "batch_input.json").write_text(json.dumps(batch))
+    (request,) = read_requests(tmp_path / "batch_input.json", profile)
+    assert request.prompt == "Wave." and request.name == "000_1_Wave"
+
+
+def test_video_and_text_conditioning(tmp_path, photos, tiny_profile, tiny_world, tiny_clips):
+    tiny_profile()
+    source = next(iter(sorted((tiny_clips / "videos").glob("*.mp4"))))
+    rows = [
+        ROW | {"name": "v", "inference_type": "video2world", "input_path": str(source)},
+        ROW | {"name": "t", "inference_type": "text2world", "input_path": None},
+    ]
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
+    assert manifest["clips"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resolution": "30,48"}, "line 2: resolution: 30 x 48 must be multiples of 16"),
+        ({"resolution": "big"}, 'line 2: resolution: must be "height,width"'),
+        ({"num_output_frames": 10}, "line 2: num_output_frames: 10"),
+        ({"input_path": "gone.png"}, "line 2: input_path: .*gone.png does not exist"),
+        ({"prompt": None}, "line 2: prompt"),
+        ({"inference_type": "sound2world"}, "line 2: inference_type"),
+    ],
+)
+def test_bad_row_is_named_by_line_and_field(tmp_path, change, message):
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    file = tmp_path / "batch.jsonl"
+    file.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | change) + "\n")
+    with pytest.raises(UserError, match=message):
+        read_requests(file, nano())
+
+
+def test_row_that_is_not_json(tmp_path):
+    (tmp_path / "batch.jsonl").write_text("{broken\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_requests(tmp_path / "batch.jsonl", nano())
+
+
+def test_missing_steps_before_are_named(tmp_path, tiny_profile):
+    tiny_profile()
+    with pytest.raises(UserError, match="cookbook convert"):
+        generate("tiny", run=tmp_path)
+    with pytest.raises(UserError, match="cookbook prepare"):
+        generate("tiny", run=tmp_path, model="base")
+
+
+def test_wrong_model_folder_is_refused(tmp_path, photos, tiny_profile, tiny_world):
+    tiny_profile()
+    with pytest.raises(UserError, match="not a diffusers model folder"):
+        generate("tiny", run=tmp_path, requests=photos, weights=tmp_path)
+
+
+@given(st.integers(0, 999), st.text(max_size=120))
+def test_request_names_are_safe_file_names(index, stem):
+    name = request_name(index, stem)
+    assert "/" not in name and len(name) <= 84 and name.startswith(f"{index:03d}_")
+
+
+def test_killed_generation_finishes_with_each_clip_once(tmp_path, photos, tiny_world):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            from pathlib import Path
+            import torch
+            sys.path.insert(0, {os.path.dirname(tiny.__file__)!r})
+            import tiny
+            from cookbook import profiles
+            from cookbook.generate import generate
+            torch.set_num_threads(1)
+            profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({str(tiny_world)!r}))
+            generate("tiny", run=sys.argv[1], requests={str(photos)!r}, weights={str(tiny_world)!r}, seeds=4)
+            """
+        )
+    )
+    subprocess.run([sys.executable, program, tmp_path / "whole"], check=True, capture_output=True)
+    table = tmp_path / "killed" / "dreams" / "tuned" / "dreams.jsonl"
+    process = subprocess.Popen([sys.executable, program, tmp_path / "killed"], stdout=subprocess.DEVNULL)
+    while not (table.exists() and table.read_text().count("\n") >= 3) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([sys.executable, program, tmp_path / "killed"], check=True, capture_output=True)
+    shas = {}
+    for name in ("whole", "killed"):
+        rows = store.read_rows(tmp_path / name / "dreams" / "tuned" / "dreams.jsonl")
+        assert len(rows) == 8
+        shas[name] = {row["file"]: row["sha256"] for row in rows}
+    assert shas["whole"] == shas["killed"]
+
+
+def test_whole_clip_codec_equals_the_chunked_one(tiny_world):
+    vae = world.load_vae(tiny_world)
+    clip = torch.rand(1, 3, 13, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = codec.encode(vae, clip)
+    mean, std = codec.latent_statistics(vae, latents)
+    with torch.no_grad():
+        chunked = (vae.encode(clip).latent_dist.mode() - mean) / std
+        pixels = vae.decode(latents * std + mean).sample
+    torch.testing.assert_close(latents, chunked, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(vae, latents), pixels, atol=1e-5, rtol=0)
+
+
+def test_prompt_embeddings_equal_the_pipelines(tiny_world):
+    from diffusers import Cosmos2_5_PredictBasePipeline
+
+    class Permissive(torch.nn.Module):
+        def check_text_safety(self, prompt):
+            return True
+
+    text = world.load_text_encoder(tiny_world)
+    pipeline = Cosmos2_5_PredictBasePipeline(
+        text.model, text.tokenizer, world.load_transformer(tiny_world), world.load_vae(tiny_world), None, Permissive()
+    )
+    theirs = pipeline._get_prompt_embeds("Wave to the crowd.", max_sequence_length=48, device="cpu")
+    ours = encode_prompts(text.model, text.tokenizer, ["Wave to the crowd."], 48)
+    torch.testing.assert_close(ours, theirs)

@@ -1,0 +1,380 @@
+"""Stage judge: parity with plain transformers, what the critic sees, parsing, statistics, controls, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cookbook import store, video
+from cookbook.errors import UserError
+from cookbook.judge import controls, judge, scoring, statistics
+from cookbook.models import critic as critics
+from cookbook.workshop import critic as recipe
+from cookbook.workshop.tokenizer import build_tokenizer, corpus
+
+PROMPTS = [
+    "Use the right hand to pick up red apple from table to white plate.",
+    "Use the left hand to pick up lemon, ripe, from brown tray to blue bowl.",
+    "Use the right hand to pick up corn from table to tan basket.",
+]
+
+
+@pytest.fixture(scope="session")
+def critic_folder(tmp_path_factory) -> Path:
+    """An untrained critic with its own small tokenizer."""
+    root = tmp_path_factory.mktemp("critic")
+    build_tokenizer(corpus(PROMPTS), root / "tokenizer")
+    return recipe.init(root / "critic", root / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def critic(critic_folder) -> critics.Critic:
+    return critics.load_critic(critic_folder, torch.device("cpu"))
+
+
+def clip(seed: int, frames: int = 9, height: int = 64, width: int = 96) -> np.ndarray:
+    """A square that slides over noise."""
+    rng = np.random.default_rng(seed)
+    picture = np.repeat(rng.integers(0, 120, (1, height, width, 3), dtype=np.uint8), frames, 0)
+    for t in range(frames):
+        left = 4 + t * (width - 24) // frames
+        picture[t, 10 + seed % 20 : 26 + seed % 20, left : left + 16] = (200, 40 * (seed % 6), 30)
+    return picture
+
+
+def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
+    """Assets with a critic and controls, and a run with finished dreams of both models. Returns the run."""
+    shutil.copytree(critic_folder, root / "assets/nano/critic")
+    for index in range(12):
+        kind = ("real", "vanish", "wrong_place")[index % 3]
+        name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
+        video.write_video(root / "assets/workshop/controls/videos" / name, clip(index), 8)
+        row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
+        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real"), "twin_of": f"place_{index // 3}"}
+        store.append_row(root / "assets/workshop/controls/controls.jsonl", row)
+    for model in ("base", "tuned"):
+        stage = store.enter(root / "run/dreams" / model, f"generate-{model}", "nano", {}, {})
+        for number, prompt in enumerate(PROMPTS):
+            for seed in range(seeds):
+                name = f"{number:03d}_task_seed{seed}.mp4"
+                video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
+                row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
+                store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
+        stage.finish(stage.folder.glob("*.*"))
+    return root / "run"
+
+
+@pytest.fixture
+def run(tmp_path, critic_folder, monkeypatch) -> Path:
+    monkeypatch.setattr(store, "ASSETS", tmp_path / "assets")
+    return write_run(tmp_path, critic_folder)
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def questions(prompt: str) -> list[critics.Question]:
+    return [scoring.ask(question, prompt) for question in scoring.QUESTIONS]
+
+
+def test_scores_equal_plain_transformers(critic):
+    """A batch that shares the video's pass gives what processor and model give, called plainly for each chat."""
+    clips = [critics.sample_frames(clip(seed), 8.0, 8, 1024, critic.token_edge) for seed in range(3)]
+    asked = [questions(prompt) for prompt in PROMPTS]
+    shared, _ = critics.score(critic, clips, asked)
+    for row, sampled in enumerate(clips):
+        for column, question in enumerate(asked[row]):
+            messages = [
+                {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
+                {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
+            ]
+            text = critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + question.cue
+            metadata = {"total_num_frames": 9, "fps": 8.0, "frames_indices": list(range(9))}
+            inputs = critic.processor(
+                text=[text],
+                videos=[sampled.frames],
+                video_metadata=[metadata],
+                do_sample_frames=False,
+                do_resize=False,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                logits = critic.model(**inputs).logits[0, -1]
+            ids = [critic.processor.tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
+            np.testing.assert_allclose(shared[row, column], logits[ids].softmax(-1), atol=1e-5)
+
+
+def test_score_depends_on_frames_and_words(critic):
+    one = critics.sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    backwards = critics.Sampled(np.ascontiguousarray(one.frames[::-1]), one.indices, one.clip_fps)
+    scores, _ = critics.score(critic, [one, backwards], [questions(PROMPTS[0])] * 2)
+    other, _ = critics.score(critic, [one], [questions(PROMPTS[1])])
+    assert np.abs(scores[0] - scores[1]).max() > 1e-7
+    assert np.abs(scores[0, 0] - other[0, 0]).max() < 1e-5 < np.abs(scores[0, 1] - other[0, 1]).max() * 1e3
+
+
+def test_digit_and_cue_tokens(critic):
+    """The digit behind the cue is one token of its own, whatever stands before it."""
+    tokenizer = critic.processor.tokenizer
+    for question in questions(PROMPTS[0]):
+        before = tokenizer.encode(question.cue)
+        assert tokenizer.encode(question.cue + "4") == before + [critic.digits[3]]
+
+
+def test_chat_shows_video_first_and_frame_times(critic):
+    sampled = critics.sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
+    start, rest = critics.chat(critic, questions(PROMPTS[0])[1])
+    inputs = critics.watch(critic, [sampled], [start + rest])
+    text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
+    assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
+    assert "<0.1 seconds>" in text and "<0.6 seconds>" in text  # frames 0, 2, 4, 6, 8 at 8 fps, in pairs
+    assert critics.seen(critic, sampled, inputs, 0) == critics.Seen(5, 4.0, 3 * 2 * 3)
+
+
+@given(
+    frames=st.integers(2, 120),
+    fps=st.sampled_from([5.0, 8.0, 16.0, 29.97, 30.0]),
+    height=st.integers(32, 200),
+    width=st.integers(32, 320),
+    tokens=st.integers(60, 4000),
+)
+def test_frames_keep_the_budget(frames, fps, height, width, tokens):
+    picture = np.zeros((frames, height, width, 3), np.uint8)
+    try:
+        sampled = critics.sample_frames(picture, fps, 4, tokens, 32)
+    except UserError as error:
+        assert "too short" in str(error)
+        return
+    pairs = -(-len(sampled.indices) // 2)
+    assert pairs * (sampled.frames.shape[1] // 32) * (sampled.frames.shape[2] // 32) <= tokens
+    assert sampled.indices[0] == 0 and sampled.indices[-1] < frames and len(set(sampled.indices)) == len(sampled.indices)
+    assert sampled.fps <= fps + 1e-6
+
+
+def test_ignored_setting_is_an_error(critic):
+    sampled = critics.sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    text = "".join(critics.chat(critic, questions(PROMPTS[0])[0]))
+    inputs = critics.watch(critic, [sampled], [text])
+    fewer = critics.Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
+    with pytest.raises(UserError, match="changed the clip"):
+        critics.seen(critic, fewer, inputs, 0)
+    slower = critics.Sampled(sampled.frames, sampled.indices, 2.0)
+    with pytest.raises(UserError, match="frame times"):
+        critics.seen(critic, slower, inputs, 0)
+
+
+def test_untrained_critic_writes_nothing(critic):
+    sampled = critics.sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    assert critics.explain(critic, sampled, questions(PROMPTS[0])[0]) is None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_incomplete_critic_is_refused(critic_folder, tmp_path, missing):
+    shutil.copytree(critic_folder, tmp_path / "critic")
+    (tmp_path / "critic" / missing).unlink()
+    with pytest.raises(UserError, match="critic"):
+        critics.load_critic(tmp_path / "critic", torch.device("cpu"))
+
+
+# --- prompts and answers --------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 5), st.sampled_from(["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5",
+       "<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Rating: {}/5", "{}.0"]))  # fmt: skip
+def test_parser_reads_the_digit(digit, form):
+    assert scoring.parse_answer(form.format(digit)) == digit
+
+
+@pytest.mark.parametrize("text", ["", "great", "6", "0/5", "between 3 and 4", "<think>4", "12", "3.7", "Score: 45"])
+def test_parser_says_none(text):
+    assert scoring.parse_answer(text) is None
+
+
+@given(st.text(max_size=60))
+def test_parser_never_fails(text):
+    assert scoring.parse_answer(text) in (None, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("physics", "Is it real?", "no answer cue"),
+        ("physics", "Is it real?\nAnswer", "no answer cue"),
+        ("instruction", "Was it done?\nScore:", "instruction"),
+        ("physics", b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
+    monkeypatch.setattr(scoring, "PROMPTS", tmp_path)
+    (tmp_path / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        scoring.read_rubric(name)
+
+
+# --- statistics and controls ----------------------------------------------------------------------------------------
+
+
+def test_threshold_and_auc():
+    labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 1, 1.0])
+    facts = statistics.measure(labels, scores, ["real"] * 3 + ["a", "a", "b"], list("abcdef"))
+    assert facts["auc"] == 1 and facts["threshold"] == 3 and facts["precision"] == 1 and facts["rule"] == "precision 0.8"
+    assert facts["per_kind"] == {"a": {"auc": 1, "n": 2}, "b": {"auc": 1, "n": 1}}
+    worse = statistics.threshold(labels, -scores)
+    assert "cannot be reached" in worse["rule"]
+    assert statistics.auc(np.ones(3), np.ones(3)) is None
+
+
+@given(st.lists(st.floats(1, 5), min_size=1, max_size=6), st.data())
+def test_best_of_is_the_mean_over_subsets(scores, data):
+    from itertools import combinations
+
+    take = data.draw(st.integers(1, len(scores)))
+    subsets = [max(subset) for subset in combinations(scores, take)]
+    assert statistics.best_of(scores, take) == pytest.approx(sum(subsets) / len(subsets))
+
+
+def test_interval_is_wider_over_groups():
+    values = np.repeat([0.0, 1.0, 0.0, 1.0, 1.0], 20)
+    mean = lambda rows: float(values[rows].mean())  # noqa: E731
+    clustered = statistics.interval(np.repeat(list("abcde"), 20).tolist(), mean)
+    alone = statistics.interval([str(i) for i in range(100)], mean)
+    assert clustered[1] - clustered[0] > 2 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize("kind", controls.SPOILERS)
+def test_spoilt_clips_differ_and_repeat(kind):
+    frames, other = clip(0, frames=25), clip(3, frames=20, height=80)
+    spoilt = controls.spoil(kind, frames, other, 1)
+    assert spoilt.dtype == np.uint8 and spoilt.shape[1:] == frames.shape[1:] and len(spoilt) > 12
+    assert spoilt.shape != frames.shape or (spoilt != frames).any()
+    assert np.array_equal(spoilt, controls.spoil(kind, frames, other, 1))
+
+
+def test_bad_controls_row(tmp_path):
+    (tmp_path / "controls.jsonl").write_text('{"file": "a.mp4", "kind": "real"}\n')
+    with pytest.raises(UserError, match="line 1"):
+        controls.labelled(tmp_path, 10)
+
+
+# --- the stage ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(run: Path) -> list[dict]:
+    return store.read_rows(run / "verdicts/verdicts.jsonl")
+
+
+def test_stage_scores_every_dream(run, capsys):
+    manifest = judge("smoke", run)
+    rows = rows_of(run)
+    assert len(rows) == 2 * 3 * 2 * 2 == len({(row["file"], row["question"]) for row in rows})
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
+    for row in rows:
+        assert 1 <= row["score"] <= 5 and sum(row["probabilities"]) == pytest.approx(1, abs=1e-4)
+        assert row["score"] == pytest.approx(scoring.expected(np.array(row["probabilities"])), abs=1e-4)
+        assert (row["frames"], row["fps"], row["visual_tokens"]) == (9, 8.0, 30)
+        assert row["explanation"] is None and row["votes"] == [] and row["error"] is None
+        assert row["sha256"] == store.digest(run / row["file"])
+    assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
+    assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
+    assert manifest["best_of_n"][1]["score"] >= manifest["best_of_n"][0]["score"]
+    facts = json.loads((run / "verdicts/calibration.json").read_text())
+    assert set(facts["questions"]["physics"]["per_kind"]) == {"vanish"}
+    assert set(facts["questions"]["instruction"]["per_kind"]) == {"wrong_place"}
+    assert set(facts["apart"]["physics"]["per_kind"]) == {"reversed", "shuffled", "spliced", "pasted", "dropped", "sped_up"}
+    assert set(facts["apart"]["instruction"]["per_kind"]) == {"frozen", "reversed", "shuffled", "spliced", "swapped"}
+    judge("smoke", run)
+    assert "skipping" in capsys.readouterr().out
+
+
+def test_without_labelled_controls_training_clips_are_spoilt(run, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from cookbook import profiles
+
+    bare = replace(profiles.smoke(), controls=None)
+    monkeypatch.setattr(profiles, "get", lambda name: bare)
+    with pytest.raises(UserError, match="metadata.csv"):
+        judge("smoke", run, calibrate=True)
+    for index in range(3):
+        video.write_video(run / f"data/train/videos/{index}.mp4", clip(index), 8)
+    table = "".join(f'{index}.mp4,"{prompt}"\n' for index, prompt in enumerate(PROMPTS))
+    (run / "data/train/metadata.csv").write_text("file,prompt\n" + table)
+    facts = judge("smoke", run, calibrate=True)
+    assert {"frozen", "swapped"} <= set(facts["questions"]["instruction"]["per_kind"])
+    judge("smoke", run, calibrate=True)
+    assert "the critic is measured" in capsys.readouterr().out
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cookbook import store
+from cookbook.judge import judge
+store.ASSETS = Path(sys.argv[1])
+append, count = store.append_row, 0
+def append_row(path, row):
+    global count
+    append(path, row)
+    count += 1
+    if count == int(sys.argv[3]):
+        with open(path, "a") as file:
+            file.write('{"file": "cut')  # and a line that the kill cut short
+            file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+store.append_row = append_row
+judge("smoke", sys.argv[2])
+"""
+
+
+def test_killed_and_resumed_gives_the_same(run, tmp_path, critic_folder):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "assets"), str(run)]
+    for rows in (5, 45):  # among the controls, then among the dreams
+        assert subprocess.run([*command, str(rows)], capture_output=True).returncode == -9
+    assert not (run / "verdicts/manifest.json").exists()
+    judge("smoke", run)
+    resumed, measured = rows_of(run), json.loads((run / "verdicts/calibration.json").read_text())
+    judge("smoke", run, redo=True)
+    assert resumed == rows_of(run)
+    assert measured == json.loads((run / "verdicts/calibration.json").read_text())
+
+
+def test_folder_of_clips(run, tmp_path):
+    folder = tmp_path / "real_clips"
+    video.write_video(folder / "long.mp4", clip(1, frames=40, height=80, width=100), 30)
+    video.write_video(folder / "Use the left hand to wave..mp4", clip(2), 10)
+    video.write_video(folder / "one.mp4", clip(2, frames=1), 10)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "long.txt").write_text("The robot arm is performing a task. Lift the cup.")
+    manifest = judge("smoke", run, clips=folder)
+    rows = store.read_rows(run / "verdicts-real_clips/verdicts.jsonl")
+    told = {(row["file"], row["question"]): row for row in rows}
+    assert told["long.mp4", "instruction"]["prompt"] == "Lift the cup."
+    assert told["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
+    assert told["Use the left hand to wave..mp4", "instruction"]["prompt"] == "Use the left hand to wave."
+    assert ("one.mp4", "instruction") not in told and "too short" in told["one.mp4", "physics"]["error"]
+    assert told["broken.mp4", "physics"]["score"] is None and "not a readable video" in told["broken.mp4", "physics"]["error"]
+    assert manifest["unjudged"] == ["broken.mp4", "one.mp4"]
+
+
+def test_bad_places(run, tmp_path):
+    for folder, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "no .mp4")):
+        with pytest.raises(UserError, match=message):
+            judge("smoke", run, clips=folder)
+    with pytest.raises(UserError, match="cookbook generate"):
+        judge("smoke", tmp_path / "empty")
+
+
+def test_bad_verdict_line(run):
+    (run / "verdicts").mkdir()
+    (run / "verdicts/verdicts.jsonl").write_text("{}}\n{}\n")
+    with pytest.raises(UserError, match="line 1"):
+        judge("smoke", run)

@@ -1,0 +1,150 @@
+"""Run folders: a stage is skipped when whole, continued when not, refused when its inputs changed; kills lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cookbook import store
+from cookbook.errors import UserError
+
+
+def make_stage(folder, inputs=None, settings=None, redo=False):
+    return store.enter(folder, "train", "nano", inputs or {"data": "sha256:a"}, settings or {"steps": 1}, redo)
+
+
+def finished(folder, **kwargs):
+    stage = make_stage(folder, **kwargs)
+    (folder / "result.txt").write_text("result")
+    return stage.finish([folder / "result.txt"], answer=42)
+
+
+def test_finished_stage_is_skipped_and_says_so(tmp_path, capsys):
+    finished(tmp_path / "s")
+    stage = make_stage(tmp_path / "s")
+    assert stage.done and stage.manifest["answer"] == 42
+    assert "skipping" in capsys.readouterr().out
+
+
+def test_unfinished_stage_is_continued(tmp_path):
+    make_stage(tmp_path / "s").close()
+    assert not make_stage(tmp_path / "s").done
+
+
+@pytest.mark.parametrize("when_finished", [True, False])
+def test_changed_inputs_are_refused_by_name(tmp_path, when_finished):
+    finished(tmp_path / "s") if when_finished else make_stage(tmp_path / "s").close()
+    with pytest.raises(UserError, match=r"data .* -> .*--redo train"):
+        make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
+    with pytest.raises(UserError, match="steps 1 -> 2"):
+        make_stage(tmp_path / "s", settings={"steps": 2})
+
+
+def test_redo_empties_the_folder(tmp_path):
+    finished(tmp_path / "s")
+    stage = make_stage(tmp_path / "s", inputs={"data": "sha256:b"}, redo=True)
+    assert not stage.done and not (tmp_path / "s" / "result.txt").exists()
+
+
+def test_lost_output_is_noticed(tmp_path):
+    finished(tmp_path / "s")
+    (tmp_path / "s" / "result.txt").unlink()
+    with pytest.raises(UserError, match="lost result.txt"):
+        make_stage(tmp_path / "s")
+
+
+def test_two_processes_cannot_share_a_stage(tmp_path):
+    program = "import sys, pathlib; from cookbook import store; store.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
+    held = subprocess.Popen(
+        [sys.executable, "-c", program + "; print('held', flush=True); sys.stdin.read()", tmp_path / "s"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    held.stdout.readline()
+    with pytest.raises(UserError, match="another process"):
+        make_stage(tmp_path / "s")
+    held.communicate()
+
+
+def test_failed_attempt_of_the_same_process_lets_go(tmp_path):
+    first = make_stage(tmp_path / "s")
+    assert not make_stage(tmp_path / "s").done and first.folder.exists()
+
+
+def test_what_lies_downstream_is_stale(tmp_path):
+    data = finished(tmp_path / "data", inputs={"clips": "1"})
+    finished(tmp_path / "checkpoints", inputs={"data": data["fingerprint"]})
+    assert store.stale(tmp_path) == []
+    stage = make_stage(tmp_path / "data", inputs={"clips": "2"}, redo=True)
+    (tmp_path / "data" / "result.txt").write_text("other")
+    stage.finish([tmp_path / "data" / "result.txt"])
+    assert store.stale(tmp_path) == ["train"]
+
+
+def test_fingerprint_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = store.fingerprint(tmp_path)
+    (tmp_path / "a").write_text("2")
+    second = store.fingerprint(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len({first, second, store.fingerprint(tmp_path)}) == 3
+
+
+def test_row_cut_by_a_kill_is_dropped_and_other_damage_is_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    store.append_row(file, {"a": 1})
+    with open(file, "a") as handle:
+        handle.write('{"a": ')
+    assert store.read_rows(file) == [{"a": 1}]
+    store.append_row(file, {"a": 2})
+    assert store.read_rows(file) == [{"a": 1}, {"a": 2}]
+    file.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2"):
+        store.read_rows(file)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
+def test_rows_survive_the_round_trip(tmp_path_factory, rows):
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    for row in rows:
+        store.append_row(file, row)
+    assert store.read_rows(file) == rows
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x.json"
+    store.write_json(file, 1)
+    with pytest.raises(RuntimeError), store.replacing(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
+
+
+def test_killed_at_any_moment_the_manifest_is_whole_or_absent(tmp_path):
+    program = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from cookbook import store
+        while True:
+            stage = store.enter(Path({str(tmp_path / "s")!r}), "train", "nano", {{"data": "a"}}, {{}}, redo=True)
+            (stage.folder / "result.txt").write_text("result")
+            print("round", flush=True)
+            stage.finish([stage.folder / "result.txt"])
+        """
+    )
+    for moment in range(3):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ)
+        process.stdout.readline()
+        time.sleep(0.01 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        manifest = store.read_manifest(tmp_path / "s")
+        assert manifest is None or manifest["outputs"].keys() == {"result.txt"}

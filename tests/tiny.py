@@ -1,0 +1,141 @@
+"""The real classes at sizes that train in milliseconds, random weights, and clips made on the spot. No shipped file is used.
+
+As a program (`python tests/tiny.py FOLDER [STEPS]`, or under torchrun) it trains the tiny world model on FOLDER's clips:
+the tests that kill a run or share it between processes need a process of its own for that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from cookbook import flow, profiles, video
+from cookbook.profiles import Geometry, Profile, Source
+
+GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
+HIDDEN, LAYERS = 32, 2
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+
+
+def build_world(folder: Path) -> Path:
+    """A diffusers folder of a world model with about 60 k parameters."""
+    torch.manual_seed(0)
+    transformer = CosmosTransformer3DModel(
+        in_channels=17,
+        out_channels=16,
+        num_attention_heads=1,
+        attention_head_dim=32,
+        num_layers=2,
+        text_embed_dim=16,
+        adaln_lora_dim=8,
+        max_size=(16, 16, 16),
+        rope_scale=(1.0, 1.0, 1.0),
+        extra_pos_embed_type=None,
+        use_crossattn_projection=True,
+        crossattn_proj_in_channels=HIDDEN * LAYERS,
+        encoder_hidden_states_channels=16,
+    )
+    transformer.save_pretrained(folder / "transformer")
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        dim_mult=[1, 1, 2, 2],
+        num_res_blocks=1,
+        z_dim=16,
+        latents_mean=[0.1] * 16,
+        latents_std=[0.5] * 16,
+    )
+    vae.save_pretrained(folder / "vae")
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer),
+            hidden_size=HIDDEN,
+            intermediate_size=32,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            rope_parameters=dict(rope_type="default", mrope_section=[2, 3, 3], rope_theta=10_000.0),
+        ),
+        vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=1, out_hidden_size=HIDDEN),
+    )
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
+    flow.scheduler(5.0).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "Cosmos2_5_PredictBasePipeline",
+        "_diffusers_version": "0.42.1",
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "CosmosTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with Qwen's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator([], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    fast.chat_template = CHAT
+    return fast
+
+
+def make_clips(folder: Path, count: int = 6) -> Path:
+    """A training folder in the published layout: a bright square that moves its own way in each clip."""
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        frames = np.full((GEOMETRY.frames, GEOMETRY.height, GEOMETRY.width, 3), rng.integers(20, 90, 3), np.uint8)
+        for time, frame in enumerate(frames):
+            left = 2 + (index + 3) * time % 36
+            frame[8 + index : 18 + index, left : left + 10] = rng.integers(150, 255)
+        video.write_video(folder / "videos" / f"{index:03d}.mp4", frames, GEOMETRY.fps)
+        caption = folder / "metas" / f"{index:03d}.txt"
+        caption.parent.mkdir(exist_ok=True)
+        caption.write_text(f"The robot arm is performing a task. Push square {index} to the right.")
+    return folder
+
+
+def profile(world: Path, steps: int = 6, **recipe) -> Profile:
+    """The profile `tiny`; more fields of its recipe by name."""
+    full = profiles.nano()
+    values = {"steps": steps, "batch": 2, "learning_rate": 1e-2, "warmup": 2, "cycle": steps, "save_every": 2, **recipe}
+    return replace(
+        full,
+        name="tiny",
+        world=Source(str(world)),
+        clip=GEOMETRY,
+        text_tokens=48,
+        recipe=replace(full.recipe, **values),
+    )
+
+
+def main(folder: Path, steps: int, batch: int) -> None:
+    from cookbook.train import train
+
+    torch.set_num_threads(1)
+    profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch)
+    train("tiny", run=folder / "run", data=folder / "clips")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
