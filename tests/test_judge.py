@@ -28,6 +28,13 @@ PROMPTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # so small a model gains nothing from a second
+    yield
+    torch.set_num_threads(2)
+
+
 @pytest.fixture(scope="session")
 def critic_folder(tmp_path_factory) -> Path:
     """An untrained critic with its own small tokenizer."""

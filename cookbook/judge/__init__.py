@@ -21,7 +21,7 @@ from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
 from cookbook.judge.verdicts import Task, score_tasks
 from cookbook.models import hub, world
-from cookbook.models.critic import Critic, load_critic
+from cookbook.models.critic import Critic, critic_fingerprint, load_critic
 from cookbook.profiles import Profile
 from cookbook.video import read_video
 
@@ -53,20 +53,19 @@ def judge(
     folder = root / "verdicts" if clips is None else root / f"verdicts-{Path(clips).absolute().name}"
     source = hub.locate(chosen.critic)
     if calibrate:
-        critic = load_critic(source, world.device())
-        return calibration.calibrate(chosen, root, folder, critic)
+        return calibration.calibrate(chosen, root, folder, load_critic(source, world.device()))
     rows, inputs = list_dreams(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
-    critic = load_critic(source, world.device())
     stage = store.enter(
         folder,
         "judge",
         chosen.name,
-        inputs | {"critic": critic.fingerprint, "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
+        inputs | {"critic": critic_fingerprint(source), "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
         {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain},
         redo,
     )
     if stage.done:
         return stage.manifest
+    critic = load_critic(source, world.device())
     print(f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {chosen.critic_tokens} visual tokens a clip")
     if explain and not critic.writes:
         show.banner("this critic was trained to score, not to write: explanations stay empty")

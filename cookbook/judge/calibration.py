@@ -54,13 +54,11 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
         return found
     (folder / NAME).unlink(missing_ok=True)
     rows = _scored(profile, folder / "controls.jsonl", critic, main + apart, store.digest_of(made_from))
-    names = {control.name for control in main if control.kind != "swapped"}
-    calibration = {"made_from": made_from, "questions": {}, "apart": {}}
+    calibration = {"made_from": made_from, "controls": len(main), "questions": {}, "apart": {}}
     for question in QUESTIONS:
         calibration["questions"][question] = _measured(rows, question, main)
         # the sound clips are shared: each set of faults is told from the same ones
         calibration["apart"][question] = _measured(rows, question, [c for c in main if c.kind == "real"] + apart)
-    calibration["clips"] = len(names)
     store.write_json(folder / NAME, calibration)
     report(calibration)
     return calibration
@@ -83,7 +81,9 @@ def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control
                 tag=control,
             )
         )
-    for task, question, answer in show.progress(score_tasks(critic, tasks, profile.critic_fps, profile.critic_tokens), "judging controls"):
+    total = sum(len(task.prompts.keys() - task.done) for task in tasks)
+    answers = score_tasks(critic, tasks, profile.critic_fps, profile.critic_tokens)
+    for task, question, answer in show.progress(answers, "judging controls", total):
         control = task.tag
         row = {
             "file": control.name,

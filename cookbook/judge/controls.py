@@ -19,7 +19,7 @@ Frozen and swapped clips obey physics; a critic that calls a slow clip played ba
 
 from __future__ import annotations
 
-import json
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,11 +106,11 @@ def labelled(folder: Path, limit: int) -> list[Control]:
 
 
 def stratified(controls: Sequence[Control], limit: int) -> list[Control]:
-    """At most `limit` of them: half sound clips, the rest shared evenly among the faults, always the same ones."""
+    """At most `limit` of them: a third sound clips, the rest shared evenly among the faults, always the same ones."""
     groups: dict[str, list[Control]] = {}
     for control in sorted(controls, key=lambda c: store.digest_of([c.path.name, c.kind])):
         groups.setdefault(control.kind, []).append(control)
-    chosen = groups.pop("real", [])[: max(1, limit // 2)]
+    chosen = groups.pop("real", [])[: max(1, limit // 3)]
     while groups and len(chosen) < limit:
         for kind in sorted(groups):
             if len(chosen) < limit:
@@ -122,8 +122,6 @@ def stratified(controls: Sequence[Control], limit: int) -> list[Control]:
 
 def good_clips(folder: Path) -> list[Control]:
     """The clips of a training folder (videos/, metadata.csv), taken as sound."""
-    import csv
-
     path = folder / "metadata.csv"
     if not path.exists():
         raise UserError(f"{path} is missing: the critic is measured on training clips; run `cookbook prepare` first")
@@ -140,18 +138,17 @@ def spoilt(good: Sequence[Control], each: int) -> list[Control]:
     if len(good) < 2:
         raise UserError(f"{len(good)} good clips are too few to make controls of; at least 2 are needed")
     for position, (kind, (_, physics, instruction)) in enumerate(SPOILERS.items()):
-        for index in range(each):
-            clip, other = (good[(position + step + index * 3) % len(good)] for step in (0, 1))
+        for index in range(min(each, len(good))):
+            clip, other = (good[(position + index + step) % len(good)] for step in (0, 1))
             copies.append(replace(clip, kind=kind, physics=physics, instruction=instruction, spoil=kind, other=other.path))
-    for index in range(each):
-        clip = good[index % len(good)]
-        stranger = next((g for g in (*good[index % len(good) :], *good) if g.prompt != clip.prompt), None)
+    for index, clip in enumerate(good[:each]):
+        stranger = next((g for g in (*good[index:], *good) if g.prompt != clip.prompt), None)
         if stranger:
             copies.append(replace(clip, kind="swapped", prompt=stranger.prompt, physics=None, instruction=0))
-    return list(dict.fromkeys(copies))
+    return copies
 
 
 def listing_hash(controls: Sequence[Control]) -> str:
     """Hash over the clips, prompts and labels of a set of controls."""
     rows = [[c.name, c.kind, c.prompt, c.physics, c.instruction, store.digest(c.path)] for c in controls]
-    return store.digest_of(json.dumps(rows))
+    return store.digest_of(rows)

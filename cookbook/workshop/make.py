@@ -246,11 +246,13 @@ class Studio:
 
 
 def choose_kinds(twins: str, number: int) -> tuple[str, ...]:
-    """`none`, `all`, a number of random kinds, or names joined by commas."""
+    """`none`, `all`, `balanced` (one physics and one instruction kind in turn), a number of random kinds, or names."""
     if twins == "none":
         return ()
     if twins == "all":
         return twin.KINDS
+    if twins == "balanced":
+        return tuple(twin.PHYSICS)[number % len(twin.PHYSICS)], twin.INSTRUCTION[number % len(twin.INSTRUCTION)]
     if twins.isdigit():
         rng = np.random.default_rng([number, 7])
         return tuple(map(str, rng.choice(twin.KINDS, min(int(twins), len(twin.KINDS)), replace=False)))
@@ -258,7 +260,7 @@ def choose_kinds(twins: str, number: int) -> tuple[str, ...]:
     known = (*twin.KINDS, *twin.FAILURES)
     for kind in kinds:
         if kind not in known:
-            raise ValueError(f"unknown twin kind {kind!r}: use none, all, a number, or some of {', '.join(known)}")
+            raise ValueError(f"unknown twin kind {kind!r}: use none, all, balanced, a number, or some of {', '.join(known)}")
     return kinds
 
 
@@ -316,7 +318,7 @@ def make(
 ) -> Path:
     """Make `clips` successful clips of a task, with twins, and return the manifest's path.
 
-    twins: none, all, a number of random kinds per clip, or kinds joined by commas. size: (height, width) in pixels.
+    twins: none, all, balanced, a number of random kinds per clip, or kinds joined by commas. size: (height, width) in pixels.
     every: keep every n-th of 49 frames at 16 Hz. pairs: side of the object-receptacle split. clean: start over.
     """
     if task not in TASKS:

@@ -29,7 +29,7 @@ class Args:
     """State, log and, at the end of each piece, the model in `vae/`."""
     minutes: float = 10.0
     image_steps: int = 250
-    clip_steps: int = 750
+    clip_steps: int = 650
     learning_rate: float = 2e-3
     held_out: int = 24
     """Clips kept for the report."""

@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from cookbook.workshop.env import Env, Log, inside, item_path, rollout
 from cookbook.workshop.policy import UNREACHABLE, Goal, Plan, Robot, intended, make_plan, min_jerk
-from cookbook.workshop.scene import TABLE, Scene
+from cookbook.workshop.scene import TABLE, Scene, reach_zone
 from cookbook.workshop.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
@@ -193,8 +193,9 @@ def wrong_goal(kind: str, world: World, rng: Generator) -> Goal | None:
     if kind == "wrong_hand":
         return None  # neither hand reaches the other's side of the table
     if kind == "wrong_object":
-        others = range(1, len(world.scene.items))
-        near = [k for k in others if world.scene.items[k].position[0] < 0.51]
+        low, high = reach_zone(goal.hand)
+        spots = [item.position for item in world.scene.items]
+        near = [k for k, (x, y) in enumerate(spots) if k != goal.item and x < 0.47 and low - 0.03 < y < high + 0.03]
         return replace(goal, item=int(rng.choice(near))) if near else None
     spot = free_spot(world, goal.hand, rng)
     return replace(goal, spot=spot, floor=0.0, rim=0.0) if spot else None
