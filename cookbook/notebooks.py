@@ -141,7 +141,13 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     try:
         with _headless(), _peak_memory() as peak:
             papermill.execute_notebook(
-                str(source), str(target), parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT)
+                str(source),
+                str(target),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(ROOT),
+                extra_arguments=["--log-level=40"],
             )
     except PapermillExecutionError as error:
         reason = f"cell {error.exec_count} failed with {error.ename}: {_plain(error.evalue)}"

@@ -71,7 +71,7 @@ def gain(run: Path) -> dict:
 
 
 def best_of_n(groups: Sequence[Sequence[float]]) -> list[float]:
-    """Mean over groups of the best of N, for N = 1 ... the smallest group. With values 0 and 1: the chance of a success."""
+    """Mean over groups of the best of N, for N = 1 ... the smallest group; of values 0 and 1, the chance of a 1."""
     counts = range(1, min(map(len, groups), default=0) + 1)
     return [sum(best_of(group, n) for group in groups) / len(groups) for n in counts]
 

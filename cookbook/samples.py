@@ -48,10 +48,8 @@ def with_dreams(profile: str, folder: Path) -> Path:
         return folder
     sample = folder.with_name(f"{folder.name}-samples")
     shipped = store.ASSETS / "samples" / "dreams"
-    if shipped.is_dir():
-        banner(
-            f"No finished videos in {folder}: the shipped sample videos stand in. Their verdicts are not those of your run."
-        )
+    if store.read_manifest(shipped / "tuned"):
+        banner(f"No finished videos in {folder}: shipped samples stand in. Their verdicts are not those of your run.")
         shutil.copytree(shipped, sample / "dreams", dirs_exist_ok=True)
         return sample
     from cookbook.convert import convert

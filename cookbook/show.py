@@ -25,7 +25,7 @@ COLOURS = {"base": "#8c8c8c", "tuned": "#2f7d32", "good": "#2f7d32", "bad": "#b3
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with one live bar in a terminal; elsewhere (papermill, CI, a pipe) one line a minute and one at the end."""
+    """Iterate with one live bar in a terminal; elsewhere (papermill, CI, a pipe) one line a minute and a last one."""
     if sys.stderr.isatty():
         yield from tqdm(items, desc=label, total=total, mininterval=0.5)
         return
@@ -91,7 +91,7 @@ def contact_sheet(
 def show_sheet(
     clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 6, width: int = 128
 ) -> None:
-    """Show a contact sheet in a notebook as JPEG: some kilobytes, and visible where videos are not (code hosts, print)."""
+    """Show a contact sheet in a notebook as JPEG: small, and visible where videos are not (code hosts, print)."""
     from IPython.display import Image as Picture
     from IPython.display import display
 

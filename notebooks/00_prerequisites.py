@@ -35,6 +35,7 @@ profile: str = "nano"  # smoke, nano, 2b or 14b
 
 # %%
 from cookbook import preflight, profiles, store
+from cookbook.machine import Machine
 
 settings = profiles.get(profile)
 preflight.plan(profile)
@@ -62,7 +63,7 @@ jobs = {
     "mediapy": "showing video",
     "papermill": "running notebooks from the command line",
 }
-versions = preflight.Machine().versions
+versions = Machine().versions
 pd.DataFrame([(name, *versions[name], job) for name, job in jobs.items()], columns=["package", "here", "tested", "job"])
 
 # %% [markdown]

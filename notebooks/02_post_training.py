@@ -73,7 +73,8 @@ from dataclasses import asdict
 import pandas as pd
 
 columns = {"this run": settings.recipe, "recommended, 2b": profiles.recommended_recipe(), "upstream": profiles.upstream_recipe()}
-table = pd.DataFrame({name: {k: str(v) for k, v in asdict(r).items()} for name, r in columns.items()})
+shown = {name: {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in asdict(r).items()} for name, r in columns.items()}
+table = pd.DataFrame(shown)
 table[table.nunique(axis=1) > 1].drop("name")
 
 # %% [markdown]

@@ -15,8 +15,9 @@ from cookbook import profiles  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_threads():
-    torch.set_num_threads(2)
+def one_thread():
+    """The models are so small that threads would only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

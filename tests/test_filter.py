@@ -24,7 +24,12 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
             path = root / f"dreams/{model}/{stem}.mp4"
             video.write_video(path, np.full((3, 32, 32, 3), 20 * number, np.uint8), 8)
             for question, score in zip(("physics", "instruction"), pair, strict=True):
-                row = {"file": f"dreams/{model}/{stem}.mp4", "sha256": store.digest(path), "model": model, "score": score}
+                row = {
+                    "file": f"dreams/{model}/{stem}.mp4",
+                    "sha256": store.digest(path),
+                    "model": model,
+                    "score": score,
+                }
                 row |= {"name": stem[:3], "prompt": PROMPT, "seed": number, "question": question, "critic": "sha256:0"}
                 store.append_row(outputs[0], row)
     if cut is not None:
@@ -35,7 +40,13 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
     return root
 
 
-SCORES = {"a_seed0": (4.0, 4.5), "b_seed0": (2.0, 4.0), "c_seed0": (3.0, 3.0), "d_seed0": (1.0, 1.5), "e_seed0": (4.0, None)}
+SCORES = {
+    "a_seed0": (4.0, 4.5),
+    "b_seed0": (2.0, 4.0),
+    "c_seed0": (3.0, 3.0),
+    "d_seed0": (1.0, 1.5),
+    "e_seed0": (4.0, None),
+}
 
 
 def test_kept_is_a_training_folder(tmp_path):

@@ -1,4 +1,4 @@
-"""Stage judge: parity with plain transformers, what the critic sees, parsing, statistics, controls, resume, bad input."""
+"""Stage judge: parity with plain transformers, what the critic sees, parsing, statistics, resume, bad input."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from cookbook.errors import UserError
 from cookbook.judge import controls, judge, scoring, statistics
 from cookbook.models import critic as critics
 from cookbook.workshop import critic as recipe
+from cookbook.workshop import critic_training as training
 from cookbook.workshop.tokenizer import build_tokenizer, corpus
 
 PROMPTS = [
@@ -104,7 +105,10 @@ def test_scores_equal_plain_transformers(critic):
                 {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
                 {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
             ]
-            text = critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + question.cue
+            text = (
+                critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                + question.cue
+            )
             metadata = {"total_num_frames": 9, "fps": 8.0, "frames_indices": list(range(9))}
             inputs = critic.processor(
                 text=[text],
@@ -163,7 +167,9 @@ def test_frames_keep_the_budget(frames, fps, height, width, tokens):
         return
     pairs = -(-len(sampled.indices) // 2)
     assert pairs * (sampled.frames.shape[1] // 32) * (sampled.frames.shape[2] // 32) <= tokens
-    assert sampled.indices[0] == 0 and sampled.indices[-1] < frames and len(set(sampled.indices)) == len(sampled.indices)
+    assert (
+        sampled.indices[0] == 0 and sampled.indices[-1] < frames and len(set(sampled.indices)) == len(sampled.indices)
+    )
     assert sampled.fps <= fps + 1e-6
 
 
@@ -195,8 +201,11 @@ def test_incomplete_critic_is_refused(critic_folder, tmp_path, missing):
 # --- prompts and answers --------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 5), st.sampled_from(["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5",
-       "<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Rating: {}/5", "{}.0"]))  # fmt: skip
+FORMS = ["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5", "Rating: {}/5", "{}.0"]
+FORMS += ["<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Score (1 to 5): {}"]
+
+
+@given(st.integers(1, 5), st.sampled_from(FORMS))
 def test_parser_reads_the_digit(digit, form):
     assert scoring.parse_answer(form.format(digit)) == digit
 
@@ -233,7 +242,9 @@ def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
 def test_threshold_and_auc():
     labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 1, 1.0])
     facts = statistics.measure(labels, scores, ["real"] * 3 + ["a", "a", "b"], list("abcdef"))
-    assert facts["auc"] == 1 and facts["threshold"] == 3 and facts["precision"] == 1 and facts["rule"] == "precision 0.8"
+    assert (
+        facts["auc"] == 1 and facts["threshold"] == 3 and facts["precision"] == 1 and facts["rule"] == "precision 0.8"
+    )
     assert facts["per_kind"] == {"a": {"auc": 1, "n": 2}, "b": {"auc": 1, "n": 1}}
     worse = statistics.threshold(labels, -scores)
     assert "cannot be reached" in worse["rule"]
@@ -296,7 +307,14 @@ def test_stage_scores_every_dream(run, capsys):
     facts = json.loads((run / "verdicts/calibration.json").read_text())
     assert set(facts["questions"]["physics"]["per_kind"]) == {"vanish"}
     assert set(facts["questions"]["instruction"]["per_kind"]) == {"wrong_place"}
-    assert set(facts["apart"]["physics"]["per_kind"]) == {"reversed", "shuffled", "spliced", "pasted", "dropped", "sped_up"}
+    assert set(facts["apart"]["physics"]["per_kind"]) == {
+        "reversed",
+        "shuffled",
+        "spliced",
+        "pasted",
+        "dropped",
+        "sped_up",
+    }
     assert set(facts["apart"]["instruction"]["per_kind"]) == {"frozen", "reversed", "shuffled", "spliced", "swapped"}
     judge("smoke", run)
     assert "skipping" in capsys.readouterr().out
@@ -324,8 +342,10 @@ def test_without_labelled_controls_training_clips_are_spoilt(run, monkeypatch, c
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import torch
 from cookbook import store
 from cookbook.judge import judge
+torch.set_num_threads(1)
 store.ASSETS = Path(sys.argv[1])
 append, count = store.append_row, 0
 def append_row(path, row):
@@ -368,7 +388,10 @@ def test_folder_of_clips(run, tmp_path):
     assert told["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
     assert told["Use the left hand to wave..mp4", "instruction"]["prompt"] == "Use the left hand to wave."
     assert ("one.mp4", "instruction") not in told and "too short" in told["one.mp4", "physics"]["error"]
-    assert told["broken.mp4", "physics"]["score"] is None and "not a readable video" in told["broken.mp4", "physics"]["error"]
+    assert (
+        told["broken.mp4", "physics"]["score"] is None
+        and "not a readable video" in told["broken.mp4", "physics"]["error"]
+    )
     assert manifest["unjudged"] == ["broken.mp4", "one.mp4"]
 
 
@@ -385,3 +408,56 @@ def test_bad_verdict_line(run):
     (run / "verdicts/verdicts.jsonl").write_text("{}}\n{}\n")
     with pytest.raises(UserError, match="line 1"):
         judge("smoke", run)
+
+
+# --- training the nano critic ---------------------------------------------------------------------------------------
+
+
+def write_twins(folder: Path, scenes: int = 10) -> Path:
+    """Workshop-like clips: a sliding square, and twins in which it vanishes half-way or goes nowhere."""
+    for index in range(scenes):
+        for kind in ("real", "vanish", "wrong_place"):
+            frames, name = clip(index), f"place_{index}{'' if kind == 'real' else '-' + kind}"
+            if kind == "vanish":
+                frames[4:] = clip(index)[:1].mean(dtype=np.uint8)
+            video.write_video(folder / f"videos/{name}.mp4", frames if kind != "wrong_place" else frames[::-1], 8)
+            row = {
+                "id": name,
+                "label": kind,
+                "prompt": PROMPTS[index % 3],
+                "twin_of": None if kind == "real" else f"place_{index}",
+            }
+            row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
+            store.append_row(folder / "manifest.jsonl", row | {"violation": [4, 8] if kind == "vanish" else None})
+    return folder
+
+
+def test_training_lowers_the_loss(critic_folder, tmp_path):
+    learner = critics.load_critic(critic_folder, torch.device("cpu"))
+    learner.model.requires_grad_(True)
+    examples = training.read_examples([write_twins(tmp_path, 4)], learner.token_edge)
+    assert {(e.kind, e.physics, e.instruction, e.breaks) for e in examples} == {
+        ("real", 1, 1, None), ("vanish", 0, None, 4), ("wrong_place", 1, 0, None)}  # fmt: skip
+    optimizer = torch.optim.AdamW(learner.model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(12):
+        parts = training.loss_on(learner, examples[:8], PROMPTS, np.random.default_rng(0))
+        loss = parts["physics"] + parts["running"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_training_resumes_and_holds_out_whole_scenes(critic_folder, tmp_path):
+    data, out = write_twins(tmp_path / "data", 20), tmp_path / "critic"
+    shutil.copytree(critic_folder, out)
+    first = training.train((data,), out, minutes=0.02)
+    assert {"physics", "physics/vanish", "instruction/wrong_place", "instruction/swapped"} <= first.keys()
+    steps = store.read_rows(out / "train_log.jsonl")[-1]["step"]
+    training.train((data,), out, minutes=store.read_rows(out / "train_log.jsonl")[-1]["seconds"] / 60 + 0.01)
+    assert store.read_rows(out / "train_log.jsonl")[-1]["step"] > steps
+    assert critics.critic_fingerprint(out) != critics.critic_fingerprint(critic_folder)
+    learned, held = training.split(training.read_examples([data], 32))
+    assert held and not {e.scene for e in learned} & {e.scene for e in held}

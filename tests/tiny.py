@@ -1,12 +1,14 @@
-"""The real classes at sizes that train in milliseconds, random weights, and clips made on the spot. No shipped file is used.
+"""The real classes at sizes that train in milliseconds, with random weights, and clips made on the spot.
 
-As a program (`python tests/tiny.py FOLDER [STEPS]`, or under torchrun) it trains the tiny world model on FOLDER's clips:
-the tests that kill a run or share it between processes need a process of its own for that.
+As a program (`python tests/tiny.py FOLDER STEPS BATCH`, or under torchrun) it trains the tiny world model: tests that
+kill a run or share it need processes of their own for that.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 
 from cookbook import flow, profiles, video
 from cookbook.profiles import Geometry, Profile, Source
+from cookbook.train import train
 
 GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
@@ -94,7 +97,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator([], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet))
+    tokenizer.train_from_iterator(
+        [], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     fast.chat_template = CHAT
     return fast
@@ -129,13 +134,15 @@ def profile(world: Path, steps: int = 6, **recipe) -> Profile:
     )
 
 
-def main(folder: Path, steps: int, batch: int) -> None:
-    from cookbook.train import train
-
+def train_tiny(folder: Path, steps: int, batch: int, die_before_rename: int = 0) -> None:
+    """Train in FOLDER/run on FOLDER/clips; with `die_before_rename` n, be killed just before the n-th rename."""
     torch.set_num_threads(1)
     profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch)
+    if die_before_rename:
+        left, rename = iter(range(die_before_rename - 1, -1, -1)), os.replace
+        os.replace = lambda old, new: rename(old, new) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
     train("tiny", run=folder / "run", data=folder / "clips")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    train_tiny(Path(sys.argv[1]), *map(int, sys.argv[2:]))

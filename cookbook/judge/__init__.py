@@ -59,17 +59,22 @@ def judge(
         folder,
         "judge",
         chosen.name,
-        inputs | {"critic": critic_fingerprint(source), "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
+        inputs
+        | {"critic": critic_fingerprint(source), "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
         {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain},
         redo,
     )
     if stage.done:
         return stage.manifest
     critic = load_critic(source, world.device())
-    print(f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {chosen.critic_tokens} visual tokens a clip")
+    print(
+        f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {chosen.critic_tokens} visual tokens a clip"
+    )
     if explain and not critic.writes:
         show.banner("this critic was trained to score, not to write: explanations stay empty")
-    measured = calibration.calibrate(chosen, root, folder, critic) if clips is None else calibration.load(root / "verdicts")
+    measured = (
+        calibration.calibrate(chosen, root, folder, critic) if clips is None else calibration.load(root / "verdicts")
+    )
     if measured is None or measured["made_from"]["critic"] != critic.fingerprint:
         measured = None
         show.banner("this critic is not measured on clips of known truth: run `cookbook judge --calibrate` first")
@@ -78,7 +83,9 @@ def judge(
     per_clip = (time.monotonic() - clock) / max(1, fresh)
     facts = summarise(verdicts, measured)
     print_summary(facts)
-    outputs = [path for name in ("verdicts.jsonl", "calibration.json", "controls.jsonl") if (path := folder / name).exists()]
+    outputs = [
+        path for name in ("verdicts.jsonl", "calibration.json", "controls.jsonl") if (path := folder / name).exists()
+    ]
     facts["seconds_per_clip"] = round(per_clip, 3) if fresh else None
     return stage.finish(outputs, clips=len(rows), critic=critic.fingerprint, **facts)
 
@@ -183,7 +190,7 @@ def summarise(verdicts: Sequence[dict], measured: dict | None) -> dict:
 
 
 def best_of_n(verdicts: Sequence[dict]) -> list[dict]:
-    """Mean score (of both questions) of the best of n seeds of the tuned model, over all subsets of n, with its interval."""
+    """Mean score (of both questions) of the best of n tuned seeds, over all subsets of n, with its interval."""
     clips: dict[tuple[str, str], list[float]] = {}
     for verdict in verdicts:
         if verdict["model"] == "tuned" and verdict["score"] is not None:
@@ -205,6 +212,6 @@ def print_summary(facts: dict) -> None:
     for model in MODELS:
         if (rate := facts[f"follow_rate_{model}"]) is not None:
             low, high = facts[f"follow_rate_{model}_interval"] or (float("nan"), float("nan"))
-            print(f"{model}: the critic finds the instruction carried out in {rate:.0%} of the clips ({low:.0%} to {high:.0%})")
+            print(f"{model}: by the critic {rate:.0%} of the clips follow their instruction ({low:.0%} to {high:.0%})")
     if facts["unjudged"]:
-        print(f"{len(facts['unjudged'])} clips could not be judged, the first is {facts['unjudged'][0]}; reasons in verdicts.jsonl")
+        print(f"{len(facts['unjudged'])} clips could not be judged, see verdicts.jsonl; first {facts['unjudged'][0]}")

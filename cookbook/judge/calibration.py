@@ -39,7 +39,7 @@ def load(folder: Path) -> dict | None:
 
 
 def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict:
-    """Score the controls into folder/controls.jsonl and write folder/calibration.json; found again if nothing changed."""
+    """Score the controls into folder/controls.jsonl and write folder/calibration.json, unless it is there."""
     main, apart = gather(profile, run)
     made_from = {
         "critic": critic.fingerprint,

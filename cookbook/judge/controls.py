@@ -1,7 +1,7 @@
-"""Clips whose fault is known, for measuring the critic: labelled controls that ship, and spoilt copies of good clips.
+"""Clips whose fault is known, for measuring the critic: labelled ones that ship, and spoilt copies of good ones.
 
-The spoilt copies need no simulator, so they can be made of any clips. What each kind breaks (1 sound, 0 broken, None: it
-cannot be said, and the clip is left out of that question):
+The spoilt copies need no simulator, so they can be made of any clips. What each kind breaks (1 sound, 0 broken, None:
+it cannot be said, and the clip is left out of that question):
 
 | kind      | what is done                                        | physics | instruction |
 |-----------|-----------------------------------------------------|---------|-------------|
@@ -54,7 +54,9 @@ Spoiler = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 def _pasted(frames: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = frames.shape[1] // 3, frames.shape[2] // 4
-    top, left = (int(rng.integers(0, size - part)) for size, part in zip(frames.shape[1:3], (height, width), strict=True))
+    top, left = (
+        int(rng.integers(0, size - part)) for size, part in zip(frames.shape[1:3], (height, width), strict=True)
+    )
     mixed, half = frames.copy(), len(frames) // 2
     mixed[half:, top : top + height, left : left + width] = other[half:, top : top + height, left : left + width]
     return mixed
@@ -73,7 +75,11 @@ SPOILERS: dict[str, tuple[Spoiler, int | None, int | None]] = {
     "frozen": (lambda frames, other, rng: np.repeat(frames[:1], len(frames), 0), None, 0),
     "reversed": (lambda frames, other, rng: frames[::-1], 0, 0),
     "shuffled": (lambda frames, other, rng: frames[rng.permutation(len(frames))], 0, 0),
-    "spliced": (lambda frames, other, rng: np.concatenate([frames[: len(frames) // 2], other[len(frames) // 2 :]]), 0, 0),
+    "spliced": (
+        lambda frames, other, rng: np.concatenate([frames[: len(frames) // 2], other[len(frames) // 2 :]]),
+        0,
+        0,
+    ),
     "pasted": (_pasted, 0, None),
     "dropped": (_dropped, 0, None),
     "sped_up": (_sped_up, 0, None),
@@ -99,7 +105,9 @@ def labelled(folder: Path, limit: int) -> list[Control]:
             instruction = int(row["instruction"]) if sound else None
             controls.append(Control(file, row["kind"], row["prompt"], int(sound), instruction, scene))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {number}: a control needs file, prompt, kind, physics and instruction ({error!r})") from None
+            raise UserError(
+                f"{path}, line {number}: a control needs file, prompt, kind, physics and instruction ({error!r})"
+            ) from None
     if not controls:
         raise UserError(f"{path} holds no controls: this checkout is incomplete, clone it again")
     return stratified(controls, limit)
@@ -128,7 +136,8 @@ def good_clips(folder: Path) -> list[Control]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file)][1:]
     return [
-        Control(folder / "videos" / Path(name).name, "real", prompt, 1, 1, Path(name).stem) for name, prompt in sorted(rows)
+        Control(folder / "videos" / Path(name).name, "real", prompt, 1, 1, Path(name).stem)
+        for name, prompt in sorted(rows)
     ]
 
 
@@ -140,7 +149,9 @@ def spoilt(good: Sequence[Control], each: int) -> list[Control]:
     for position, (kind, (_, physics, instruction)) in enumerate(SPOILERS.items()):
         for index in range(min(each, len(good))):
             clip, other = (good[(position + index + step) % len(good)] for step in (0, 1))
-            copies.append(replace(clip, kind=kind, physics=physics, instruction=instruction, spoil=kind, other=other.path))
+            copies.append(
+                replace(clip, kind=kind, physics=physics, instruction=instruction, spoil=kind, other=other.path)
+            )
     for index, clip in enumerate(good[:each]):
         stranger = next((g for g in (*good[index:], *good) if g.prompt != clip.prompt), None)
         if stranger:

@@ -1,4 +1,4 @@
-"""Stage filter: the tuned model's dreams that pass both thresholds become a training folder, laid out like data/train."""
+"""Stage filter: the tuned model's dreams that pass both thresholds become a training folder like data/train."""
 
 from __future__ import annotations
 
@@ -62,9 +62,13 @@ def filter_clips(
                 store.append_row(temporary, row)
     print(f"filter: kept {len(kept)} of {len(clips)} dreams" + ("" if kept else "; none is good enough to train on"))
     for question in QUESTIONS:
-        print(f"  {sum(question in row['failed'] for row in dropped)} dropped for {question} below {cuts[question]:.2f}")
+        print(
+            f"  {sum(question in row['failed'] for row in dropped)} dropped for {question} below {cuts[question]:.2f}"
+        )
     if not kept:
-        show.banner(f"no dream passed ({rule}): {folder} is empty; generate more seeds, train longer, or lower the threshold")
+        show.banner(
+            f"no dream passed ({rule}): {folder} is empty; generate more seeds, train longer, or lower the threshold"
+        )
     outputs = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("started.json", ".lock")]
     return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
@@ -81,7 +85,9 @@ def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tupl
         )
     if given is not None or measured is None:
         cut = UPSTREAM if given is None else float(given)
-        return dict.fromkeys(QUESTIONS, cut), f"both scores are at least {cut:g}" + ("" if measured else ", uncalibrated")
+        return dict.fromkeys(QUESTIONS, cut), f"both scores are at least {cut:g}" + (
+            "" if measured else ", uncalibrated"
+        )
     facts = measured["questions"]
     unknown = [question for question in QUESTIONS if "threshold" not in facts[question]]
     if unknown:
@@ -97,7 +103,9 @@ def _tuned(path: Path) -> dict[str, dict[str, dict]]:
         if row["model"] == "tuned":
             clips.setdefault(row["file"], {})[row["question"]] = row
     if not clips:
-        raise UserError(f"{path} holds no verdict on the tuned model's dreams: run `cookbook generate` and `cookbook judge`")
+        raise UserError(
+            f"{path} holds no verdict on the tuned model's dreams: run `cookbook generate` and `cookbook judge`"
+        )
     return clips
 
 

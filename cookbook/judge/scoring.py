@@ -14,7 +14,7 @@ from cookbook.models.critic import Question
 PROMPTS = Path(__file__).parent / "prompts"
 QUESTIONS = ("physics", "instruction")
 
-_MARKED = re.compile(r"(?i)(?:score|answer|rating)\W{0,6}([1-5])(?![\d.]*\d)(?!\s*(?:to|-|–)\s*5)")
+_MARKED = re.compile(r"(?i)(?:score|answer|rating)(?:\s*\([^)]*\))?\W{0,6}([1-5])(?![\d.]*\d)(?!\s*(?:to|-|–)\s*5)")
 _OUT_OF_FIVE = re.compile(r"(?<![\d.])([1-5])(?:\.0)?\s*(?:/|out of)\s*5(?![\d.]*\d)")
 _ALONE = re.compile(r"(?<![\d./])([1-5])(?:\.0)?(?![\d/]|\.\d)")
 

@@ -19,7 +19,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | None]) -> list[float] | None:
-    """95 % interval of `statistic(rows)`, whole groups redrawn together, because clips of one group resemble each other.
+    """95 % interval of `statistic(rows)`, whole groups redrawn together, as clips of one group resemble each other.
 
     A redraw on which the statistic is None is left out; None if there is but one group.
     """

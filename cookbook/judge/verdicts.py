@@ -1,4 +1,4 @@
-"""From clips to scores: batches of fixed make-up, so that a run that was killed scores each clip exactly as one that was not."""
+"""From clips to scores, in batches of fixed make-up, so that a killed and resumed run gives the same scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ class Task:
     tag: Any = field(default=None, compare=False)
 
 
-
 def score_tasks(
     critic: Critic, tasks: Sequence[Task], fps: float, tokens: int, explained: bool = False
 ) -> Iterator[tuple[Task, str, dict]]:
@@ -44,10 +43,16 @@ def score_tasks(
         for task, found in zip(batch, answers, strict=True):
             for question in task.prompts:
                 if question not in task.done:
-                    yield task, question, found[question] | {"prompt_sha256": hashes[question], "critic": critic.fingerprint}
+                    yield (
+                        task,
+                        question,
+                        found[question] | {"prompt_sha256": hashes[question], "critic": critic.fingerprint},
+                    )
 
 
-def _score_batch(critic: Critic, batch: Sequence[Task], fps: float, tokens: int, explained: bool) -> list[dict[str, dict]]:
+def _score_batch(
+    critic: Critic, batch: Sequence[Task], fps: float, tokens: int, explained: bool
+) -> list[dict[str, dict]]:
     """Answers of each task by question; clips of one shape, asked the same questions, share a pass."""
     answers: list[dict[str, dict]] = [{} for _ in batch]
     groups: dict[tuple, list[tuple[int, Sampled]]] = {}

@@ -123,11 +123,15 @@ def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int
     step = max(1.0, fps / wanted_fps)
     indices = np.round(np.arange(0, len(frames) - 1 + 1e-6, step)).astype(int)
     if len(indices) < 2:
-        raise UserError(f"{len(frames)} frames at {fps:g} fps are too short: the critic needs 2 frames at {wanted_fps:g} fps")
+        raise UserError(
+            f"{len(frames)} frames at {fps:g} fps are too short: the critic needs 2 frames at {wanted_fps:g} fps"
+        )
     height, width = frames.shape[1:3]
     budget = tokens // math.ceil(len(indices) / 2)
     if budget < 1:
-        raise UserError(f"{len(indices)} frames do not fit into {tokens} visual tokens; ask for fewer frames per second")
+        raise UserError(
+            f"{len(indices)} frames do not fit into {tokens} visual tokens; ask for fewer frames per second"
+        )
     rows, columns = max(1, round(height / edge)), max(1, round(width / edge))
     if rows * columns > budget:
         shrink = math.sqrt(budget * edge * edge / (height * width))
@@ -186,10 +190,12 @@ def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: in
     expected = (math.ceil(len(clip.indices) / 2), *clip.frames.shape[1:3])
     got = (pairs, height * patch, width * patch)
     if got != expected or tokens != pairs * height * width // critic.processor.video_processor.merge_size**2:
-        raise UserError(f"the critic's processor changed the clip from {expected} to {got} (frame pairs, height, width)")
+        raise UserError(
+            f"the critic's processor changed the clip from {expected} to {got} (frame pairs, height, width)"
+        )
     times = _timestamps(clip)
     shown = critic.processor.tokenizer.decode(ids)
-    if (missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in shown]):
+    if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in shown]:
         raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
     return Seen(len(clip.indices), round(clip.fps, 3), tokens)
 
@@ -209,7 +215,9 @@ def remember(critic: Critic, inputs: dict[str, torch.Tensor]) -> tuple[DynamicCa
 
 
 @torch.no_grad()
-def score(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]) -> tuple[np.ndarray, list[Seen]]:
+def score(
+    critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]
+) -> tuple[np.ndarray, list[Seen]]:
     """Probabilities [clips, questions, 5] of the digits 1 to 5, and what was seen of each clip.
 
     Args:
@@ -242,7 +250,7 @@ def digit_logits(critic: Critic, cache: DynamicCache, endings: list[str]) -> tor
 
 @torch.no_grad()
 def explain(critic: Critic, clip: Sampled, question: Question, length: int = 1024) -> str | None:
-    """The critic's reasoning and answer in its own words (greedy, Reason 2's think format), or None if it cannot write."""
+    """The critic's reasoning and answer in words (greedy, Reason 2's think format), or None if it cannot write."""
     if not critic.writes:
         return None
     start, rest = chat(critic, Question(question.text + THINK, ""))

@@ -95,7 +95,7 @@ def _train(
     if stage:
         files = (path for path in stage.folder.rglob("*") if path.is_file())
         outputs = [path for path in files if not path.name.startswith(".lock") and path.name != "started.json"]
-        manifest = stage.finish(outputs, **_facts(profile, used, held, made), **facts)
+        manifest = stage.finish(outputs, **_facts(stage.started["settings"]["recipe"], used, held, made), **facts)
         _report(manifest)
     return group.share(manifest)
 
@@ -170,13 +170,13 @@ def _fit(
     }
 
 
-def _facts(profile: Profile, used: list[Clip], held: list[Clip], made: planning.Plan) -> dict[str, Any]:
+def _facts(recipe: dict, used: list[Clip], held: list[Clip], made: planning.Plan) -> dict[str, Any]:
     return {
-        "steps": profile.recipe.steps,
+        "steps": recipe["steps"],
         "clips": len(used),
         "heldout_clips": [clip.video.name for clip in held],
         "tokens": made.tokens,
-        "recipe": asdict(profile.recipe),
+        "recipe": recipe,
         "plan": asdict(made),
     }
 

@@ -144,7 +144,7 @@ def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data
 def _origin(profile: Profile) -> str:
     source = profile.world
     if source.ships:
-        return f"assets/{source.location} (ships), {source.licence}"
+        return f"{source.location}, ships with the cookbook, {source.licence}"
     where = hub.local(source)
     state = f"found in {where}" if where else f"{source.gigabytes:g} GB to download"
     gate = f"; gated: accept it at https://huggingface.co/{source.location}" if source.gated else ""

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import (
@@ -78,15 +80,16 @@ def build(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Qwen3VLForCondit
     model = Qwen3VLForConditionalGeneration(config(tokenizer))
     with torch.no_grad():
         _see(model.model.visual.patch_embed.proj)
-        model.model.language_model.embed_tokens.weight.mul_(5)  # 0.02 drowns in the residual stream of so narrow a model
+        # 0.02 drowns in the residual stream of so narrow a model
+        model.model.language_model.embed_tokens.weight.mul_(5)
     return model
 
 
 def _see(stem: torch.nn.Conv3d) -> None:
-    """Start the patch embedding from smooth waves: for each, its sum and its difference over the two frames, per colour axis.
+    """Start the patch embedding from smooth waves: each one's sum and difference over the two frames.
 
-    A random projection of 1536 pixel values shows mostly noise; the lowest spatial waves hold nearly all of a patch, and
-    their differences over time show motion from the first step on.
+    A random projection of 1536 pixel values shows mostly noise; the lowest spatial waves hold nearly all of a patch,
+    and their differences over time show motion from the first step on.
     """
     filters, channels, frames, size, _ = stem.weight.shape
     position = (torch.arange(size) + 0.5) * torch.pi / size
@@ -113,20 +116,23 @@ def processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
 
 
 def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write model and processor in the layout of nvidia/Cosmos-Reason2-2B."""
-    model.save_pretrained(out)
+    """Write model and processor in the layout of nvidia/Cosmos-Reason2-2B; each file whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
     parts = processor(tokenizer)
-    for part in (parts.image_processor, parts.video_processor, parts.tokenizer):
-        part.save_pretrained(out)
-    # it gives scores and writes no text, so it has no settings for writing
-    (out / "generation_config.json").unlink(missing_ok=True)
+    with TemporaryDirectory(dir=out, prefix=".") as fresh:
+        for part in (model, parts.image_processor, parts.video_processor, parts.tokenizer):
+            part.save_pretrained(fresh)
+        # it gives scores and writes no text, so it has no settings for writing
+        (Path(fresh) / "generation_config.json").unlink(missing_ok=True)
+        for path in Path(fresh).iterdir():
+            os.replace(path, out / path.name)
 
 
 def init(out: Path, tokenizer_dir: Path | None = None, seed: int = 0) -> Path:
     """Write an untrained critic to the folder `out`.
 
     Args:
-        tokenizer_dir: a folder with a tokenizer of `build_tokenizer`; None trains one (needs the extra `sim` for its words).
+        tokenizer_dir: a folder of `build_tokenizer`; None trains one (needs the extra `sim` for its words).
     """
     if tokenizer_dir is None:
         tokenizer = build_tokenizer(corpus(captions()), out)

@@ -22,7 +22,17 @@ from cookbook import store
 from cookbook.errors import UserError
 from cookbook.judge.scoring import ask
 from cookbook.judge.statistics import auc
-from cookbook.models.critic import Critic, Sampled, chat, digit_logits, load_critic, remember, sample_frames, score, watch
+from cookbook.models.critic import (
+    Critic,
+    Sampled,
+    chat,
+    digit_logits,
+    load_critic,
+    remember,
+    sample_frames,
+    score,
+    watch,
+)
 from cookbook.video import read_video
 
 BATCH = 8
@@ -31,6 +41,7 @@ WARMUP = 40  # steps
 HELD_OUT_PERCENT = 12
 FPS, TOKENS = 8, 1024  # as the nano profile judges
 STATE = "training.pt"
+QUICK = 96  # held-out clips looked at on the way; all of them at the end
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ def disturb(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def batches(examples: Sequence[Example], seed: int) -> Iterator[list[Example]]:
-    """Endless batches: as many sound as broken clips in each, every clip of a class once before any comes again."""
+    """Endless batches of three sound and five broken clips; each clip of a class comes once before any comes again."""
     rng = np.random.default_rng(seed)
     sound = [e for e in examples if e.kind == "real"]
     broken = [e for e in examples if e.kind != "real"]
@@ -104,8 +115,10 @@ def _endless(items: Sequence[Example], rng: np.random.Generator) -> Iterator[Exa
             yield items[index]
 
 
-def loss_on(critic: Critic, batch: Sequence[Example], prompts: Sequence[str], rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Losses of one batch: physics at the end, physics after each frame pair, instruction, and a stranger's instruction."""
+def loss_on(
+    critic: Critic, batch: Sequence[Example], prompts: Sequence[str], rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """Losses of a batch: physics at the end and after each frame pair, its instruction, and a stranger's."""
     clips = [replace(e.clip, frames=disturb(e.clip.frames, rng)) for e in batch]
     physics = [chat(critic, ask("physics", None)) for _ in batch]
     cache, hidden = remember(critic, inputs := watch(critic, clips, [start for start, _ in physics]))
@@ -150,11 +163,16 @@ def measure(critic: Critic, held: Sequence[Example]) -> dict[str, float | None]:
     for start in range(0, len(held), BATCH):
         part = held[start : start + BATCH]
         strangers = [held[(start + i + 7) % len(held)].prompt for i in range(len(part))]
-        asked = [[ask("physics", None), ask("instruction", e.prompt), ask("instruction", s)] for e, s in zip(part, strangers, strict=True)]
+        asked = [
+            [ask("physics", None), ask("instruction", e.prompt), ask("instruction", s)]
+            for e, s in zip(part, strangers, strict=True)
+        ]
         digits = score(critic, [e.clip for e in part], asked)[0] @ np.arange(1, 6)
         for column, question in enumerate(scores):
             scores[question] += digits[:, column].tolist()
-        swapped += [d for d, e, s in zip(digits[:, 2], part, strangers, strict=True) if e.kind == "real" and s != e.prompt]
+        swapped += [
+            d for d, e, s in zip(digits[:, 2], part, strangers, strict=True) if e.kind == "real" and s != e.prompt
+        ]
     result: dict[str, float | None] = {}
     for question, values in scores.items():
         labels, numbers = np.array([getattr(e, question) for e in held], object), np.array(values)
@@ -178,10 +196,12 @@ def rate(step: int, spent: float) -> float:
     return LEARNING_RATE * min(1, (step + 1) / WARMUP) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1, spent))))
 
 
-def train(data: tuple[Path, ...], out: Path, minutes: float = 20, tokenizer: Path | None = None, device: str = "cpu") -> dict:
+def train(
+    data: tuple[Path, ...], out: Path, minutes: float = 20, tokenizer: Path | None = None, device: str = "cpu"
+) -> dict:
     """Train the critic in `out` (made first if there is none) for so many minutes in all, and save it there.
 
-    A run that was stopped continues from `out/training.pt`, saved once a minute and at each of eight measurements.
+    A run that was stopped continues from `out/training.pt`, saved once a minute and at each measurement.
 
     Args:
         data: folders made by cookbook.workshop.make, with twins.
@@ -209,7 +229,7 @@ def train(data: tuple[Path, ...], out: Path, minutes: float = 20, tokenizer: Pat
         print(f"critic: continuing at step {state['step']} after {state['seconds']:.0f} s")
     stream, prompts = batches(examples, 1000 + state["step"]), sorted({e.prompt for e in examples})
     result, told, started = {}, time.monotonic(), time.monotonic() - state["seconds"]
-    marks = [share / 8 for share in range(9) if share / 8 > state["seconds"] / 60 / minutes]
+    marks = [share for share in (0.25, 0.5, 0.75, 1.0) if share > state["seconds"] / 60 / minutes]
     means: dict[str, float] = {}
     while marks:
         critic.model.train()
@@ -223,20 +243,29 @@ def train(data: tuple[Path, ...], out: Path, minutes: float = 20, tokenizer: Pat
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state["step"] += 1
-        means = {k: 0.95 * means.get(k, float(v)) + 0.05 * float(v) for k, v in parts.items()}
+        means = {k: 0.95 * means.get(k, v.item()) + 0.05 * v.item() for k, v in parts.items()}
         state["seconds"] = time.monotonic() - started
         measured = state["seconds"] / 60 / minutes >= marks[0]
         if measured:
             marks = [mark for mark in marks if mark > state["seconds"] / 60 / minutes]
-            result = measure(critic, held)
+            result = measure(critic, held[:: max(1, len(held) // QUICK)] if marks else held)
             save(critic.model, critic.processor.tokenizer, out)
         if measured or time.monotonic() - told > 60:
             told = time.monotonic()
             _keep_state(out / STATE, critic, optimizer, state)
-            row = {**state, "loss": {k: round(v, 4) for k, v in means.items()}, "held_out": result if measured else None}
+            row = {
+                **state,
+                "loss": {k: round(v, 4) for k, v in means.items()},
+                "held_out": result if measured else None,
+            }
             store.append_row(out / "train_log.jsonl", row)
             shown = " ".join(f"{k} {v}" for k, v in result.items()) if measured else ""
-            print(f"step {state['step']} {state['seconds']:.0f} s loss", *(f"{k} {v:.3f}" for k, v in means.items()), shown, flush=True)
+            print(
+                f"step {state['step']} {state['seconds']:.0f} s loss",
+                *(f"{k} {v:.3f}" for k, v in means.items()),
+                shown,
+                flush=True,
+            )
     return result
 
 

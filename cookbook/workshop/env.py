@@ -19,7 +19,8 @@ class Log:
     """One episode of T frames at 16 Hz.
 
     qpos (T, nq), qvel (T, nv), action (T, 42) joint targets, held (T,) index of the item in the hand or -1,
-    contacts: per frame the pairs of bodies of which one is an item, grasp_frame and hand: when and by which hand an item
+    contacts: per frame the pairs of bodies of which one is an item, grasp_frame and hand: when and by which hand an
+    item
     was first taken.
     """
 
@@ -37,8 +38,10 @@ class Log:
 class Env:
     """Closed-loop simulation of one world.
 
-    The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds `TAKE` and
-    two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So success needs
+    The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds
+    `TAKE` and
+    two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So
+    success needs
     the hand in the right place at the right time, but not the luck of friction.
     """
 
@@ -147,7 +150,9 @@ def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
         if frame < len(actions) - 1:
             env.step(action)
     qpos, qvel, action, held, contacts = zip(*rows, strict=True)
-    log = Log(np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder)
+    log = Log(
+        np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder
+    )
     log.success, log.reason = env.success(log)
     return log
 

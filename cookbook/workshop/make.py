@@ -1,6 +1,7 @@
 """Make labelled clips: `DIR/videos/<id>.mp4`, `DIR/truth/<id>.npz` and one row per clip in `DIR/manifest.jsonl`.
 
-A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. A seed whose
+A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. A
+seed whose
 scripted policy fails is tried again with the next attempt. Every file is written under a temporary name and renamed; a
 clip counts as whole when its `rows/<id>.json` exists, and is then skipped.
 """
@@ -26,7 +27,18 @@ from cookbook.workshop import twins as twin
 from cookbook.workshop.env import Env, Log, judge, rollout
 from cookbook.workshop.policy import UNREACHABLE, Plan, Robot, intended, make_plan
 from cookbook.workshop.render import Camera, exposure_table
-from cookbook.workshop.scene import TABLE, TASKS, Pairs, Scene, Task, name_item, name_receptacle, name_source, prompt, sample
+from cookbook.workshop.scene import (
+    TABLE,
+    TASKS,
+    Pairs,
+    Scene,
+    Task,
+    name_item,
+    name_receptacle,
+    name_source,
+    prompt,
+    sample,
+)
 from cookbook.workshop.world import FPS, FRAMES, World, build
 
 ATTEMPTS = 20
@@ -122,7 +134,8 @@ def scene_row(scene: Scene) -> dict:
 def truth_of(world: World, robot: Robot, log: Log, options: Options) -> dict[str, np.ndarray]:
     """Arrays of the npz, subsampled like the video: N frames, K items, R receptacles.
 
-    q, dq, action (N, 42); items (N, K, 7) as x y z, w x y z; receptacles (R, 4) as x y z yaw; decks (R, 4) half x, half y,
+    q, dq, action (N, 42); items (N, K, 7) as x y z, w x y z; receptacles (R, 4) as x y z yaw; decks (R, 4) half x,
+    half y,
     floor, rim; sizes (K, 2) half height, radius; held (N,); contacts (N,) JSON; camera (7,) and fovy in degrees.
     """
     kept, scene, camera = slice(None, None, options.every), world.scene, world.model.camera("head")
@@ -214,7 +227,9 @@ class Studio:
         episode, every = self.episode, self.options.every
         rng = np.random.default_rng([*episode.world.scene.seed, 3, *kind.encode()])
         taken = int(episode.log.grasp_frame or 0)
-        spoilt = twin.PHYSICS[kind](twin.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, taken))
+        spoilt = twin.PHYSICS[kind](
+            twin.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, taken)
+        )
         if spoilt is None:
             return None
         poses, frames, change = spoilt.qpos[::every], self.real.copy(), spoilt.recolour
@@ -230,9 +245,11 @@ class Studio:
         return self.clip(kind, episode.plan, log, frames, spoilt.violation)
 
     def stray(self, kind: str) -> Clip | None:
-        """An instruction twin or failure: another plan from the same start, or else the same clip under another prompt."""
+        """An instruction twin or failure: another plan from the same start, or else the same clip under another
+        prompt.
+        """
         episode = self.episode
-        run = twin.misbehave(kind, episode.world, episode.env)
+        run = twin.misbehave(kind, episode.world, episode.env, episode.plan.joints[0])
         if run is not None:
             plan, log = run
             return self.clip(kind, plan, log, self.table[self.camera.draw_all(log.qpos[:: self.options.every])])
@@ -260,7 +277,9 @@ def choose_kinds(twins: str, number: int) -> tuple[str, ...]:
     known = (*twin.KINDS, *twin.FAILURES)
     for kind in kinds:
         if kind not in known:
-            raise ValueError(f"unknown twin kind {kind!r}: use none, all, balanced, a number, or some of {', '.join(known)}")
+            raise ValueError(
+                f"unknown twin kind {kind!r}: use none, all, balanced, a number, or some of {', '.join(known)}"
+            )
     return kinds
 
 
@@ -318,8 +337,9 @@ def make(
 ) -> Path:
     """Make `clips` successful clips of a task, with twins, and return the manifest's path.
 
-    twins: none, all, balanced, a number of random kinds per clip, or kinds joined by commas. size: (height, width) in pixels.
-    every: keep every n-th of 49 frames at 16 Hz. pairs: side of the object-receptacle split. clean: start over.
+    twins: none, all, balanced, a number of random kinds per clip, or kinds joined by commas. size: (height, width)
+    in pixels. every: keep every n-th of 49 frames at 16 Hz. pairs: side of the object-receptacle split.
+    clean: start over.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")

@@ -32,13 +32,13 @@ def build_vae() -> AutoencoderKLWan:
 
 
 def build_transformer() -> CosmosTransformer3DModel:
-    """10.4 M parameters; Cosmos Predict 2.5's network with 4 heads of 64 in 8 blocks (the 2B has 16 of 128 in 28)."""
+    """4.9 M parameters; Cosmos Predict 2.5's network with 4 heads of 48 in 6 blocks (the 2B has 16 of 128 in 28)."""
     model = CosmosTransformer3DModel(
         in_channels=17,
         out_channels=16,
         num_attention_heads=4,
-        attention_head_dim=64,
-        num_layers=8,
+        attention_head_dim=48,
+        num_layers=6,
         text_embed_dim=256,
         adaln_lora_dim=64,
         max_size=(32, 64, 64),
@@ -98,12 +98,13 @@ def write_pipeline(folder: Path) -> None:
 
 
 def assemble(vae: Path, text: Path, transformer: Path, out: Path) -> None:
-    """Put trained parts into one diffusers repository; the transformer in half precision, to ship small."""
-    parts = {"vae": vae / "vae", "text_encoder": text / "text_encoder", "tokenizer": text / "tokenizer"}
-    for name, source in parts.items():
-        shutil.copytree(source, out / name, dirs_exist_ok=True)
-    model = CosmosTransformer3DModel.from_pretrained(transformer / "transformer", torch_dtype=torch.float16)
-    model.save_pretrained(out / "transformer")
+    """Put trained parts into one diffusers repository, all in half precision, to ship small."""
+    half = {"torch_dtype": torch.float16}
+    AutoencoderKLWan.from_pretrained(vae / "vae", **half).save_pretrained(out / "vae")
+    CosmosTransformer3DModel.from_pretrained(transformer / "transformer", **half).save_pretrained(out / "transformer")
+    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(text / "text_encoder", dtype=torch.float16)
+    encoder.save_pretrained(out / "text_encoder")
+    shutil.copytree(text / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     write_pipeline(out)
 
 

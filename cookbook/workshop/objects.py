@@ -1,6 +1,7 @@
 """Things to pick up: 24 kinds, built from procedural meshes and textures.
 
-A recipe adds its geoms to a body whose origin is the geometric centre and returns (half height, radius) in metres before
+A recipe adds its geoms to a body whose origin is the geometric centre and returns (half height, radius) in metres
+before
 scaling. `KINDS` is the catalogue.
 """
 
@@ -14,7 +15,16 @@ import numpy as np
 from numpy.random import Generator
 
 from cookbook.workshop.shapes import (
-    COLOURS, GEOM, Builder, Mesh, lathe, paint_pattern, paint_skin, paint_vessel, superellipsoid, sweep,
+    COLOURS,
+    GEOM,
+    Builder,
+    Mesh,
+    lathe,
+    paint_pattern,
+    paint_skin,
+    paint_vessel,
+    superellipsoid,
+    sweep,
 )  # fmt: skip
 
 Body = mujoco.MjsBody
@@ -42,7 +52,9 @@ def apple(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     radius = rng.uniform(0.034, 0.038)
     blush = COLOURS["yellow"] if colour == "red" else (0.75, 0.78, 0.25)
     second = blush if rng.random() < 0.4 else None
-    build.solid_mesh(body, lathe(rounded(radius, 0.92, True)), skin(build, rng, COLOURS[colour], second=second, speck=0.02))
+    build.solid_mesh(
+        body, lathe(rounded(radius, 0.92, True)), skin(build, rng, COLOURS[colour], second=second, speck=0.02)
+    )
     stem(build, body, radius * 0.86)
     return radius * 0.9, radius
 
@@ -56,12 +68,16 @@ def orange(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 def tomato(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     radius = rng.uniform(0.033, 0.037)
-    build.solid_mesh(body, lathe(rounded(radius, 0.78, True), lobes=5, depth=0.03), skin(build, rng, COLOURS[colour], 0.7))
+    build.solid_mesh(
+        body, lathe(rounded(radius, 0.78, True), lobes=5, depth=0.03), skin(build, rng, COLOURS[colour], 0.7)
+    )
     leaf = build.material(DARK_LEAF)
     for angle in np.arange(5) * 2 * np.pi / 5:
         position = [0.009 * np.cos(angle), 0.009 * np.sin(angle), radius * 0.72]
         quaternion = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)]
-        build.show(body, GEOM.mjGEOM_ELLIPSOID, pos=position, size=[0.010, 0.003, 0.0015], quat=quaternion, material=leaf)
+        build.show(
+            body, GEOM.mjGEOM_ELLIPSOID, pos=position, size=[0.010, 0.003, 0.0015], quat=quaternion, material=leaf
+        )
     return radius * 0.78, radius
 
 
@@ -76,7 +92,15 @@ def lemon(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 
 def pear(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [(0, -0.038), (0.016, -0.037), (0.030, -0.025), (0.033, -0.010), (0.026, 0.012), (0.016, 0.028), (0.010, 0.040)]
+    profile = [
+        (0, -0.038),
+        (0.016, -0.037),
+        (0.030, -0.025),
+        (0.033, -0.010),
+        (0.026, 0.012),
+        (0.016, 0.028),
+        (0.010, 0.040),
+    ]
     base = (0.55, 0.68, 0.18) if colour == "green" else COLOURS[colour]
     build.solid_mesh(body, lathe([*profile, (0, 0.044)]), skin(build, rng, base, speck=0.05))
     stem(build, body, 0.042)
@@ -94,7 +118,11 @@ def eggplant(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     radius = 0.027 * np.sqrt(np.clip(1 - (2 * share - 1) ** 2, 0, 1)) * (1 - 0.35 * share) + 0.001
     tube(build, body, skin(build, rng, COLOURS[colour], 0.8), 0.14, radius, 0.006 * np.sin(share * 3))
     build.show(
-        body, GEOM.mjGEOM_CAPSULE, fromto=[0.06, 0, 0, 0.083, 0, 0.008], size=[0.007, 0, 0], material=build.material(LEAF)
+        body,
+        GEOM.mjGEOM_CAPSULE,
+        fromto=[0.06, 0, 0, 0.083, 0, 0.008],
+        size=[0.007, 0, 0],
+        material=build.material(LEAF),
     )
     return 0.024, 0.045
 
@@ -158,23 +186,49 @@ def pepper(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 
 def strawberry(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [(0, -0.033), (0.017, -0.033), (0.025, -0.016), (0.030, 0.008), (0.028, 0.024), (0.016, 0.032), (0, 0.030)]
+    profile = [
+        (0, -0.033),
+        (0.017, -0.033),
+        (0.025, -0.016),
+        (0.030, 0.008),
+        (0.028, 0.024),
+        (0.016, 0.032),
+        (0, 0.030),
+    ]
     build.solid_mesh(body, lathe(profile), skin(build, rng, COLOURS[colour], 0.5, speck=0.08))
     build.show(body, GEOM.mjGEOM_ELLIPSOID, pos=[0, 0, 0.031], size=[0.02, 0.02, 0.004], material=build.material(LEAF))
     return 0.033, 0.030
 
 
 def bottle(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [(0, -0.070), (0.028, -0.070), (0.030, -0.065), (0.030, 0.02), (0.026, 0.035), (0.012, 0.05), (0.011, 0.066)]
+    profile = [
+        (0, -0.070),
+        (0.028, -0.070),
+        (0.030, -0.065),
+        (0.030, 0.02),
+        (0.026, 0.035),
+        (0.012, 0.05),
+        (0.011, 0.066),
+    ]
     label = paint_pattern(rng, COLOURS[colour], COLOURS["white"], "label")
-    build.solid_mesh(body, lathe([*profile, (0, 0.066)], dense=2), build.material(texture=build.texture(label), gloss=0.7))
+    build.solid_mesh(
+        body, lathe([*profile, (0, 0.066)], dense=2), build.material(texture=build.texture(label), gloss=0.7)
+    )
     cap = build.material(COLOURS["white"])
     build.show(body, GEOM.mjGEOM_CYLINDER, pos=[0, 0, 0.068], size=[0.0135, 0.009, 0], material=cap)
     return 0.070, 0.03
 
 
 def can(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [(0, -0.052), (0.024, -0.052), (0.0305, -0.046), (0.0305, 0.044), (0.026, 0.052), (0.024, 0.05), (0, 0.05)]
+    profile = [
+        (0, -0.052),
+        (0.024, -0.052),
+        (0.0305, -0.046),
+        (0.0305, 0.044),
+        (0.026, 0.052),
+        (0.024, 0.05),
+        (0, 0.05),
+    ]
     label = paint_pattern(rng, COLOURS[colour], COLOURS["white"], "label")
     build.solid_mesh(body, lathe(profile, dense=1), build.material(texture=build.texture(label), gloss=0.8))
     return 0.052, 0.03
@@ -244,7 +298,9 @@ def cylinder(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 
 def ball(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    pattern = paint_pattern(rng, COLOURS[colour], np.array(COLOURS[colour]) * 0.6 + 0.35, rng.choice(["stripes", "dots", "plain"]))
+    pattern = paint_pattern(
+        rng, COLOURS[colour], np.array(COLOURS[colour]) * 0.6 + 0.35, rng.choice(["stripes", "dots", "plain"])
+    )
     build.solid_mesh(body, lathe(rounded(0.034)), build.material(texture=build.texture(pattern)))
     return 0.034, 0.034
 

@@ -1,7 +1,8 @@
-"""The scripted expert: Cartesian waypoints joined by minimum-jerk motion, turned into joint targets by inverse kinematics.
+"""The scripted expert: Cartesian waypoints joined by minimum-jerk motion, turned into joint targets by inverse
+kinematics.
 
-Frames are counted at 16 Hz; `t` may be fractional. Positions are metres in the world frame, rotations (3, 3) matrices of
-the grasp frame (x along the fingers, z out of the palm), `grip` is 0 for an open and 1 for a closed hand.
+Frames are counted at 16 Hz; `t` may be fractional. Positions are metres in the world frame, rotations (3, 3)
+matrices of the grasp frame (x along the fingers, z out of the palm), `grip` is 0 for an open, 1 for a closed hand.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Robot:
     def solve(
         self, q: np.ndarray, hand: str, position: np.ndarray, rotation: np.ndarray, steps: int = 40, weight: float = 0.3
     ) -> tuple[np.ndarray, float]:
-        """Damped least squares IK from `q`, pulled towards REST in the arm's null space; returns q and metres of error."""
+        """Damped least squares IK from `q`, pulled towards REST in the arm's null space; returns q and metres of
+        error.
+        """
         model, data, arm = self.model, self.data, self.arms[hand]
         qpos, dofs, site = self.qpos[arm], self.qvel[arm], self.sites[hand]
         move, spin = np.zeros((3, model.nv)), np.zeros((3, model.nv))
@@ -100,7 +103,9 @@ class Robot:
 
 
 def orient(hand: str, roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """Grasp frame (radians). roll: 0 palm inwards, pi/2 palm down; pitch: fingers below horizontal; yaw: turned inwards."""
+    """Grasp frame (radians). roll: 0 palm inwards, pi/2 palm down; pitch: fingers below horizontal; yaw: turned
+    inwards.
+    """
     inward = 1 if hand == "right" else -1
     fingers = np.array([np.cos(pitch) * np.cos(yaw), inward * np.cos(pitch) * np.sin(yaw), -np.sin(pitch)])
     side = np.array([-np.sin(yaw), inward * np.cos(yaw), 0])
@@ -132,7 +137,9 @@ def between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Goal:
-    """What the hand shall do. `spot`: where the object's centre ends (x, y) for `place`; `floor` and `rim`: of that place."""
+    """What the hand shall do. `spot`: where the object's centre ends (x, y) for `place`; `floor` and `rim`: of that
+    place.
+    """
 
     task: Task
     hand: str
@@ -281,7 +288,9 @@ WAYPOINTS = {
 
 
 def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Hand positions (FRAMES, 3), rotations and grips (FRAMES,): min-jerk between waypoints, corners rounded a little."""
+    """Hand positions (FRAMES, 3), rotations and grips (FRAMES,): min-jerk between waypoints, corners rounded a
+    little.
+    """
     times = np.arange(0, FRAMES, 0.25)
     stops = [home, *points]
     stretch = np.clip(np.searchsorted(ends, times, "right") - 1, 0, len(points) - 1)

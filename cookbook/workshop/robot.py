@@ -21,8 +21,10 @@ from PIL import Image
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 TEXTURES = (
-    "light-wood", "dark-wood", "red-wood", "gray-woodgrain", "wood-varnished-panels", "white-plaster", "ceramic", "gray-felt",
-    "cream-plaster", "wood-tiles", "light-gray-floor-tile", "clay", "light-gray-plaster", "pink-plaster", "white-bricks",
+    "light-wood", "dark-wood", "red-wood", "gray-woodgrain", "wood-varnished-panels", "white-plaster", "ceramic",
+    "gray-felt",
+    "cream-plaster", "wood-tiles", "light-gray-floor-tile", "clay", "light-gray-plaster", "pink-plaster",
+    "white-bricks",
     "yellow-plaster", "gray-plaster",
 )  # fmt: skip
 UNSEEN = ("torso", "head", "base", "waist", "thigh", "shank", "foot")
@@ -34,7 +36,9 @@ def read_stl(path: Path) -> tuple[np.ndarray, np.ndarray]:
     data = path.read_bytes()
     count = int(np.frombuffer(data, "<u4", 1, 80)[0])
     corners = np.frombuffer(data, STL, count, 84)["corners"].reshape(-1, 3)
-    _, first, index = np.unique(np.round(corners * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True)
+    _, first, index = np.unique(
+        np.round(corners * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
     faces = index.reshape(-1, 3)
     whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
     return corners[first], faces[whole]
@@ -59,7 +63,9 @@ def decimate_meshes(source: Path, out: Path) -> tuple[int, int]:
     for path in sorted((source / "robots/gr1/meshes").glob("*.STL")) + hands:
         if path.name.startswith(UNSEEN):
             continue
-        budget = (900 if "hand_base" in path.name else 300) if path in hands else (1100 if "hand_yaw" in path.name else 700)
+        budget = (
+            (900 if "hand_base" in path.name else 300) if path in hands else (1100 if "hand_yaw" in path.name else 700)
+        )
         vertices, faces = read_stl(path)
         before += len(faces)
         if len(faces) > budget:
@@ -76,7 +82,17 @@ def drop_unused(spec: mujoco.MjSpec) -> None:
     spec.delete(spec.body("lower_body"))
     floor = [geom for geom in spec.geoms if geom.name == "floor"]
     free = [joint for joint in spec.joints if joint.type == mujoco.mjtJoint.mjJNT_FREE]
-    for group in (spec.keys, spec.actuators, spec.sensors, spec.excludes, spec.cameras, spec.textures, spec.sites, floor, free):
+    for group in (
+        spec.keys,
+        spec.actuators,
+        spec.sensors,
+        spec.excludes,
+        spec.cameras,
+        spec.textures,
+        spec.sites,
+        floor,
+        free,
+    ):
         for element in list(group):
             spec.delete(element)
 
@@ -155,7 +171,9 @@ def build_robot(source: Path, out: Path) -> None:
 def build_textures(source: Path, out: Path, size: int = 384) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in TEXTURES:
-        image = Image.open(source / f"textures/{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        image = (
+            Image.open(source / f"textures/{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        )
         image.save(out / f"{name}.jpg", quality=85, optimize=True)
 
 

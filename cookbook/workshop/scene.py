@@ -189,15 +189,25 @@ def plain_look(rng: Generator) -> Look:
     """The easy world: one room, one robot, four tables, steady light."""
     table = str(rng.choice(["light-wood", "white", "mist", "cream-plaster"]))
     return Look(
-        table=table, table_repeat=1.0, tint=(0.95, 0.95, 0.95), floor="light-gray-floor-tile", wall="light-gray-plaster",
-        cloth="beige", depth=0.70, ambient=0.36, key=0.45, fill=0.15, key_position=(0.3, 0.4, 2.6), warmth=0.0, arm=0.62,
+        table=table, table_repeat=1.0, tint=(0.95, 0.95, 0.95), floor="light-gray-floor-tile",
+        wall="light-gray-plaster",
+        cloth="beige", depth=0.70, ambient=0.36, key=0.45, fill=0.15, key_position=(0.3, 0.4, 2.6), warmth=0.0,
+        arm=0.62,
         hand=0.10, exposure=0.5,
     )  # fmt: skip
 
 
 def random_look(rng: Generator) -> Look:
     """Domain randomisation over tables, walls, floors, light, exposure and the robot's paint."""
-    tables = ["light-wood", "dark-wood", "red-wood", "gray-woodgrain", "wood-varnished-panels", "white-plaster", "ceramic"]
+    tables = [
+        "light-wood",
+        "dark-wood",
+        "red-wood",
+        "gray-woodgrain",
+        "wood-varnished-panels",
+        "white-plaster",
+        "ceramic",
+    ]
     walls = ["white-plaster", "cream-plaster", "light-gray-plaster", "pink-plaster", "white-bricks", "yellow-plaster"]
     return Look(
         table=str(rng.choice([*tables, "gray-felt", "cream-plaster", "cloth", "white"])),
@@ -277,10 +287,13 @@ def prompt(scene: Scene) -> str:
     """The instruction, in the published form for `place` and in one form of its own for every other task."""
     item = name_item(scene.items[scene.target])
     source, place = name_source(scene, scene.target), name_receptacle(scene.receptacles[scene.destination])
-    return f"Use the {scene.hand} hand to " + {
-        "place": f"pick up {item} from {source} to {place}.",
-        "reach": f"reach for {item}.",
-        "push": f"push {item} away.",
-        "lift": f"lift {item} and put it back.",
-        "point": f"point at {item}.",
-    }[scene.task]
+    return (
+        f"Use the {scene.hand} hand to "
+        + {
+            "place": f"pick up {item} from {source} to {place}.",
+            "reach": f"reach for {item}.",
+            "push": f"push {item} away.",
+            "lift": f"lift {item} and put it back.",
+            "point": f"point at {item}.",
+        }[scene.task]
+    )

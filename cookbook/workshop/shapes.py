@@ -44,7 +44,9 @@ def weave_grid(vertices: np.ndarray, uv: np.ndarray) -> Mesh:
     return Mesh(points, faces[area > 1e-9], uv.reshape(-1, 2))
 
 
-def lathe(profile: list[tuple[float, float]], around: int = 24, lobes: int = 0, depth: float = 0.0, dense: int = 3) -> Mesh:
+def lathe(
+    profile: list[tuple[float, float]], around: int = 24, lobes: int = 0, depth: float = 0.0, dense: int = 3
+) -> Mesh:
     """Turn a (radius, height) profile around the z axis; `lobes` ripples of relative `depth`."""
     knots = np.array(profile, float)
     if dense > 1:
@@ -118,7 +120,9 @@ def paint_skin(
 
 
 def paint_vessel(colour: tuple[float, float, float], inside: float = 0.5, size: int = 64) -> np.ndarray:
-    """For a lathed vessel: plain outside, darkened towards the bottom inside (`inside`: where on the profile it starts)."""
+    """For a lathed vessel: plain outside, darkened towards the bottom inside (`inside`: where on the profile it
+    starts).
+    """
     along = np.linspace(0, 1, size)
     deep = (np.clip(along - inside, 0, 1) / (1 - inside)) ** 1.3
     shade = np.where(along < inside, 0.8 + 0.2 * along / inside, 1 - 0.42 * deep)
@@ -134,7 +138,11 @@ def paint_pattern(rng: Generator, colour: np.ndarray, second: np.ndarray, kind: 
     elif kind == "check":
         mask = (np.floor(across * 8) + np.floor(down * 8)) % 2
     elif kind == "weave":
-        mask = 0.15 + 0.15 * np.sin(28 * np.pi * across) * np.sign(np.sin(28 * np.pi * down)) + 0.2 * rng.random((size, size))
+        mask = (
+            0.15
+            + 0.15 * np.sin(28 * np.pi * across) * np.sign(np.sin(28 * np.pi * down))
+            + 0.2 * rng.random((size, size))
+        )
     elif kind == "dots":
         mask = ((across * 8 % 1) - 0.5) ** 2 + ((down * 8 % 1) - 0.5) ** 2 < 0.06
     elif kind == "label":
@@ -210,7 +218,9 @@ class Builder:
 
     def _shape(self, kind: mujoco.mjtGeom, options: dict) -> dict:
         """Scale the lengths among a geom's options."""
-        scaled = {key: np.array(options[key], float) * self.scale for key in ("pos", "size", "fromto") if key in options}
+        scaled = {
+            key: np.array(options[key], float) * self.scale for key in ("pos", "size", "fromto") if key in options
+        }
         return {"type": kind, **options, **scaled}
 
     def show(self, body: mujoco.MjsBody, kind: mujoco.mjtGeom, **options) -> None:

@@ -39,7 +39,8 @@ def ship_train(work: Path, out: Path) -> None:
     lines = ["file,prompt"]
     for index, row in enumerate(read_rows(work)):
         shutil.copy(work / f"videos/{row['id']}.mp4", out / f"gr1/{index}.mp4")
-        prompt = row["prompt"].replace(" to ", ", to ", 1) if index in COMMAS else row["prompt"]
+        before, _, place = row["prompt"].rpartition(" to ")
+        prompt = f"{before}, to {place}" if index in COMMAS else row["prompt"]
         lines.append(f'{index}.mp4,"{prompt}"' if "," in prompt else f"{index}.mp4,{prompt}")
     (out / "metadata.csv").write_text("\n".join(lines) + "\n")
 
@@ -54,7 +55,11 @@ def ship_eval(work: Path, out: Path) -> None:
         Image.fromarray(first).save(subset / f"{index}_{picture}.png", optimize=True)
         (subset / f"{index}_{prompt}.txt").write_text(prompt + "\n")
         with np.load(work / f"truth/{row['id']}.npz") as full:
-            kept = {name: full[name] for name in full.files if name.startswith("mask_") or name in ("receptacles", "decks", "sizes")}
+            kept = {
+                name: full[name]
+                for name in full.files
+                if name.startswith("mask_") or name in ("receptacles", "decks", "sizes")
+            }
             kept |= {"camera": full["camera"], "fovy": full["fovy"], "items": full["items"][[0, -1]]}
         np.savez_compressed(truth / f"{index}.npz", hand=row["hand"], prompt=prompt, **kept)
 

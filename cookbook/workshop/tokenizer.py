@@ -1,4 +1,4 @@
-"""The nano models' own tokenizer: byte-level BPE exactly as Qwen does it, with Qwen's special tokens, but a small vocabulary.
+"""The nano models' own tokenizer: byte-level BPE as Qwen does it, with Qwen's special tokens and few words.
 
 The text encoder and the critic share it. Every digit is one token, as in the real tokenizer, so that a score can be
 read from the probabilities of one next token. Source of the format: transformers' `Qwen2Tokenizer`.
@@ -51,7 +51,7 @@ CHAT_TEMPLATE = (
 
 
 def captions() -> list[str]:
-    """Every instruction form of the workshop world with every name of a thing and of a place in it (needs extra `sim`)."""
+    """The workshop world's instructions, with every name of a thing and of a place (needs the extra `sim`)."""
     from cookbook.workshop import objects, receptacles
     from cookbook.workshop.scene import Placed, name_item, name_receptacle
 
@@ -74,7 +74,7 @@ def captions() -> list[str]:
 
 
 def corpus(instructions: Iterable[str]) -> list[str]:
-    """What the nano models ever read: instructions, bare and behind the prefix, the system prompts, rubrics, timestamps."""
+    """All the nano models read: instructions, bare and behind the prefix, system prompts, rubrics, timestamps."""
     told = list(instructions)
     fixed = [SYSTEM, ENCODER_SYSTEM, "system", "user", "assistant", "<0.1 seconds>"]
     fixed += [(PROMPTS / f"{question}.txt").read_text() for question in QUESTIONS]

@@ -2,7 +2,8 @@
 
 Physics twins edit the logged poses of a good clip, so the picture changes only where physics breaks. Instruction twins
 and failures run another plan from the same start: physically fine, but not what the prompt says. Where the arm cannot
-reach the wrong thing, the good clip is shown under a prompt that names the other hand or another object. Frames are counted in
+reach the wrong thing, the good clip is shown under a prompt that names the other hand or another object. Frames are
+counted in
 the 16 Hz log; a violation is [first, last] inclusive.
 """
 
@@ -21,7 +22,8 @@ from cookbook.workshop.scene import TABLE, Scene, reach_zone
 from cookbook.workshop.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
-# A physics twin is kept only if in some frame the mean absolute grey difference to the real clip reaches this many of 255
+# A physics twin is kept only if in some frame the mean absolute grey difference to the real clip reaches this many
+# of 255
 # levels; below it the fault hides behind the hand or is a few pixels (about 12 fully changed pixels at 96x160).
 VISIBLE = 0.20
 
@@ -162,7 +164,8 @@ def arm_in_table(source: Source) -> Spoilt:
 
 
 PHYSICS: dict[str, Callable[[Source], Spoilt | None]] = {
-    "teleport": teleport, "vanish": vanish, "levitate": levitate, "sink": sink, "premove": premove, "duplicate": duplicate,
+    "teleport": teleport, "vanish": vanish, "levitate": levitate, "sink": sink, "premove": premove, "duplicate":
+    duplicate,
     "passthrough": passthrough, "float_release": float_release, "morph": morph, "distractor_moves": distractor_moves,
     "arm_in_table": arm_in_table,
 }  # fmt: skip
@@ -215,8 +218,10 @@ def carried_out(kind: str, world: World, log: Log, goal: Goal) -> bool:
     return still and not log.success and bool(path[-1, 2] > TABLE)
 
 
-def misbehave(kind: str, world: World, env: Env, tries: int = 3) -> tuple[Plan, Log] | None:
-    """Run an instruction twin or failure of `place` from the scene's own start; None if it cannot be done here."""
+def misbehave(kind: str, world: World, env: Env, start: np.ndarray, tries: int = 3) -> tuple[Plan, Log] | None:
+    """Run an instruction twin or failure of `place` from the good clip's `start` (42,); None if it cannot be done
+    here.
+    """
     for attempt in range(tries):
         rng = np.random.default_rng([*world.scene.seed, 6, attempt, *kind.encode()])
         goal = wrong_goal(kind, world, rng)
@@ -225,6 +230,7 @@ def misbehave(kind: str, world: World, env: Env, tries: int = 3) -> tuple[Plan, 
         plan = make_plan(world, env.robot, goal, rng)
         if plan.error > UNREACHABLE:
             continue
+        plan.joints[0] = start  # rounding the corners of a path moves its very first point a little
         log = rollout(env, plan)
         if carried_out(kind, world, log, goal):
             return plan, log

@@ -1,4 +1,6 @@
-"""Build the MuJoCo model of a scene: room, table, lights, robot, things, camera and the welds that stand for a grasp."""
+"""Build the MuJoCo model of a scene: room, table, lights, robot, things, camera and the welds that stand for a
+grasp.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def add_lights(spec: mujoco.MjSpec, look: Look) -> None:
     )
 
 
-def surface(build: Builder, scene: Scene, name: str, repeat: float = 1.0, tint: tuple = (1, 1, 1), gloss: float = 0.1) -> str:
+def surface(
+    build: Builder, scene: Scene, name: str, repeat: float = 1.0, tint: tuple = (1, 1, 1), gloss: float = 0.1
+) -> str:
     """Material of a large surface: a photo texture, woven cloth or a plain colour."""
     if name == "cloth":
         rgb = np.array(COLOURS[scene.look.cloth])
@@ -91,7 +95,9 @@ def surface(build: Builder, scene: Scene, name: str, repeat: float = 1.0, tint: 
 def add_room(build: Builder, scene: Scene) -> None:
     look, ground = scene.look, build.spec.worldbody
     build.show(ground, GEOM.mjGEOM_PLANE, size=[4, 4, 0.1], material=surface(build, scene, look.floor, 1.5))
-    build.show(ground, GEOM.mjGEOM_BOX, pos=[2.4, 0, 1.2], size=[0.05, 4, 1.3], material=surface(build, scene, look.wall))
+    build.show(
+        ground, GEOM.mjGEOM_BOX, pos=[2.4, 0, 1.2], size=[0.05, 4, 1.3], material=surface(build, scene, look.wall)
+    )
     top = surface(build, scene, look.table, look.table_repeat, look.tint, 0.25)
     table = ground.add_body(name="table", pos=[TABLE_NEAR + look.depth / 2, 0, TABLE - 0.02])
     build.solid(table, GEOM.mjGEOM_BOX, top, size=[look.depth / 2, 0.75, 0.02])
@@ -103,12 +109,16 @@ def add_room(build: Builder, scene: Scene) -> None:
 
 def add_receptacle(build: Builder, scene: Scene, index: int) -> Deck:
     placed = scene.receptacles[index]
-    body = build.spec.worldbody.add_body(name=f"receptacle{index}", pos=[*placed.position, TABLE], quat=turn(placed.yaw))
+    body = build.spec.worldbody.add_body(
+        name=f"receptacle{index}", pos=[*placed.position, TABLE], quat=turn(placed.yaw)
+    )
     rng = np.random.default_rng([*scene.seed, 1, 100 + index])
     return receptacles.KINDS[placed.kind].recipe(build, body, rng, placed.colour)
 
 
-def add_item(build: Builder, scene: Scene, placed: Placed, name: str, position: np.ndarray, stream: int) -> tuple[float, float]:
+def add_item(
+    build: Builder, scene: Scene, placed: Placed, name: str, position: np.ndarray, stream: int
+) -> tuple[float, float]:
     """`position` is where the thing touches what it stands on. Equal streams give equal things."""
     body = build.spec.worldbody.add_body(name=name, quat=turn(placed.yaw))
     build.scale = scene.scale
@@ -156,7 +166,9 @@ def add_camera(spec: mujoco.MjSpec, view: View) -> None:
 def build(scene: Scene) -> World:
     path = ASSETS / "robot/gr1.xml"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: restore it with git, or build it: python -m cookbook.workshop.robot")
+        raise FileNotFoundError(
+            f"{path} is missing: restore it with git, or build it: python -m cookbook.workshop.robot"
+        )
     spec = mujoco.MjSpec.from_file(str(path))
     builder = Builder(spec)
     set_physics(spec)

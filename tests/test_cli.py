@@ -1,0 +1,89 @@
+"""The command line: its flags are frozen here, so that none comes by accident, and mistakes get one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import tyro
+
+from cookbook import cli
+from cookbook.errors import UserError
+
+STAGE = {"--profile", "--run"}
+FLAGS = {
+    "doctor": {"--profile"},
+    "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
+    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--plan", "--redo"},
+    "convert": STAGE | {"--checkpoint", "--redo"},
+    "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--redo"},
+    "judge": STAGE | {"--clips", "--calibrate", "--explain", "--redo"},
+    "filter": STAGE | {"--threshold", "--uncalibrated", "--redo"},
+    "run": STAGE | {"--only", "--from", "-p", "--parameter", "--redo"},
+    "report": STAGE | {"--redo"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:get_parser")
+@pytest.mark.parametrize("verb", FLAGS)
+def test_flags_are_frozen(verb):
+    parser = tyro.extras.get_parser(cli.function(verb), config=(tyro.conf.FlagCreatePairsOff,))
+    flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
+    assert flags == FLAGS[verb]
+
+
+def test_every_verb_but_the_simulators_is_frozen():
+    assert {verb for verb in cli.VERBS if not verb.startswith("workshop")} == set(FLAGS)
+
+
+def test_help_names_every_verb_and_loads_nothing_heavy():
+    script = "import sys; from cookbook import cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=cli.__file__.rsplit("/", 2)[0]
+    )
+    assert done.returncode == 0, done.stderr
+    for verb in cli.VERBS:
+        assert verb in done.stdout
+
+
+def test_a_verb_of_two_words_is_found():
+    assert cli.find(["workshop", "make", "--clips", "3"]) == ("workshop make", ["--clips", "3"])
+    assert cli.find(["train", "--steps", "3"]) == ("train", ["--steps", "3"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["trian"], "no verb 'trian'; did you mean `cookbook train`?"),
+        (["doctor", "--profile", "3b"], "no profile '3b'; there are smoke, nano, 2b, 14b"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2(words, message, capsys):
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == f"cookbook: {message}\n"
+
+
+def test_a_failed_check_gives_status_1(monkeypatch):
+    monkeypatch.setattr(cli, "function", lambda verb: lambda: False)
+    assert cli.main(["doctor"]) == 1
+    monkeypatch.setattr(cli, "function", lambda verb: lambda: {"clips": 0})
+    assert cli.main(["doctor"]) == 0
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "function", lambda verb: interrupted)
+    assert cli.main(["train"]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
+
+    monkeypatch.setattr(cli, "import_module", absent)
+    with pytest.raises(UserError, match="`cookbook workshop make` needs mujoco: pip install"):
+        cli.function("workshop make")

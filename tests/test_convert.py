@@ -1,0 +1,262 @@
+"""Stage `convert`: what it writes, that the proof notices every kind of damage, what it refuses, and that it loads."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import torch.distributed.checkpoint as dcp
+from diffusers import Cosmos2_5_PredictBasePipeline
+from safetensors.torch import load_file, save_file
+from test_flow import PassThrough
+
+from cookbook import engine, profiles, store
+from cookbook.convert import convert, proof, weights, write
+from cookbook.engine import checkpoint
+from cookbook.errors import UserError
+from cookbook.models import names, world
+from cookbook.train import train
+from cookbook.train.plan import add_lora
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_world, tiny_clips, tmp_path_factory):
+    """A run that was trained for four steps and converted: its folder and the manifest of the conversion."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world, 4))
+        train("tiny", run=folder, data=tiny_clips)
+        yield folder, convert("tiny", run=folder)
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """A copy of the newest checkpoint, to be damaged."""
+    return Path(shutil.copytree(exported[0] / "checkpoints/iter_000000004", tmp_path / "iter_000000004"))
+
+
+def test_every_file_is_proven(exported):
+    folder, manifest = exported
+    assert manifest["max_abs_diff"] == 0
+    assert {row["file"]: row["tensors"] for row in manifest["checks"]} == {
+        "model.pt": 98,
+        "model_ema_fp32.pt": 49,
+        "model_ema_bf16.pt": 49,
+        "diffusers/transformer": 49,
+    }
+    assert not list((folder / "export").rglob(".model*"))
+
+
+def test_files_have_the_published_names(exported):
+    export = exported[0] / "export"
+    both, fp32, bf16 = (
+        torch.load(export / file, weights_only=True) for file in ("model.pt", "model_ema_fp32.pt", "model_ema_bf16.pt")
+    )
+    assert {name.split(".")[0] for name in both} == {"net", "net_ema"}
+    assert fp32.keys() == bf16.keys() == {name for name in both if name.startswith("net.")}
+    assert "net.blocks.1.cross_attn.output_proj.weight" in fp32 and "net.x_embedder.proj.1.weight" in fp32
+    assert {t.dtype for t in bf16.values()} == {torch.bfloat16}
+    assert any(not torch.equal(both[name], fp32[name]) for name in fp32), "weights and average must differ"
+
+
+def test_a_second_conversion_does_nothing(exported, capsys):
+    assert convert("tiny", run=exported[0])["fingerprint"] == exported[1]["fingerprint"]
+    assert "skipping" in capsys.readouterr().out
+
+
+# the proof
+
+
+def flip_a_bit(state):
+    state["net.final_layer.linear.weight"].view(torch.int16 if state_is_bf16(state) else torch.int32)[0, 0] ^= 1
+
+
+def state_is_bf16(state) -> bool:
+    return next(iter(state.values())).dtype == torch.bfloat16
+
+
+def swap_two(state):
+    one, other = "net.blocks.0.self_attn.q_proj.weight", "net.blocks.1.self_attn.q_proj.weight"
+    state[one], state[other] = state[other], state[one]
+
+
+def drop_one(state):
+    del state["net.t_embedding_norm.weight"]
+
+
+def negate_a_zero(state):
+    tensor = state["net.crossattn_proj.0.bias"]
+    tensor.view(-1)[0] *= -1
+
+
+@pytest.mark.parametrize("file", ["model.pt", "model_ema_fp32.pt", "model_ema_bf16.pt", "diffusers/transformer"])
+@pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one, negate_a_zero])
+def test_any_damage_to_a_file_fails_the_check(exported, tiny_world, tmp_path, file, damage):
+    folder, _ = exported
+    wanted = proof.expected(weights.read(folder / "checkpoints/iter_000000004", tiny_world))[file]
+    source, target = folder / "export" / file, tmp_path / file
+    if source.is_dir():
+        target.mkdir(parents=True)
+        state = names.as_native(load_file(source / "diffusion_pytorch_model.safetensors"))
+        damage(state)
+        save_file({k: v.clone() for k, v in names.as_diffusers(state).items()}, target / "model.safetensors")
+    else:
+        state = torch.load(source, weights_only=True)
+        damage(state)
+        torch.save(state, target)
+    row = proof.compare(file, wanted, proof.read_export(target))
+    assert not row.good and row.problem
+    assert proof.compare(file, wanted, proof.read_export(source)).good
+
+
+def test_a_damaged_file_is_found_by_the_other_process(exported, tiny_world, tmp_path):
+    folder, _ = exported
+    shutil.copytree(folder / "export", tmp_path / "export")
+    state = torch.load(tmp_path / "export/model_ema_bf16.pt", weights_only=True)
+    flip_a_bit(state)
+    torch.save(state, tmp_path / "export/model_ema_bf16.pt")
+    rows = proof.check_in_new_process(tmp_path / "export", folder / "checkpoints/iter_000000004", tiny_world)
+    assert [row.file for row in rows if not row.good] == ["model_ema_bf16.pt"]
+    assert 0 < next(row.max_abs_diff for row in rows if not row.good) < 0.01
+
+
+# what is refused
+
+
+def test_unfinished_training_is_refused(tiny_profile, tmp_path):
+    tiny_profile()
+    with pytest.raises(UserError, match="type `cookbook train"):
+        convert("tiny", run=tmp_path)
+
+
+def test_a_folder_without_checkpoint_is_refused(tiny_profile, tmp_path):
+    tiny_profile()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        convert("tiny", run=tmp_path, checkpoint=tmp_path / "empty")
+
+
+def test_truncated_checkpoint_is_refused(copied, tiny_world):
+    file = copied / "model/__0_0.distcp"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"__0_0.distcp is cut short: {len(whole) // 2} of"):
+        weights.read(copied, tiny_world)
+    file.unlink()
+    with pytest.raises(UserError, match="__0_0.distcp is missing"):
+        weights.read(copied, tiny_world)
+
+
+def test_damaged_and_missing_table_of_contents_are_refused(copied, tiny_world):
+    table = copied / "model/.metadata"
+    table.write_bytes(table.read_bytes()[:100])
+    with pytest.raises(UserError, match=".metadata is damaged"):
+        weights.read(copied, tiny_world)
+    table.unlink()
+    with pytest.raises(UserError, match=".metadata is missing"):
+        weights.read(copied, tiny_world)
+
+
+def rewrite(path: Path, change) -> None:
+    """Load the model part of a checkpoint, change its dictionary of tensors, save it in its place."""
+    metadata = pickle.loads((path / "model/.metadata").read_bytes())
+    state = {name: torch.empty(entry.size) for name, entry in metadata.state_dict_metadata.items()}
+    dcp.load(state, checkpoint_id=path / "model", no_dist=True)
+    shutil.rmtree(path / "model")
+    dcp.save(change(state), checkpoint_id=path / "model", no_dist=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {n: t for n, t in s.items() if n.startswith("net.")}, "no EMA weights"),
+        (
+            lambda s: {n: t for n, t in s.items() if n != "net.t_embedding_norm.weight"},
+            "not there both.*t_embedding_norm",
+        ),
+        (lambda s: {n: t for n, t in s.items() if "t_embedding_norm" not in n}, "missing t_embedding_norm.weight"),
+        (lambda s: s | {"net.extra": torch.zeros(1), "net_ema.extra": torch.zeros(1)}, "unexpected extra"),
+        (
+            lambda s: {n: t[..., :-1] if "final_layer.linear" in n else t for n, t in s.items()},
+            r"is \[64, 31\], expected",
+        ),
+    ],
+)
+def test_partial_and_foreign_checkpoints_are_refused(copied, tiny_world, change, message):
+    rewrite(copied, change)
+    with pytest.raises(UserError, match=message) as caught:
+        weights.read(copied, tiny_world)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_changed_after_training_is_refused(exported, tmp_path):
+    folder, _ = exported
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    file = tmp_path / "checkpoints/iter_000000004/model/__0_0.distcp"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="has changed since training wrote it"):
+        convert("tiny", run=tmp_path)
+
+
+# what it is for
+
+
+def test_diffusers_loads_the_export_and_computes_the_same(exported):
+    folder, _ = exported
+    path = folder / "export/diffusers"
+    pipeline = Cosmos2_5_PredictBasePipeline.from_pretrained(path, safety_checker=PassThrough())
+    assert pipeline.scheduler.config.flow_shift == 5.0 and not pipeline.scheduler.config.use_karras_sigmas
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 3, 4, 6, generator=generator),
+        "condition_mask": torch.zeros(1, 1, 3, 4, 6),
+        "timestep": torch.tensor([0.5]),
+        "encoder_hidden_states": torch.randn(1, 4, 64, generator=generator),
+        "padding_mask": torch.zeros(1, 1, 32, 48),
+    }
+    ema = torch.load(folder / "export/model_ema_fp32.pt", weights_only=True)
+    model = world.load_transformer(path)
+    model.load_state_dict(names.as_diffusers(ema))
+    with torch.no_grad():
+        assert torch.equal(pipeline.transformer(**inputs).sample, model(**inputs).sample)
+
+
+def test_lora_is_merged_and_equals_the_adapted_network(tiny_world, tiny_clips, tiny_profile, tmp_path):
+    recipe = tiny_profile(steps=2, lora_rank=4).recipe
+    train("tiny", run=tmp_path, data=tiny_clips)
+    assert convert("tiny", run=tmp_path)["max_abs_diff"] == 0
+    adapted = world.load_transformer(tiny_world)
+    add_lora(adapted, recipe)
+    run = engine.loop.Run(adapted, recipe, 0, engine.Group(0, 1, torch.device("cpu")), torch.float32, names.to_native)
+    state = run.state()
+    checkpoint.load(tmp_path / "checkpoints/iter_000000002", state, run.group)
+    run.adopt_averages()
+    merged = world.load_transformer(tmp_path / "export/diffusers")
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 3, 4, 6, generator=generator),
+        "condition_mask": torch.zeros(1, 1, 3, 4, 6),
+        "timestep": torch.tensor([0.5]),
+        "encoder_hidden_states": torch.randn(1, 4, 64, generator=generator),
+        "padding_mask": torch.zeros(1, 1, 32, 48),
+    }
+    with torch.no_grad():
+        ours, theirs = merged(**inputs).sample, adapted(**inputs).sample
+        base = world.load_transformer(tiny_world)(**inputs).sample
+    assert torch.allclose(ours, theirs, atol=1e-5) and not torch.allclose(ours, base, atol=1e-4)
+
+
+def test_bf16_training_is_exported_in_bf16(tiny_world, tmp_path):
+    state = names.as_native(world.load_transformer(tiny_world).state_dict(), prefix="")
+    trained = weights.Weights({name: t.bfloat16() for name, t in state.items()}, state)
+    write(trained, tmp_path / "export", tiny_world, 5.0)
+    found = proof.read_export(tmp_path / "export/diffusers/transformer")
+    assert proof.compare("diffusers/transformer", proof.expected(trained)["diffusers/transformer"], found).good
+    assert {t.dtype for t in found.values()} == {torch.bfloat16}
+    assert store.digest(tmp_path / "export/diffusers/vae/config.json") == store.digest(tiny_world / "vae/config.json")

@@ -1,0 +1,97 @@
+"""The doctor: never fails on a machine without network, GPU or token, and names a fix for each missing thing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from cookbook import preflight, profiles
+from cookbook.errors import UserError
+from cookbook.machine import Machine, within
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that gives this process another machine: facts by name."""
+
+    def pretend(**facts) -> None:
+        full = dict(
+            cores=64, memory_gb=512.0, disk_gb=2000.0, gpus=[("H100", 85.0)] * 8, driver=True, token=True, online=True
+        )
+        for name, value in {**full, **facts}.items():
+            monkeypatch.setattr(Machine, name, value, raising=False)
+        monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
+        monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))
+        monkeypatch.setattr(preflight, "find_spec", lambda name: True)
+
+    return pretend
+
+
+def test_every_profile_has_its_needs():
+    assert preflight.NEEDS.keys() == profiles.PROFILES.keys()
+
+
+def test_on_this_machine_it_answers_in_time_and_without_network(monkeypatch, capsys):
+    monkeypatch.setattr(Machine, "online", False)
+    monkeypatch.setattr(Machine, "token", False)
+    clock = time.monotonic()
+    preflight.doctor()
+    out = capsys.readouterr().out
+    assert time.monotonic() - clock < 30
+    for name in profiles.PROFILES:
+        assert f"\n{name}: can" in out
+    assert "hf auth login" in out
+
+
+def test_a_large_machine_runs_everything(machine, capsys):
+    machine()
+    assert preflight.doctor("14b")
+    assert "14b: can run here (8 GPUs of 80 GB)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "profile, lack, what, fix",
+    [
+        ("nano", {"cores": 1}, "processor cores (nano)", "more cores"),
+        ("nano", {"memory_gb": 4.0}, "memory (nano)", "more memory"),
+        ("2b", {"disk_gb": 20.0}, "free disk (2b)", "COOKBOOK_HOME"),
+        ("2b", {"gpus": [], "driver": False}, "NVIDIA GPU (2b)", "driver"),
+        ("2b", {"gpus": [], "driver": True}, "NVIDIA GPU (2b)", "PyTorch sees no GPU"),
+        ("2b", {"gpus": [("L4", 24.0)]}, "NVIDIA GPU (2b)", "such GPUs"),
+        ("14b", {"gpus": [("H100", 85.0)]}, "NVIDIA GPU (14b)", "such GPUs"),
+        ("2b", {"online": False}, "Hub reachable (2b)", "HF_HUB_OFFLINE"),
+        ("2b", {"token": False}, "Hub token (2b)", "hf auth login"),
+        ("2b", {"accepted": False}, "Hub licences (2b)", "https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
+    ],
+)
+def test_each_missing_thing_is_named_with_its_fix(machine, capsys, profile, lack, what, fix):
+    machine(**lack)
+    assert not preflight.doctor(profile)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(what)]
+    assert lines and fix in lines[0]
+    with pytest.raises(UserError, match=f"{profile} cannot run here: "):
+        preflight.require(profile)
+
+
+def test_nano_never_asks_the_network(machine, monkeypatch):
+    machine()
+    asked = property(lambda self: pytest.fail("asked the network"))
+    monkeypatch.setattr(Machine, "online", asked)
+    monkeypatch.setattr(Machine, "token", asked)
+    assert preflight.doctor("nano")
+
+
+def test_a_probe_that_hangs_or_breaks_is_a_no():
+    clock = time.monotonic()
+    assert within(0.2, lambda: time.sleep(5)) is None
+    assert within(0.2, lambda: 1 / 0) is None
+    assert time.monotonic() - clock < 3
+
+
+def test_the_plan_names_downloads_and_licences(capsys):
+    preflight.plan("2b")
+    out = capsys.readouterr().out
+    assert "21.5 GB of nvidia/Cosmos-Predict2.5-2B (NVIDIA Open Model License, gated)" in out
+    preflight.plan("nano")
+    assert "nothing: weights and clips ship" in capsys.readouterr().out

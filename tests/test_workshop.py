@@ -1,0 +1,160 @@
+"""The workshop world: sampling, physics, labels, twins, files and the truth of a dream, on a few small clips."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# not importorskip: mujoco must be imported after cookbook.workshop, which tells it to draw without a display
+if importlib.util.find_spec("mujoco") is None:
+    pytest.skip("NOT RUN: the workshop world needs the extra `sim`: pip install -e .[sim]", allow_module_level=True)
+
+from cookbook.workshop import objects, receptacles, truth, twins
+from cookbook.workshop.env import Env, rollout
+from cookbook.workshop.make import Options, Studio, choose_kinds, decode, encode, make, simulate
+from cookbook.workshop.policy import intended, make_plan
+from cookbook.workshop.render import Camera, RendererMissing
+from cookbook.workshop.scene import TASKS, held_out, prompt, sample
+from cookbook.workshop.world import build
+
+SIZE = (96, 160)
+
+
+@pytest.fixture(scope="module")
+def episode():
+    return simulate(3, Options())
+
+
+@pytest.fixture(scope="module")
+def renderer(episode):
+    try:
+        with Camera(episode.world, (16, 16)):
+            pass
+    except RendererMissing as error:
+        pytest.skip(f"NOT RUN, no renderer: {error}")
+
+
+@pytest.fixture(scope="module")
+def clips(episode, renderer):
+    kinds = ("vanish", "levitate", "passthrough", "morph", "wrong_hand", "wrong_object", "not_completed")
+    return {clip.row["label"]: clip for clip in Studio(episode, "test", Options()).clips(kinds)}
+
+
+def test_catalogue_is_large_enough():
+    assert len(objects.KINDS) >= 24
+    assert len(receptacles.KINDS) >= 8
+
+
+def test_same_seed_same_scene_and_other_seed_other_scene():
+    assert sample((5, 0)) == sample((5, 0))
+    assert sample((5, 0)) != sample((6, 0))
+
+
+def test_split_is_stable_and_about_a_fifth():
+    pairs = [(item, place) for item in objects.KINDS for place in receptacles.KINDS]
+    share = np.mean([held_out(*pair) for pair in pairs])
+    assert 0.14 < share < 0.27
+    for seed in range(8):
+        scene = sample((seed, 0), pairs="held-out")
+        assert held_out(scene.items[0].kind, scene.receptacles[0].kind)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_prompt_names_hand_and_object(task):
+    scene = sample((4, 0), task)
+    text = prompt(scene)
+    assert text.startswith(f"Use the {scene.hand} hand to ") and text.endswith(".")
+    assert objects.KINDS[scene.items[0].kind].noun in text
+
+
+def test_published_form_of_the_prompt():
+    scene = sample((0, 0))
+    assert " from " in prompt(scene) and " to " in prompt(scene).removeprefix("Use the right hand to")
+
+
+def test_replay_of_logged_actions_is_bit_identical(episode):
+    again = rollout(Env(build(episode.world.scene)), episode.plan, episode.log.action)
+    assert np.array_equal(again.qpos, episode.log.qpos)
+    assert again.success
+
+
+def test_holding_still_does_not_succeed(episode):
+    still = np.repeat(episode.plan.joints[:1], len(episode.plan.joints), 0)
+    log = rollout(episode.env, episode.plan, still)
+    assert not log.success and log.reason == "not grasped"
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "place"])
+def test_base_tasks_succeed(task):
+    outcomes = []
+    for seed in range(3):
+        world = build(sample((seed, 0), task))
+        env, rng = Env(world), world.scene.rng(2)
+        outcomes.append(rollout(env, make_plan(world, env.robot, intended(world, rng), rng)).success)
+    assert sum(outcomes) >= 2
+
+
+@pytest.mark.render
+def test_twins_share_frame_zero_and_are_visible(clips):
+    real = clips["real"]
+    assert {"vanish", "levitate", "passthrough", "wrong_hand", "not_completed"} <= set(clips)
+    for clip in clips.values():
+        assert np.array_equal(clip.frames[0], real.frames[0])
+        if not clip.row["physics"]:
+            first, last = clip.row["violation"]
+            assert 0 < first <= last < len(real.frames)
+            assert twins.difference(clip.frames, real.frames).max() >= twins.VISIBLE
+
+
+@pytest.mark.render
+def test_labels(clips):
+    assert clips["real"].row["physics"] == clips["real"].row["instruction"] == 1
+    assert clips["vanish"].row["physics"] == 0
+    for kind in ("wrong_hand", "wrong_object", "not_completed"):
+        assert clips[kind].row["physics"] == 1 and clips[kind].row["instruction"] == 0
+
+
+def test_kinds_are_chosen_or_refused():
+    assert choose_kinds("none", 0) == ()
+    assert choose_kinds("all", 0) == twins.KINDS
+    assert len(choose_kinds("2", 9)) == 2 and choose_kinds("2", 9) == choose_kinds("2", 9)
+    with pytest.raises(ValueError, match="unknown twin kind 'flip'"):
+        choose_kinds("flip", 0)
+
+
+@pytest.mark.render
+def test_files_are_whole_and_the_same_for_any_number_of_workers(tmp_path: Path, renderer):
+    for workers in (1, 2):
+        make(tmp_path / str(workers), 2, size=(48, 80), workers=workers)
+    one, two = ((tmp_path / str(workers) / "manifest.jsonl").read_text() for workers in (1, 2))
+    assert one == two
+    row = json.loads(one.splitlines()[0])
+    assert decode(tmp_path / f"1/videos/{row['id']}.mp4").shape == (25, 48, 80, 3)
+    with np.load(tmp_path / f"1/truth/{row['id']}.npz") as file:
+        assert file["q"].shape == (25, 42) and file["mask_target"].shape == (48, 80)
+
+
+def judge(clip, frames=None):
+    frames = clip.frames if frames is None else frames
+    return truth.judge_clip(frames, clip.truth["mask_target"], clip.truth["mask_receptacle"], clip.row["hand"]).outcome
+
+
+@pytest.mark.render
+def test_truth_of_a_dream(clips, tmp_path: Path):
+    encode(tmp_path / "real.mp4", clips["real"].frames, 8)
+    assert judge(clips["real"], decode(tmp_path / "real.mp4")) == "placed"
+    for kind in ("vanish", "passthrough", "wrong_hand", "wrong_object", "not_completed"):
+        assert judge(clips[kind]) != "placed", kind
+
+
+@pytest.mark.render
+def test_truth_is_not_fooled(clips):
+    real = clips["real"]
+    frozen = np.repeat(real.frames[:1], len(real.frames), 0)
+    assert judge(real, frozen) == "not placed"
+    assert judge(real, real.frames[::-1].copy()) != "placed"
+    assert judge(real, np.full_like(real.frames, 128)) == "undetermined"
