@@ -242,15 +242,8 @@ def _remember(folder: Path, profile: str, name: str, timing: dict) -> None:
     path = folder / "notebooks" / "timings.json"
     timings = results.read_json(path) if path.exists() else {}
     known = timings.get("notebooks", {})
-    store.write_json(
-        path,
-        {
-            "profile": profile,
-            "date": time.strftime("%Y-%m-%d"),
-            **store.environment(),
-            "notebooks": {**known, name: timing},
-        },
-    )
+    told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), **store.environment()}
+    store.write_json(path, {**told, "notebooks": {**known, name: timing}})
 
 
 def _conclude(profile: str, folder: Path, before: dict[str, str]) -> dict:
@@ -294,7 +287,9 @@ def publish(run: Path | str) -> None:
 
 def _anonymous(output: NotebookNode, folder: Path, count: int) -> NotebookNode:
     """An output with paths relative to the checkout."""
-    text = json.dumps(output).replace(str(folder), f"runs/{folder.name}").replace(f"{ROOT}{os.sep}", "")
+    text = json.dumps(output).replace(str(folder), f"runs/{folder.name}")
+    for place in (ROOT, sys.prefix):
+        text = text.replace(f"{place}{os.sep}", "").replace(str(place), ".")
     clean = nbformat.from_dict(json.loads(text))
     if "execution_count" in clean:
         clean.execution_count = count

@@ -21,6 +21,7 @@ from cookbook.video import read_video
 
 T = TypeVar("T")
 
+QUALITY = 28  # quantiser of videos inside notebooks: a nano clip takes about 15 kB
 COLOURS = {"base": "#8c8c8c", "tuned": "#2f7d32", "good": "#2f7d32", "bad": "#b3261e", "accent": "#1f5fa8"}
 
 
@@ -62,6 +63,7 @@ def show_video(path: Path | Sequence[Path], titles: Sequence[str] | None = None,
         fps=clips[0][1],
         height=height,
         codec="h264",
+        qp=QUALITY,
     )
 
 
@@ -89,14 +91,14 @@ def contact_sheet(
 
 
 def show_sheet(
-    clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 6, width: int = 128
+    clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 6, width: int = 112
 ) -> None:
     """Show a contact sheet in a notebook as JPEG: small, and visible where videos are not (code hosts, print)."""
     from IPython.display import Image as Picture
     from IPython.display import display
 
     buffer = io.BytesIO()
-    contact_sheet(clips, titles, columns, width).save(buffer, "JPEG", quality=80)
+    contact_sheet(clips, titles, columns, width).save(buffer, "JPEG", quality=75)
     display(Picture(data=buffer.getvalue(), format="jpeg"))
 
 
@@ -109,7 +111,7 @@ def show_prompts(rows: Sequence[tuple[str, Path]], height: int = 144) -> None:
     cells = []
     for prompt, path in rows:
         frames, fps = read_video(Path(path))
-        player = mediapy.show_video(frames, fps=fps, height=height, codec="h264", return_html=True)
+        player = mediapy.show_video(frames, fps=fps, height=height, codec="h264", qp=QUALITY, return_html=True)
         cells.append(f"<tr><td style='text-align:left'>{escape(prompt)}</td><td>{player}</td></tr>")
     display(HTML(f"<table><tr><th>Input prompt file</th><th>Video file</th></tr>{''.join(cells)}</table>"))
 

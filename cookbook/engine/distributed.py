@@ -108,6 +108,6 @@ def shard(model: nn.Module, group: Group, compute: torch.dtype) -> nn.Module:
         return model.to(group.device)
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
-    for module in (*blocks, model):
-        fully_shard(module, mesh=group.mesh, mp_policy=policy)
+    for module in (*blocks, model):  # the root too lets go after a forward pass: a measurement may precede training
+        fully_shard(module, mesh=group.mesh, mp_policy=policy, reshard_after_forward=True)
     return model

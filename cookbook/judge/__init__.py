@@ -6,7 +6,6 @@ question), calibration.json and controls.jsonl.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from cookbook.judge import calibration
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
 from cookbook.judge.verdicts import Task, score_tasks
+from cookbook.layout import read_metadata, read_text
 from cookbook.models import hub, world
 from cookbook.models.critic import Critic, critic_fingerprint, load_critic
 from cookbook.profiles import Profile
@@ -117,7 +117,7 @@ def list_clips(folder: Path) -> tuple[list[dict], dict[str, str]]:
     told = _told(folder)
     rows = []
     for path in paths:
-        row = told.get(path.name, {})
+        row = told.get(path.stem, {})
         prompt = row.get("prompt") or prompt_beside(path)
         facts = {"model": row.get("model"), "name": row.get("name", path.stem), "seed": row.get("seed")}
         rows.append({"file": path.relative_to(folder).as_posix(), "path": path, "prompt": prompt, **facts})
@@ -125,12 +125,11 @@ def list_clips(folder: Path) -> tuple[list[dict], dict[str, str]]:
 
 
 def _told(folder: Path) -> dict[str, dict]:
-    """What dreams.jsonl or metadata.csv says of each file."""
+    """What dreams.jsonl or metadata.csv says of each clip, by stem."""
     if (folder / "dreams.jsonl").exists():
-        return {Path(row["file"]).name: row for row in store.read_rows(folder / "dreams.jsonl")}
+        return {Path(row["file"]).stem: row for row in store.read_rows(folder / "dreams.jsonl")}
     if (folder / "metadata.csv").exists():
-        with open(folder / "metadata.csv", newline="", encoding="utf-8") as file:
-            return {Path(row[0]).name: {"prompt": row[1]} for row in csv.reader(file) if len(row) == 2}
+        return {stem: {"prompt": prompt} for stem, prompt in read_metadata(folder / "metadata.csv").items()}
     return {}
 
 
@@ -138,7 +137,7 @@ def prompt_beside(path: Path) -> str | None:
     """The instruction in <stem>.txt (beside the clip or in metas/), or in the file's name where that is a sentence."""
     for text in (path.with_suffix(".txt"), path.parent.parent / "metas" / f"{path.stem}.txt"):
         if text.exists():
-            return text.read_text(encoding="utf-8").strip().removeprefix(profiles.PREFIX) or None
+            return read_text(text).removeprefix(profiles.PREFIX)
     words = path.stem.replace("_", " ").lstrip("0123456789 ").strip()
     return words if len(words.split()) >= 4 else None
 

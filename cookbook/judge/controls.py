@@ -19,7 +19,6 @@ Frozen and swapped clips obey physics; a critic that calls a slow clip played ba
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 
 from cookbook import store
 from cookbook.errors import UserError
+from cookbook.layout import read_metadata
 from cookbook.video import fit
 
 
@@ -133,12 +133,9 @@ def good_clips(folder: Path) -> list[Control]:
     path = folder / "metadata.csv"
     if not path.exists():
         raise UserError(f"{path} is missing: the critic is measured on training clips; run `cookbook prepare` first")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file)][1:]
-    return [
-        Control(folder / "videos" / Path(name).name, "real", prompt, 1, 1, Path(name).stem)
-        for name, prompt in sorted(rows)
-    ]
+    videos = {video.stem: video for video in sorted((folder / "videos").glob("*.mp4"))}
+    told = read_metadata(path)
+    return [Control(video, "real", told[stem], 1, 1, stem) for stem, video in videos.items() if stem in told]
 
 
 def spoilt(good: Sequence[Control], each: int) -> list[Control]:

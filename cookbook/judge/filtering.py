@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from cookbook import profiles, show, store
 from cookbook.errors import UserError
 from cookbook.judge import calibration
 from cookbook.judge.scoring import QUESTIONS
+from cookbook.layout import write_metadata
 
 UPSTREAM = 3.5  # the published rule keeps 4 and 5 and drops 1 and 2; between 3 and 4 it says nothing
 
@@ -54,7 +53,8 @@ def filter_clips(
         (kept if row["kept"] else dropped).append(row)
         if row["kept"]:
             _keep(root / file, folder, row, chosen.prompt_prefix)
-    write_metadata(folder / "metadata.csv", [(row["video"], row["prompt"]) for row in kept])
+    with store.replacing(folder / "metadata.csv") as temporary:
+        write_metadata(temporary, [(row["video"], row["prompt"]) for row in kept])
     for name, rows in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
         with store.replacing(folder / name) as temporary:
             temporary.touch()
@@ -137,12 +137,3 @@ def _keep(source: Path, folder: Path, row: dict, prefix: str) -> None:
         shutil.copy(source, temporary)
     with store.replacing(folder / "metas" / f"{source.stem}.txt") as temporary:
         temporary.write_text(prefix + row["prompt"], encoding="utf-8")
-
-
-def write_metadata(path: Path, rows: list[tuple[str, str]]) -> None:
-    """metadata.csv as GR1-100 has it: header `file,prompt`, a prompt with a comma in double quotes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("file", "prompt"), *rows])
-    with store.replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")

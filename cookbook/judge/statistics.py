@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from math import comb
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn.metrics import roc_auc_score, roc_curve
 
 PRECISION = 0.8
@@ -32,14 +33,16 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
         value = statistic(np.concatenate([rows[names[index]] for index in chosen]))
         return np.nan if value is None else value
 
-    drawn = bootstrap(
-        (np.arange(len(names)),),
-        on_groups,
-        vectorized=False,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).bootstrap_distribution
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # redraws without a value are left out below
+        drawn = bootstrap(
+            (np.arange(len(names)),),
+            on_groups,
+            vectorized=False,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).bootstrap_distribution
     known = drawn[~np.isnan(drawn)]
     return [round(float(edge), 4) for edge in np.quantile(known, (0.025, 0.975))] if len(known) else None
 

@@ -18,7 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 
 def to_tensor(frames: np.ndarray) -> torch.Tensor:
     """uint8 frames [T, H, W, 3] in 0..255 -> float tensor [1, 3, T, H, W] in -1..1."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
 
 
 def to_frames(video: torch.Tensor) -> np.ndarray:
