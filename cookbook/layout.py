@@ -89,7 +89,9 @@ def find_clips(folder: Path) -> list[tuple[Path, Path | str]]:
         raise UserError(f"{folder}: no such folder")
     videos = sorted(p for sub in (folder, folder / "videos", folder / "gr1") if sub.is_dir() for p in sub.glob("*.mp4"))
     if not videos:
-        raise UserError(f"{folder}: no mp4 in it, nor in its videos/ or gr1/; see `cookbook prepare --help` for layouts")
+        raise UserError(
+            f"{folder}: no mp4 in it, nor in its videos/ or gr1/; see `cookbook prepare --help` for layouts"
+        )
     tables = [p for p in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if p.exists()]
     prompts = read_metadata(tables[0]) if tables else {}
     captions = folder / "metas" if (folder / "metas").is_dir() else None
@@ -112,14 +114,20 @@ def read_photos(folder: Path) -> list[Photo]:
         raise UserError(f"{folder}: no png or jpg in it")
     photos, orphans = [], []
     for image in images:
-        candidates = (folder / f"{image.stem}.txt", folder / f"{image.stem}..txt", folder / f"{image.stem.rstrip('.')}.txt")
+        candidates = (
+            folder / f"{image.stem}.txt",
+            folder / f"{image.stem}..txt",
+            folder / f"{image.stem.rstrip('.')}.txt",
+        )
         caption = next((c for c in candidates if c.exists()), None)
         if caption is None:
             orphans.append(image.name)
         else:
             photos.append(Photo(image, read_text(caption), caption.stem))
     if orphans:
-        raise UserError(f"{folder}: no .txt beside {', '.join(orphans[:5])} ({len(orphans)} in all); write one for each")
+        raise UserError(
+            f"{folder}: no .txt beside {', '.join(orphans[:5])} ({len(orphans)} in all); write one for each"
+        )
     return photos
 
 

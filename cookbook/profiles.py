@@ -181,11 +181,11 @@ def nano() -> Profile:
     """Our small models in the real classes; everything ships, two CPU cores, offline."""
     recipe = replace(
         recommended_recipe(),
-        steps=200,
-        batch=2,
-        learning_rate=3e-4,
+        steps=300,
+        batch=4,
+        learning_rate=6e-4,
         warmup=20,
-        cycle=200,
+        cycle=300,
         clip_norm=1.0,
         given_frames=((1, 1.0),),
         save_every=100,
@@ -222,7 +222,7 @@ def smoke() -> Profile:
         train_clips=4,
         prompts=2,
         control_clips=24,
-        recipe=replace(full.recipe, steps=4, warmup=2, save_every=2),
+        recipe=replace(full.recipe, steps=4, batch=2, warmup=2, save_every=2),
         sampling=replace(full.sampling, steps=3, seeds=2, base_seeds=1),
         hours="3 minutes",
     )
@@ -270,7 +270,8 @@ def cosmos_14b() -> Profile:
         clip=replace(small.clip, frames=45),
         recipe=replace(small.recipe, learning_rate=slower),
         alternatives=tuple(
-            replace(recipe, learning_rate=slower) if recipe.lora_rank is None else recipe for recipe in small.alternatives
+            replace(recipe, learning_rate=slower) if recipe.lora_rank is None else recipe
+            for recipe in small.alternatives
         ),
         hardware="8 GPUs of 80 GB",
     )

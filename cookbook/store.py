@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -51,7 +52,17 @@ READS = {
     "report": ("train", "convert", "judge", "filter"),
 }
 _HELD: dict[Path, Any] = {}  # folder -> lock file, of this process
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "huggingface_hub", "peft", "safetensors", "av", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "peft",
+    "safetensors",
+    "av",
+    "numpy",
+)
 
 
 def run_folder(run: Path | str | None, profile: str) -> Path:
@@ -95,6 +106,13 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left under the temporary names of `replacing`."""
+    for path in sorted(folder.rglob(".*")):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -167,7 +185,7 @@ class Stage:
         return self.manifest is not None
 
     def finish(self, outputs: Iterable[Path], **facts: Any) -> dict:
-        """Hash the outputs, write the manifest (last, atomically) and let go of the folder. `facts` go in as they are."""
+        """Hash the outputs, write the manifest (last, atomically) with the `facts`, and let go of the folder."""
         hashes = {p.relative_to(self.folder).as_posix(): digest(p) for p in sorted(outputs)}
         self.manifest = {
             **self.started,
@@ -226,9 +244,13 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
         lock.close()
         raise UserError(f"{folder} lost {lost[0]} and {len(lost) - 1} more files. To make it anew: --redo {name}")
     if manifest:
-        print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo {name} repeats")
-    elif not known:
-        write_json(folder / "started.json", started)
+        print(
+            f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo {name} repeats"
+        )
+    else:
+        _sweep(folder)
+        if not known:
+            write_json(folder / "started.json", started)
     return Stage(folder, name, started, manifest, lock)
 
 
@@ -262,7 +284,8 @@ def stale(run: Path) -> list[str]:
             continue
         sources = {read: read_manifest(run / FOLDERS[read]) for read in reads}
         outdated = any(
-            source and manifest["inputs"].get(read) not in (None, source["fingerprint"]) for read, source in sources.items()
+            source and manifest["inputs"].get(read) not in (None, source["fingerprint"])
+            for read, source in sources.items()
         )
         if outdated or any(read in late for read in reads):
             late.append(name)

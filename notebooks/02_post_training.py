@@ -90,7 +90,7 @@ table[table.nunique(axis=1) > 1].drop("name")
 # | `resample` | native rate | a 30 fps file and a 16 fps file would show the same motion at different speeds |
 # | `reshuffle` | same order each epoch | a fixed order correlates neighbouring batches for no gain |
 #
-# The nano values differ once more (`batch`, `learning_rate`, `steps`, `clip_norm`, `save_every`), because a network of some ten million parameters learns
+# The nano values differ once more (`batch`, `learning_rate`, `steps`, `clip_norm`, `save_every`), because a network of a few million parameters learns
 # with a larger step than one of two billion.
 #
 # **Noise levels.** $\sigma$ is not drawn evenly: $t = \mathrm{sigmoid}(n)$ with $n \sim \mathcal{N}(0,1)$, then shifted,

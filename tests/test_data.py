@@ -86,7 +86,9 @@ def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
     manifest = run_prepare(gr1, skip_bad=True, redo=True)
     assert (manifest["clips"], manifest["skipped"]) == (2, 5)
     rows = store.read_rows(gr1 / "run" / "data" / "skipped.jsonl")
-    assert {row["file"].split("/")[-1] for row in rows} == {f"{s}.mp4" for s in ("short", "broken", "silent", "latin", "orphan")}
+    assert {row["file"].split("/")[-1] for row in rows} == {
+        f"{s}.mp4" for s in ("short", "broken", "silent", "latin", "orphan")
+    }
 
 
 def test_other_sizes_and_rates_fit(tmp_path):

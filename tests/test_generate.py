@@ -25,7 +25,14 @@ from cookbook.models import world
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import nano
 
-ROW = {"name": "a", "prompt": "Wave.", "input_path": "a.png", "num_output_frames": 9, "resolution": "32,48", "guidance": 2}
+ROW = {
+    "name": "a",
+    "prompt": "Wave.",
+    "input_path": "a.png",
+    "num_output_frames": 9,
+    "resolution": "32,48",
+    "guidance": 2,
+}
 
 
 @pytest.fixture

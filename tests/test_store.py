@@ -1,4 +1,4 @@
-"""Run folders: a stage is skipped when whole, continued when not, refused when its inputs changed; kills lose nothing."""
+"""Run folders: a stage is skipped when whole, continued when not, refused when its inputs changed."""
 
 import json
 import os
@@ -61,7 +61,8 @@ def test_lost_output_is_noticed(tmp_path):
 
 
 def test_two_processes_cannot_share_a_stage(tmp_path):
-    program = "import sys, pathlib; from cookbook import store; store.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
+    program = "import sys, pathlib; from cookbook import store\n"
+    program += "store.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
     held = subprocess.Popen(
         [sys.executable, "-c", program + "; print('held', flush=True); sys.stdin.read()", tmp_path / "s"],
         stdin=subprocess.PIPE,
@@ -148,3 +149,15 @@ def test_killed_at_any_moment_the_manifest_is_whole_or_absent(tmp_path):
         process.stdout.close()
         manifest = store.read_manifest(tmp_path / "s")
         assert manifest is None or manifest["outputs"].keys() == {"result.txt"}
+
+
+def test_leftovers_of_killed_processes_are_swept_and_nothing_else(tmp_path):
+    folder = tmp_path / "s"
+    make_stage(folder).close()
+    (folder / "videos").mkdir()
+    kept = [folder / ".metadata", folder / "videos" / "a.mp4"]
+    left = [folder / ".result.txt.123.txt", folder / "videos" / ".a.mp4.4567.mp4", folder / ".iter_000000002.88"]
+    for path in [*kept, *left]:
+        path.write_text("x")
+    make_stage(folder)
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in left)

@@ -236,11 +236,13 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
 
 
 @pytest.fixture
-def arena(tiny_world, tiny_clips, tmp_path, cached):
+def arena(tiny_world, tiny_clips, tmp_path, cached, monkeypatch):
     """A folder for `tiny.train_tiny`, latents already cached, and a function that runs it in a process of its own."""
     (tmp_path / "world").symlink_to(tiny_world)
     (tmp_path / "clips").symlink_to(tiny_clips)
     shutil.copytree(cached[0].latents.parent, tmp_path / "run/cache")
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
     context = multiprocessing.get_context("forkserver")  # imports once, then forks: real processes, quick to start
     context.set_forkserver_preload(["tiny"])
 
@@ -269,7 +271,7 @@ def assert_same(folder: Path, expected: tuple[list[float], dict, float]) -> None
     assert losses(folder / "run") == expected[0]
     for key in ("heldout_before", "heldout_after", "weights_changed", "loss_first", "loss_last"):
         assert manifest[key] == expected[1][key]
-    assert not list((folder / "run/checkpoints").glob(".iter*"))
+    assert [path.name for path in (folder / "run/checkpoints").glob(".*")] == [".lock"]
 
 
 def test_killed_at_random_moments_it_ends_as_if_unbroken(arena):
@@ -349,6 +351,9 @@ def test_plan_of_2b_agrees_with_what_was_measured(tmp_path):
     assert sum(plan["memory_gb"].values()) - plan["memory_gb"]["EMA"] == pytest.approx(43.3, rel=0.03)
 
 
-def test_plan_of_the_published_recipe_names_no_departure(tmp_path, capsys):
-    train("2b", run=tmp_path, recipe="upstream", plan=True)
-    assert "none: the published recipe" in capsys.readouterr().out
+@pytest.mark.parametrize("profile", ["2b", "14b"])
+def test_plan_of_the_published_recipe_departs_in_no_value(profile, tmp_path, capsys):
+    train(profile, run=tmp_path, recipe="upstream", plan=True)
+    line = next(text for text in capsys.readouterr().out.splitlines() if "departures" in text)
+    said = line.split("departures")[1].strip()
+    assert said == "at most 4 windows of a clip (upstream any); clips held out (upstream none)"

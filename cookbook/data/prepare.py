@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from cookbook import profiles, store
-from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, write_metadata
 from cookbook.errors import UserError
+from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, write_metadata
 from cookbook.models.hub import locate
 from cookbook.profiles import Profile
 from cookbook.show import progress
@@ -67,7 +67,7 @@ def prepare(
 
 
 def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]:
-    """Decode every clip and read every caption; usable clips, and one row {file, reason} for each of the others."""
+    """Decode every clip and read every caption; usable clips, and {file, reason} for each of the others."""
     clips, problems = [], []
     found = find_clips(folder)[: profile.train_clips]
     for video, caption in progress(found, "checking clips"):

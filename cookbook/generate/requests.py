@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cookbook.layout import read_photos
 from cookbook.errors import UserError
+from cookbook.layout import read_photos
 from cookbook.profiles import Profile
 
 
@@ -104,7 +104,7 @@ def _check(line: str, path: Path, number: int, profile: Profile) -> Request:
 
 
 def _from_batch(path: Path, profile: Profile) -> list[Request]:
-    """The published `batch_input.json`: a list of {input_video (an image in spite of its name), prompt, output_video}."""
+    """The published `batch_input.json`: a list of {input_video (in fact an image), prompt, output_video}."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         pairs = [(path.parent / row["input_video"], row["prompt"]) for row in rows]

@@ -33,7 +33,7 @@ def guided(
     def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         predicted = transformer(
             hidden_states=latents.to(both.dtype).expand(copies, -1, -1, -1, -1),
-            timestep=sigma.to(both.dtype).expand(copies),
+            timestep=sigma.float().expand(copies),
             encoder_hidden_states=both,
             condition_mask=mask.to(both.dtype).expand(copies, -1, -1, -1, -1),
             padding_mask=padding.to(both.dtype),

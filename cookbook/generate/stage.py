@@ -82,7 +82,9 @@ def _read(requests: Path | None, root: Path, profile: Profile) -> tuple[list[Req
     else:
         raise UserError(f"{root / 'data' / 'eval'} is missing; type `cookbook prepare --profile {profile.name}` first")
     photos = [store.digest(Path(r.input_path)) if r.input_path else None for r in found]
-    return found, store.digest_of([[r.model_dump(exclude={"input_path"}), p] for r, p in zip(found, photos, strict=True)])
+    return found, store.digest_of(
+        [[r.model_dump(exclude={"input_path"}), p] for r, p in zip(found, photos, strict=True)]
+    )
 
 
 def _work(
@@ -105,8 +107,8 @@ def _work(
     left = [(r, seed) for r, seed in jobs if f"{r.name}_seed{seed}.mp4" not in rows]
     clip, sampling = profile.clip, profile.sampling
     print(
-        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({model}): {clip.frames} frames, {sampling.steps} steps, "
-        f"{len(todo)} prompts x {seeds} seeds"
+        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({model}): {clip.frames} frames, "
+        f"{sampling.steps} steps, {len(todo)} prompts x {seeds} seeds"
     )
     if left:
         make = _Generator(folder, base, profile, [r.prompt for r, _ in left])

@@ -65,11 +65,15 @@ def _download(source: Source) -> Path:
     except GatedRepoError as error:
         if getattr(error.response, "status_code", 403) == 401:
             raise UserError(f"{source.location} (401): no valid token. Type `hf auth login`, then try again") from None
-        raise UserError(f"{source.location} (403): accept its licence at {page} with the account of your token") from None
+        raise UserError(
+            f"{source.location} (403): accept its licence at {page} with the account of your token"
+        ) from None
     except RepositoryNotFoundError:
         raise UserError(f"{source.location} (401 or 404): type `hf auth login`, or check that {page} exists") from None
     except OfflineModeIsEnabled:
-        raise UserError(f"{source.location} is not in {cache} and HF_HUB_OFFLINE is set; unset it or copy the files") from None
+        raise UserError(
+            f"{source.location} is not in {cache} and HF_HUB_OFFLINE is set; unset it or copy the files"
+        ) from None
     except HfHubHTTPError as error:
         raise UserError(f"{source.location}: the Hub answered {error}; try again later") from None
     except (LocalEntryNotFoundError, OSError) as error:

@@ -90,7 +90,7 @@ def _resample_whole_clip(self: WanResample, x: torch.Tensor, feat_cache=None, fe
 
 @contextmanager
 def whole_clip() -> Iterator[None]:
-    """Within the block, `encode_whole` and `decode_whole` may be used: same numbers, one pass instead of a chunk loop."""
+    """Within the block, `encode_whole` and `decode_whole` may be used: the same numbers without a chunk loop."""
     original = WanResample.forward
     WanResample.forward = _resample_whole_clip
     try:

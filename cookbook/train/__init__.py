@@ -15,7 +15,8 @@ from diffusers import CosmosTransformer3DModel
 
 from cookbook import engine, profiles, show, store
 from cookbook.engine import Group
-from cookbook.engine.loop import autocast
+from cookbook.engine.checkpoint import POINTER
+from cookbook.engine.loop import LOG, autocast
 from cookbook.errors import UserError
 from cookbook.models import hub, names, sizes, world
 from cookbook.profiles import Profile
@@ -93,8 +94,8 @@ def _train(
     entries = footage.cache(used + held, profile, models, folder / "cache", group)
     facts = _fit(profile, folder / "checkpoints", models, entries[: len(used)], entries[len(used) :], seed, group)
     if stage:
-        files = (path for path in stage.folder.rglob("*") if path.is_file())
-        outputs = [path for path in files if not path.name.startswith(".lock") and path.name != "started.json"]
+        outputs = [path for path in stage.folder.glob("iter_*/**/*") if path.is_file()]
+        outputs += [stage.folder / LOG, stage.folder / POINTER]
         manifest = stage.finish(outputs, **_facts(stage.started["settings"]["recipe"], used, held, made), **facts)
         _report(manifest)
     return group.share(manifest)

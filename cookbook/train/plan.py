@@ -102,14 +102,19 @@ def add_lora(network: torch.nn.Module, recipe: Recipe) -> None:
             parameter.data = parameter.data.float()
 
 
-def departures(recipe: Recipe) -> list[str]:
-    """Each value in which a recipe differs from the published one, as `field ours (upstream theirs)`."""
-    published = upstream_recipe()
+def departures(profile: Profile) -> list[str]:
+    """Each value in which the recipe differs from the published one, as `field ours (upstream theirs)`, and what no
+    recipe changes."""
+    recipe = profile.recipe
+    published = next(
+        (other for other in (recipe, *profile.alternatives) if other.name == "upstream"), upstream_recipe()
+    )
+    always = [f"at most {WINDOWS} windows of a clip (upstream any)", "clips held out (upstream none)"]
     return [
         f"{f.name} {_shown(getattr(recipe, f.name))} (upstream {_shown(getattr(published, f.name))})"
         for f in fields(Recipe)
         if f.name != "name" and getattr(recipe, f.name) != getattr(published, f.name)
-    ]
+    ] + always
 
 
 def _shown(value: object) -> str:
@@ -121,7 +126,6 @@ def _shown(value: object) -> str:
 def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data: Path | str) -> str:
     """The plan as the lines that are printed."""
     recipe, clip = profile.recipe, profile.clip
-    ours = departures(recipe)
     parts = " + ".join(f"{name} {gb:g}" for name, gb in plan.memory_gb.items())
     what = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all of them"
     dtype = str(world.compute_dtype(device)).removeprefix("torch.")
@@ -130,11 +134,11 @@ def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data
     lines = [
         f"train: profile {profile.name}, recipe {recipe.name}, {size} process(es) on {device.type} in {dtype}",
         f"  base weights  {_origin(profile)}",
-        f"  clips         {data}: {counted}; up to {WINDOWS} windows cached of each",
+        f"  clips         {data}: {counted}",
         f"  network       {plan.parameters / 1e6:.1f} M parameters, training {what}",
         f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
         f"  work          {plan.steps} steps of {plan.clips_per_step} clips ({recipe.batch} per process){epochs}",
-        f"  departures    {'; '.join(ours) or 'none: the published recipe'}",
+        f"  departures    {'; '.join(departures(profile))}",
         f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
         f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
     ]

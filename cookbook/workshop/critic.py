@@ -1,7 +1,7 @@
 """The nano critic: Qwen3-VL's class at 2.6 million weights, with every file that its processor loads offline.
 
-    python -m cookbook.workshop.critic init --out assets/nano/critic
-    python -m cookbook.workshop.critic train --data CLIPS --out assets/nano/critic --minutes 20
+python -m cookbook.workshop.critic init --out assets/nano/critic
+python -m cookbook.workshop.critic train --data CLIPS --out assets/nano/critic --minutes 20
 """
 
 from __future__ import annotations

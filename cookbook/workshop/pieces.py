@@ -81,7 +81,12 @@ def train_in_pieces(
         losses.append(loss.item())
         if (step + 1) % log_every == 0:
             seconds = (time.monotonic() - clock) / (step + 1 - start)
-            row = {"step": step + 1, "loss": float(np.mean(losses)), "grad_norm": norm.item(), "seconds_per_step": seconds}
+            row = {
+                "step": step + 1,
+                "loss": float(np.mean(losses)),
+                "grad_norm": norm.item(),
+                "seconds_per_step": seconds,
+            }
             store.append_row(out / "log.jsonl", row)
             print(f"step {step + 1}/{steps}  loss {row['loss']:.4f}  {seconds:.2f} s/step", flush=True)
             losses.clear()

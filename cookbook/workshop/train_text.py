@@ -13,7 +13,8 @@ import tyro
 from torch.nn import functional as F
 
 from cookbook.models.text import tokenize
-from cookbook.profiles import PREFIX, nano as nano_profile
+from cookbook.profiles import PREFIX
+from cookbook.profiles import nano as nano_profile
 from cookbook.workshop import nano
 from cookbook.workshop.pieces import train_in_pieces
 from cookbook.workshop.tokenizer import build_tokenizer, captions, corpus

@@ -116,8 +116,9 @@ def set_latent_statistics(vae: AutoencoderKLWan, clips: np.ndarray) -> None:
 def main(args: Args) -> None:
     torch.manual_seed(0)
     clips, _ = load_clips(list(args.data))
-    held_out, training = clips[:: len(clips) // args.held_out][: args.held_out], np.delete(
-        clips, np.s_[:: len(clips) // args.held_out], axis=0
+    held_out, training = (
+        clips[:: len(clips) // args.held_out][: args.held_out],
+        np.delete(clips, np.s_[:: len(clips) // args.held_out], axis=0),
     )
     print(f"{len(training)} clips to train on, {len(held_out)} held out", flush=True)
     vae = nano.build_vae().train()

@@ -69,7 +69,9 @@ def main(args: Args) -> None:
     shift = nano_profile().recipe.shift
     print(f"{len(training)} clips to train on, {len(held_out)} held out", flush=True)
 
-    def flow_loss(network: torch.nn.Module, chosen: torch.Tensor, generator: torch.Generator, dropout: float) -> torch.Tensor:
+    def flow_loss(
+        network: torch.nn.Module, chosen: torch.Tensor, generator: torch.Generator, dropout: float
+    ) -> torch.Tensor:
         clean = latents[chosen].float()
         noise = torch.randn(clean.shape, generator=generator)
         sigma = flow.draw_sigmas(len(chosen), shift, generator)
