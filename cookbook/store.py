@@ -130,7 +130,7 @@ def append_row(path: Path, row: dict) -> None:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a jsonl file. A last line cut short by a kill is dropped from the file; any other bad line is an error."""
+    """Rows of a jsonl file. A last line cut short by a kill is dropped; any other bad line is an error."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)

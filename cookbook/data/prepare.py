@@ -87,7 +87,7 @@ def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]
 
 
 def write_training(folder: Path, clips: list[Clip], prefix: str) -> list[Path]:
-    """Copy clips to `videos/`, write `metas/<stem>.txt` (prefix + instruction) and `metadata.csv`; the paths written."""
+    """Copy clips to `videos/`, write `metas/<stem>.txt` (prefix + instruction) and `metadata.csv`."""
     written = []
     for clip in clips:
         video = folder / "videos" / clip.video.name
