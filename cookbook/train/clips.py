@@ -67,15 +67,15 @@ def read_clips(folder: Path) -> list[Clip]:
 
 
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """Clips to train on, and at least one held out; clips that differ in their seed only stay together.
+    """Clips to train on, and at least one held out; clips that differ in their seed only stay together if they can.
 
     Chosen by a hash of the name, so that adding a clip leaves the others where they are as far as possible.
     """
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(re.sub(r"_seed\d+$", "", clip.video.stem), []).append(clip)
-    if len(groups) < 2:
-        raise UserError(f"{clips[0].video.parent} holds seeds of one clip only; training needs another to hold out")
+    if len(groups) < 2:  # nothing else can be held out, so the seeds part after all
+        groups = {clip.video.stem: [clip] for clip in clips}
     wanted, held = max(1, round(HELD_OUT * len(clips))), []
     for name in sorted(groups, key=store.digest_of)[:-1]:
         if len(held) >= wanted:
