@@ -22,7 +22,7 @@ class Source:
     location: str  # folder below assets/, or owner/name on the Hub
     revision: str | None = None  # pinned commit or branch; None for what ships
     kind: str = "model"  # model | dataset
-    gigabytes: float = 0.0  # download size
+    gigabytes: float = 0.0  # download size, estimated from parameter counts (datasets: guessed)
     licence: str = "Apache-2.0"
     gated: bool = False  # a licence must be accepted on the Hub first
 

@@ -58,8 +58,7 @@ def test_python_versions_agree():
 def test_links_to_files_resolve(page):
     text = page.read_text()
     for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text):
-        if target != "assets/pictures/report.png":  # made by the first nano run
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_each_link_to_the_web_has_a_host():

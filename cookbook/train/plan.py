@@ -150,6 +150,6 @@ def _origin(profile: Profile) -> str:
     if source.ships:
         return f"{source.location}, ships with the cookbook, {source.licence}"
     where = hub.local(source)
-    state = f"found in {where}" if where else f"{source.gigabytes:g} GB to download"
+    state = f"found in {where}" if where else f"about {source.gigabytes:g} GB to download"
     gate = f"; gated: accept it at https://huggingface.co/{source.location}" if source.gated else ""
     return f"{source.location}@{source.revision}, {state}, {source.licence}{gate}"

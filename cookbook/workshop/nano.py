@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import tyro
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import flow
 
@@ -54,11 +54,11 @@ def build_transformer() -> CosmosTransformer3DModel:
     return model
 
 
-def build_text_encoder(vocabulary: int, pad: int) -> Qwen2_5_VLForConditionalGeneration:
+def build_text_encoder(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLForConditionalGeneration:
     """About 1.1 M parameters; 4 layers of 128, with a vision tower of one tiny layer that text never uses."""
     config = Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=vocabulary,
+            vocab_size=len(tokenizer),
             hidden_size=TEXT_HIDDEN,
             intermediate_size=352,
             num_hidden_layers=TEXT_LAYERS,
@@ -66,7 +66,9 @@ def build_text_encoder(vocabulary: int, pad: int) -> Qwen2_5_VLForConditionalGen
             num_key_value_heads=2,
             max_position_embeddings=512,
             rope_parameters=dict(rope_type="default", mrope_section=[4, 6, 6], rope_theta=10_000.0),
-            pad_token_id=pad,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
         ),
         vision_config=dict(
             depth=1,

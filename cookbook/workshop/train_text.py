@@ -39,7 +39,7 @@ def main(args: Args) -> None:
     ids = torch.stack([tokenize(tokenizer, prompt, length) for prompt in prompts])
     ids = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))]
     held_out, training = ids[:128], ids[128:]
-    model = nano.build_text_encoder(len(tokenizer), tokenizer.pad_token_id)
+    model = nano.build_text_encoder(tokenizer)
 
     def next_token_loss(batch: torch.Tensor) -> torch.Tensor:
         # The first padding token is learned too: it says where the prompt ends
