@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from cookbook.errors import UserError
 
-# The paragraph that Predict 2.5 uses as its negative prompt is published with the weights (diffusers carries it as
-# DEFAULT_NEGATIVE_PROMPT). The nano models know nothing of it, so theirs is the empty instruction.
 NVIDIA_MODEL_LICENCE = "NVIDIA Open Model License"
 
 
@@ -89,7 +87,7 @@ class Sampling:
     steps: int
     guidance: float  # v = cond + guidance * (cond - uncond), so 7 here is 8 in the textbook's convention
     shift: float
-    negative_prompt: str | None  # None: the published paragraph
+    negative_prompt: str | None  # None: the published paragraph (diffusers' DEFAULT_NEGATIVE_PROMPT)
     seeds: int  # clips per prompt of the tuned model
     base_seeds: int  # the same prompts by the untouched base model, for comparison
 

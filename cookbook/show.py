@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,8 +127,3 @@ def banner(text: str) -> None:
     """A boxed line that cannot be overlooked, for what a reader must know before trusting a result."""
     line = "!" * min(100, len(text) + 4)
     print(f"{line}\n! {text}\n{line}", flush=True)
-
-
-def headless() -> bool:
-    """True where nobody can answer: papermill, CI, HEADLESS=1."""
-    return os.environ.get("HEADLESS") == "1" or "PAPERMILL" in os.environ

@@ -207,19 +207,24 @@ def test_a_checkpoint_changed_after_training_is_refused(exported, tmp_path):
 # what it is for
 
 
-def test_diffusers_loads_the_export_and_computes_the_same(exported):
-    folder, _ = exported
-    path = folder / "export/diffusers"
-    pipeline = Cosmos2_5_PredictBasePipeline.from_pretrained(path, safety_checker=PassThrough())
-    assert pipeline.scheduler.config.flow_shift == 5.0 and not pipeline.scheduler.config.use_karras_sigmas
+def forward_inputs():
+    """What one forward of the tiny transformer takes, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    inputs = {
+    return {
         "hidden_states": torch.randn(1, 16, 3, 4, 6, generator=generator),
         "condition_mask": torch.zeros(1, 1, 3, 4, 6),
         "timestep": torch.tensor([0.5]),
         "encoder_hidden_states": torch.randn(1, 4, 64, generator=generator),
         "padding_mask": torch.zeros(1, 1, 32, 48),
     }
+
+
+def test_diffusers_loads_the_export_and_computes_the_same(exported):
+    folder, _ = exported
+    path = folder / "export/diffusers"
+    pipeline = Cosmos2_5_PredictBasePipeline.from_pretrained(path, safety_checker=PassThrough())
+    assert pipeline.scheduler.config.flow_shift == 5.0 and not pipeline.scheduler.config.use_karras_sigmas
+    inputs = forward_inputs()
     ema = torch.load(folder / "export/model_ema_fp32.pt", weights_only=True)
     model = world.load_transformer(path)
     model.load_state_dict(names.as_diffusers(ema))
@@ -238,14 +243,7 @@ def test_lora_is_merged_and_equals_the_adapted_network(tiny_world, tiny_clips, t
     checkpoint.load(tmp_path / "checkpoints/iter_000000002", state, run.group)
     run.adopt_averages()
     merged = world.load_transformer(tmp_path / "export/diffusers")
-    generator = torch.Generator().manual_seed(0)
-    inputs = {
-        "hidden_states": torch.randn(1, 16, 3, 4, 6, generator=generator),
-        "condition_mask": torch.zeros(1, 1, 3, 4, 6),
-        "timestep": torch.tensor([0.5]),
-        "encoder_hidden_states": torch.randn(1, 4, 64, generator=generator),
-        "padding_mask": torch.zeros(1, 1, 32, 48),
-    }
+    inputs = forward_inputs()
     with torch.no_grad():
         ours, theirs = merged(**inputs).sample, adapted(**inputs).sample
         base = world.load_transformer(tiny_world)(**inputs).sample
