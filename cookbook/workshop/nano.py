@@ -17,12 +17,12 @@ TEXT_HIDDEN, TEXT_LAYERS = 128, 4
 
 
 def build_vae() -> AutoencoderKLWan:
-    """2.5 M parameters, 16 latent channels, 4 x 8 x 8 compression; residual blocks with averaging shortcuts (Wan 2.2's)
+    """2.7 M parameters, 16 latent channels, 4 x 8 x 8 compression; residual blocks with averaging shortcuts (Wan 2.2's)
     because they learn faster than Wan 2.1's plain ones."""
     return AutoencoderKLWan(
-        base_dim=8,
-        decoder_base_dim=8,
-        dim_mult=[1, 2, 8, 8],
+        base_dim=16,
+        decoder_base_dim=16,
+        dim_mult=[1, 2, 4, 4],
         num_res_blocks=1,
         z_dim=16,
         is_residual=True,
@@ -32,15 +32,15 @@ def build_vae() -> AutoencoderKLWan:
 
 
 def build_transformer() -> CosmosTransformer3DModel:
-    """4.9 M parameters; Cosmos Predict 2.5's network with 4 heads of 48 in 6 blocks (the 2B has 16 of 128 in 28)."""
+    """9.6 M parameters; Cosmos Predict 2.5's network with 4 heads of 64 in 8 blocks (the 2B has 16 of 128 in 28)."""
     model = CosmosTransformer3DModel(
         in_channels=17,
         out_channels=16,
         num_attention_heads=4,
-        attention_head_dim=48,
-        num_layers=6,
+        attention_head_dim=64,
+        num_layers=8,
         text_embed_dim=256,
-        adaln_lora_dim=64,
+        adaln_lora_dim=32,
         max_size=(32, 64, 64),
         rope_scale=(1.0, 1.0, 1.0),
         extra_pos_embed_type=None,

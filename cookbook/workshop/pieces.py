@@ -9,6 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from torch import nn
 from cookbook import store
 from cookbook.video import read_video
 
-# loss_of(step, generator) -> scalar loss; everything random in it must come from the generator
+# loss_of(step, generator) -> scalar loss; everything random in it must come from the generator, which lives on the
+# model's device
 LossOf = Callable[[int, torch.Generator], torch.Tensor]
+
+SAVE_SECONDS = 120
 
 
 def cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -27,6 +31,11 @@ def cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU; float32 on a CPU, where training in bf16 is faster on few processors only."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def train_in_pieces(
@@ -40,7 +49,7 @@ def train_in_pieces(
     weight_decay: float = 0.01,
     ema_decay: float = 0.999,
     clip_norm: float = 1.0,
-    log_every: int = 50,
+    log_every: int = 100,
     report: Callable[[nn.Module], dict] | None = None,
 ) -> nn.Module:
     """Train `model` in place until `steps` or the minutes run out; call again with the same `out` to continue.
@@ -53,48 +62,58 @@ def train_in_pieces(
         The exponential moving average of the weights, as a model.
     """
     out.mkdir(parents=True, exist_ok=True)
+    device = next(model.parameters()).device
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    fused = device.type == "cuda"
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused
+    )
     state_file, start = out / "state.pt", 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
         print(f"continuing at step {start} of {steps}", flush=True)
-    clock, losses, step = time.monotonic(), [], start
+
+    def save(step: int) -> None:
+        with store.replacing(state_file) as temporary:
+            weights = {"model": model.state_dict(), "average": average.state_dict()}
+            torch.save(weights | {"optimizer": optimizer.state_dict(), "step": step}, temporary)
+
+    clock, saved, losses, step = time.monotonic(), time.monotonic(), [], start
     model.train()
     for step in range(start, steps):
         if time.monotonic() - clock > minutes * 60:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * cosine(step, steps, warmup)
-        loss = loss_of(step, torch.Generator().manual_seed(step))
+        with autocast(device):
+            loss = loss_of(step, torch.Generator(device).manual_seed(step))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm, error_if_nonfinite=True)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         decay = min(ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(loss.item())
+        losses.append(loss.detach())  # read only when logged: each reading makes the CPU wait for the GPU
         if (step + 1) % log_every == 0:
+            mean = torch.stack(losses).mean().item()
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"step {step + 1}: the loss is {mean}; lower the learning rate")
             seconds = (time.monotonic() - clock) / (step + 1 - start)
-            row = {
-                "step": step + 1,
-                "loss": float(np.mean(losses)),
-                "grad_norm": norm.item(),
-                "seconds_per_step": seconds,
-            }
+            row = {"step": step + 1, "loss": mean, "grad_norm": norm.item(), "seconds_per_step": seconds}
             store.append_row(out / "log.jsonl", row)
-            print(f"step {step + 1}/{steps}  loss {row['loss']:.4f}  {seconds:.2f} s/step", flush=True)
+            print(f"step {step + 1}/{steps}  loss {mean:.4f}  {seconds:.3f} s/step", flush=True)
             losses.clear()
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save(step + 1)
+            saved = time.monotonic()
     else:
         step = steps
-    with store.replacing(state_file) as temporary:
-        weights = {"model": model.state_dict(), "average": average.state_dict()}
-        torch.save(weights | {"optimizer": optimizer.state_dict(), "step": step}, temporary)
+    save(step)
     average.eval()
     if report is not None:
         figures = report(average)
@@ -104,7 +123,11 @@ def train_in_pieces(
 
 
 def load_clips(folders: list[Path], limit: int | None = None) -> tuple[np.ndarray, list[dict]]:
-    """Clips made by `cookbook workshop make`: pixels uint8 [N, T, H, W, 3] and their manifest rows."""
-    rows = [(folder, row) for folder in folders for row in store.read_rows(folder / "manifest.jsonl")][:limit]
-    clips = np.stack([read_video(folder / "videos" / f"{row['id']}.mp4")[0] for folder, row in rows])
-    return clips, [row for _, row in rows]
+    """Clips made by `cookbook workshop make`: pixels uint8 [N, T, H, W, 3] and their manifest rows.
+
+    limit: at most so many clips of each folder.
+    """
+    rows = [(folder, row) for folder in folders for row in store.read_rows(folder / "manifest.jsonl")[:limit]]
+    with ThreadPoolExecutor() as pool:
+        clips = list(pool.map(lambda entry: read_video(entry[0] / "videos" / f"{entry[1]['id']}.mp4")[0], rows))
+    return np.stack(clips), [row for _, row in rows]

@@ -50,27 +50,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def captions() -> list[str]:
-    """The workshop world's instructions, with every name of a thing and of a place (needs the extra `sim`)."""
-    from cookbook.workshop import objects, receptacles
-    from cookbook.workshop.scene import Placed, name_item, name_receptacle
+def captions(per_task: int = 600) -> list[str]:
+    """The different instructions of so many scenes of each task of the workshop world (needs the extra `sim`)."""
+    from cookbook.workshop.scene import TASKS, prompt, sample
 
-    items = [name_item(Placed(k, c, (0, 0), 0)) for k, kind in objects.KINDS.items() for c in kind.colours]
-    places = [name_receptacle(Placed(k, c, (0, 0), 0)) for k, kind in receptacles.KINDS.items() for c in kind.colours]
-    sources = ["table", *places]
-    told = []
-    for index, item in enumerate(items * 3):
-        hand = ("right", "left")[index % 2]
-        source, place = sources[index * 7 % len(sources)], places[index * 5 % len(places)]
-        forms = (
-            f"pick up {item} from {source} to {place}.",
-            f"reach for {item}.",
-            f"push {item} away.",
-            f"lift {item} and put it back.",
-            f"point at {item}.",
-        )
-        told += [f"Use the {hand} hand to {form}" for form in forms]
-    return told
+    return list(dict.fromkeys(prompt(sample((number, 0), task)) for task in TASKS for number in range(per_task)))
 
 
 def corpus(instructions: Iterable[str]) -> list[str]:

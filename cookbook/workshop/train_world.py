@@ -1,4 +1,5 @@
-"""The nano base world model: captioned reach, push and lift clips, never placing, which post-training is to teach.
+"""The nano base world model: captioned reach, point, tour, push and lift clips, never placing, which post-training is
+to teach.
 
 `python -m cookbook.workshop.train_world --data DIR [DIR ...] --models DIR --out DIR --minutes M` continues where it
 stopped; `--models` holds the finished `vae/`, `text_encoder/` and `tokenizer/`.
@@ -14,6 +15,7 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from cookbook import flow, store
+from cookbook.errors import UserError
 from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.models.text import encode_prompts
@@ -21,6 +23,8 @@ from cookbook.profiles import nano as nano_profile
 from cookbook.show import progress
 from cookbook.workshop import nano
 from cookbook.workshop.pieces import load_clips, train_in_pieces
+
+ENCODED_AT_ONCE = 16
 
 
 @dataclass
@@ -32,73 +36,99 @@ class Args:
     out: Path
     """State, log, cached latents and, at the end of each piece, `transformer/`."""
     minutes: float = 10.0
-    steps: int = 4000
-    batch: int = 4
-    learning_rate: float = 6e-4
+    steps: int = 10_000
+    batch: int = 64
+    learning_rate: float = 8e-4
     text_dropout: float = 0.1
-    held_out: int = 16
+    held_out: int = 64
 
 
 @torch.no_grad()
-def cached_inputs(args: Args) -> dict[str, torch.Tensor]:
-    """Latents [N, 16, 7, 12, 20] in half precision, and embeddings [P, L, D] with each clip's index into them."""
+def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
+    """Latents [N, 16, 7, 12, 20] and embeddings [P, L, D], both in half precision, with each clip's index into them.
+
+    The last embedding is the empty prompt's.
+    """
     clips, rows = load_clips(list(args.data))
-    vae, text = world.load_vae(args.models), world.load_text_encoder(args.models)
+    if taught := sorted({row["task"] for row in rows} & {"place"}):
+        raise UserError(f"{args.data}: the base model must not see {taught[0]}, which post-training is to teach")
+    vae, text = world.load_vae(args.models).to(device), world.load_text_encoder(args.models)
     key = store.digest_of([[row["sha256"] for row in rows], store.fingerprint(args.models / "vae")])[7:23]
     file = args.out / f"inputs-{key}.safetensors"
     if not file.exists():
         profile = nano_profile()
-        latents = torch.cat([codec.encode(vae, codec.to_tensor(clip)) for clip in progress(clips, "encoding clips")])
-        prompts = sorted({profile.prompt_prefix + row["prompt"] for row in rows})
-        index = torch.tensor([prompts.index(profile.prompt_prefix + row["prompt"]) for row in rows])
-        embeddings = [encode_prompts(text.model, text.tokenizer, [p], profile.text_tokens) for p in prompts]
+        pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
+        parts = [
+            codec.encode(vae, part.to(device).float().div(127.5).sub(1)).cpu()
+            for part in progress(pixels.split(ENCODED_AT_ONCE), "encoding clips")
+        ]
+        told = [profile.prompt_prefix + row["prompt"] for row in rows]
+        prompts = sorted(set(told))
+        index = torch.tensor([prompts.index(prompt) for prompt in told])
+        text.model.to(device)
+        embeddings = [
+            encode_prompts(text.model, text.tokenizer, prompts[start : start + 64], profile.text_tokens).half().cpu()
+            for start in range(0, len(prompts), 64)
+        ]
+        embeddings.append(encode_prompts(text.model, text.tokenizer, [""], profile.text_tokens).half().cpu())
+        latents = torch.cat(parts).half().contiguous()
         with store.replacing(file) as temporary:
-            save_file({"latents": latents.half(), "text": torch.cat(embeddings), "index": index}, temporary)
-    return load_file(file)
+            save_file({"latents": latents, "text": torch.cat(embeddings), "index": index}, temporary)
+    return load_file(file, device=str(device))
 
 
 def main(args: Args) -> None:
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
-    inputs = cached_inputs(args)
-    latents, text, index = inputs["latents"], inputs["text"], inputs["index"]
-    order = torch.randperm(len(latents), generator=torch.Generator().manual_seed(0))
-    held_out, training = order[: args.held_out], order[args.held_out :]
     device = world.device()
+    inputs = cached_inputs(args, device)
+    latents, text, index = inputs["latents"], inputs["text"], inputs["index"]
+    order = torch.randperm(len(latents), generator=torch.Generator().manual_seed(0)).to(device)
+    held_out, training = order[: args.held_out], order[args.held_out :]
     model = nano.build_transformer().to(device)
     shift = nano_profile().recipe.shift
-    print(f"{len(training)} clips to train on, {len(held_out)} held out", flush=True)
+    print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
+
+    def words_of(chosen: torch.Tensor, generator: torch.Generator, dropout: float) -> torch.Tensor:
+        """Embeddings; dropped ones are zero, as in post-training, or the empty prompt's, as in guidance."""
+        words = text[index[chosen]].float()
+        chance = torch.rand(len(chosen), 1, 1, generator=generator, device=device)
+        words = torch.where(chance < dropout, text[-1].float(), words)
+        return torch.where(chance < dropout / 2, torch.zeros_like(words), words)
 
     def flow_loss(
         network: torch.nn.Module, chosen: torch.Tensor, generator: torch.Generator, dropout: float
     ) -> torch.Tensor:
         clean = latents[chosen].float()
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
         sigma = flow.draw_sigmas(len(chosen), shift, generator)
-        words = text[index[chosen]].clone()
-        words[torch.rand(len(chosen), generator=generator) < dropout] = 0
-        mask = flow.condition_mask(torch.ones(len(chosen), dtype=torch.long), clean)
-        clean, noise, sigma, words, mask = (t.to(device) for t in (clean, noise, sigma, words, mask))
+        mask = flow.condition_mask(torch.ones(len(chosen), dtype=torch.long, device=device), clean)
         predicted = network(
             hidden_states=flow.noised(clean, noise, sigma, mask),
             timestep=sigma,
-            encoder_hidden_states=words,
+            encoder_hidden_states=words_of(chosen, generator, dropout),
             condition_mask=mask,
             padding_mask=mask.new_zeros(1, 1, 96, 160),
             return_dict=False,
         )[0]
         return flow.loss(predicted, clean, noise, mask)
 
+    if device.type == "cuda":
+        model.compile()
+
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
-        chosen = training[torch.randint(len(training), (args.batch,), generator=generator)]
+        chosen = training[torch.randint(len(training), (args.batch,), generator=generator, device=device)]
         return flow_loss(model, chosen, generator, args.text_dropout)
 
     @torch.no_grad()
     def report(average: torch.nn.Module) -> dict:
-        losses = [flow_loss(average, held_out, torch.Generator().manual_seed(k), 0.0).item() for k in range(8)]
+        losses = [flow_loss(average, held_out, torch.Generator(device).manual_seed(k), 0.0).item() for k in range(8)]
         return {"held_out_loss": sum(losses) / len(losses)}
 
-    average = train_in_pieces(model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, report=report)
+    average = train_in_pieces(
+        model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, warmup=300, ema_decay=0.9995,
+        report=report,
+    )  # fmt: skip
     average.cpu().save_pretrained(args.out / "transformer")
 
 
