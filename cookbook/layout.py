@@ -17,7 +17,7 @@ from cookbook.video import IMAGES
 
 @dataclass(frozen=True)
 class Clip:
-    """A video and the instruction it carries out (without prefix)."""
+    """A video and the instruction it carries out; in a training folder the profile's prefix stands before it."""
 
     video: Path
     prompt: str

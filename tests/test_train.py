@@ -132,8 +132,13 @@ def test_bad_folders_are_refused_by_name(tmp_path, tiny_clips):
     with pytest.raises(UserError, match="holds 0 mp4 files"):
         footage.read_clips(tmp_path)
     shutil.copytree(tiny_clips, tmp_path / "clips")
-    (tmp_path / "clips/metas/003.txt").write_text(" \n")
-    with pytest.raises(UserError, match="003.txt is missing or empty"):
+    caption = tmp_path / "clips/metas/003.txt"
+    for content, complaint in ((b" \n", "the caption is empty"), (b"caf\xe9", "not UTF-8")):
+        caption.write_bytes(content)
+        with pytest.raises(UserError, match=f"003.txt: {complaint}"):
+            footage.read_clips(tmp_path / "clips")
+    caption.unlink()
+    with pytest.raises(UserError, match="003.txt: no such caption file"):
         footage.read_clips(tmp_path / "clips")
 
 

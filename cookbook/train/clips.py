@@ -19,17 +19,12 @@ from torch import Tensor
 from cookbook import show, store, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
+from cookbook.layout import Clip, read_text
 from cookbook.models import text, vae, world
 from cookbook.profiles import Geometry, Profile, Recipe
 
 WINDOWS = 4  # most windows cached of a clip that is longer than the profile's
 HELD_OUT = 0.08  # share of the clips that is never trained on
-
-
-@dataclass(frozen=True)
-class Clip:
-    video: Path
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -52,18 +47,12 @@ def read_clips(folder: Path) -> list[Clip]:
     """All pairs of a training folder, sorted by name.
 
     Raises:
-        UserError: no videos, or a caption is missing or empty.
+        UserError: no videos, or a caption is missing, empty or not UTF-8.
     """
     videos = sorted((folder / "videos").glob("*.mp4"))
     if len(videos) < 2:
         raise UserError(f"{folder / 'videos'} holds {len(videos)} mp4 files; training needs 2, one to hold out")
-    clips = []
-    for path in videos:
-        caption = folder / "metas" / f"{path.stem}.txt"
-        if not caption.exists() or not (words := caption.read_text(encoding="utf-8").strip()):
-            raise UserError(f"{caption} is missing or empty; write the clip's instruction in it or remove {path.name}")
-        clips.append(Clip(path, words))
-    return clips
+    return [Clip(path, read_text(folder / "metas" / f"{path.stem}.txt")) for path in videos]
 
 
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
@@ -94,7 +83,7 @@ def cache(clips: list[Clip], profile: Profile, models: Path, folder: Path, group
     entries = [_place(clip, profile, makers, folder) for clip in clips]
     group.barrier()  # nobody writes before all have looked
     new = {entry.latents: clip for entry, clip in zip(entries, clips, strict=True) if not entry.latents.exists()}
-    captions = {entry.embedding: clip.caption for entry, clip in zip(entries, clips, strict=True)}
+    captions = {entry.embedding: clip.prompt for entry, clip in zip(entries, clips, strict=True)}
     captions = {path: caption for path, caption in captions.items() if not path.exists()}
     group.barrier()
     _encode_videos(list(new.items())[group.rank :: group.size], profile, models, group)
@@ -109,7 +98,7 @@ _PARTS = ("vae", "text_encoder", "tokenizer")
 def _place(clip: Clip, profile: Profile, makers: dict[str, str], folder: Path) -> Cached:
     recipe, geometry = profile.recipe, vars(profile.clip)
     seen = [store.digest(clip.video), geometry, recipe.crop, recipe.resample, WINDOWS, makers["vae"]]
-    read = [clip.caption, profile.text_tokens, makers["text_encoder"], makers["tokenizer"]]
+    read = [clip.prompt, profile.text_tokens, makers["text_encoder"], makers["tokenizer"]]
     names = [store.digest_of(key).removeprefix("sha256:")[:24] for key in (seen, read)]
     return Cached(folder / f"latents-{names[0]}.safetensors", folder / f"text-{names[1]}.safetensors")
 
