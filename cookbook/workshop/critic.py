@@ -1,7 +1,10 @@
 """The nano critic: Qwen3-VL's class at 2.6 million weights, with every file that its processor loads offline.
 
 python -m cookbook.workshop.critic init --out assets/nano/critic
-python -m cookbook.workshop.critic train --data CLIPS --out assets/nano/critic --minutes 20
+python -m cookbook.workshop.critic train --data CLIPS --held-out OTHERS --vae assets/nano/world/vae --out critic
+
+Patches are 8 x 8 pixels, half of Qwen3-VL's: our clips are 160 pixels wide and their objects 10 to 20, so a visual
+token of the usual 32 x 32 pixels would hold an object, its place and half the hand at once.
 """
 
 from __future__ import annotations
@@ -24,12 +27,16 @@ from transformers import (
 from cookbook.errors import UserError
 from cookbook.workshop.tokenizer import CHAT_TEMPLATE, build_tokenizer, captions, corpus
 
-HIDDEN = 128
+HIDDEN, HEADS, HEAD = 128, 4, 32
+PATCH, MERGE = 8, 2
+THETA = 100.0  # of the decoder's rotary positions: neighbouring cells of a 6 x 10 grid must differ by more than 0.3 rad
+MROPE = [6, 5, 5]
+COLUMNS = 160 // (PATCH * MERGE)  # visual tokens along the longer side of a nano clip
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pixels in -1..1, as Qwen3-VL has them
 
 
 def config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
-    """Qwen3-VL-2B's shape, small: the same patches (16 x 16 pixels, two frames), merging and DeepStack."""
+    """Qwen3-VL-2B's shape, small: the same frame pairs, merging and DeepStack."""
     tokens = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in {
@@ -40,30 +47,31 @@ def config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
         }.items()
     }
     vision = {
-        "depth": 4,
+        "depth": 3,
         "hidden_size": HIDDEN,
         "intermediate_size": 2 * HIDDEN,
-        "num_heads": 4,
-        "patch_size": 16,
+        "num_heads": HEADS,
+        "patch_size": PATCH,
         "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
+        "spatial_merge_size": MERGE,
         "out_hidden_size": HIDDEN,
         "num_position_embeddings": 256,
-        "deepstack_visual_indexes": [1, 2],
+        "deepstack_visual_indexes": [0, 1],
     }
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": HIDDEN,
         "intermediate_size": 3 * HIDDEN,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
+        "num_hidden_layers": 5,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": HEAD,
+        "attention_bias": True,  # see _look_back
         "max_position_embeddings": 4096,
         "rope_parameters": {
             "rope_type": "default",
-            "rope_theta": 10_000.0,
-            "mrope_section": [6, 5, 5],
+            "rope_theta": THETA,
+            "mrope_section": MROPE,
             "mrope_interleaved": True,
         },
         "tie_word_embeddings": True,
@@ -75,21 +83,44 @@ def config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
 
 
 def build(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """The model with random weights, its patch embedding set to look at means and changes."""
+    """The model with random weights, except where it looks: at means and changes, and at the same place before."""
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config(tokenizer))
+    # From one frame pair to the next: its visual tokens, both ends of vision, and the time between
+    stride = COLUMNS + 2 + len(tokenizer.encode("<0.1 seconds>", add_special_tokens=False))
     with torch.no_grad():
         _see(model.model.visual.patch_embed.proj)
         # 0.02 drowns in the residual stream of so narrow a model
         model.model.language_model.embed_tokens.weight.mul_(5)
+        for layer in model.model.language_model.layers:
+            _look_back(layer.self_attn, (stride, 2 * stride, 0))
     return model
+
+
+def _look_back(attention: torch.nn.Module, distances: tuple[int, ...]) -> None:
+    """Start one head per distance with a preference for the token so many positions before, in time, row and column.
+
+    With rotary positions a bias in queries and keys is a preference by position alone. Most faults are a difference
+    between a place and the same place one frame pair earlier, which random weights take thousands of steps to line up.
+    """
+    half = HEAD // 2
+    sharp = list(range(6))  # interleaved: the two fastest waves of time, row and column each
+    for head, distance in enumerate(distances):
+        for k in sharp:
+            angle = torch.tensor(distance * THETA ** (-k / half))
+            row = head * HEAD + k
+            attention.q_proj.bias[row], attention.q_proj.bias[row + half] = angle.cos(), -angle.sin()
+            attention.k_proj.bias[row], attention.k_proj.bias[row + half] = 1.0, 0.0
+    for k in sharp:
+        for norm in (attention.q_norm, attention.k_norm):
+            norm.weight[[k, k + half]] = 1.5
 
 
 def _see(stem: torch.nn.Conv3d) -> None:
     """Start the patch embedding from smooth waves: each one's sum and difference over the two frames.
 
-    A random projection of 1536 pixel values shows mostly noise; the lowest spatial waves hold nearly all of a patch,
-    and their differences over time show motion from the first step on.
+    A random projection of hundreds of pixel values shows mostly noise; the lowest spatial waves hold nearly all of a
+    patch, and their differences over time show motion from the first step on.
     """
     filters, channels, frames, size, _ = stem.weight.shape
     position = (torch.arange(size) + 0.5) * torch.pi / size
@@ -108,9 +139,9 @@ def _see(stem: torch.nn.Conv3d) -> None:
 def processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
     """Qwen3-VL's own processor around the nano tokenizer."""
     return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=16, temporal_patch_size=2, merge_size=2, **HALF),
+        image_processor=Qwen2VLImageProcessor(patch_size=PATCH, temporal_patch_size=2, merge_size=MERGE, **HALF),
         tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(**HALF),
+        video_processor=Qwen3VLVideoProcessor(patch_size=PATCH, merge_size=MERGE, **HALF),
         chat_template=CHAT_TEMPLATE,
     )
 
