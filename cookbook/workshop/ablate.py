@@ -1,0 +1,318 @@
+"""Which recipe post-trains the nano base best? One row per recipe: train by the project's engine, then measure.
+
+    python -m cookbook.workshop.ablate --models DIR --train DIR --data DIR --out DIR --minutes M [--keep-best]
+
+Started again it skips finished rows; the order puts first what decides most. Training computes in float32 on a GPU
+too, as on the two cores that the recipe is for: at this size launches take the time, not arithmetic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from diffusers import CosmosTransformer3DModel
+from torch import Tensor
+
+from cookbook import engine, store
+from cookbook.data.prepare import check_clips
+from cookbook.engine import Group
+from cookbook.errors import UserError
+from cookbook.models import names, world
+from cookbook.models.text import encode_prompts
+from cookbook.profiles import Recipe
+from cookbook.train import clips as footage
+from cookbook.train.objective import batches, flow_loss, heldout_loss
+from cookbook.train.plan import add_lora
+from cookbook.workshop import truth as rules
+from cookbook.workshop.evaluate import CENTRE, NANO, Dreamer, captioned, judges, measure, percent, read_scenes, tally
+
+TEXT = ("crossattn_proj", "attn2", "norm2")  # where the network takes in the prompt
+PROBED = 16  # clips of the held-out loss
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe that differs from the nano one.
+
+    changes: fields of the recipe; `steps` moves the end of the schedule along. frozen: parts of parameter names that
+    are not trained. clips: how many of the training clips, None for all.
+    """
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    clips: int | None = None
+    frozen: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        words = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self.differs]
+        return " ".join(words) or "nano"
+
+    @property
+    def differs(self) -> list[tuple[str, Any]]:
+        more = {"clips": self.clips, "frozen": "+".join(self.frozen) or None, "seed": self.seed or None}
+        return [*self.changes.items(), *((name, value) for name, value in more.items() if value is not None)]
+
+    def recipe(self) -> Recipe:
+        """Only the last step is saved: the checkpoint is thrown away, and DCP would take longer than the steps."""
+        changed = replace(NANO.recipe, **self.changes)
+        cycle = self.changes.get("cycle", changed.steps)
+        return replace(changed, cycle=cycle, save_every=max(1, changed.steps), keep=1)
+
+
+def make(**changes: Any) -> Variant:
+    own = {name: changes.pop(name) for name in ("clips", "frozen", "seed") if name in changes}
+    return Variant(changes, **own)
+
+
+VARIANTS = (
+    make(steps=0),  # the base model
+    make(),
+    make(learning_rate=1e-3),
+    make(learning_rate=2e-3),
+    make(learning_rate=3e-4),
+    make(lora_rank=32, learning_rate=2e-3),
+    make(text_dropout=0.0),
+    make(clips=40),
+    make(steps=200),
+    make(steps=400),
+    make(ema_rate=None),
+    make(seed=1),
+    make(shift=3.0),
+    make(batch=8),
+    make(lora_rank=8, learning_rate=2e-3),
+    make(frozen=TEXT),
+    make(clips=20),
+    make(learning_rate=1e-3, steps=200),
+    make(text_dropout=0.1),
+    make(ema_rate=0.05),
+    make(lora_rank=32, learning_rate=6e-4),
+    make(lora_rank=32, learning_rate=4e-3),
+    make(learning_rate=1e-3, text_dropout=0.0, ema_rate=0.05),
+    make(shift=1.0),
+    make(shift=8.0),
+    make(seed=2),
+    make(batch=8, learning_rate=1e-3, steps=200),
+    make(weight_decay=0.0),
+    make(end_factor=0.0),
+    make(clip_norm=0.1),
+    make(lora_rank=8, learning_rate=4e-3),
+    make(ema_rate=0.2),
+)
+
+
+def parse(text: str) -> Variant:
+    """`learning_rate=1e-3,ema_rate=null,clips=40` -> a variant."""
+    changes = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, _, value = part.partition("=")
+        if name == "frozen":
+            changes[name] = tuple(value.split("+"))
+        elif name in Recipe.__dataclass_fields__ or name in ("clips", "seed"):
+            changes[name] = json.loads(value)
+        else:
+            raise UserError(f"--also {text}: a recipe has no {name!r}; it has {', '.join(Recipe.__dataclass_fields__)}")
+    return make(**changes)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What `train.objective` asks of a cached clip, kept on the device: latents [windows, C, T, H, W], text [L, D]."""
+
+    latents: Tensor
+    embedding: Tensor
+
+    def window(self, share: float) -> Tensor:
+        return self.latents[int(share * len(self.latents))]
+
+    def text(self) -> Tensor:
+        return self.embedding
+
+
+@torch.no_grad()
+def training_clips(folder: Path, models: Path, dreamer: Dreamer) -> list[Resident]:
+    """The clips that the train stage would train on (its own split), in memory on the device."""
+    found, problems = check_clips(folder, NANO)
+    if problems:
+        raise UserError(f"{folder}: {problems[0]['file']}: {problems[0]['reason']}")
+    used, _ = footage.split(found)
+    windows = [footage.windows(clip.video, NANO.clip, NANO.recipe) for clip in used]
+    latents = dreamer.encode([window for part in windows for window in part]).split([len(part) for part in windows])
+    encoder = world.load_text_encoder(models)
+    encoder.model.to(dreamer.device)
+    texts = encode_prompts(
+        encoder.model, encoder.tokenizer, [captioned(clip.prompt) for clip in used], NANO.text_tokens
+    )
+    return [Resident(*parts) for parts in zip(latents, texts, strict=True)]
+
+
+def choose(clips: list[Resident], count: int | None) -> list[Resident]:
+    """`count` of the clips, evenly spread, so that fewer are not just the first ones."""
+    if count is None or count >= len(clips):
+        return clips
+    return [clips[index] for index in np.linspace(0, len(clips) - 1, count).round().astype(int)]
+
+
+def post_train(variant: Variant, models: Path, clips: list[Resident], group: Group) -> CosmosTransformer3DModel:
+    """The base model after this recipe, with the averaged weights, adapters merged."""
+    recipe, model = variant.recipe(), world.load_transformer(models)
+    if recipe.lora_rank:
+        torch.manual_seed(variant.seed)
+        add_lora(model, recipe)
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in variant.frozen):
+            parameter.requires_grad_(False)
+    model = engine.shard(model.train(), group, torch.float32)
+    if recipe.steps:
+        step = batches(choose(clips, variant.clips), recipe, variant.seed, group)
+        with tempfile.TemporaryDirectory() as folder:
+            engine.fit(
+                model, flow_loss, step, recipe, Path(folder), variant.seed, group, torch.float32, names.to_native
+            )
+    if recipe.lora_rank:
+        model.fuse_lora()
+        model.unload_lora()
+    return model.eval()
+
+
+@dataclass
+class Args:
+    models: Path
+    """The base model: `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`."""
+    train: Path
+    """Training clips, as `assets/workshop/train` or a run's `data/train`."""
+    data: tuple[Path, ...]
+    """Held-out clips made by `cookbook.workshop.make`."""
+    out: Path
+    """ablation.jsonl, and `best/transformer/` with `--keep-best`."""
+    minutes: float = 9.0
+    """No row is begun that would end later, taking as long as the slowest so far."""
+    prompts: int = 32
+    seeds: int = 2
+    batch: int | None = None
+    """Clips generated at once; 48 on a GPU and 4 on a CPU if not given."""
+    workers: int = min(16, len(os.sched_getaffinity(0)))
+    """Processes that judge."""
+    only: tuple[str, ...] = ()
+    """Instead of all variants: these, as in `--also`; an empty word is the nano recipe itself."""
+    also: tuple[str, ...] = ()
+    """More variants, before the others: `learning_rate=1e-3,ema_rate=null,clips=40,frozen=attn2`."""
+    keep_best: bool = False
+    """Save the best row's network; without it nothing but the table is kept."""
+
+
+@dataclass
+class Bench:
+    """Everything that the rows share."""
+
+    args: Args
+    group: Group
+    dreamer: Dreamer
+    clips: list[Resident]
+    probes: list[Resident]
+    pool: Executor
+    before: float = 0.0  # held-out loss of the base model, at the nano shift whatever the variant's
+
+    def held_out(self, model: CosmosTransformer3DModel) -> float:
+        return heldout_loss(model, self.probes, NANO.recipe.shift, self.group)[0]
+
+    def row(self, variant: Variant) -> tuple[dict, CosmosTransformer3DModel | None]:
+        """Train, measure, and say what it took."""
+        start = time.monotonic()
+        facts = {"name": variant.name, "differs": dict(variant.differs), "recipe": asdict(variant.recipe())}
+        try:
+            model = post_train(variant, self.args.models, self.clips, self.group)
+        except UserError as error:  # gradients that are not finite are a result too
+            return facts | {"failed": str(error), "rate": None, "seconds": round(time.monotonic() - start, 1)}, None
+        trained = time.monotonic()
+        loss = self.held_out(model)
+        made = measure(self.dreamer, self.dreamer.dream(model, CENTRE, range(self.args.seeds)), variant.name, self.pool)
+        end = time.monotonic()
+        losses = {"heldout_before": round(self.before, 5), "heldout_after": round(loss, 5)}
+        seconds = {"seconds_training": round(trained - start, 1), "seconds": round(end - start, 1)}
+        return facts | losses | tally(made.rows) | seconds, model
+
+
+def prepare(args: Args, pool: Executor) -> Bench:
+    group = Group(0, 1, world.device())
+    dreamer = Dreamer(args.models, read_scenes(args.data, args.prompts), args.batch)
+    clips = training_clips(args.train, args.models, dreamer)
+    latents = dreamer.encode(dreamer.clips[:PROBED])
+    probes = [Resident(latent[None], text) for latent, text in zip(latents, dreamer.text, strict=False)]
+    bench = Bench(args, group, dreamer, clips, probes, pool)
+    bench.before = bench.held_out(world.load_transformer(args.models).to(group.device).eval())
+    print(f"{len(clips)} clips to train on, {len(dreamer.scenes)} prompts x {args.seeds} seeds to measure", flush=True)
+    return bench
+
+
+def quality(row: dict) -> tuple[float, float]:
+    """What makes a row better: placements, then held-out loss."""
+    return (-1.0, 0.0) if row["rate"] is None else (row["rate"], -row["heldout_after"])
+
+
+def ablate(args: Args, bench: Bench, start: float) -> list[dict]:
+    """Run what is missing while time lasts; all rows made from these models and clips under this measurement."""
+    table, longest = args.out / "ablation.jsonl", 0.0
+    same = {
+        "nano": store.digest_of([asdict(NANO.recipe), asdict(CENTRE)]),
+        "base": world.weights_fingerprint(args.models),
+        "clips_trained_on": store.fingerprint(args.train),
+        "measured": f"{len(bench.dreamer.scenes)} prompts x {args.seeds} seeds",
+        "clips_measured": store.digest_of([scene.row["sha256"] for scene in bench.dreamer.scenes]),
+        "rules": store.digest(Path(rules.__file__)),
+    }
+    variants = tuple(map(parse, args.only)) or VARIANTS
+    for variant in (*map(parse, args.also), *variants):
+        rows = finished(table, same)
+        if variant.name in (row["name"] for row in rows):
+            continue
+        if time.monotonic() - start + longest > 60 * args.minutes:
+            print("time is up; the same command continues", flush=True)
+            break
+        row, model = bench.row(variant)
+        trained = [other for other in rows if other["recipe"]["steps"]]
+        if args.keep_best and row["recipe"]["steps"] and all(quality(row) > quality(other) for other in trained):
+            if model is not None:
+                model.cpu().save_pretrained(args.out / "best" / "transformer")
+                store.write_json(args.out / "best" / "row.json", row)
+        store.append_row(table, row | same)
+        longest = max(longest, row["seconds"])
+        print(line(row), flush=True)
+    return finished(table, same)
+
+
+def finished(table: Path, same: dict) -> list[dict]:
+    return [row for row in store.read_rows(table) if same.items() <= row.items()]
+
+
+def line(row: dict) -> str:
+    if row["rate"] is None:
+        return f"{row['name']:50s} failed: {row['failed']}"
+    loss = f"{row['heldout_before']:.4f} -> {row['heldout_after']:.4f}"
+    return (
+        f"{row['name']:50s} {percent(row):20s} {loss}  {row['seconds_training']:6.1f} s + rest {row['seconds']:6.1f} s"
+    )
+
+
+def main(args: Args) -> None:
+    start = time.monotonic()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with judges(args.workers) as pool:
+        rows = ablate(args, prepare(args, pool), start)
+    print(f"\n{'differs from nano in':50s} {'placed':20s} held-out loss")
+    for row in sorted(rows, key=quality, reverse=True):
+        print(line(row))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,360 @@
+"""Does post-training teach placing? Held-out beginnings, the same noise for every model, judged without a model.
+
+    python -m cookbook.workshop.evaluate --data DIR [DIR ...] --base DIR [--tuned DIR] --out DIR --seeds 4
+    python -m cookbook.workshop.evaluate --data DIR --base DIR --tuned DIR --out DIR --grid
+
+Each clip goes through H.264 exactly as the generate stage writes it, so that what is judged is what ships. The
+simulator's own clips, through the same VAE and the same H.264, are judged too: no model can be expected to do better.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from diffusers import CosmosTransformer3DModel
+
+from cookbook import flow, profiles, show, store, video
+from cookbook.engine.loop import autocast
+from cookbook.errors import UserError
+from cookbook.generate.sampler import guided
+from cookbook.judge.statistics import interval, share
+from cookbook.models import vae as codec
+from cookbook.models import world
+from cookbook.models.text import encode_prompts
+from cookbook.workshop import truth as rules
+
+NANO = profiles.nano()
+SUCCESS = ("placed",)  # outcomes that count; everything else, `undetermined` included, is failure
+
+
+def judge(frames: np.ndarray, truth: dict[str, np.ndarray], row: dict) -> rules.Verdict:
+    """THE place that knows which rule judges which task; with a new outcome, name it in `SUCCESS`.
+
+    Args:
+        frames: uint8 [T, H, W, 3].
+        truth: all arrays of the scene's npz.
+        row: the scene's row of manifest.jsonl.
+    """
+    if row["task"] == "place":
+        return rules.judge_clip(frames, truth["mask_target"], truth["mask_receptacle"], row["hand"])
+    return rules.Verdict("undetermined", f"no rule for {row['task']} yet")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How clips are sampled. `negative`: what guidance moves away from, the empty prompt's embedding (what the
+    generate stage does) or zeros (what a dropped caption is in training)."""
+
+    steps: int = NANO.sampling.steps
+    guidance: float = NANO.sampling.guidance
+    shift: float = NANO.sampling.shift
+    negative: str = "empty prompt"
+
+
+CENTRE = Setting()
+GRID = (
+    CENTRE,
+    *(replace(CENTRE, guidance=value) for value in (0.0, 1.0, 4.0, 7.0)),
+    *(replace(CENTRE, steps=value) for value in (6, 8, 20, 36)),
+    *(replace(CENTRE, shift=value) for value in (1.0, 3.0, 10.0)),
+    *(replace(CENTRE, guidance=value, negative="zeros") for value in (1.0, 2.0, 4.0)),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip of a folder made by `cookbook.workshop.make`: its first frame and prompt are given to the models."""
+
+    folder: Path
+    row: dict
+
+    def frames(self) -> np.ndarray:
+        """The simulator's own clip, uint8 [T, H, W, 3], at the size of the nano profile."""
+        frames, fps = video.read_video(self.folder / "videos" / f"{self.row['id']}.mp4")
+        return video.window(frames, fps, NANO.clip, 0.0, resample=True, crop=True)
+
+    def truth(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "truth" / f"{self.row['id']}.npz") as file:
+            return {name: file[name] for name in file.files}
+
+
+def read_scenes(folders: tuple[Path, ...], limit: int) -> list[Scene]:
+    """The first `limit` real clips of each task in each folder."""
+    scenes = []
+    for folder in folders:
+        rows = [row for row in store.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
+        if not rows:
+            raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; make some with `cookbook.workshop.make`")
+        for task in sorted({row["task"] for row in rows}):
+            scenes += [Scene(folder, row) for row in rows if row["task"] == task][:limit]
+    return scenes
+
+
+def captioned(prompt: str) -> str:
+    """The prompt as training captions have it and as the generate stage completes it."""
+    return NANO.prompt_prefix + prompt.removeprefix(NANO.prompt_prefix)
+
+
+def finish(frames: np.ndarray, scene: Scene) -> dict:
+    """In a worker: write and read H.264 as the generate stage does, then judge."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        video.write_video(path, frames, NANO.clip.fps)
+        seen, _ = video.read_video(path)
+    verdict = judge(seen, scene.truth(), scene.row)
+    return {**vars(verdict), "seen": round(verdict.seen, 4), "passed": verdict.outcome in SUCCESS}
+
+
+def judges(workers: int) -> Executor:
+    """Processes that judge while the next clips are made. Spawned, because a process with CUDA in it cannot fork."""
+    if workers <= 1:
+        return ThreadPoolExecutor(1)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    for _ in range(workers):  # starting takes seconds of imports: let it happen while the models load
+        pool.submit(int)
+    return pool
+
+
+def velocity(
+    transformer: CosmosTransformer3DModel, text: torch.Tensor, negative: torch.Tensor, mask: torch.Tensor, scale: float
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The generate stage's guided velocity for many clips with prompts of their own, text [B, L, D].
+
+    Its sampler joins both passes of one clip into a batch of two; here the clips fill the batch. bf16 on a GPU is
+    autocast around the network alone, so that the solver stays in float32.
+    """
+    device = text.device
+    passes = [guided(transformer, words, words, mask, 0.0) for words in ((text, negative) if scale else (text,))]
+
+    def field_at(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        with autocast(transformer, device, world.compute_dtype(device)):
+            predicted = [one(latents, sigma) for one in passes]
+        return predicted[0] + scale * (predicted[0] - predicted[1]) if scale else predicted[0]
+
+    return field_at
+
+
+class Dreamer:
+    """What all models share, made once: the VAE, the prompts' embeddings [N, L, D], the first latents [N, C, 1, h, w].
+
+    The VAE computes in float32 on a GPU too, as on the two cores where readers run it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, base: Path, scenes: list[Scene], batch: int | None = None):
+        self.scenes, self.device = scenes, world.device()
+        self.batch = batch or (48 if self.device.type == "cuda" else 4)
+        encoder = world.load_text_encoder(base)
+        encoder.model.to(self.device)
+        prompts = [captioned(scene.row["prompt"]) for scene in scenes] + [NANO.sampling.negative_prompt]
+        parts = [prompts[start : start + self.batch] for start in range(0, len(prompts), self.batch)]
+        texts = [encode_prompts(encoder.model, encoder.tokenizer, part, NANO.text_tokens) for part in parts]
+        *self.text, self.empty = torch.cat(texts)
+        self.vae = world.load_vae(base).to(self.device)
+        self.clips = [scene.frames() for scene in scenes]
+        self.first = self.encode([clip[:1] for clip in self.clips])
+
+    def encode(self, clips: list[np.ndarray]) -> torch.Tensor:
+        """Clips of one length, each uint8 [T, H, W, 3] -> standardised latents [N, C, t, h, w] on the device."""
+        parts = [clips[start : start + self.batch] for start in range(0, len(clips), self.batch)]
+        return torch.cat([codec.encode(self.vae, torch.cat([codec.to_tensor(c) for c in part])) for part in parts])
+
+    def decode(self, latents: torch.Tensor) -> list[np.ndarray]:
+        return [codec.to_frames(clip[None]) for clip in codec.decode(self.vae, latents)]
+
+    @torch.no_grad()
+    def dream(
+        self, transformer: CosmosTransformer3DModel, setting: Setting, seeds: range
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Every scene times every seed: (scene's index, seed, frames)."""
+        shape = (1, self.vae.config.z_dim, *NANO.clip.latent)
+        noises = {seed: flow.initial_noise(shape, seed).to(self.device) for seed in seeds}
+        jobs = [(index, seed) for index in range(len(self.scenes)) for seed in seeds]
+        nothing = self.empty if setting.negative == "empty prompt" else torch.zeros_like(self.empty)
+        for start in range(0, len(jobs), self.batch):
+            part = jobs[start : start + self.batch]
+            noise = torch.cat([noises[seed] for _, seed in part])
+            given = torch.zeros_like(noise)
+            given[:, :, :1] = torch.stack([self.first[index] for index, _ in part])
+            mask = flow.condition_mask(torch.ones(len(part), dtype=torch.long), noise)
+            text = torch.stack([self.text[index] for index, _ in part])
+            moves = velocity(transformer, text, nothing.expand_as(text), mask, setting.guidance)
+            latents = flow.sample(moves, noise, given, mask, setting.steps, setting.shift)
+            yield from ((*job, clip) for job, clip in zip(part, self.decode(latents), strict=True))
+
+    def ceiling(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The simulator's clips through the VAE, in the form of `dream`."""
+        for start in range(0, len(self.clips), self.batch):
+            clips = self.decode(self.encode(self.clips[start : start + self.batch]))
+            yield from ((start + index, 0, clip) for index, clip in enumerate(clips))
+
+
+@dataclass
+class Measured:
+    """Rows of one model under one setting, and the clips of its first seed by scene."""
+
+    rows: list[dict] = field(default_factory=list)
+    shots: dict[int, np.ndarray] = field(default_factory=dict)
+    seconds_making: float = 0.0  # without the judges, which work beside it
+
+
+def measure(dreamer: Dreamer, dreams: Iterator[tuple[int, int, np.ndarray]], model: str, pool: Executor) -> Measured:
+    """Judge all `dreams` of one model."""
+    made, waiting, start = Measured(), [], time.monotonic()
+    for index, seed, frames in dreams:
+        scene = dreamer.scenes[index]
+        row = {"model": model, "prompt": scene.row["prompt"], "seed": seed, "task": scene.row["task"]}
+        waiting.append((row | {"clip": scene.row["id"]}, pool.submit(finish, frames, scene)))
+        made.shots.setdefault(index, frames)
+    made.seconds_making = round(time.monotonic() - start, 1)
+    made.rows = [row | future.result() for row, future in waiting]
+    return made
+
+
+def tally(rows: list[dict]) -> dict:
+    """Share of success with its interval clustered by prompt, and how often each outcome and reason came."""
+    prompts = [row["prompt"] for row in rows]
+    rate, edges = share(np.array([row["passed"] for row in rows]), prompts)
+    counts = {key: dict(Counter(row[key] for row in rows).most_common()) for key in ("outcome", "reason")}
+    return {"clips": len(rows), "prompts": len(set(prompts)), "rate": rate, "interval": edges, **counts}
+
+
+def by_task(rows: list[dict]) -> dict[str, dict]:
+    return {task: tally([row for row in rows if row["task"] == task]) for task in sorted({r["task"] for r in rows})}
+
+
+def gain(base: list[dict], tuned: list[dict]) -> dict:
+    """Tuned minus base on the same prompts and seeds, with the interval of the difference."""
+    change = np.array([float(new["passed"]) - float(old["passed"]) for new, old in zip(tuned, base, strict=True)])
+    edges = interval([row["prompt"] for row in base], lambda rows: float(change[rows].mean()))
+    return {"gain": round(float(change.mean()), 4), "interval": edges}
+
+
+def percent(facts: dict) -> str:
+    """`63 % (50 to 75)` of a tally."""
+    edges = " ({:.0f} to {:.0f})".format(*(100 * edge for edge in facts["interval"])) if facts["interval"] else ""
+    return f"{100 * facts['rate']:.0f} %{edges}"
+
+
+def load_model(folder: Path, device: torch.device) -> CosmosTransformer3DModel:
+    return world.load_transformer(folder).to(device).eval()
+
+
+@dataclass
+class Args:
+    data: tuple[Path, ...]
+    """Folders made by `cookbook.workshop.make`."""
+    base: Path
+    """The base model: `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`."""
+    out: Path
+    """rows.jsonl, summary.json and sheet.png; grid.jsonl with `--grid`."""
+    tuned: Path | None = None
+    """Folder with the post-trained `transformer/`."""
+    seeds: int = 4
+    prompts: int = 60
+    """Most clips of each folder and task."""
+    steps: int = CENTRE.steps
+    guidance: float = CENTRE.guidance
+    shift: float = CENTRE.shift
+    batch: int | None = None
+    """Clips at once; 48 on a GPU and 4 on a CPU if not given."""
+    workers: int = min(16, len(os.sched_getaffinity(0)))
+    """Processes that judge."""
+    sheet: int = 8
+    """Prompts on the contact sheet, evenly spread and not chosen by their outcome."""
+    grid: bool = False
+    """Only run the sampling grid on the tuned model; finished settings are skipped."""
+
+
+def draw_sheet(dreamer: Dreamer, made: dict[str, Measured], count: int, path: Path) -> None:
+    """Base above tuned above the simulator, six frames each, first seed."""
+    chosen = np.unique(np.linspace(0, len(dreamer.scenes) - 1, min(count, len(dreamer.scenes))).round().astype(int))
+    clips, titles = [], []
+    for index in chosen:
+        scene = dreamer.scenes[index]
+        for model, part in made.items():
+            row = next(row for row in part.rows if row["clip"] == scene.row["id"])
+            clips.append(dreamer.clips[index] if model == "simulator" else part.shots[index])
+            said = ", ".join(filter(None, (row["outcome"], row["reason"])))
+            titles.append(f"{model}: {said}; {row['prompt']}")
+    with store.replacing(path) as temporary:
+        show.contact_sheet(clips, titles, columns=6).save(temporary)
+
+
+def evaluate(args: Args, dreamer: Dreamer, pool: Executor) -> dict:
+    """Both models and the simulator; writes everything and returns the summary."""
+    setting, start = replace(CENTRE, steps=args.steps, guidance=args.guidance, shift=args.shift), time.monotonic()
+    folders = {"base": args.base} | ({"tuned": args.tuned} if args.tuned else {})
+    made = {}
+    for model, folder in folders.items():
+        transformer = load_model(folder, dreamer.device)
+        made[model] = measure(dreamer, dreamer.dream(transformer, setting, range(args.seeds)), model, pool)
+    made["simulator"] = measure(dreamer, dreamer.ceiling(), "simulator", pool)
+    rows = [row for part in made.values() for row in part.rows]
+    with store.replacing(args.out / "rows.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"models": {model: by_task(part.rows) for model, part in made.items()}}
+    if args.tuned:
+        places = [[row for row in made[model].rows if row["task"] == "place"] for model in folders]
+        summary |= {"gain": gain(*places) if all(places) else None}
+    summary |= {
+        "settings": {**asdict(setting), "seeds": args.seeds, "data": [str(path.name) for path in args.data]},
+        "weights": {model: world.weights_fingerprint(folder) for model, folder in folders.items()},
+        "vae": store.fingerprint(args.base / "vae"),
+        "clips": store.digest_of([scene.row["sha256"] for scene in dreamer.scenes]),
+        "rules": store.digest(Path(rules.__file__)),
+        "device": torch.cuda.get_device_name() if dreamer.device.type == "cuda" else "cpu",
+        "seconds": round(time.monotonic() - start, 1),
+        "seconds_making": {model: part.seconds_making for model, part in made.items()},
+    }
+    store.write_json(args.out / "summary.json", summary)
+    draw_sheet(dreamer, made, args.sheet, args.out / "sheet.png")
+    for model, tasks in summary["models"].items():
+        for task, facts in tasks.items():
+            print(f"{model:10s} {task:6s} {percent(facts):20s} of {facts['clips']} clips; {facts['reason']}")
+    return summary
+
+
+def run_grid(args: Args, dreamer: Dreamer, pool: Executor) -> list[dict]:
+    """One row per setting of `GRID` in grid.jsonl, and the table. `passes` per clip are what a CPU pays."""
+    table, transformer = args.out / "grid.jsonl", load_model(args.tuned, dreamer.device)
+    what = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds, "prompts": len(dreamer.scenes)}
+    for setting in GRID:
+        key = asdict(setting) | what
+        if any(key.items() <= row.items() for row in store.read_rows(table)):
+            continue
+        made = measure(dreamer, dreamer.dream(transformer, setting, range(args.seeds)), "tuned", pool)
+        passes = setting.steps * (2 if setting.guidance else 1)
+        store.append_row(table, key | tally(made.rows) | {"passes": passes, "seconds_making": made.seconds_making})
+        print(f"{setting}: {percent(tally(made.rows))}", flush=True)
+    rows = [row for row in store.read_rows(table) if what.items() <= row.items()]
+    print("steps  guidance  shift  negative      passes  placed")
+    for row in rows:
+        told = f"{row['steps']:5d}  {row['guidance']:8g}  {row['shift']:5g}  {row['negative']:12s}  {row['passes']:6d}"
+        print(f"{told}  {percent(row)}")
+    return rows
+
+
+def main(args: Args) -> None:
+    if args.grid and args.tuned is None:
+        raise UserError("--grid samples the tuned model: give --tuned")
+    args.out.mkdir(parents=True, exist_ok=True)
+    with judges(args.workers) as pool:
+        dreamer = Dreamer(args.base, read_scenes(args.data, args.prompts), args.batch)
+        (run_grid if args.grid else evaluate)(args, dreamer, pool)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,220 @@
+"""Measuring and exploring post-training: tiny models, and clips drawn here in which a bar carries a square."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cookbook import video
+from cookbook.engine import Group
+from cookbook.errors import UserError
+from cookbook.generate.sampler import make_clip
+from cookbook.models import vae as codec
+from cookbook.models import world
+from cookbook.train.clips import Cached
+from cookbook.train.objective import batches
+from cookbook.workshop import ablate, evaluate
+from cookbook.workshop.evaluate import CENTRE, NANO, Dreamer
+
+ALONE = Group(0, 1, torch.device("cpu"))
+SHORT = replace(CENTRE, steps=2)
+
+
+def drawn(offset: int = 0, carried: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames [25, 96, 160, 3] in which a bar from the right carries a red square onto a blue pad, and both masks."""
+    frames = np.full((25, 96, 160, 3), (200, 200, 190), np.uint8)
+    frames[:, 50:80, 40:80] = (40, 70, 200)
+    target, pad = np.zeros((96, 160), bool), np.zeros((96, 160), bool)
+    target[55 + offset : 67 + offset, 110:122] = True
+    pad[50:80, 40:80] = True
+    for time, frame in enumerate(frames):
+        left = 110 if not carried else round(110 - 56 * min(time, 16) / 16)
+        frame[55 + offset : 67 + offset, left : left + 12] = (210, 30, 30)
+        if 0 < time < 20:
+            frame[58:63, left + 12 :] = (120, 120, 120)
+    return frames, target, pad
+
+
+def write_folder(folder: Path, tasks: tuple[str, ...]) -> Path:
+    """A folder in the layout of `cookbook.workshop.make`."""
+    (folder / "truth").mkdir(parents=True)
+    rows = []
+    for index, task in enumerate(tasks):
+        name = f"{task}_{index}"
+        frames, target, pad = drawn(index)
+        video.write_video(folder / "videos" / f"{name}.mp4", frames, 8)
+        np.savez(folder / "truth" / f"{name}.npz", mask_target=target, mask_receptacle=pad)
+        prompt = f"Use the right hand to pick up red box {index} from table to blue pad."
+        rows.append({"id": name, "label": "real", "task": task, "prompt": prompt, "hand": "right", "sha256": name})
+        rows.append(rows[-1] | {"id": f"{name}-vanish", "label": "vanish"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def heldout(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("evaluate") / "heldout", ("place", "place", "reach"))
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory) -> Path:
+    """Four clips as `assets/workshop/train` has them."""
+    folder = tmp_path_factory.mktemp("evaluate") / "train"
+    for index in range(4):
+        video.write_video(folder / "gr1" / f"{index}.mp4", drawn(index)[0], 8)
+    lines = [f"{index}.mp4,Use the right hand to pick up red box {index} from table to blue pad." for index in range(4)]
+    (folder / "metadata.csv").write_text("\n".join(["file,prompt", *lines]) + "\n")
+    return folder
+
+
+def test_rules_judge_what_went_through_h264(heldout):
+    scene = evaluate.read_scenes((heldout,), 1)[0]
+    placed, left = (evaluate.finish(drawn(carried=carried)[0], scene) for carried in (True, False))
+    assert (placed["outcome"], placed["passed"]) == ("placed", True), placed
+    assert (left["outcome"], left["passed"]) == ("not placed", False)
+    other = evaluate.judge(scene.frames(), scene.truth(), scene.row | {"task": "juggle"})
+    assert other.outcome == "undetermined" and other.outcome not in evaluate.SUCCESS
+
+
+def test_only_real_clips_and_so_many_of_each_task(heldout):
+    assert [scene.row["id"] for scene in evaluate.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
+    assert len(evaluate.read_scenes((heldout, heldout), 9)) == 6
+
+
+def test_missing_folder_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.jsonl lists no clips"):
+        evaluate.read_scenes((tmp_path,), 1)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
+    dreamer = Dreamer(tiny_world, evaluate.read_scenes((heldout,), 2)[:2], batch=3)
+    model = evaluate.load_model(tiny_world, dreamer.device)
+    dreams = list(dreamer.dream(model, replace(SHORT, guidance=guidance), range(2)))
+    assert [dream[:2] for dream in dreams] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    index, seed, frames = dreams[3]
+    first = codec.to_tensor(dreamer.clips[index][:1])
+    text, empty = dreamer.text[index][None], dreamer.empty[None]
+    settings = (NANO.clip.latent, SHORT.steps, guidance, SHORT.shift, seed)
+    alone = codec.to_frames(make_clip(model, dreamer.vae, first, text, empty, *settings))
+    assert np.abs(frames.astype(int) - alone.astype(int)).max() <= 1  # rounding to 8 bits
+
+
+def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
+    dreamer = Dreamer(tiny_world, evaluate.read_scenes((heldout,), 1)[:1])
+    model = evaluate.load_model(tiny_world, dreamer.device)
+    with torch.no_grad():  # untrained, the network hardly hears its text
+        for block in model.transformer_blocks:
+            block.attn2.to_out[0].weight.mul_(30)
+    settings = (replace(SHORT, guidance=4.0, negative=negative) for negative in ("empty prompt", "zeros"))
+    one, other = (next(dreamer.dream(model, setting, range(1)))[2] for setting in settings)
+    assert (one != other).any()
+
+
+def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path, capsys):
+    args = evaluate.Args((heldout,), tiny_world, tmp_path, tuned=tiny_world, seeds=2, prompts=2, steps=1, workers=1)
+    evaluate.main(args)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 3 * 2 + 3
+    assert {"model", "prompt", "seed", "task", "outcome", "reason", "seen", "passed"} <= rows[0].keys()
+    models = json.loads((tmp_path / "summary.json").read_text())
+    assert models["gain"] == {"gain": 0.0, "interval": [0.0, 0.0]}  # the same weights twice
+    facts = models["models"]["tuned"]["place"]
+    assert (facts["clips"], facts["prompts"], sum(facts["reason"].values())) == (4, 2, 4)
+    assert models["models"]["simulator"]["reach"]["rate"] == 0.0  # undetermined is failure
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    assert "place" in capsys.readouterr().out
+
+
+def test_gain_pairs_clips_and_intervals_cluster_prompts():
+    base = [{"prompt": f"p{index // 4}", "passed": index % 4 == 0, "outcome": "", "reason": ""} for index in range(16)]
+    tuned = [row | {"passed": True} for row in base]
+    assert evaluate.gain(base, tuned)["gain"] == 0.75
+    assert evaluate.tally(base)["interval"] == [0.25, 0.25]  # every prompt has one in four
+
+
+def test_grid_skips_finished_settings(tiny_world, heldout, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "GRID", (SHORT, replace(SHORT, guidance=0.0)))
+    args = evaluate.Args((heldout,), tiny_world, tmp_path, tuned=tiny_world, seeds=1, prompts=1, workers=1, grid=True)
+    evaluate.main(args)
+    rows = [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
+    assert [row["passes"] for row in rows] == [4, 2] and all("rate" in row for row in rows)
+    monkeypatch.setattr(Dreamer, "dream", lambda *_: pytest.fail("made again"))
+    evaluate.main(args)
+
+
+def test_variants_are_distinct_and_begin_with_base_and_nano():
+    names = [variant.name for variant in ablate.VARIANTS]
+    assert names[:2] == ["steps=0", "nano"] and len(set(names)) == len(names)
+    assert all(variant.recipe().cycle == variant.recipe().steps for variant in ablate.VARIANTS)
+    assert ablate.make().recipe().learning_rate == NANO.recipe.learning_rate
+
+
+def test_variants_can_be_written_in_words():
+    variant = ablate.parse("learning_rate=1e-3, ema_rate=null, clips=40, frozen=attn2+norm2")
+    assert (variant.recipe().learning_rate, variant.recipe().ema_rate, variant.clips) == (1e-3, None, 40)
+    assert variant.frozen == ("attn2", "norm2") and ablate.parse("") == ablate.make()
+    with pytest.raises(UserError, match="has no 'speed'"):
+        ablate.parse("speed=2")
+
+
+def test_clips_in_memory_give_the_batches_of_the_cache(tmp_path):
+    latents, text = torch.randn(3, 16, 2, 4, 4), torch.randn(5, 8)
+    save_file({"latents": latents}, tmp_path / "latents")
+    save_file({"text": text}, tmp_path / "text")
+    recipe = replace(NANO.recipe, batch=3)
+    pairs = [
+        vars(batches([clip], recipe, 0, ALONE)(2))
+        for clip in (Cached(tmp_path / "latents", tmp_path / "text"), ablate.Resident(latents, text))
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*(pair.values() for pair in pairs), strict=True))
+
+
+def test_fewer_clips_are_spread():
+    clips = list(range(9))
+    assert ablate.choose(clips, 3) == [0, 4, 8] and ablate.choose(clips, None) == clips == ablate.choose(clips, 20)
+
+
+def test_sweep_trains_keeps_the_best_and_continues(tiny_world, heldout, training, tmp_path, monkeypatch, capsys):
+    short = "steps=2,batch=1,learning_rate=1e-2,warmup=1"
+    only = ("steps=0", f"{short},lora_rank=2", f"{short},frozen=attn2,clips=2,ema_rate=null")
+    settings = {"prompts": 1, "seeds": 1, "workers": 1, "keep_best": True}
+    monkeypatch.setattr(ablate, "CENTRE", SHORT)
+    args = ablate.Args(tiny_world, training, (heldout,), tmp_path, only=only, **settings)
+    ablate.main(args)
+    rows = [json.loads(line) for line in (tmp_path / "ablation.jsonl").read_text().splitlines()]
+    assert [row["differs"]["steps"] for row in rows] == [0, 2, 2]
+    assert (
+        rows[0]["heldout_after"] == rows[0]["heldout_before"] and rows[1]["heldout_after"] != rows[1]["heldout_before"]
+    )
+    best = world.load_transformer(tmp_path / "best").state_dict()
+    kept = json.loads((tmp_path / "best" / "row.json").read_text())
+    assert kept["name"] == max(rows[1:], key=ablate.quality)["name"]
+    start = world.load_transformer(tiny_world).state_dict()
+    moved = {name for name in start if not torch.equal(start[name], best[name])}
+    assert moved and ("lora_rank" in kept["differs"] or not any("attn2" in name for name in moved))
+    monkeypatch.setattr(ablate, "post_train", lambda *_: pytest.fail("trained again"))
+    ablate.main(args)
+    assert capsys.readouterr().out.count("steps=0 ") == 3  # when it was made, and in two tables
+
+
+def test_no_row_is_begun_when_time_is_up(tiny_world, heldout, training, tmp_path, capsys):
+    args = ablate.Args(tiny_world, training, (heldout,), tmp_path, minutes=0.0, prompts=1, seeds=1, workers=1)
+    ablate.main(args)
+    assert "time is up" in capsys.readouterr().out and not (tmp_path / "ablation.jsonl").exists()
+
+
+def test_gradients_that_are_not_finite_are_a_row(tiny_world, monkeypatch):
+    def broken(*_):
+        raise UserError("step 1: gradients are not finite")
+
+    monkeypatch.setattr(ablate, "post_train", broken)
+    args = ablate.Args(tiny_world, Path(), (), Path())
+    row, model = ablate.Bench(args, ALONE, None, [], [], None).row(ablate.make())
+    assert model is None and row["rate"] is None and "not finite" in ablate.line(row)
