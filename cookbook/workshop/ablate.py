@@ -33,8 +33,18 @@ from cookbook.profiles import Recipe
 from cookbook.train import clips as footage
 from cookbook.train.objective import batches, flow_loss, heldout_loss
 from cookbook.train.plan import add_lora
-from cookbook.workshop import truth as rules
-from cookbook.workshop.evaluate import CENTRE, NANO, Dreamer, captioned, judges, measure, percent, read_scenes, tally
+from cookbook.workshop.evaluate import (
+    CENTRE,
+    NANO,
+    Dreamer,
+    captioned,
+    judges,
+    measure,
+    measured_by,
+    percent,
+    read_scenes,
+    tally,
+)
 
 TEXT = ("crossattn_proj", "attn2", "norm2")  # where the network takes in the prompt
 PROBED = 16  # clips of the held-out loss
@@ -163,26 +173,29 @@ def choose(clips: list[Resident], count: int | None) -> list[Resident]:
     return [clips[index] for index in np.linspace(0, len(clips) - 1, count).round().astype(int)]
 
 
-def post_train(variant: Variant, models: Path, clips: list[Resident], group: Group) -> CosmosTransformer3DModel:
-    """The base model after this recipe, with the averaged weights, adapters merged."""
-    recipe, model = variant.recipe(), world.load_transformer(models)
+def post_train(
+    variant: Variant, models: Path, clips: list[Resident], group: Group
+) -> tuple[CosmosTransformer3DModel, float | None]:
+    """The base model after this recipe, with the averaged weights and adapters merged; steps per second (median)."""
+    recipe, seed, model = variant.recipe(), variant.seed, world.load_transformer(models)
     if recipe.lora_rank:
-        torch.manual_seed(variant.seed)
+        torch.manual_seed(seed)
         add_lora(model, recipe)
     for name, parameter in model.named_parameters():
         if any(part in name for part in variant.frozen):
             parameter.requires_grad_(False)
-    model = engine.shard(model.train(), group, torch.float32)
+    model, speed = engine.shard(model.train(), group, torch.float32), None
     if recipe.steps:
-        step = batches(choose(clips, variant.clips), recipe, variant.seed, group)
+        step = batches(choose(clips, variant.clips), recipe, seed, group)
         with tempfile.TemporaryDirectory() as folder:
-            engine.fit(
-                model, flow_loss, step, recipe, Path(folder), variant.seed, group, torch.float32, names.to_native
+            trained = engine.fit(
+                model, flow_loss, step, recipe, Path(folder), seed, group, torch.float32, names.to_native
             )
+        speed = round(1 / max(1e-3, float(np.median([row["seconds"] for row in trained.rows]))), 1)
     if recipe.lora_rank:
         model.fuse_lora()
         model.unload_lora()
-    return model.eval()
+    return model.eval(), speed
 
 
 @dataclass
@@ -231,7 +244,7 @@ class Bench:
         start = time.monotonic()
         facts = {"name": variant.name, "differs": dict(variant.differs), "recipe": asdict(variant.recipe())}
         try:
-            model = post_train(variant, self.args.models, self.clips, self.group)
+            model, speed = post_train(variant, self.args.models, self.clips, self.group)
         except UserError as error:  # gradients that are not finite are a result too
             return facts | {"failed": str(error), "rate": None, "seconds": round(time.monotonic() - start, 1)}, None
         trained = time.monotonic()
@@ -239,7 +252,11 @@ class Bench:
         made = measure(self.dreamer, self.dreamer.dream(model, CENTRE, range(self.args.seeds)), variant.name, self.pool)
         end = time.monotonic()
         losses = {"heldout_before": round(self.before, 5), "heldout_after": round(loss, 5)}
-        seconds = {"seconds_training": round(trained - start, 1), "seconds": round(end - start, 1)}
+        seconds = {
+            "steps_per_second": speed,
+            "seconds_training": round(trained - start, 1),
+            "seconds": round(end - start, 1),
+        }
         return facts | losses | tally(made.rows) | seconds, model
 
 
@@ -268,8 +285,7 @@ def ablate(args: Args, bench: Bench, start: float) -> list[dict]:
         "base": world.weights_fingerprint(args.models),
         "clips_trained_on": store.fingerprint(args.train),
         "measured": f"{len(bench.dreamer.scenes)} prompts x {args.seeds} seeds",
-        "clips_measured": store.digest_of([scene.row["sha256"] for scene in bench.dreamer.scenes]),
-        "rules": store.digest(Path(rules.__file__)),
+        **measured_by(bench.dreamer),
     }
     variants = tuple(map(parse, args.only)) or VARIANTS
     for variant in (*map(parse, args.also), *variants):
@@ -299,9 +315,8 @@ def line(row: dict) -> str:
     if row["rate"] is None:
         return f"{row['name']:50s} failed: {row['failed']}"
     loss = f"{row['heldout_before']:.4f} -> {row['heldout_after']:.4f}"
-    return (
-        f"{row['name']:50s} {percent(row):20s} {loss}  {row['seconds_training']:6.1f} s + rest {row['seconds']:6.1f} s"
-    )
+    seconds = f"{row['seconds']:6.1f} s, {row['seconds_training']:.1f} of them training"
+    return f"{row['name']:50s} {percent(row):20s} {loss}  {seconds}"
 
 
 def main(args: Args) -> None:

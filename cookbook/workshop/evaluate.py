@@ -231,6 +231,12 @@ def tally(rows: list[dict]) -> dict:
     return {"clips": len(rows), "prompts": len(set(prompts)), "rate": rate, "interval": edges, **counts}
 
 
+def measured_by(dreamer: Dreamer) -> dict[str, str]:
+    """What a rate depends on beside the models: the held-out clips and the rules that judge."""
+    clips = store.digest_of([scene.row["sha256"] for scene in dreamer.scenes])
+    return {"clips_measured": clips, "rules": store.digest(Path(rules.__file__))}
+
+
 def by_task(rows: list[dict]) -> dict[str, dict]:
     return {task: tally([row for row in rows if row["task"] == task]) for task in sorted({r["task"] for r in rows})}
 
@@ -313,8 +319,7 @@ def evaluate(args: Args, dreamer: Dreamer, pool: Executor) -> dict:
         "settings": {**asdict(setting), "seeds": args.seeds, "data": [str(path.name) for path in args.data]},
         "weights": {model: world.weights_fingerprint(folder) for model, folder in folders.items()},
         "vae": store.fingerprint(args.base / "vae"),
-        "clips": store.digest_of([scene.row["sha256"] for scene in dreamer.scenes]),
-        "rules": store.digest(Path(rules.__file__)),
+        **measured_by(dreamer),
         "device": torch.cuda.get_device_name() if dreamer.device.type == "cuda" else "cpu",
         "seconds": round(time.monotonic() - start, 1),
         "seconds_making": {model: part.seconds_making for model, part in made.items()},
@@ -330,7 +335,7 @@ def evaluate(args: Args, dreamer: Dreamer, pool: Executor) -> dict:
 def run_grid(args: Args, dreamer: Dreamer, pool: Executor) -> list[dict]:
     """One row per setting of `GRID` in grid.jsonl, and the table. `passes` per clip are what a CPU pays."""
     table, transformer = args.out / "grid.jsonl", load_model(args.tuned, dreamer.device)
-    what = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds, "prompts": len(dreamer.scenes)}
+    what = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds} | measured_by(dreamer)
     for setting in GRID:
         key = asdict(setting) | what
         if any(key.items() <= row.items() for row in store.read_rows(table)):
