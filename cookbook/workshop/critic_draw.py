@@ -75,7 +75,9 @@ class Draw:
         real = clips.kinds == "real"
         self.sound = np.flatnonzero(real & (clips.instruction == 1))
         self.broken = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNSEEN))
-        self.strays = self._by_kind(clips.physics == 1)
+        # clips of other tasks have no twins, and are a kind of their own
+        lonely = real & (np.bincount(clips.original, minlength=len(clips)) == 1)
+        self.strays = self._by_kind((clips.physics == 1) & ~lonely) + self._by_kind(lonely)
         if not len(self.sound) or not self.broken:
             raise UserError("the critic learns from sound and broken clips: the data hold only one of the two")
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cookbook.judge.controls import SPOILERS
 from cookbook.judge.scoring import ask
-from cookbook.judge.statistics import auc
+from cookbook.judge.statistics import auc, interval
 from cookbook.models.critic import Sampled, load_critic, score
 from cookbook.workshop.critic_clips import UNSEEN, Clips, View, gather, plain_view
 from cookbook.workshop.critic_draw import spoil
@@ -93,6 +93,24 @@ def _aucs(clips: Clips, rows: np.ndarray, found: np.ndarray, told: Sequence[Sequ
             mixed.append(auc(rng.permutation(labels[known]), found[known, column]))
         facts[f"shuffled {question}"] = None if None in mixed else float(np.mean(mixed))
     return facts
+
+
+def counts(reader: Reader, clips: Clips) -> dict[str, dict]:
+    """Held-out clips per kind, and 95 % intervals of both AUCs over scenes."""
+    rows = np.arange(len(clips))
+    asked = np.array([[reader.numbers[text]] for text in clips.prompts])
+    found, facts = scores(reader, clips, plain_view(clips, rows), asked), {}
+    for column, question in enumerate(("physics", "instruction")):
+        labels = getattr(clips, question)
+        known = rows[(labels >= 0) & ~np.isin(clips.kinds, UNSEEN)]
+        facts[question] = interval(
+            [clips.scenes[row] for row in known],
+            lambda drawn, known=known, labels=labels, column=column: auc(
+                labels[known[drawn]], found[known[drawn], column]
+            ),
+        )
+    kinds, numbers = np.unique(clips.kinds, return_counts=True)
+    return {"intervals": facts, "clips": dict(zip(kinds.tolist(), numbers.tolist(), strict=True))}
 
 
 def _controls(

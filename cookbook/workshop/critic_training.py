@@ -179,7 +179,7 @@ def train(
         The last held-out measurement.
     """
     from cookbook.workshop.critic import init, save
-    from cookbook.workshop.critic_measure import baseline, check_saved, measure, report
+    from cookbook.workshop.critic_measure import baseline, check_saved, counts, measure, report
 
     on = torch.device(device)
     if not (out / "config.json").exists():
@@ -244,6 +244,11 @@ def train(
             "pixel_statistics": baseline(clips, unknown),
             "saved": check_saved(out, averaged, unknown),
         }
-        store.write_json(out / "metrics.json", facts | {"shuffled": shuffled, "step": learner.step})
-        print(f"pixel statistics: {facts['pixel_statistics']}\nsaved files: {facts['saved']}", flush=True)
+        facts |= counts(averaged, unknown) | {"shuffled": shuffled, "step": learner.step}
+        store.write_json(out / "metrics.json", facts)
+        print(
+            f"pixel statistics: {facts['pixel_statistics']}\nsaved files: {facts['saved']}\n"
+            f"clips: {facts['clips']}\n95 % intervals: {facts['intervals']}",
+            flush=True,
+        )
     return result
