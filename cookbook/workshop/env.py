@@ -178,10 +178,10 @@ def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
     scene = world.scene
     for index in range(len(scene.items)):
         path = item_path(world, log, index)
-        if index != scene.target and np.linalg.norm(path[-1] - path[0]) > 0.03:
+        handled = index == scene.target and scene.task in ("place", "lift", "push")
+        if not handled and np.linalg.norm(path[-1] - path[0]) > 0.03:
             return False, f"item {index} was moved"
-    checks = {"place": judge_place, "lift": judge_lift, "push": judge_push, "reach": judge_hand, "point": judge_hand}
-    return checks[scene.task](world, robot, log)
+    return CHECKS[scene.task](world, robot, log)
 
 
 def judge_place(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
@@ -216,16 +216,59 @@ def judge_push(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
     return True, ""
 
 
-def judge_hand(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    """Reach and point: the hand ends near the object (pointing: aims at it), which has not moved."""
-    scene, path = world.scene, item_path(world, log, world.scene.target)
-    place, rotation = robot.hand_pose(log.qpos[-1][robot.qpos], scene.hand)
-    offset = path[-1] - place
+def named_point(world: World, log: Log, aim: str) -> np.ndarray:
+    """The centre of the target at the start, or of the destination's deck, (3,)."""
+    scene = world.scene
+    if aim == "item":
+        return item_path(world, log, scene.target)[0]
+    return np.array([*scene.receptacles[scene.destination].position, TABLE + world.decks[scene.destination].floor])
+
+
+def hand_offset(world: World, robot: Robot, log: Log, frame: int, aim: str) -> tuple[np.ndarray, np.ndarray]:
+    """From the asked hand in a frame to what is named (3,) in metres, and the direction of the fingers (3,)."""
+    place, rotation = robot.hand_pose(log.qpos[frame][robot.qpos], world.scene.hand)
+    return named_point(world, log, aim) - place, rotation[:, 0]
+
+
+def hovers(world: World, robot: Robot, log: Log) -> bool:
+    """Whether the asked hand ends over the destination, within a hand's breadth of its middle and low."""
+    offset, _ = hand_offset(world, robot, log, -1, "receptacle")
+    return bool(np.hypot(*offset[:2]) < 0.075 and -0.17 < offset[2] < 0)
+
+
+def judge_reach(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """The hand ends near the item or over the receptacle, and takes nothing."""
+    if log.grasp_frame is not None:
+        return False, "grasped instead"
+    if world.scene.aim == "receptacle":
+        return hovers(world, robot, log), "" if hovers(world, robot, log) else "the hand does not end over it"
+    distance = float(np.linalg.norm(hand_offset(world, robot, log, -1, "item")[0]))
+    return distance < 0.10, "" if distance < 0.10 else f"the hand ends {distance:.2f} m away"
+
+
+def judge_point(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """The hand ends near what is named, and the index finger aims at it."""
+    offset, fingers = hand_offset(world, robot, log, -1, world.scene.aim)
     distance = float(np.linalg.norm(offset))
-    if np.linalg.norm(path[-1] - path[0]) > 0.02:
-        return False, "the object was moved"
-    if distance > (0.10 if scene.task == "reach" else 0.28):
+    if distance > 0.28:
         return False, f"the hand ends {distance:.2f} m away"
-    if scene.task == "point" and rotation[:, 0] @ offset / distance < 0.94:
+    if fingers @ offset / distance < 0.94:
         return False, "the finger aims elsewhere"
     return True, ""
+
+
+def judge_tour(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """The hand is near the item in the first two thirds and over the receptacle at the end, and takes nothing."""
+    if log.grasp_frame is not None:
+        return False, "grasped instead"
+    early = range(len(log.qpos) * 2 // 3)
+    distance = min(float(np.linalg.norm(hand_offset(world, robot, log, k, "item")[0])) for k in early)
+    if distance > 0.10:
+        return False, f"the hand stays {distance:.2f} m away from the item"
+    return hovers(world, robot, log), "" if hovers(world, robot, log) else "the hand does not end over the receptacle"
+
+
+CHECKS = {
+    "place": judge_place, "lift": judge_lift, "push": judge_push, "reach": judge_reach, "point": judge_point,
+    "tour": judge_tour,
+}  # fmt: skip

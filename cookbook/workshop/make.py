@@ -112,6 +112,20 @@ def simulate(number: int, options: Options) -> Episode:
     raise RuntimeError(f"clip {number}: no success in {ATTEMPTS} attempts: {', '.join(sorted(set(reasons)))}")
 
 
+def named_bodies(scene: Scene) -> tuple[str, str | None]:
+    """Bodies that the prompt names: what the hand goes to first, and the receptacle if it names one besides.
+
+    The second is where a thing or the hand shall end (`place`, `tour`) or where the thing comes from (`lift`).
+    """
+    item, place = f"item{scene.target}", f"receptacle{scene.destination}"
+    if scene.task in ("place", "tour"):
+        return item, place
+    if scene.task == "lift":
+        support = scene.items[scene.target].support
+        return item, f"receptacle{support}" if support >= 0 else None
+    return (item if scene.aim == "item" else place), None
+
+
 def scene_row(scene: Scene) -> dict:
     """What the manifest says about a scene."""
     target, destination = scene.items[scene.target], scene.receptacles[scene.destination]
@@ -120,6 +134,7 @@ def scene_row(scene: Scene) -> dict:
         "task": scene.task,
         "prompt": prompt(scene),
         "hand": scene.hand,
+        "aim": scene.aim,
         "object": name_item(target),
         "object_kind": target.kind,
         "object_colour": target.colour,
@@ -215,11 +230,12 @@ class Studio:
         return Clip(row, frames, truth_of(world, self.episode.env.robot, log, self.options) | self.masks(world))
 
     def masks(self, world: World) -> dict[str, np.ndarray]:
-        """Visible pixels in frame 0 of what the instruction names, (H, W) bool."""
-        start = self.episode.log.qpos[0]
+        """Visible pixels in frame 0 of what the instruction names, (H, W) bool; empty where it names nothing."""
+        start, bodies = self.episode.log.qpos[0], named_bodies(world.scene)
+        empty = np.zeros(self.options.size, bool)
         return {
-            "mask_target": self.camera.mask(start, f"item{world.scene.target}"),
-            "mask_receptacle": self.camera.mask(start, f"receptacle{world.scene.destination}"),
+            f"mask_{role}": self.camera.mask(start, body) if body else empty
+            for role, body in zip(("target", "receptacle"), bodies, strict=True)
         }
 
     def spoil(self, kind: str) -> Clip | None:

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.random import Generator
 
-from cookbook.workshop.scene import TABLE, Task
+from cookbook.workshop.scene import HOME, TABLE, Task
 from cookbook.workshop.world import FRAMES, World
 
 Fault = Literal["", "missed", "dropped", "stopped"]
@@ -22,6 +22,7 @@ ARM = ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow_pitch", "wrist_
 REST = {"right": [-0.15, -0.22, 0.15, -1.5, 0, 0, 0], "left": [-0.15, 0.22, -0.15, -1.5, 0, 0, 0]}
 LEAN = 0.20  # a fixed lean of the waist: without it the arm is at full stretch over the table, and inaccurate
 IDLE_GRIP = 0.12
+ARC = 0.05  # metres by which the hand rises on its way out, over what stands near it
 UNREACHABLE = 0.02  # metres of IK error above which a plan is refused
 
 
@@ -137,8 +138,10 @@ def between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Goal:
-    """What the hand shall do. `spot`: where the object's centre ends (x, y) for `place`; `floor` and `rim`: of that
-    place.
+    """What the hand shall do.
+
+    spot: (x, y) in the receptacle where the object's centre ends, or over which the hand ends; floor and rim: heights
+    of that place above the table; aim: what is reached for or pointed at.
     """
 
     task: Task
@@ -148,17 +151,22 @@ class Goal:
     floor: float = 0.0
     rim: float = 0.0
     fault: Fault = ""
+    aim: str = "item"
 
 
 @dataclass(frozen=True)
 class Waypoint:
-    """Reached `frames` after the one before. `name` labels the event at the start of that stretch."""
+    """Reached `frames` after the one before, the path bulging up by `arc` metres on the way.
+
+    `name` labels the event at the start of that stretch.
+    """
 
     name: str
     frames: float
     position: np.ndarray
     rotation: np.ndarray
     grip: float
+    arc: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,8 @@ def intended(world: World, rng: Generator) -> Goal:
     deck, place = world.decks[scene.destination], scene.receptacles[scene.destination]
     room = np.maximum(np.array([deck.half_x, deck.half_y]) - world.sizes[scene.target][1], 0)
     spot = np.array(place.position) + rng.uniform(-0.2, 0.2, 2) * room
-    return Goal(scene.task, scene.hand, scene.target, (float(spot[0]), float(spot[1])), deck.floor, deck.rim)
+    point = (float(spot[0]), float(spot[1]))
+    return Goal(scene.task, scene.hand, scene.target, point, deck.floor, deck.rim, aim=scene.aim)
 
 
 def start_pose(world: World, robot: Robot) -> np.ndarray:
@@ -186,7 +195,7 @@ def start_pose(world: World, robot: Robot) -> np.ndarray:
     q = robot.rest()
     for hand, side in (("right", -1), ("left", 1)):
         q[robot.arms[hand]] += rng.normal(0, 0.04, len(ARM))
-        home = np.array([rng.uniform(0.26, 0.29), side * rng.uniform(0.28, 0.33), TABLE + rng.uniform(0.09, 0.13)])
+        home = np.array([*(HOME + rng.uniform(-0.02, 0.02, 2)) * [1, side], TABLE + rng.uniform(0.10, 0.14)])
         q, _ = robot.solve(q, hand, home, orient(hand, 0.5, 0.15, 0.2), 120)
     return q
 
@@ -207,7 +216,7 @@ def grasp_frame(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, n
 def take_waypoints(grasp: np.ndarray, rotation: np.ndarray, rise: float) -> list[Waypoint]:
     before = grasp - 0.055 * rotation[:, 2] + [-0.02, 0, 0.06]
     return [
-        Waypoint("reach", 10, before, rotation, 0),
+        Waypoint("reach", 10, before, rotation, 0, ARC),
         Waypoint("approach", 5, grasp, rotation, 0),
         Waypoint("close", 3.5, grasp, rotation, 1),
         Waypoint("lift", 4.5, grasp + [0, 0, rise], rotation, 1),
@@ -246,12 +255,44 @@ def lift_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     return [*take, *hold, *leave_waypoints(down, rotation, goal.hand)]
 
 
-def reach_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+def hover(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Hand position and rotation over the middle of the receptacle, palm down, clear of its rim."""
+    rotation = orient(goal.hand, rng.uniform(1.0, 1.2), rng.uniform(0.45, 0.65), rng.uniform(0.2, 0.45))
+    height = TABLE + max(goal.floor + 0.065, goal.rim + 0.045)
+    return np.array([*goal.spot, height]) - 0.02 * rotation[:, 2], rotation
+
+
+def touch(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hand position before an item, position close to it without touching, rotation."""
     grasp, rotation = grasp_frame(world, goal, rng)
-    before = grasp - 0.05 * rotation[:, 2] + [-0.02, 0, 0.05]
+    before = grasp - 0.055 * rotation[:, 2] + [-0.02, 0, 0.06]
     near = grasp - 0.022 * rotation[:, 2] + [-0.01, 0, 0.03 + 0.3 * world.sizes[goal.item][0]]
-    return [Waypoint("reach", 22, before, rotation, 0), Waypoint("approach", 10, near, rotation, 0),
+    return before, near, rotation
+
+
+def reach_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    if goal.aim == "item":
+        before, near, rotation = touch(world, goal, rng)
+    else:
+        near, rotation = hover(world, goal, rng)
+        before = near + [-0.02, 0, 0.05]
+    return [Waypoint("reach", 22, before, rotation, 0, ARC), Waypoint("approach", 10, near, rotation, 0),
             Waypoint("hold", 16, near, rotation, 0)]  # fmt: skip
+
+
+def tour_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    """The way of `place` with an open and empty hand: to the item, up, over the receptacle, and stay there."""
+    before, near, rotation = touch(world, goal, rng)
+    end, turned = hover(world, goal, rng)
+    return [
+        Waypoint("reach", 10, before, rotation, 0, ARC),
+        Waypoint("approach", 5, near, rotation, 0),
+        Waypoint("linger", 3.5, near, rotation, 0),
+        Waypoint("rise", 4.5, near + [0, 0, 0.08 + max(0, goal.rim - 0.02)], rotation, 0),
+        Waypoint("move", 8.5, end + [0, 0, 0.06], turned, 0),
+        Waypoint("lower", 4.5, end, turned, 0),
+        Waypoint("hold", 12, end, turned, 0),
+    ]
 
 
 def push_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
@@ -271,32 +312,36 @@ def push_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
 
 
 def point_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
-    """The straight index finger ends a few centimetres before the object and aims at it."""
-    rotation = orient(goal.hand, rng.uniform(0.6, 0.9), rng.uniform(0.5, 0.65), rng.uniform(0.15, 0.35))
+    """The straight index finger ends a few centimetres before the item, or over the receptacle, and aims at it."""
     half, radius = world.sizes[goal.item]
-    aim = world.start(goal.item) + [0, 0, 0.5 * half + 0.02]
-    hand = aim - (0.12 + radius) * rotation[:, 0]
+    if goal.aim == "item":
+        pitch, gap = rng.uniform(0.5, 0.65), 0.12 + radius
+        aim = world.start(goal.item) + [0, 0, 0.5 * half + 0.02]
+    else:
+        pitch, gap = rng.uniform(0.75, 0.9), 0.16
+        aim = np.array([*goal.spot, TABLE + max(goal.floor, goal.rim)])
+    rotation = orient(goal.hand, rng.uniform(0.6, 0.9), pitch, rng.uniform(0.15, 0.35))
+    hand = aim - gap * rotation[:, 0]
     before = hand - 0.03 * rotation[:, 0] + [0, 0, 0.03]
-    return [Waypoint("reach", 18, before, rotation, 1), Waypoint("approach", 8, hand, rotation, 1),
+    return [Waypoint("reach", 18, before, rotation, 1, ARC), Waypoint("approach", 8, hand, rotation, 1),
             Waypoint("hold", 22, hand, rotation, 1)]  # fmt: skip
 
 
 WAYPOINTS = {
     "place": place_waypoints, "lift": lift_waypoints, "reach": reach_waypoints, "push": push_waypoints,
-    "point": point_waypoints,
+    "point": point_waypoints, "tour": tour_waypoints,
 }  # fmt: skip
 
 
 def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Hand positions (FRAMES, 3), rotations and grips (FRAMES,): min-jerk between waypoints, corners rounded a
-    little.
-    """
+    """Hand positions (FRAMES, 3), rotations and grips (FRAMES,): min-jerk between waypoints, corners rounded."""
     times = np.arange(0, FRAMES, 0.25)
     stops = [home, *points]
     stretch = np.clip(np.searchsorted(ends, times, "right") - 1, 0, len(points) - 1)
     share = min_jerk((times - ends[stretch]) / (ends[stretch + 1] - ends[stretch]))
     first, last = (np.array([stops[k + step].position for k in stretch]) for step in (0, 1))
     path = first + share[:, None] * (last - first)
+    path[:, 2] += np.array([points[k].arc for k in stretch]) * np.sin(np.pi * share) ** 2
     kernel = np.exp(-0.5 * (np.arange(-8, 9) / 4.0) ** 2)
     padded = np.pad(path, ((8, 8), (0, 0)), "edge")
     path = np.stack([np.convolve(padded[:, axis], kernel / kernel.sum(), "valid") for axis in range(3)], 1)

@@ -15,12 +15,13 @@ from numpy.random import Generator
 from cookbook.workshop import objects, receptacles
 from cookbook.workshop.shapes import COLOURS
 
-Task = Literal["place", "reach", "push", "lift", "point"]
+Task = Literal["place", "reach", "push", "lift", "point", "tour"]
 Pairs = Literal["train", "held-out", "all"]
 Point = tuple[float, float]
-TASKS: tuple[Task, ...] = ("place", "reach", "push", "lift", "point")
+TASKS: tuple[Task, ...] = ("place", "reach", "push", "lift", "point", "tour")
 TABLE = 0.90
 HELD_OUT_PERCENT = 20
+HOME = np.array([0.275, 0.315])  # x and |y| of the palms at the start
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Scene:
-    """`items[target]` is the object of the instruction, `receptacles[destination]` where it goes."""
+    """`items[target]` is the object of the instruction, `receptacles[destination]` where it goes.
+
+    `aim`: what the hand reaches for or points at, the item or the receptacle; `item` in every other task.
+    """
 
     seed: tuple[int, int]
     task: Task
@@ -78,6 +82,7 @@ class Scene:
     target: int = 0
     destination: int = 0
     scale: float = 1.0
+    aim: Literal["item", "receptacle"] = "item"
 
     def rng(self, stream: int) -> Generator:
         """Independent random streams of one scene: 0 sampling, 1 building, 2 policy, 3 twins."""
@@ -125,19 +130,29 @@ def choose_pair(rng: Generator, pairs: Pairs) -> tuple[str, str]:
             return item, receptacle
 
 
+def choose_source(rng: Generator, task: Task, pairs: Pairs, item: str, receptacle: str) -> str | None:
+    """What the target stands on, None for the bare table. `lift` is about this pair, so the split holds for it too."""
+    if task == "push" or rng.random() >= 0.6:
+        return None
+    kinds = [kind for kind, entry in receptacles.KINDS.items() if entry.source and kind != receptacle]
+    if task == "lift" and pairs != "all":
+        kinds = [kind for kind in kinds if held_out(item, kind) == (pairs == "held-out")]
+    return str(rng.choice(kinds)) if kinds else None
+
+
 def choose_colour(rng: Generator, colours: tuple[str, ...], avoid: tuple[str, ...]) -> str | None:
     """A colour unlike all of `avoid`, or None."""
     fitting = [colour for colour in colours if not any(alike(colour, other) for other in avoid)]
     return str(rng.choice(fitting)) if fitting else None
 
 
-def reach_zone(hand: str) -> Point:
-    """Range of y in which that hand works."""
-    return (-0.27, -0.04) if hand == "right" else (0.04, 0.27)
+def reach_zone(hand: str, inner: float = 0.04) -> Point:
+    """Range of y in which that hand works, from `inner` outwards."""
+    return (-0.25, -inner) if hand == "right" else (inner, 0.25)
 
 
-def place_main(rng: Generator, layout: Layout, hand: str, task: Task, source: bool) -> tuple[Point, Point] | None:
-    """Positions of destination and target: both in reach for `place`, otherwise only the target."""
+def place_main(layout: Layout, hand: str, task: Task, source: bool) -> tuple[Point, Point] | None:
+    """Positions of destination and target, both in reach; only the target of `push` needs free table ahead."""
     zone = reach_zone(hand)
     for _ in range(60):
         layout.used.clear()
@@ -146,12 +161,23 @@ def place_main(rng: Generator, layout: Layout, hand: str, task: Task, source: bo
             ahead = np.array(target)
             layout.used += [(ahead + [0.07, 0], 0.055), (ahead + [0.14, 0], 0.055)]
         else:
-            target = layout.put((0.34, 0.45), zone, 0.108 if source else 0.055)
-        near = ((0.36, 0.46), zone) if task == "place" else ((0.38, 0.60), (-0.40, 0.40))
+            target = layout.put((0.34, 0.46), zone, 0.108 if source else 0.055)
+        near = ((0.38, 0.60), (-0.40, 0.40)) if task == "push" else ((0.36, 0.46), reach_zone(hand, 0.03))
         destination = layout.put(*near, 0.118)
         if target and destination:
             return destination, target
     return None
+
+
+def keep_clear(layout: Layout, hand: str, stops: list[Point]) -> None:
+    """Keep distractors out of the hand's way: on its path, and where the fingers end behind every stop."""
+    inward = 1 if hand == "right" else -1
+    path = np.array([HOME * [1, -inward], *stops])
+    for first, second in zip(path[:-1], path[1:], strict=True):
+        layout.used += [(first + share * (second - first), 0.045) for share in (0.2, 0.5, 0.8)]
+        layout.used += [(second + [ahead, inward * aside], 0.05) for ahead, aside in ((0.07, 0.02), (0.11, 0.07))]
+    for side in (1, -1):  # both hands rest here, fingers forward
+        layout.used.append((HOME * [1, side] + [0.08, -0.02 * side], 0.06))
 
 
 def place_distractors(
@@ -191,9 +217,8 @@ def plain_look(rng: Generator) -> Look:
     return Look(
         table=table, table_repeat=1.0, tint=(0.95, 0.95, 0.95), floor="light-gray-floor-tile",
         wall="light-gray-plaster",
-        cloth="beige", depth=0.70, ambient=0.36, key=0.45, fill=0.15, key_position=(0.3, 0.4, 2.6), warmth=0.0,
-        arm=0.62,
-        hand=0.10, exposure=0.5,
+        cloth="beige", depth=0.70, ambient=0.44, key=0.36, fill=0.15, key_position=(0.3, 0.4, 2.6), warmth=0.0,
+        arm=0.26, hand=0.10, exposure=0.5,
     )  # fmt: skip
 
 
@@ -222,7 +247,7 @@ def random_look(rng: Generator) -> Look:
         fill=float(rng.uniform(0.08, 0.18)),
         key_position=(float(rng.uniform(0, 0.8)), float(rng.uniform(-0.8, 0.8)), float(rng.uniform(2.3, 2.9))),
         warmth=float(rng.uniform(-0.06, 0.06)),
-        arm=float(rng.uniform(0.45, 0.85)),
+        arm=float(rng.uniform(0.18, 0.50)),
         hand=float(rng.uniform(0.07, 0.16)),
         exposure=float(rng.uniform(0.42, 0.56)),
     )
@@ -243,13 +268,12 @@ def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, random
     item, receptacle = choose_pair(rng, pairs)
     if task == "push" and not objects.KINDS[item].stands:
         return None
-    sources = [kind for kind, entry in receptacles.KINDS.items() if entry.source and kind != receptacle]
-    source = str(rng.choice(sources)) if task != "push" and rng.random() < 0.6 else None
+    source = choose_source(rng, task, pairs, item, receptacle)
     colour = str(rng.choice(objects.KINDS[item].colours))
     there = choose_colour(rng, receptacles.KINDS[receptacle].colours, (colour,))
     origin = choose_colour(rng, receptacles.KINDS[source].colours, (colour, there or colour)) if source else None
     layout = Layout(rng)
-    spots = place_main(rng, layout, hand, task, source is not None)
+    spots = place_main(layout, hand, task, source is not None)
     if there is None or (source and origin is None) or spots is None:
         return None
     holders = [Placed(receptacle, there, spots[0], float(rng.uniform(-0.15, 0.15)))]
@@ -259,13 +283,13 @@ def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, random
     start = (float(spots[1][0] + jitter[0]), float(spots[1][1] + jitter[1]))
     target = Placed(item, colour, start, float(rng.uniform(-0.6, 0.6)), len(holders) - 1 if source else -1)
     count = int(rng.integers(3, 7)) if randomize else int(rng.integers(1, 4))
-    inward = 1 if hand == "right" else -1
-    # the fingers pass through the space behind what they take
-    layout.used += [(np.add(start, [ahead, inward * aside]), 0.05) for ahead, aside in ((0.07, 0.02), (0.11, 0.07))]
+    aim = "receptacle" if task in ("reach", "point") and rng.random() < 0.5 else "item"
+    both = task in ("place", "tour")
+    keep_clear(layout, hand, [start, spots[0]] if both else [start] if aim == "item" else [spots[0]])
     others = place_distractors(rng, layout, hand, (item,), (colour,), count)
     view, look = sample_view(rng, randomize), random_look(rng) if randomize else plain_look(rng)
     scale = 1.0 if randomize else 1.15
-    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, scale=scale)
+    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, scale=scale, aim=aim)
 
 
 def name_item(item: Placed) -> str:
@@ -287,13 +311,13 @@ def prompt(scene: Scene) -> str:
     """The instruction, in the published form for `place` and in one form of its own for every other task."""
     item = name_item(scene.items[scene.target])
     source, place = name_source(scene, scene.target), name_receptacle(scene.receptacles[scene.destination])
-    return (
-        f"Use the {scene.hand} hand to "
-        + {
-            "place": f"pick up {item} from {source} to {place}.",
-            "reach": f"reach for {item}.",
-            "push": f"push {item} away.",
-            "lift": f"lift {item} and put it back.",
-            "point": f"point at {item}.",
-        }[scene.task]
-    )
+    aim = item if scene.aim == "item" else place
+    forms = {
+        "place": f"pick up {item} from {source} to {place}.",
+        "reach": f"reach for {aim}.",
+        "push": f"push {item} away.",
+        "lift": f"lift {item} from {source} and put it back.",
+        "point": f"point at {aim}.",
+        "tour": f"reach for {item} and then point at {place}.",
+    }
+    return f"Use the {scene.hand} hand to {forms[scene.task]}"
