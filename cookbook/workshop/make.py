@@ -76,12 +76,14 @@ class Clip:
 
 
 def encode(path: Path, frames: np.ndarray, fps: float, crf: int = CRF) -> None:
-    """Write H.264. One thread, so that the bytes depend on the frames alone."""
+    """Write H.264. One thread and no macroblock tree (which x264 computes differently from run to run on small
+    pictures), so that the bytes depend on the frames alone.
+    """
     partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
     with av.open(str(partial_path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=int(fps))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+        stream.options = {"crf": str(crf), "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
