@@ -101,7 +101,7 @@ def _look_back(attention: torch.nn.Module, distances: tuple[int, ...]) -> None:
     """Start one head per distance with a preference for the token so many positions before, in time, row and column.
 
     With rotary positions a bias in queries and keys is a preference by position alone. Most faults are a difference
-    between a place and the same place one frame pair earlier, which random weights take thousands of steps to line up.
+    between a place and the same place one frame pair earlier. What this spares has not been measured at full size.
     """
     half = HEAD // 2
     sharp = list(range(6))  # interleaved: the two fastest waves of time, row and column each
