@@ -142,6 +142,8 @@ def prepare(
         clips.pixels = torch.cat([clips.pixels, torch.from_numpy(np.load(keep)).to(device)])
         return clips
     folder = vae if (vae / "config.json").exists() else vae / "vae"
+    if not (folder / "config.json").exists():
+        raise UserError(f"{vae} holds no VAE: config.json is missing")
     model = AutoencoderKLWan.from_pretrained(folder, torch_dtype=compute_dtype(device)).to(device).eval()
     soften(clips, model.requires_grad_(False), jitter=jitter)
     with store.replacing(keep) as temporary, open(temporary, "wb") as file:
