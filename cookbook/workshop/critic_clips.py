@@ -7,7 +7,6 @@ spliced, ...; the table of `cookbook/judge/controls.py`) cost no more than the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cookbook.errors import UserError
 from cookbook.models import vae as autoencoder
 from cookbook.models.critic import Sampled, sample_frames
 from cookbook.models.vae import AutoencoderKLWan
-from cookbook.video import read_video
+from cookbook.workshop.pieces import read_frames
 
 FPS, TOKENS = 8, 1024  # as the nano profile judges
 # Kinds of fault that no training step sees. Each breaks a law that a trained kind breaks too, elsewhere in the clip, so
@@ -55,11 +54,10 @@ def read_examples(folders: Sequence[Path], edge: int) -> list[Example]:
         jobs += [(folder, row) for row in rows]
     names = _names([row for _, row in jobs])
 
-    def read(job: tuple[int, tuple[Path, dict]]) -> Example:
-        number, (folder, row) = job
-        frames, fps = read_video(folder / "videos" / f"{row['id']}.mp4")
-        return Example(
-            sample_frames(frames, fps, FPS, TOKENS, edge),
+    videos = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in jobs])
+    return [
+        Example(
+            sample_frames(frames, row["fps"], FPS, TOKENS, edge),
             row["label"],
             row["prompt"],
             row["physics"],
@@ -68,9 +66,8 @@ def read_examples(folders: Sequence[Path], edge: int) -> list[Example]:
             row["twin_of"] or row["id"],
             strangers(row, names, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
         )
-
-    with ThreadPoolExecutor(8) as pool:  # decoding releases the interpreter
-        return list(pool.map(read, enumerate(jobs)))
+        for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))
+    ]
 
 
 def _names(rows: Sequence[dict]) -> dict[str, list[str]]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
+import multiprocessing
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,8 @@ def train_in_pieces(
     device = next(model.parameters()).device
     average = copy.deepcopy(model).requires_grad_(False)
     fused = device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused
-    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused)
     state_file, start = out / "state.pt", 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
@@ -92,7 +92,7 @@ def train_in_pieces(
         with autocast(device):
             loss = loss_of(step, torch.Generator(device).manual_seed(step))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        norm = nn.utils.clip_grad_norm_(trained, clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         decay = min(ema_decay, (1 + step) / (10 + step))
@@ -128,6 +128,18 @@ def load_clips(folders: list[Path], limit: int | None = None) -> tuple[np.ndarra
     limit: at most so many clips of each folder.
     """
     rows = [(folder, row) for folder in folders for row in store.read_rows(folder / "manifest.jsonl")[:limit]]
-    with ThreadPoolExecutor() as pool:
-        clips = list(pool.map(lambda entry: read_video(entry[0] / "videos" / f"{entry[1]['id']}.mp4")[0], rows))
+    clips = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in rows])
     return np.stack(clips), [row for _, row in rows]
+
+
+def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
+    """The frames uint8 [T, H, W, 3] of each video, decoded on all cores.
+
+    By processes, because decoding holds the interpreter's lock for half of its time.
+    """
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_frames, paths, chunksize=16))
+
+
+def _frames(path: Path) -> np.ndarray:
+    return read_video(path)[0]

@@ -36,6 +36,9 @@ class Args:
     image_batch: int = 64
     clip_batch: int = 8
     learning_rate: float = 1e-3
+    start: Path | None = None
+    """A finished VAE (`.../vae`) whose decoder alone is trained on, on whole clips: its latents stay as they are, so a
+    world model can be trained on them meanwhile."""
     clips: int | None = None
     """At most so many of each folder; None for all."""
     held_out: int = 24
@@ -124,13 +127,25 @@ def main(args: Args) -> None:
     clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).contiguous().to(device)
     held_out, training = clips[: args.held_out], clips[args.held_out :]
     print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
-    vae = channels_last(nano.build_vae()).train().to(device)
-    start_from_the_present(vae)
+    if args.start:
+        vae = channels_last(AutoencoderKLWan.from_pretrained(args.start)).to(device)
+        vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
+        args.image_steps = 0
+    else:
+        vae = channels_last(nano.build_vae()).to(device)
+        start_from_the_present(vae)
 
     def draw(high: int, count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(high, (count,), generator=generator, device=device)
 
+    compiled = False
+
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
+        nonlocal compiled
+        if step >= args.image_steps and device.type == "cuda" and not compiled:
+            compiled = True  # for whole clips alone: compiling takes more than it saves on single frames
+            vae.encoder.compile(dynamic=False)
+            vae.decoder.compile(dynamic=False)
         if step < args.image_steps:
             clip = draw(len(training), args.image_batch, generator)
             video = training[clip, :, draw(training.shape[2], args.image_batch, generator)][:, :, None]
@@ -149,7 +164,8 @@ def main(args: Args) -> None:
             weight_decay=1e-4,
             report=lambda model: quality(model, held_out),
         )
-    set_latent_statistics(average, training[:: max(1, len(training) // 256)])
+    if not args.start:
+        set_latent_statistics(average, training[:: max(1, len(training) // 256)])
     average.save_pretrained(args.out / "vae")
 
 
