@@ -138,23 +138,48 @@ def test_files_are_whole_and_the_same_for_any_number_of_workers(tmp_path: Path, 
         assert file["q"].shape == (25, 42) and file["mask_target"].shape == (48, 80)
 
 
-def judge(clip, frames=None):
-    frames = clip.frames if frames is None else frames
-    return truth.judge_clip(frames, clip.truth["mask_target"], clip.truth["mask_receptacle"], clip.row["hand"]).outcome
+def verdict_of(clip, frames=None):
+    masks = clip.truth["mask_target"], clip.truth["mask_receptacle"]
+    return truth.judge_clip(
+        clip.frames if frames is None else frames, *masks, clip.row["hand"], clip.row["task"]
+    ).outcome
 
 
 @pytest.mark.render
 def test_truth_of_a_dream(clips, tmp_path: Path):
     encode(tmp_path / "real.mp4", clips["real"].frames, 8)
-    assert judge(clips["real"], decode(tmp_path / "real.mp4")) == "placed"
+    assert verdict_of(clips["real"], decode(tmp_path / "real.mp4")) == "placed"
     for kind in ("vanish", "passthrough", "wrong_hand", "wrong_object", "not_completed"):
-        assert judge(clips[kind]) != "placed", kind
+        assert verdict_of(clips[kind]) != "placed", kind
+
+
+@pytest.mark.render
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "place"])
+def test_truth_of_the_base_tasks(task, renderer):
+    options = Options(task=task)
+    clips = list(Studio(simulate(11, options), task, options).clips(("stopped", "wrong_hand")))
+    assert {clip.row["label"]: verdict_of(clip) for clip in clips} == {
+        "real": "done", "stopped": "not done", "wrong_hand": "not done",
+    }  # fmt: skip
+    frozen = np.repeat(clips[0].frames[:1], len(clips[0].frames), 0)
+    assert verdict_of(clips[0], frozen) == "not done"
+
+
+@pytest.mark.render
+def test_another_scene_and_a_cut_to_it_are_refused(clips, renderer):
+    real = clips["real"]
+    other = next(Studio(simulate(5, Options()), "other", Options()).clips(())).frames
+    masks = real.truth["mask_target"], real.truth["mask_receptacle"], real.row["hand"]
+    cut = np.concatenate([real.frames[:1], other[1:]])
+    for frames in (other, cut):
+        verdict = truth.judge_clip(frames, *masks, reference=real.frames[0])
+        assert verdict.outcome == "undetermined" and "known scene" in verdict.reason
 
 
 @pytest.mark.render
 def test_truth_is_not_fooled(clips):
     real = clips["real"]
     frozen = np.repeat(real.frames[:1], len(real.frames), 0)
-    assert judge(real, frozen) == "not placed"
-    assert judge(real, real.frames[::-1].copy()) != "placed"
-    assert judge(real, np.full_like(real.frames, 128)) == "undetermined"
+    assert verdict_of(real, frozen) == "not placed"
+    assert verdict_of(real, real.frames[::-1].copy()) != "placed"
+    assert verdict_of(real, np.full_like(real.frames, 128)) == "undetermined"

@@ -203,6 +203,8 @@ def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
         return False, "not lifted"
     if log.held[-1] >= 0 or np.linalg.norm(path[-1] - path[0]) > 0.05:
         return False, "not put back"
+    if log.hand != world.scene.hand:
+        return False, "by the other hand"
     return True, ""
 
 
@@ -213,6 +215,9 @@ def judge_push(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
         return False, "grasped instead"
     if along < 0.04 or across > 0.06 or path[-1, 2] < TABLE:
         return False, f"moved {along:.2f} m ahead and {across:.2f} m aside"
+    touched = {name for pairs in log.contacts for pair in pairs if f"item{world.scene.target}" in pair for name in pair}
+    if not any(name.startswith(f"h{world.scene.hand[0]}_") for name in touched):
+        return False, "by the other hand"
     return True, ""
 
 

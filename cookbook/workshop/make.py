@@ -320,9 +320,8 @@ def write_clip(out: Path, clip: Clip) -> dict:
 def make_one(number: int, out: Path, options: Options, twins: str, failures: bool) -> None:
     """Make one clip and its twins, unless whole."""
     name = f"{options.task}_{number:09d}"
-    kinds = choose_kinds(twins, number) + (twin.FAILURES if failures else ())
-    if options.task != "place":
-        kinds = ()
+    chosen = choose_kinds(twins, number) + (twin.FAILURES if failures else ())
+    kinds = tuple(kind for kind in dict.fromkeys(chosen) if twin.possible(kind, options.task))
     wanted = {"options": asdict(options) | {"size": list(options.size)}, "kinds": list(kinds)}
     done = out / f"rows/{name}.json"
     if done.exists() and json.loads(done.read_text())["made"] == wanted:
@@ -410,7 +409,7 @@ def show(
     """Draw the contact sheet of one clip number and its twins, and return its path."""
     options = Options(task=task, size=tuple(size), randomize=randomize)
     episode = simulate(seed, options)
-    kinds = choose_kinds(twins, seed) if task == "place" else ()
+    kinds = tuple(kind for kind in choose_kinds(twins, seed) if twin.possible(kind, task))
     clips = list(Studio(episode, str(seed), options).clips(kinds))
     sheet = contact_sheet([(f"{clip.row['label']}: {clip.row['prompt']}", clip.frames) for clip in clips])
     sheet.save(out)

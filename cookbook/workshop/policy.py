@@ -213,6 +213,11 @@ def grasp_frame(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, n
     return position, rotation
 
 
+def beside(world: World, goal: Goal) -> np.ndarray:
+    """Where a missed grasp closes in the air, relative to a good one (3,)."""
+    return np.array([-0.04, 0, world.sizes[goal.item][0] + 0.06])
+
+
 def take_waypoints(grasp: np.ndarray, rotation: np.ndarray, rise: float) -> list[Waypoint]:
     before = grasp - 0.055 * rotation[:, 2] + [-0.02, 0, 0.06]
     return [
@@ -236,8 +241,8 @@ def place_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     height = TABLE + goal.floor + half + 0.004
     place = np.array([*goal.spot, height]) + offset
     over = np.array([*goal.spot, max(height + 0.07, TABLE + goal.rim + half + 0.04)]) + offset
-    if goal.fault == "missed":  # closes in the air above the object
-        grasp = grasp + [-0.04, 0, half + 0.06]
+    if goal.fault == "missed":
+        grasp = grasp + beside(world, goal)
     take = take_waypoints(grasp, rotation, 0.10 + max(0, goal.rim - 0.02))
     if goal.fault == "dropped":  # opens in the air, on the way
         middle = 0.7 * take[-1].position + 0.3 * over
@@ -249,6 +254,8 @@ def place_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
 
 def lift_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     grasp, rotation = grasp_frame(world, goal, rng)
+    if goal.fault == "missed":
+        grasp = grasp + beside(world, goal)
     take = take_waypoints(grasp, rotation, 0.13)
     down = grasp + [0, 0, 0.004]
     hold = [Waypoint("hold", 5, take[-1].position, rotation, 1), Waypoint("lower", 7, down, rotation, 1)]
@@ -333,6 +340,9 @@ WAYPOINTS = {
 }  # fmt: skip
 
 
+STOPS = {"place": ("move", "lower"), "lift": ("lift", "hold"), "tour": ("rise", "move")}  # stretch of a halt
+
+
 def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Hand positions (FRAMES, 3), rotations and grips (FRAMES,): min-jerk between waypoints, corners rounded."""
     times = np.arange(0, FRAMES, 0.25)
@@ -370,8 +380,9 @@ def make_plan(world: World, robot: Robot, goal: Goal, rng: Generator) -> Plan:
         target[robot.arms[idle]] += sway * (np.sin(frame / 8 + phase) - np.sin(phase))
         joints.append(target)
     events = {point.name: float(ends[k]) for k, point in enumerate(points)}
-    if goal.fault == "stopped":  # freezes with the object in the air
-        stop = int((events["move"] + events["lower"]) / 2)
+    if goal.fault == "stopped":  # freezes half-way through a stretch, with the object in the air where it is carried
+        first, second = STOPS.get(goal.task, ("reach", "approach"))
+        stop = int((events[first] + events[second]) / 2)
         joints[stop:] = [joints[stop]] * (FRAMES - stop)
         events = {name: frame for name, frame in events.items() if frame <= stop} | {"stop": float(stop)}
     return Plan(goal, np.array(joints), events, worst)

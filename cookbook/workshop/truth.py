@@ -1,142 +1,97 @@
-"""The truth of a dream: did a generated clip place the object? Measured from pixels, without any learned model.
+"""The truth of a dream: did a generated clip do what its prompt says? From pixels, without any learned model.
 
-Known are the masks of target and receptacle in frame 0 (from the simulator). The target's colours in frame 0
-against all
-other colours there make a nearest-neighbour colour model; the clip's last frames are searched with it. The object is
-`placed` when it has left its place, is seen once, whole and out of the hand, its base inside the receptacle's outline,
-and the arm that moved was on the asked side. What cannot be told is `undetermined`, which counts as failure.
+Known are the masks of what the prompt names in frame 0 (from the simulator) and the asked hand. The rules:
+
+place  the object has left its place, is seen once, whole and out of the hand, its base inside the receptacle's outline
+lift   the object is seen above its place in some frames, and at the end in its place again, out of the hand
+push   the object is seen once, farther from the robot and not far aside, out of the hand
+reach  the fingers end about a hand's length beyond what is named
+point  the fingers end just before what is named
+tour   the fingers are at the object in the first two thirds, then at the receptacle at the end
+
+In all of them the arm comes from the asked side, the picture stays the same scene, and an object that is only reached
+for, pointed at or toured is not moved. What cannot be told is `undetermined`, which counts as failure.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
-Outcome = Literal["placed", "not placed", "undetermined"]
-LAST = 3  # frames at the end that are judged together
-NEAR = 26.0  # largest colour distance to the target's own colours
-CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
-GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
+from cookbook.workshop.pixels import (
+    LAST,
+    Appearance,
+    arm,
+    base_share,
+    blobs,
+    change,
+    fingers,
+    held_by,
+    in_hand,
+    middle,
+    moved_side,
+    outline,
+    same_scene,
+    seen_twice,
+)
+
+Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
+SUCCESS: tuple[Outcome, ...] = ("placed", "done")
+HEIGHT = 96  # pixels of the picture in which the lengths below are given
+# Where the fingers end from the middle of what is named: lowest and highest (row, column outwards)
+AT = {"reach": ((-30, -6), (4, 9)), "point": ((-18, -4), (18, 26))}
+POINTED = 21.5  # farthest that the arm's nearest pixel may be from the middle of what is pointed at
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """seen: share of the target's visible area found in the receptacle at the end."""
+    """seen: share of the target's visible area found at the end where it should be."""
 
     outcome: Outcome
     reason: str
     seen: float = 0.0
 
 
-def colour_space(pixels: np.ndarray) -> np.ndarray:
-    """RGB (..., 3) in 0..255 to lightness and two opponent colours; shadow changes lightness, so it counts less."""
-    red, green, blue = np.moveaxis(pixels.astype(np.float32), -1, 0)
-    return np.stack([0.18 * (red + green + blue), 0.9 * (red - green), 0.55 * (red + green) - 1.1 * blue], -1)
+@dataclass(frozen=True)
+class Dream:
+    """A clip (N, H, W, 3) uint8 and what is known: masks (H, W) in frame 0, empty where the prompt names nothing."""
+
+    frames: np.ndarray
+    target: np.ndarray
+    receptacle: np.ndarray
+    hand: str | None
+
+    def found(self, model: Appearance) -> np.ndarray:
+        """The target's pixels at the end."""
+        return np.mean([model.track(frame) for frame in self.frames[-LAST:]], 0) > 0.5
+
+    def arm(self, frame: int = -1) -> np.ndarray:
+        return arm(self.frames[frame], self.frames[0])
+
+    def at(self, task: str, frame: int, mask: np.ndarray) -> bool:
+        """Whether the fingers are in a frame where that task wants them relative to a mask."""
+        tip = fingers(self.arm(frame), str(self.hand))
+        if tip is None:
+            return False
+        centre, unit = middle(mask), len(mask) / HEIGHT
+        offset = (tip - centre) * [1, 1 if self.hand == "right" else -1] / unit
+        gap = np.linalg.norm(np.argwhere(self.arm(frame)) - centre, axis=1).min() / unit
+        lowest, highest = AT[task]
+        return bool(np.all(offset >= lowest) and np.all(offset <= highest) and (task == "reach" or gap < POINTED))
 
 
-class Appearance:
-    """Colour model of the target in frame 0 (H, W, 3)."""
-
-    def __init__(self, first: np.ndarray, mask: np.ndarray) -> None:
-        core = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask
-        inside = colour_space(first[core if core.any() else mask])
-        outside = colour_space(first[~ndimage.binary_dilation(mask, iterations=2)])
-        self.target = cKDTree(inside)
-        self.other = cKDTree(np.concatenate([outside, colour_space(GRAYS)]))
-        self.few = min(3, len(inside))
-        alike = self.find(first)
-        self.area = int((alike & mask).sum())
-        self.recall = self.area / max(int(mask.sum()), 1)
-        self.confusers = ndimage.binary_dilation(alike & ~ndimage.binary_dilation(mask, iterations=2))
-
-    def find(self, frame: np.ndarray) -> np.ndarray:
-        """Pixels (H, W) bool closer to the target's colours than to any other colour of frame 0."""
-        points = colour_space(frame).reshape(-1, 3)
-        near = self.target.query(points, k=self.few)[0].reshape(len(points), -1).mean(1)
-        other = self.other.query(points, distance_upper_bound=2 * NEAR)[0]
-        return ((near < NEAR) & (near < 0.9 * other)).reshape(frame.shape[:2])
-
-    def track(self, frame: np.ndarray) -> np.ndarray:
-        return self.find(frame) & ~self.confusers
-
-
-def outline(mask: np.ndarray) -> np.ndarray:
-    """The filled convex hull (H, W) bool of a mask: what stands on a receptacle hides part of it."""
-    points = np.argwhere(mask)
-    try:
-        hull = Delaunay(points[ConvexHull(points).vertices])
-    except (QhullError, ValueError):
-        return mask
-    cells = np.indices(mask.shape).reshape(2, -1).T
-    return (hull.find_simplex(cells) >= 0).reshape(mask.shape)
-
-
-def moved_side(frames: np.ndarray) -> str | None:
-    """The side of the picture, `left` or `right`, from which an arm came in; None if nothing moved there."""
-    middle = frames[len(frames) // 4 : -LAST].astype(np.int16)
-    changed = np.abs(middle - frames[0].astype(np.int16)).max(-1) > CHANGED
-    rows = changed.shape[1]
-    share = changed[:, rows // 2 :].mean((0, 1))
-    half = len(share) // 2
-    left, right = float(share[:half].sum()), float(share[half:].sum())
-    if left + right < 1.0:
-        return None
-    return "left" if left > right else "right"
-
-
-def in_hand(blob: np.ndarray, frames: np.ndarray) -> bool:
-    """Whether a hand is still around a blob at the end: the pixels about it are dark and colourless, and newly so.
-
-    On a dark receptacle "newly" says nothing: there the hand also has to stand still.
-    """
-    ring = ndimage.binary_dilation(blob, iterations=3) & ~ndimage.binary_dilation(blob)
-    pixels = frames[-1].astype(np.int16)
-    dark = ring & (pixels.max(-1) < 62) & (pixels.max(-1) - pixels.min(-1) < 26)
-    new = np.abs(pixels - frames[0].astype(np.int16)).max(-1) > CHANGED
-    late = np.abs(pixels - frames[-1 - 2 * LAST].astype(np.int16)).max(-1) > CHANGED
-    size = max(int(ring.sum()), 1)
-    return bool((dark & new).sum() > 0.30 * size or (dark.sum() > 0.25 * size and late.mean() < 0.01))
-
-
-def seen_twice(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:
-    """Whether in four or more frames the object is in its place and (in part, as in a hand) elsewhere at once."""
-    twice = 0
-    for frame in frames[len(frames) // 3 :]:
-        found = model.track(frame)
-        away = blobs(found & ~ndimage.binary_dilation(home, iterations=2), 0.2 * model.area)
-        twice += bool(away) and (found & home).sum() > 0.5 * model.area
-    return twice >= 4
-
-
-def blobs(found: np.ndarray, least: float) -> list[np.ndarray]:
-    """Connected groups of at least `least` pixels, largest first."""
-    labels, count = ndimage.label(found, np.ones((3, 3)))
-    groups = [labels == number for number in range(1, count + 1)]
-    return sorted((group for group in groups if group.sum() >= least), key=lambda group: -int(group.sum()))
-
-
-def base_share(blob: np.ndarray, area: np.ndarray) -> float:
-    """Share of a blob's lower half that lies in an area."""
-    rows = np.argwhere(blob)[:, 0]
-    base = blob & (np.arange(len(blob))[:, None] >= np.median(rows))
-    return float((base & area).sum()) / max(int(base.sum()), 1)
-
-
-def judge_clip(frames: np.ndarray, target: np.ndarray, receptacle: np.ndarray, hand: str | None = None) -> Verdict:
-    """Judge a clip (N, H, W, 3) uint8 by the masks (H, W) of target and receptacle in frame 0, and the asked hand."""
+def judge_place(dream: Dream) -> Verdict:
+    frames, target, receptacle, hand = dream.frames, dream.target, dream.receptacle, dream.hand
     if target.sum() < 8 or receptacle.sum() < 20:
         return Verdict("undetermined", "target or receptacle is hardly visible in frame 0")
     model = Appearance(frames[0], target)
     if model.recall < 0.35:
         return Verdict("undetermined", "the target's colours do not stand out in frame 0")
-    found = np.mean([model.track(frame) for frame in frames[-LAST:]], 0) > 0.5
+    found = dream.found(model)
     place = ndimage.binary_dilation(outline(receptacle), iterations=2)
     home = ndimage.binary_dilation(target) & ~(place & ~target)
     stayed = float((found & home).sum()) / model.area
@@ -165,58 +120,112 @@ def judge_clip(frames: np.ndarray, target: np.ndarray, receptacle: np.ndarray, h
     return Verdict("placed", "", seen)
 
 
-def ended_placed(row: dict, truth: dict[str, np.ndarray], place: int = 0, target: int = 0) -> bool:
-    """What the simulator's state says of a made clip: target on the deck at the end, let go, single and unchanged."""
-    if row["label"] in ("duplicate", "morph"):
-        return False
-    if row["physics"]:
-        return bool(row["success"])
-    x, y, z = truth["items"][-1, target, :3]
-    origin_x, origin_y, table, yaw = truth["receptacles"][place]
-    half_x, half_y, floor, _ = truth["decks"][place]
-    ahead, aside = x - origin_x, y - origin_y
-    along, across = np.cos(yaw) * ahead + np.sin(yaw) * aside, np.cos(yaw) * aside - np.sin(yaw) * ahead
-    height = z - table - floor - truth["sizes"][target, 0]
-    return bool(abs(along) < half_x + 0.005 and abs(across) < half_y + 0.005 and -0.03 < height < 0.04)
+def not_done(reason: str, seen: float = 0.0) -> Verdict:
+    return Verdict("not done", reason, seen)
 
 
-def validate(folder: Path, codec=None) -> list[dict]:
-    """Compare with the simulator on every `place` clip of a made folder, print a table per kind, return one row per
-    clip.
+def lifted(dream: Dream, model: Appearance, frame: int) -> bool:
+    """Whether the object is seen away from its place, and its place empty where the arm does not cover it.
 
-    codec: frames -> frames, applied before judging (a round trip through a VAE, say).
+    Hands hide much of either, so little of the one is enough where there is much of the other.
     """
-    from cookbook.workshop.make import decode
-
-    folder, results = Path(folder), []
-    for line in (folder / "manifest.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        frames = decode(folder / f"videos/{row['id']}.mp4")
-        with np.load(folder / f"truth/{row['id']}.npz") as file:
-            truth = {name: file[name] for name in file.files}
-        verdict = judge_clip(
-            codec(frames) if codec else frames, truth["mask_target"], truth["mask_receptacle"], row["hand"]
-        )
-        wanted = ended_placed(row, truth)
-        agree = (verdict.outcome == "placed") == wanted
-        results.append({"id": row["id"], "label": row["label"], "wanted": wanted, "agree": agree, **vars(verdict)})
-    print_table(results)
-    return results
+    home, core = ndimage.binary_dilation(dream.target, iterations=2), ndimage.binary_erosion(dream.target)
+    found, picture = model.track(dream.frames[frame]), dream.frames[frame]
+    bare = core & ~found & ~ndimage.binary_dilation(dream.arm(frame)) & change(picture, dream.frames[0])
+    away = sum(int(group.sum()) for group in blobs(found & ~home, 3)[:1]) / model.area
+    return min(away, 1.0) * float(bare.sum()) / max(int(core.sum()), 1) > 0.03
 
 
-def print_table(results: list[dict]) -> None:
-    print(f"{'kind':18s} {'clips':>5s} {'placed':>7s} {'agree':>6s}   outcomes")
-    for kind in sorted({row["label"] for row in results}) + ["all"]:
-        rows = [row for row in results if kind in (row["label"], "all")]
-        outcomes = ", ".join(f"{count} {name}" for name, count in Counter(row["outcome"] for row in rows).most_common())
-        agree = np.mean([row["agree"] for row in rows])
-        print(f"{kind:18s} {len(rows):5d} {sum(row['wanted'] for row in rows):7d} {agree:6.2f}   {outcomes}")
+def judge_lift(dream: Dream) -> Verdict:
+    model, count = Appearance(dream.frames[0], dream.target), len(dream.frames)
+    if model.recall < 0.35:
+        return Verdict("undetermined", "the target's colours do not stand out in frame 0")
+    found = dream.found(model)
+    seen = float((found & ndimage.binary_dilation(dream.target)).sum()) / model.area
+    if sum(lifted(dream, model, frame) for frame in range(count // 4, count - LAST)) < 3:
+        return not_done("the object is not seen above its place", seen)
+    if held_by(dream.target, dream.arm()) or any(held_by(group, dream.arm()) for group in blobs(found, 5)[:1]):
+        return not_done("the hand is still at the object", seen)
+    return Verdict("done", "", seen) if seen > 0.3 else not_done("the object is not back in its place", seen)
 
 
-if __name__ == "__main__":
-    import tyro
+def top(mask: np.ndarray) -> float:
+    """The row of a mask's upper edge: a hand before the thing hides its lower part only."""
+    return float(np.quantile(np.argwhere(mask)[:, 0], 0.1))
 
-    def main(folder: Path) -> None:
-        validate(folder)
 
-    tyro.cli(main)
+def judge_push(dream: Dream) -> Verdict:
+    model = Appearance(dream.frames[0], dream.target)
+    if model.recall < 0.35:
+        return Verdict("undetermined", "the target's colours do not stand out in frame 0")
+    found, unit = dream.found(model), len(dream.target) / HEIGHT
+    groups = blobs(found, max(5.0, 0.2 * model.area))
+    if not groups:
+        return not_done("the object is gone")
+    seen, aside = float(groups[0].sum()) / model.area, abs(middle(groups[0]) - middle(dream.target))[1] / unit
+    ahead = (top(dream.target) - top(groups[0])) / unit
+    if ahead < 3.5:
+        return not_done("the object did not move away", seen)
+    if aside > 14 or ahead > 40:
+        return not_done("the object went elsewhere", seen)
+    if len(groups) > 1 and groups[1].sum() > 0.5 * model.area:
+        return not_done("the object is seen twice", seen)
+    return not_done("the object is in the hand", seen) if held_by(groups[0], dream.arm()) else Verdict("done", "", seen)
+
+
+def disturbed(dream: Dream) -> bool:
+    """Whether the target is seen elsewhere at the end; what a hand covers is given the benefit of the doubt."""
+    if dream.target.sum() > 0.03 * dream.target.size:
+        return False  # a receptacle, which nothing can move
+    model = Appearance(dream.frames[0], dream.target)
+    found, home = dream.found(model), ndimage.binary_dilation(dream.target, iterations=2)
+    stayed = (found & home).sum() >= 0.3 * model.area
+    return model.recall >= 0.35 and not stayed and bool(blobs(found & ~home, 0.5 * model.area))
+
+
+def judge_reach(dream: Dream, task: str = "reach") -> Verdict:
+    if not all(dream.at(task, frame, dream.target) for frame in (-2, -1)):
+        return not_done("the fingers do not end at what is named")
+    return not_done("the object was moved") if disturbed(dream) else Verdict("done", "")
+
+
+def judge_point(dream: Dream) -> Verdict:
+    return judge_reach(dream, "point")
+
+
+def judge_tour(dream: Dream) -> Verdict:
+    if not any(dream.at("reach", frame, dream.target) for frame in range(2, len(dream.frames) * 2 // 3)):
+        return not_done("the fingers are never at the object")
+    if not all(dream.at("reach", frame, dream.receptacle) for frame in (-2, -1)):
+        return not_done("the fingers do not end at the receptacle")
+    return not_done("the object was moved") if disturbed(dream) else Verdict("done", "")
+
+
+RULES: dict[str, Callable[[Dream], Verdict]] = {
+    "lift": judge_lift, "push": judge_push, "reach": judge_reach, "point": judge_point, "tour": judge_tour,
+}  # fmt: skip
+
+
+def judge_clip(
+    frames: np.ndarray,
+    target: np.ndarray,
+    receptacle: np.ndarray,
+    hand: str | None = None,
+    task: str = "place",
+    reference: np.ndarray | None = None,
+) -> Verdict:
+    """Judge a clip (N, H, W, 3) uint8 by the masks (H, W) of frame 0 in a truth file, and the asked hand.
+
+    reference: the known first picture (H, W, 3), to refuse a clip of another scene.
+    """
+    if not same_scene(frames, reference):
+        return Verdict("undetermined", "this is not the known scene throughout")
+    dream = Dream(frames, target, receptacle, hand)
+    if task == "place":
+        return judge_place(dream)
+    if target.sum() < 8 or (task == "tour" and receptacle.sum() < 20):
+        return Verdict("undetermined", "what is named is hardly visible in frame 0")
+    verdict, side = RULES[task](dream), moved_side(frames)
+    if verdict.outcome == "done" and hand is not None and side != hand:
+        return not_done("the other hand moved" if side else "no arm moved", verdict.seen)
+    return verdict

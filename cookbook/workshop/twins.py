@@ -18,7 +18,7 @@ from numpy.random import Generator
 
 from cookbook.workshop.env import Env, Log, inside, item_path, rollout
 from cookbook.workshop.policy import UNREACHABLE, Goal, Plan, Robot, intended, make_plan, min_jerk
-from cookbook.workshop.scene import TABLE, Scene, reach_zone
+from cookbook.workshop.scene import TABLE, Scene, Task, reach_zone
 from cookbook.workshop.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
@@ -174,6 +174,11 @@ FAILURES = ("missed", "dropped", "stopped")
 KINDS = (*PHYSICS, *INSTRUCTION)
 
 
+def possible(kind: str, task: Task) -> bool:
+    """Whether a task has twins or failures of a kind: all for `place`, the plain mistakes for the others."""
+    return task == "place" or kind in ("wrong_object", "wrong_hand", "stopped") or (task, kind) == ("lift", "missed")
+
+
 def free_spot(world: World, hand: str, rng: Generator) -> tuple[float, float] | None:
     """A bare place on the table that the hand can reach, (x, y)."""
     side = -1 if hand == "right" else 1
@@ -193,7 +198,7 @@ def wrong_goal(kind: str, world: World, rng: Generator) -> Goal | None:
         return replace(goal, fault=kind)
     if kind == "not_completed":
         return replace(goal, fault=str(rng.choice(["missed", "stopped"])))
-    if kind == "wrong_hand":
+    if kind == "wrong_hand" or goal.task != "place":
         return None  # neither hand reaches the other's side of the table
     if kind == "wrong_object":
         low, high = reach_zone(goal.hand)
@@ -219,9 +224,7 @@ def carried_out(kind: str, world: World, log: Log, goal: Goal) -> bool:
 
 
 def misbehave(kind: str, world: World, env: Env, start: np.ndarray, tries: int = 3) -> tuple[Plan, Log] | None:
-    """Run an instruction twin or failure of `place` from the good clip's `start` (42,); None if it cannot be done
-    here.
-    """
+    """Run an instruction twin or failure from the good clip's `start` (42,); None if it cannot be done here."""
     for attempt in range(tries):
         rng = np.random.default_rng([*world.scene.seed, 6, attempt, *kind.encode()])
         goal = wrong_goal(kind, world, rng)
@@ -238,9 +241,11 @@ def misbehave(kind: str, world: World, env: Env, start: np.ndarray, tries: int =
 
 
 def other_instruction(kind: str, scene: Scene) -> Scene | None:
-    """The same scene asked for with the other hand or another object; None for other kinds."""
+    """The same scene asked for with the other hand or for another thing; None for other kinds."""
     if kind == "wrong_hand":
         return replace(scene, hand="left" if scene.hand == "right" else "right")
+    if kind == "wrong_object" and scene.task in ("reach", "point"):
+        return replace(scene, aim="receptacle" if scene.aim == "item" else "item")
     if kind == "wrong_object" and len(scene.items) > 1:
         return replace(scene, target=1)
     return None

@@ -1,0 +1,149 @@
+"""What can be seen in a clip without any learned model: an object by its colours, the arm, which side moved.
+
+A colour model is made from frame 0: the target's colours under its mask against all other colours there. Pictures are
+(H, W, 3) uint8, masks (H, W) bool, lengths pixels of a picture 96 high unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
+
+LAST = 3  # frames at the end that are judged together
+NEAR = 26.0  # largest colour distance to the target's own colours
+CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
+DARK = 85  # levels below which a colourless pixel can be the robot's
+GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
+
+
+def change(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Pixels that differ from frame 0."""
+    return np.abs(frame.astype(np.int16) - first.astype(np.int16)).max(-1) > CHANGED
+
+
+def same_scene(frames: np.ndarray, reference: np.ndarray | None) -> bool:
+    """Whether a clip begins with the known first picture, where it is given, does not cut away, and ends alike."""
+    if reference is not None and change(frames[0], reference).mean() > 0.10:
+        return False
+    ends = np.mean([change(frame, frames[0]).mean() for frame in frames[-LAST:]])
+    return bool(change(frames[1], frames[0]).mean() < 0.10 and ends < 0.40)
+
+
+def arm(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The arm that came in: the largest group of dark, colourless pixels that were not so in frame 0."""
+    levels = frame.astype(np.int16)
+    dark = (levels.max(-1) < DARK) & (levels.max(-1) - levels.min(-1) < 30)
+    groups = blobs(ndimage.binary_opening(change(frame, first) & dark), 1)
+    return groups[0] if groups else np.zeros(dark.shape, bool)
+
+
+def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
+    """Where an arm (H, W) ends, (row, column): its part farthest up and inwards; None where there is too little."""
+    points = np.argwhere(robot)
+    if len(points) < 0.0016 * robot.size:
+        return None
+    along = points @ np.array([-1.0, -0.6 if hand == "right" else 0.6])
+    return points[along >= np.quantile(along, 0.95)].mean(0)
+
+
+def held_by(blob: np.ndarray, robot: np.ndarray) -> bool:
+    """Whether the arm's pixels lie on a thing or around it."""
+    return float((ndimage.binary_dilation(blob, iterations=3) & robot).sum()) > 0.15 * max(int(blob.sum()), 1)
+
+
+def middle(mask: np.ndarray) -> np.ndarray:
+    """Centre (row, column) of a mask, which must not be empty."""
+    return np.argwhere(mask).mean(0)
+
+
+def colour_space(pixels: np.ndarray) -> np.ndarray:
+    """RGB (..., 3) in 0..255 to lightness and two opponent colours; shadow changes lightness, so it counts less."""
+    red, green, blue = np.moveaxis(pixels.astype(np.float32), -1, 0)
+    return np.stack([0.18 * (red + green + blue), 0.9 * (red - green), 0.55 * (red + green) - 1.1 * blue], -1)
+
+
+class Appearance:
+    """Colour model of the target in frame 0."""
+
+    def __init__(self, first: np.ndarray, mask: np.ndarray) -> None:
+        core = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask
+        inside = colour_space(first[core if core.any() else mask])
+        outside = colour_space(first[~ndimage.binary_dilation(mask, iterations=2)])
+        self.target = cKDTree(inside)
+        self.other = cKDTree(np.concatenate([outside, colour_space(GRAYS)]))
+        self.few = min(3, len(inside))
+        alike = self.find(first)
+        self.area = int((alike & mask).sum())
+        self.recall = self.area / max(int(mask.sum()), 1)
+        self.confusers = ndimage.binary_dilation(alike & ~ndimage.binary_dilation(mask, iterations=2))
+
+    def find(self, frame: np.ndarray) -> np.ndarray:
+        """Pixels (H, W) bool closer to the target's colours than to any other colour of frame 0."""
+        points = colour_space(frame).reshape(-1, 3)
+        near = self.target.query(points, k=self.few)[0].reshape(len(points), -1).mean(1)
+        other = self.other.query(points, distance_upper_bound=2 * NEAR)[0]
+        return ((near < NEAR) & (near < 0.9 * other)).reshape(frame.shape[:2])
+
+    def track(self, frame: np.ndarray) -> np.ndarray:
+        return self.find(frame) & ~self.confusers
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """The filled convex hull (H, W) bool of a mask: what stands on a receptacle hides part of it."""
+    points = np.argwhere(mask)
+    try:
+        hull = Delaunay(points[ConvexHull(points).vertices])
+    except (QhullError, ValueError):
+        return mask
+    cells = np.indices(mask.shape).reshape(2, -1).T
+    return (hull.find_simplex(cells) >= 0).reshape(mask.shape)
+
+
+def moved_side(frames: np.ndarray) -> str | None:
+    """The side of the picture, `left` or `right`, from which an arm came in; None if nothing moved there."""
+    changed = change(frames[len(frames) // 4 : -LAST], frames[0])
+    rows = changed.shape[1]
+    share = changed[:, rows // 2 :].mean((0, 1))
+    half = len(share) // 2
+    left, right = float(share[:half].sum()), float(share[half:].sum())
+    if left + right < 1.0:
+        return None
+    return "left" if left > right else "right"
+
+
+def in_hand(blob: np.ndarray, frames: np.ndarray) -> bool:
+    """Whether a hand is still around a blob at the end: the pixels about it are dark and colourless, and newly so.
+
+    On a dark receptacle "newly" says nothing: there the hand also has to stand still.
+    """
+    ring = ndimage.binary_dilation(blob, iterations=3) & ~ndimage.binary_dilation(blob)
+    pixels = frames[-1].astype(np.int16)
+    dark = ring & (pixels.max(-1) < 62) & (pixels.max(-1) - pixels.min(-1) < 26)
+    new, late = change(frames[-1], frames[0]), change(frames[-1], frames[-1 - 2 * LAST])
+    size = max(int(ring.sum()), 1)
+    return bool((dark & new).sum() > 0.30 * size or (dark.sum() > 0.25 * size and late.mean() < 0.01))
+
+
+def seen_twice(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:
+    """Whether in four or more frames the object is in its place and (in part, as in a hand) elsewhere at once."""
+    twice = 0
+    for frame in frames[len(frames) // 3 :]:
+        found = model.track(frame)
+        away = blobs(found & ~ndimage.binary_dilation(home, iterations=2), 0.2 * model.area)
+        twice += bool(away) and (found & home).sum() > 0.5 * model.area
+    return twice >= 4
+
+
+def blobs(found: np.ndarray, least: float) -> list[np.ndarray]:
+    """Connected groups of at least `least` pixels, largest first."""
+    labels, count = ndimage.label(found, np.ones((3, 3)))
+    groups = [labels == number for number in range(1, count + 1)]
+    return sorted((group for group in groups if group.sum() >= least), key=lambda group: -int(group.sum()))
+
+
+def base_share(blob: np.ndarray, area: np.ndarray) -> float:
+    """Share of a blob's lower half that lies in an area."""
+    rows = np.argwhere(blob)[:, 0]
+    base = blob & (np.arange(len(blob))[:, None] >= np.median(rows))
+    return float((base & area).sum()) / max(int(base.sum()), 1)
