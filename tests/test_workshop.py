@@ -15,10 +15,22 @@ if importlib.util.find_spec("mujoco") is None:
 
 from cookbook.workshop import objects, receptacles, truth, twins
 from cookbook.workshop.env import Env, rollout
-from cookbook.workshop.make import Options, Studio, choose_kinds, decode, encode, make, simulate
+from cookbook.workshop.make import (
+    Options,
+    Studio,
+    choose_kinds,
+    decode,
+    encode,
+    hash_states,
+    make,
+    named_bodies,
+    simulate,
+)
 from cookbook.workshop.policy import intended, make_plan
 from cookbook.workshop.render import Camera, RendererMissing
-from cookbook.workshop.scene import TASKS, held_out, prompt, sample
+from cookbook.workshop.robot import ASSETS
+from cookbook.workshop.scene import TASKS, held_out, name_item, name_receptacle, prompt, sample
+from cookbook.workshop.ship import SHIPPED
 from cookbook.workshop.world import build
 
 SIZE = (96, 160)
@@ -129,13 +141,60 @@ def test_kinds_are_chosen_or_refused():
 @pytest.mark.render
 def test_files_are_whole_and_the_same_for_any_number_of_workers(tmp_path: Path, renderer):
     for workers in (1, 2):
-        make(tmp_path / str(workers), 2, size=(48, 80), workers=workers)
+        make(tmp_path / str(workers), 3, size=(48, 80), workers=workers)
     one, two = ((tmp_path / str(workers) / "manifest.jsonl").read_text() for workers in (1, 2))
-    assert one == two
+    assert one == two  # hashes of states and of videos among the rest
     row = json.loads(one.splitlines()[0])
     assert decode(tmp_path / f"1/videos/{row['id']}.mp4").shape == (25, 48, 80, 3)
     with np.load(tmp_path / f"1/truth/{row['id']}.npz") as file:
         assert file["q"].shape == (25, 42) and file["mask_target"].shape == (48, 80)
+
+
+@pytest.mark.render
+def test_make_goes_on_where_it_stopped(tmp_path: Path, renderer):
+    for clips in (1, 2):
+        make(tmp_path, clips, size=(48, 80), workers=1)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
+    (tmp_path / "rows/place_000000001.json").unlink()
+    before = (tmp_path / "manifest.jsonl").read_text()
+    make(tmp_path, 2, size=(48, 80), workers=1)
+    assert (tmp_path / "manifest.jsonl").read_text() == before
+    again = {path.stem for path, time in made.items() if path.stat().st_mtime_ns != time}
+    assert again == {"place_000000001"}
+
+
+@pytest.mark.render
+def test_failures_are_labelled(episode, renderer):
+    kinds = ("missed", "dropped", "stopped")
+    rows = {clip.row["label"]: clip.row for clip in Studio(episode, "test", Options(size=(48, 80))).clips(kinds)}
+    assert set(rows) == {"real", *kinds}
+    for kind in kinds:
+        assert rows[kind]["physics"] == 1 and not rows[kind]["success"] and rows[kind]["reason"]
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_shipped_states_can_be_made_again(name):
+    file = ASSETS / f"workshop/{name}/states.json"
+    if not file.exists():
+        pytest.skip(f"NOT RUN: {file.name} of {name} is missing; python -m cookbook.workshop.ship --only {name}")
+    states = json.loads(file.read_text())["states"]
+    real = [clip for clip in sorted(states) if clip.count("_") == 1 and "-" not in clip]
+    for clip in (real[0], real[-1]):
+        recipe = SHIPPED[name][0]
+        again = simulate(int(clip.split("_")[1]), Options(pairs=recipe["pairs"]))
+        assert hash_states(again.log) == states[clip]
+
+
+def test_masks_are_of_what_the_prompt_names():
+    for task in TASKS:
+        for seed in range(6):
+            scene = sample((seed, 0), task)
+            bodies, text = named_bodies(scene), prompt(scene)
+            for body in filter(None, bodies):
+                kind = "items" if body.startswith("item") else "receptacles"
+                index = int(body.removeprefix("item").removeprefix("receptacle"))
+                thing = getattr(scene, kind)[index]
+                assert (name_item if kind == "items" else name_receptacle)(thing) in text
 
 
 def verdict_of(clip, frames=None):

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -172,6 +173,11 @@ def truth_of(world: World, robot: Robot, log: Log, options: Options) -> dict[str
     }
 
 
+def hash_states(log: Log) -> str:
+    """Fingerprint of an episode's states, to a thousandth of a metre and radian: equal on unlike processors too."""
+    return hashlib.sha256((np.round(log.qpos, 3) + 0.0).tobytes()).hexdigest()[:16]
+
+
 def video_frame(frame: float, options: Options) -> int:
     """The first kept frame at or after a frame of the log."""
     return min(int(np.ceil(frame / options.every)), (FRAMES - 1) // options.every)
@@ -226,6 +232,7 @@ class Studio:
             "instruction": int(log.success),
             "violation": [first, max(first, min(violation[1], FRAMES - 1) // every)] if violation else None,
             **episode_row(plan, log, self.options),
+            "states": hash_states(log),
             "frames": len(frames),
             "fps": FPS / every,
         }
@@ -376,9 +383,16 @@ def make(
         for number in tqdm(numbers, desc=task, unit="clip"):
             work(number)
     else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, clips), maxtasksperchild=200) as pool:
-            for _ in tqdm(pool.imap_unordered(work, numbers), total=clips, desc=task, unit="clip"):
-                pass
+        # spawned, because OpenGL does not survive a fork; a worker that dies ends the run instead of hanging it
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, clips), mp_context=context) as pool:
+            futures = [pool.submit(work, number) for number in numbers]
+            for future in tqdm(as_completed(futures), total=clips, desc=task, unit="clip"):
+                try:
+                    future.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
     count = write_manifest(out, [f"{task}_{number:09d}" for number in numbers])
     print(f"{out}: {clips} clips, {count - clips} twins and failures")
     return out / "manifest.jsonl"

@@ -1,17 +1,21 @@
 """Remake the workshop clips that ship in `assets/workshop`, from fixed seeds.
 
-    python -m cookbook.workshop.ship [--work DIR] [--workers 2]
+    python -m cookbook.workshop.ship [--only train] [--work DIR] [--workers 2]
 
 train/     80 clips of training pairs, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
 eval/      20 held-out pairs in the layout of EVAL-175 (one misnamed picture included) and their truth
 controls/  real clips of held-out pairs with physics and instruction twins: what a critic is measured on
+
+Beside each, `states.json` says how it was made and holds a hash of every clip's states, by which a remake is compared.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -75,14 +79,30 @@ def ship_controls(work: Path, out: Path) -> None:
     (out / "controls.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def ship(work: Path = Path("runs/ship"), workers: int = 2, out: Path = ASSETS / "workshop") -> None:
-    """Make what is missing in `work`, then rewrite `out`."""
-    make(work / "train", TRAIN, seed=100, pairs="train", workers=workers)
-    ship_train(work / "train", out / "train")
-    make(work / "eval", EVAL, seed=200, pairs="held-out", workers=workers)
-    ship_eval(work / "eval", out / "eval")
-    make(work / "controls", CONTROLS, seed=300, pairs="held-out", twins="balanced", workers=workers)
-    ship_controls(work / "controls", out / "controls")
+def write_states(work: Path, out: Path, recipe: dict) -> None:
+    states = {row["id"]: row["states"] for row in read_rows(work)}
+    (out / "states.json").write_text(json.dumps({"recipe": recipe, "states": states}, indent=1) + "\n")
+
+
+SHIPPED: dict[str, tuple[dict, Callable[[Path, Path], None]]] = {
+    "train": ({"clips": TRAIN, "seed": 100, "pairs": "train"}, ship_train),
+    "eval": ({"clips": EVAL, "seed": 200, "pairs": "held-out"}, ship_eval),
+    "controls": ({"clips": CONTROLS, "seed": 300, "pairs": "held-out", "twins": "balanced"}, ship_controls),
+}
+
+
+def ship(
+    only: Literal["train", "eval", "controls", "all"] = "all",
+    work: Path = Path("runs/ship"),
+    workers: int = 2,
+    out: Path = ASSETS / "workshop",
+) -> None:
+    """Make what is missing in `work`, then rewrite the datasets in `out`."""
+    for name, (recipe, write) in SHIPPED.items():
+        if only in (name, "all"):
+            make(work / name, workers=workers, **recipe)
+            write(work / name, out / name)
+            write_states(work / name, out / name, recipe)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.2f} MB")
 
