@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 if importlib.util.find_spec("mujoco") is None:
     pytest.skip("NOT RUN: the workshop world needs the extra `sim`: pip install -e .[sim]", allow_module_level=True)
 
-from cookbook.workshop import objects, receptacles, truth, twins
+from cookbook.workshop import objects, osmesa, receptacles, truth, twins
 from cookbook.workshop.env import Env, rollout
 from cookbook.workshop.make import (
     Options,
@@ -170,6 +173,25 @@ def test_failures_are_labelled(episode, renderer):
     assert set(rows) == {"real", *kinds}
     for kind in kinds:
         assert rows[kind]["physics"] == 1 and not rows[kind]["success"] and rows[kind]["reason"]
+
+
+DRAW_ONE = """
+import cookbook.workshop
+from cookbook.workshop.make import Options, simulate
+from cookbook.workshop.render import Camera
+episode = simulate(3, Options())
+with Camera(episode.world, (48, 80)) as camera:
+    print("drawn with", int(camera.draw(episode.log.qpos[0]).std()))
+"""
+
+
+def test_drawing_without_system_packages():
+    if osmesa.libraries() is None:
+        pytest.skip(f"NOT RUN: the route without system packages needs pip install --no-deps {osmesa.PACKAGE}")
+    command = [sys.executable, "-c", DRAW_ONE]
+    run = subprocess.run(command, env=os.environ | osmesa.environment(), capture_output=True, text=True)
+    assert "drawn with" in run.stdout, run.stderr
+    assert int(run.stdout.split()[-1]) > 10
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))

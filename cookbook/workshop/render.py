@@ -19,8 +19,7 @@ install one of:
   NVIDIA GPU:            the driver with its EGL library (libnvidia-gl); in docker, NVIDIA_DRIVER_CAPABILITIES=all
   Debian/Ubuntu, no GPU: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0
   installed already?     import cookbook.workshop before mujoco, or set MUJOCO_GL=egl yourself
-  no root:               pip download lavavu-osmesa, unzip the wheel, link lavavu_osmesa.libs/libOSMesa-*.so.8.0.0 to
-                         libOSMesa.so there, put that folder on LD_LIBRARY_PATH and set MUJOCO_GL=osmesa"""
+  no root:               pip install --no-deps lavavu-osmesa && eval "$(python -m cookbook.workshop.osmesa)\""""
 
 
 class RendererMissing(RuntimeError):
@@ -30,9 +29,8 @@ class RendererMissing(RuntimeError):
 class Camera:
     """Renders poses of one world at (height, width). Use as a context manager: it holds an OpenGL context.
 
-    Pictures are drawn at twice the size and averaged: a software renderer is bound by vertices rather than pixels,
-    so this
-    smooths edges at half the price of multisampling.
+    Pictures are drawn at twice the size and averaged: a software renderer is bound by vertices rather than pixels, so
+    this smooths edges at half the price of multisampling.
     """
 
     def __init__(self, world: World, size: tuple[int, int]) -> None:
