@@ -175,6 +175,25 @@ def test_failures_are_labelled(episode, renderer):
         assert rows[kind]["physics"] == 1 and not rows[kind]["success"] and rows[kind]["reason"]
 
 
+DRAW_FILAMENT = """
+import numpy as np
+from cookbook.workshop.make import Options, Studio, simulate
+options = Options(size=(48, 80), look="filament")
+real, morph = Studio(simulate(3, options), "test", options).clips(("morph",))
+assert real.truth["mask_target"].sum() > 8
+print("drawn with", int(real.frames.std()), int(np.abs(morph.frames[-1].astype(int) - real.frames[-1]).max()))
+"""
+
+
+def test_the_second_look_is_drawn_or_says_what_is_missing():
+    run = subprocess.run([sys.executable, "-c", DRAW_FILAMENT], capture_output=True, text=True)
+    if run.returncode:
+        assert "RendererMissing" in run.stderr and "mesa-vulkan-drivers" in run.stderr, run.stderr[-2000:]
+        pytest.skip("NOT RUN: the look `filament` needs apt-get install libvulkan1 mesa-vulkan-drivers")
+    spread, change = map(int, run.stdout.splitlines()[-1].split()[-2:])
+    assert spread > 10 and change > 30
+
+
 DRAW_ONE = """
 import cookbook.workshop
 from cookbook.workshop.make import Options, simulate

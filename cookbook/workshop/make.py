@@ -18,11 +18,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
+from tyro.conf import Positional
 
 from cookbook.workshop import twins as twin
 from cookbook.workshop.env import Env, Log, judge, rollout
@@ -42,6 +44,7 @@ from cookbook.workshop.scene import (
 )
 from cookbook.workshop.world import FPS, FRAMES, World, build
 
+Look = Literal["fast", "filament"]
 ATTEMPTS = 20
 CRF = 26
 
@@ -55,6 +58,7 @@ class Options:
     randomize: bool = False
     size: tuple[int, int] = (96, 160)
     every: int = 2
+    look: Look = "fast"
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,14 @@ def episode_row(plan: Plan, log: Log, options: Options) -> dict:
     }
 
 
+def camera_of(look: Look) -> type[Camera]:
+    if look == "fast":
+        return Camera
+    from cookbook.workshop.filament import FilamentCamera
+
+    return FilamentCamera
+
+
 class Studio:
     """Draws an episode and its twins with one camera and one exposure."""
 
@@ -201,7 +213,7 @@ class Studio:
     def clips(self, kinds: tuple[str, ...]) -> Iterator[Clip]:
         """The real clip, then every twin or failure of `kinds` that this scene allows and that can be seen."""
         world, log = self.episode.world, self.episode.log
-        with Camera(world, self.options.size) as self.camera:
+        with camera_of(self.options.look)(world, self.options.size) as self.camera:
             raw = self.camera.draw_all(log.qpos[:: self.options.every])
             self.table = exposure_table(raw[0], world.scene.look.exposure)
             self.real = self.table[raw]
@@ -357,13 +369,14 @@ def make(
     randomize: bool = False,
     pairs: Pairs = "all",
     failures: bool = False,
+    look: Look = "fast",
     clean: bool = False,
 ) -> Path:
     """Make `clips` successful clips of a task, with twins, and return the manifest's path.
 
     twins: none, all, balanced, a number of random kinds per clip, or kinds joined by commas. size: (height, width)
     in pixels. every: keep every n-th of 49 frames at 16 Hz. pairs: side of the object-receptacle split.
-    clean: start over.
+    failures: add missed, dropped and stopped tries. look: renderer; `filament` needs Vulkan. clean: start over.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")
@@ -374,7 +387,7 @@ def make(
             shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir(parents=True, exist_ok=True)
     numbers = [seed * 1_000_000 + index for index in range(clips)]
-    options = Options(task, pairs, randomize, tuple(size), every)
+    options = Options(task, pairs, randomize, tuple(size), every, look)
     work = partial(make_one, out=out, options=options, twins=twins, failures=failures)
     # one software renderer per process: more threads only fight for the same cores
     os.environ.setdefault("LP_NUM_THREADS", "1")
@@ -413,15 +426,16 @@ def contact_sheet(clips: list[tuple[str, np.ndarray]], columns: int = 7, scale: 
 
 
 def show(
-    seed: int,
+    seed: Positional[int],
     out: Path = Path("workshop.png"),
     task: Task = "place",
     twins: str = "all",
     size: tuple[int, int] = (96, 160),
     randomize: bool = False,
+    look: Look = "fast",
 ) -> Path:
     """Draw the contact sheet of one clip number and its twins, and return its path."""
-    options = Options(task=task, size=tuple(size), randomize=randomize)
+    options = Options(task=task, size=tuple(size), randomize=randomize, look=look)
     episode = simulate(seed, options)
     kinds = tuple(kind for kind in choose_kinds(twins, seed) if twin.possible(kind, task))
     clips = list(Studio(episode, str(seed), options).clips(kinds))

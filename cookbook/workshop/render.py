@@ -35,11 +35,15 @@ class Camera:
 
     def __init__(self, world: World, size: tuple[int, int]) -> None:
         self.world, self.data = world, mujoco.MjData(world.model)
+        self.paint = world.model.mat_rgba.copy()
+        self.start(size)
+
+    def start(self, size: tuple[int, int]) -> None:
+        world = self.world
         try:
             self.renderer = mujoco.Renderer(world.model, 2 * size[0], 2 * size[1], max_geom=2000)
         except Exception as error:  # whatever the driver raises, the cure is the same
             raise RendererMissing(NO_RENDERER.format(backend=os.environ.get("MUJOCO_GL"), error=error)) from error
-        self.paint = world.model.mat_rgba.copy()
         self.options = mujoco.MjvOption()
         self.options.geomgroup[:] = [1, 1, 0, 0, 0, 0]
         self.options.sitegroup[:] = 0
@@ -55,12 +59,24 @@ class Camera:
         mujoco.mj_kinematics(self.world.model, self.data)
         mujoco.mj_comPos(self.world.model, self.data)
         mujoco.mj_camlight(self.world.model, self.data)
+
+    def picture(self) -> np.ndarray:
+        """The present pose at twice the size, (2H, 2W, 3) uint8."""
         self.renderer.update_scene(self.data, camera="head", scene_option=self.options)
+        return self.renderer.render()
+
+    def geoms(self) -> np.ndarray:
+        """The geom seen in every pixel of the present pose at twice the size, (2H, 2W), -1 where there is none."""
+        self.renderer.update_scene(self.data, camera="head", scene_option=self.options)
+        self.renderer.enable_segmentation_rendering()
+        drawn = self.renderer.render()
+        self.renderer.disable_segmentation_rendering()
+        return np.where(drawn[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 0], -1)
 
     def draw(self, qpos: np.ndarray) -> np.ndarray:
         """One picture (H, W, 3) uint8, before exposure."""
         self.pose(qpos)
-        large = self.renderer.render().astype(np.uint16)
+        large = self.picture().astype(np.uint16)
         height, width = large.shape[0] // 2, large.shape[1] // 2
         return ((large.reshape(height, 2, width, 2, 3).sum((1, 3)) + 2) // 4).astype(np.uint8)
 
@@ -80,12 +96,7 @@ class Camera:
     def mask(self, qpos: np.ndarray, body: str) -> np.ndarray:
         """Visible pixels (H, W) bool of one body."""
         self.pose(qpos)
-        self.renderer.enable_segmentation_rendering()
-        drawn = self.renderer.render()
-        self.renderer.disable_segmentation_rendering()
-        number = self.world.model.body(body).id
-        geoms = np.where(self.world.model.geom_bodyid == number)[0]
-        ours = np.isin(drawn[..., 0], geoms) & (drawn[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM))
+        ours = np.isin(self.geoms(), np.where(self.world.model.geom_bodyid == self.world.model.body(body).id)[0])
         height, width = ours.shape[0] // 2, ours.shape[1] // 2
         return ours.reshape(height, 2, width, 2).sum((1, 3)) >= 2
 
