@@ -2,7 +2,7 @@
 
     python -m cookbook.workshop.ship [--only train] [--work DIR] [--workers 2]
 
-train/     80 clips of training pairs, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
+train/     96 clips of training pairs, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
 eval/      20 held-out pairs in the layout of EVAL-175 (one misnamed picture included) and their truth
 controls/  real clips of held-out pairs with physics and instruction twins: what a critic is measured on
 
@@ -23,7 +23,7 @@ from PIL import Image
 from cookbook.workshop.make import decode, make
 from cookbook.workshop.robot import ASSETS
 
-TRAIN, EVAL, CONTROLS = 80, 20, 64
+TRAIN, EVAL, CONTROLS = 96, 20, 64
 COMMAS = (5, 31, 62)  # prompts of train/ that get a comma, as some published ones have
 MISNAMED = 12  # the pair of eval/ whose picture lacks the sentence's full stop
 
