@@ -20,8 +20,7 @@ class Log:
 
     qpos (T, nq), qvel (T, nv), action (T, 42) joint targets, held (T,) index of the item in the hand or -1,
     contacts: per frame the pairs of bodies of which one is an item, grasp_frame and hand: when and by which hand an
-    item
-    was first taken.
+    item was first taken.
     """
 
     qpos: np.ndarray
@@ -38,11 +37,9 @@ class Log:
 class Env:
     """Closed-loop simulation of one world.
 
-    The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds
-    `TAKE` and
-    two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So
-    success needs
-    the hand in the right place at the right time, but not the luck of friction.
+    The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds `TAKE`
+    and two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So
+    success needs the hand in the right place at the right time, but not the luck of friction.
     """
 
     def __init__(self, world: World) -> None:

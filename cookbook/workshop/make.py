@@ -1,9 +1,8 @@
 """Make labelled clips: `DIR/videos/<id>.mp4`, `DIR/truth/<id>.npz` and one row per clip in `DIR/manifest.jsonl`.
 
-A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. A
-seed whose
-scripted policy fails is tried again with the next attempt. Every file is written under a temporary name and renamed; a
-clip counts as whole when its `rows/<id>.json` exists, and is then skipped.
+A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. A seed
+whose scripted policy fails is tried again with the next attempt. Every file is written under a temporary name and
+renamed; a clip counts as whole when its `rows/<id>.json` exists, and is then skipped.
 """
 
 from __future__ import annotations
@@ -157,8 +156,7 @@ def truth_of(world: World, robot: Robot, log: Log, options: Options) -> dict[str
     """Arrays of the npz, subsampled like the video: N frames, K items, R receptacles.
 
     q, dq, action (N, 42); items (N, K, 7) as x y z, w x y z; receptacles (R, 4) as x y z yaw; decks (R, 4) half x,
-    half y,
-    floor, rim; sizes (K, 2) half height, radius; held (N,); contacts (N,) JSON; camera (7,) and fovy in degrees.
+    half y, floor, rim; sizes (K, 2) half height, radius; held (N,); contacts (N,) JSON; camera (7,), fovy in degrees.
     """
     kept, scene, camera = slice(None, None, options.every), world.scene, world.model.camera("head")
     addresses = [world.address(f"item{k}") for k in range(len(scene.items))]
@@ -282,9 +280,7 @@ class Studio:
         return self.clip(kind, episode.plan, log, frames, spoilt.violation)
 
     def stray(self, kind: str) -> Clip | None:
-        """An instruction twin or failure: another plan from the same start, or else the same clip under another
-        prompt.
-        """
+        """An instruction twin or failure: another plan from the same start, or the same clip under another prompt."""
         episode = self.episode
         run = twin.misbehave(kind, episode.world, episode.env, episode.plan.joints[0])
         if run is not None:

@@ -1,8 +1,7 @@
 """Things to pick up: 24 kinds, built from procedural meshes and textures.
 
-A recipe adds its geoms to a body whose origin is the geometric centre and returns (half height, radius) in metres
-before
-scaling. `KINDS` is the catalogue.
+A recipe adds its geoms to a body whose origin is the geometric centre and returns (half height, radius) in metres,
+before scaling. `KINDS` is the catalogue.
 """
 
 from __future__ import annotations

@@ -112,19 +112,6 @@ def moved_side(frames: np.ndarray) -> str | None:
     return "left" if left > right else "right"
 
 
-def in_hand(blob: np.ndarray, frames: np.ndarray) -> bool:
-    """Whether a hand is still around a blob at the end: the pixels about it are dark and colourless, and newly so.
-
-    On a dark receptacle "newly" says nothing: there the hand also has to stand still.
-    """
-    ring = ndimage.binary_dilation(blob, iterations=3) & ~ndimage.binary_dilation(blob)
-    pixels = frames[-1].astype(np.int16)
-    dark = ring & (pixels.max(-1) < 62) & (pixels.max(-1) - pixels.min(-1) < 26)
-    new, late = change(frames[-1], frames[0]), change(frames[-1], frames[-1 - 2 * LAST])
-    size = max(int(ring.sum()), 1)
-    return bool((dark & new).sum() > 0.30 * size or (dark.sum() > 0.25 * size and late.mean() < 0.01))
-
-
 def seen_twice(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:
     """Whether in four or more frames the object is in its place and (in part, as in a hand) elsewhere at once."""
     twice = 0

@@ -1,5 +1,4 @@
-"""The scripted expert: Cartesian waypoints joined by minimum-jerk motion, turned into joint targets by inverse
-kinematics.
+"""The scripted expert: Cartesian waypoints joined by minimum-jerk motion, then inverse kinematics to joint targets.
 
 Frames are counted at 16 Hz; `t` may be fractional. Positions are metres in the world frame, rotations (3, 3)
 matrices of the grasp frame (x along the fingers, z out of the palm), `grip` is 0 for an open, 1 for a closed hand.
@@ -74,9 +73,7 @@ class Robot:
     def solve(
         self, q: np.ndarray, hand: str, position: np.ndarray, rotation: np.ndarray, steps: int = 40, weight: float = 0.3
     ) -> tuple[np.ndarray, float]:
-        """Damped least squares IK from `q`, pulled towards REST in the arm's null space; returns q and metres of
-        error.
-        """
+        """Damped least squares IK from `q`, pulled towards REST in the arm's null space; returns q and error (m)."""
         model, data, arm = self.model, self.data, self.arms[hand]
         qpos, dofs, site = self.qpos[arm], self.qvel[arm], self.sites[hand]
         move, spin = np.zeros((3, model.nv)), np.zeros((3, model.nv))
@@ -104,9 +101,7 @@ class Robot:
 
 
 def orient(hand: str, roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """Grasp frame (radians). roll: 0 palm inwards, pi/2 palm down; pitch: fingers below horizontal; yaw: turned
-    inwards.
-    """
+    """Grasp frame. roll: 0 palm inwards, pi/2 palm down; pitch: fingers below horizontal; yaw: inwards (radians)."""
     inward = 1 if hand == "right" else -1
     fingers = np.array([np.cos(pitch) * np.cos(yaw), inward * np.cos(pitch) * np.sin(yaw), -np.sin(pitch)])
     side = np.array([-np.sin(yaw), inward * np.cos(yaw), 0])

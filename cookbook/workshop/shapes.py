@@ -120,9 +120,7 @@ def paint_skin(
 
 
 def paint_vessel(colour: tuple[float, float, float], inside: float = 0.5, size: int = 64) -> np.ndarray:
-    """For a lathed vessel: plain outside, darkened towards the bottom inside (`inside`: where on the profile it
-    starts).
-    """
+    """For a lathed vessel: plain outside, darkened towards the bottom from `inside` of the profile on."""
     along = np.linspace(0, 1, size)
     deep = (np.clip(along - inside, 0, 1) / (1 - inside)) ** 1.3
     shade = np.where(along < inside, 0.8 + 0.2 * along / inside, 1 - 0.42 * deep)

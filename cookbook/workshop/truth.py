@@ -31,7 +31,6 @@ from cookbook.workshop.pixels import (
     change,
     fingers,
     held_by,
-    in_hand,
     middle,
     moved_side,
     outline,
@@ -44,7 +43,9 @@ SUCCESS: tuple[Outcome, ...] = ("placed", "done")
 HEIGHT = 96  # pixels of the picture in which the lengths below are given
 # Where the fingers end from the middle of what is named: lowest and highest (row, column outwards)
 AT = {"reach": ((-30, -6), (4, 9)), "point": ((-18, -4), (18, 26))}
-POINTED = 21.5  # farthest that the arm's nearest pixel may be from the middle of what is pointed at
+# Farthest that the arm's nearest pixel may be from the middle of what is pointed at; more for each row that the finger
+# is below it, where hand and gap are nearer to the camera
+POINTED, NEARER = 21.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class Dream:
         centre, unit = middle(mask), len(mask) / HEIGHT
         offset = (tip - centre) * [1, 1 if self.hand == "right" else -1] / unit
         gap = np.linalg.norm(np.argwhere(self.arm(frame)) - centre, axis=1).min() / unit
+        limit = POINTED + NEARER * max(float(offset[0]), 0.0)
         lowest, highest = AT[task]
-        return bool(np.all(offset >= lowest) and np.all(offset <= highest) and (task == "reach" or gap < POINTED))
+        return bool(np.all(offset >= lowest) and np.all(offset <= highest) and (task == "reach" or gap < limit))
 
 
 def judge_place(dream: Dream) -> Verdict:
@@ -110,9 +112,9 @@ def judge_place(dream: Dream) -> Verdict:
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
     if strays or seen_twice(model, frames, home):
         return Verdict("not placed", "the object is seen twice", seen)
-    if in_hand(arrived[0], frames):
+    if held_by(arrived[0], dream.arm()):
         return Verdict("not placed", "the object is still in the hand", seen)
-    if seen > 1.5:
+    if seen > 2.0:
         return Verdict("not placed", "the object is too large: nearer to the camera than the receptacle", seen)
     side = moved_side(frames)
     if hand is not None and side != hand:

@@ -3,8 +3,7 @@
 Physics twins edit the logged poses of a good clip, so the picture changes only where physics breaks. Instruction twins
 and failures run another plan from the same start: physically fine, but not what the prompt says. Where the arm cannot
 reach the wrong thing, the good clip is shown under a prompt that names the other hand or another object. Frames are
-counted in
-the 16 Hz log; a violation is [first, last] inclusive.
+counted in the 16 Hz log; a violation is [first, last] inclusive.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from cookbook.workshop.scene import TABLE, Scene, Task, reach_zone
 from cookbook.workshop.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
-# A physics twin is kept only if in some frame the mean absolute grey difference to the real clip reaches this many
-# of 255
-# levels; below it the fault hides behind the hand or is a few pixels (about 12 fully changed pixels at 96x160).
+# A physics twin is kept only if in some frame the mean absolute grey difference to the real clip reaches this many of
+# 255 levels; below it the fault hides behind the hand or is a few pixels (about 12 fully changed pixels at 96x160).
 VISIBLE = 0.20
 
 

@@ -1,6 +1,4 @@
-"""Build the MuJoCo model of a scene: room, table, lights, robot, things, camera and the welds that stand for a
-grasp.
-"""
+"""Build the MuJoCo model of a scene: room, table, lights, robot, things, camera, and welds that stand for a grasp."""
 
 from __future__ import annotations
 
