@@ -170,6 +170,7 @@ def _page(run: Path, facts: dict, pictures: dict[str, Path]) -> str:
         ("Summary", summary),
         ("Post-training", images["loss"]),
         ("Base (left) and tuned (right): same photo, same noise", videos + images.get("pairs", "<p>none</p>")),
+        ("What the dreams really did", _outcomes(run)),
         ("The critic, measured before it judged", f"{images['roc']}<p>AUC by kind of planted fake</p>{kinds}"),
         ("Scores", images["scores"]),
         ("Best of N", images["best_of_n"]),
@@ -192,6 +193,28 @@ def _gain(gain: dict) -> str:
         f"Instructions followed, tuned minus base, on the {gain['pairs']} photos and seeds that both made: "
         f"{gain['gain']:+.0%}{edges}. This is the critic's opinion; how far to trust it is measured below."
     )
+
+
+def outcomes(run: Path) -> pd.DataFrame:
+    """Clips of each model by what they really did, where the scenes are known: rows are outcomes and their reasons."""
+    told = results.truth(run)
+    if told.empty:
+        return told
+    return (
+        told.assign(reason=told["reason"].replace("", "-"))
+        .groupby(["outcome", "reason", "model"])
+        .size()
+        .unstack(fill_value=0)
+    )
+
+
+def _outcomes(run: Path) -> str:
+    """The table of outcomes, or why there is none."""
+    table = outcomes(run)
+    if table.empty:
+        return "<p>Not known: these photos come without masks of what their instructions name.</p>"
+    note = "Measured by rules on pixels and the known masks of frame 0, without a learned model; not told is failure."
+    return f"<p>{note}</p>{table.to_html()}"
 
 
 def _reasons(rows: pd.DataFrame) -> str:

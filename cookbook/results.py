@@ -11,7 +11,7 @@ import pandas as pd
 
 from cookbook import store
 from cookbook.errors import UserError
-from cookbook.judge.statistics import best_of, interval
+from cookbook.judge.statistics import auc, best_of, interval
 
 QUESTIONS = ("physics", "instruction")
 
@@ -70,6 +70,39 @@ def gain(run: Path) -> dict:
     return {"pairs": len(gains), "gain": round(float(gains.mean()), 4), "interval": edges}
 
 
+def truth(run: Path) -> pd.DataFrame:
+    """What each dream really did, where its scene is known, beside the critic's scores and whether it was kept.
+
+    One row per clip: file, model, name, prompt, seed, outcome, reason, passed, physics, instruction, kept. Empty where
+    the profile's photos come without a truth.
+    """
+    rows = pd.DataFrame(store.read_rows(run / "verdicts" / "truth.jsonl"))
+    if rows.empty:
+        return rows
+    told = rows.merge(scores(run)[["file", *QUESTIONS]], on="file", how="left")
+    kept = {row["file"] for row in store.read_rows(run / "kept" / "kept.jsonl")}
+    return told.assign(kept=told["file"].isin(kept))
+
+
+def critic_against_truth(run: Path) -> dict:
+    """How far critic and filter agree with the truth on the tuned model's dreams.
+
+    `auc`: chance that a clip that placed gets a higher instruction score than one that did not. `all`, `kept`: share
+    that placed, of all dreams and of those kept. None where it cannot be told.
+    """
+    table = truth(run)
+    tuned = table.query("model == 'tuned'").dropna(subset="instruction") if len(table) else table
+    if tuned.empty:
+        return {"clips": 0, "auc": None, "all": None, "kept": None}
+    kept = tuned.loc[tuned["kept"], "passed"]
+    return {
+        "clips": len(tuned),
+        "auc": auc(tuned["passed"].to_numpy(int), tuned["instruction"].to_numpy()),
+        "all": round(float(tuned["passed"].mean()), 4),
+        "kept": round(float(kept.mean()), 4) if len(kept) else None,
+    }
+
+
 def best_of_n(groups: Sequence[Sequence[float]]) -> list[float]:
     """Mean over groups of the best of N, for N = 1 ... the smallest group; of values 0 and 1, the chance of a 1."""
     counts = range(1, min(map(len, groups), default=0) + 1)
@@ -85,12 +118,13 @@ def kept_by_prompt(run: Path) -> list[list[float]]:
 
 def _judged(run: Path) -> dict:
     critic, judged = calibration(run), manifest(run, "judge")
-    rates = [f"follow_rate_{model}" for model in ("base", "tuned")]
+    rates = [f"{rate}_rate_{model}" for rate in ("follow", "placed") for model in ("base", "tuned")]
     return {
         **{f"auc_{question}": critic[question]["auc"] for question in QUESTIONS},
         **{f"controls_{question}": critic[question]["n"] for question in QUESTIONS},
         **{key: judged[key] for rate in rates for key in (rate, f"{rate}_interval")},
         "follow_gain": gain(run),
+        "against_truth": critic_against_truth(run),
     }
 
 
@@ -132,6 +166,10 @@ def table(facts: dict) -> str:
         ("critic's AUC on planted fakes (instruction)", _known(judge["auc_instruction"], ".2f")),
         ("instruction followed, says the critic (base)", _known(judge["follow_rate_base"], ".0%")),
         ("instruction followed, says the critic (tuned)", _known(judge["follow_rate_tuned"], ".0%")),
+        ("object placed, by the truth (base)", _known(judge["placed_rate_base"], ".0%")),
+        ("object placed, by the truth (tuned)", _known(judge["placed_rate_tuned"], ".0%")),
+        ("object placed, by the truth (kept)", _known(judge["against_truth"]["kept"], ".0%")),
+        ("critic's AUC against the truth on dreams", _known(judge["against_truth"]["auc"], ".2f")),
         ("clips kept, dropped", f"{filtered['kept']}, {filtered['dropped']}"),
     ]
     width = max(len(name) for name, _ in lines)

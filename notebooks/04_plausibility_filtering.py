@@ -138,6 +138,19 @@ kept, dropped = report.kept_and_dropped(folder)
 pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
 
 # %% [markdown]
+# **How far can I trust this?** At `smoke` and `nano` the scenes are our own, so there is an answer that no critic gave: the masks of the named object and place are known in the photo, the object is
+# followed by its colours, and rules on pixels say whether it ended in its place, whole, single, and let go (`cookbook/workshop/truth.py`). Real photos come without masks; there the critic's ROC on planted fakes is all one has.
+#
+# **What you should see:** what the dreams of both models really did, and then how the critic and its filter compare: `auc` is the chance that a dream that placed got a higher score than one that did not;
+# `kept` above `all` means that filtering helped.
+
+# %%
+report.outcomes(folder)
+
+# %%
+results.critic_against_truth(folder)
+
+# %% [markdown]
 # ### 4.4 Best of N
 #
 # Is it worth making more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, then the chance that at least one of $N$ drawn seeds is kept is

@@ -78,8 +78,6 @@ def test_rules_judge_what_went_through_h264(heldout):
     placed, left = (evaluate.finish(drawn(carried=carried)[0], scene) for carried in (True, False))
     assert (placed["outcome"], placed["passed"]) == ("placed", True), placed
     assert (left["outcome"], left["passed"]) == ("not placed", False)
-    other = evaluate.judge(scene.frames(), scene.truth(), scene.row | {"task": "juggle"})
-    assert other.outcome == "undetermined" and other.outcome not in evaluate.SUCCESS
 
 
 def test_only_real_clips_and_so_many_of_each_task(heldout):

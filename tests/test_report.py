@@ -77,14 +77,29 @@ def run(tmp_path) -> Path:
     ]
     calibration = {"questions": {"physics": measured(0.9), "instruction": measured(0.8)}}
     rates = {
-        f"follow_rate_{model}{part}": value
+        f"{rate}_rate_{model}{part}": value
+        for rate in ("follow", "placed")
         for model, value in (("base", 0.0), ("tuned", 0.5))
         for part, value in (("", value), ("_interval", [0, 1]))
     }
+    truth = [
+        {
+            **clip,
+            "outcome": "placed" if high else "not placed",
+            "reason": "" if high else "no arm moved",
+            "passed": high,
+        }
+        for clip, high in zip(made, good, strict=True)
+    ]
     finish(
         tmp_path,
         "judge",
-        {"verdicts.jsonl": lines(verdicts), "calibration.json": json.dumps(calibration), "controls.jsonl": ""},
+        {
+            "truth.jsonl": lines(truth),
+            "verdicts.jsonl": lines(verdicts),
+            "calibration.json": json.dumps(calibration),
+            "controls.jsonl": "",
+        },
         **rates,
     )
     told = [
@@ -112,7 +127,22 @@ def test_the_summary_holds_what_was_made(run):
     assert (judge["auc_physics"], judge["auc_instruction"]) == (0.9, 0.8)
     assert (judge["follow_rate_base"], judge["follow_rate_tuned"]) == (0.0, 0.5)
     assert judge["follow_gain"] == {"pairs": 2, "gain": 1.0, "interval": [1.0, 1.0]}
+    assert (judge["placed_rate_base"], judge["placed_rate_tuned"]) == (0.0, 0.5)
+    assert judge["against_truth"] == {"clips": 4, "auc": 1.0, "all": 0.5, "kept": 1.0}
     assert facts["filter"] == {"kept": 2, "dropped": 2}
+
+
+def test_without_a_known_truth_the_report_says_so(run):
+    (run / "verdicts" / "truth.jsonl").unlink()
+    assert report.outcomes(run).empty
+    assert results.critic_against_truth(run) == {"clips": 0, "auc": None, "all": None, "kept": None}
+    report.write_report("smoke", run)
+    assert "come without masks" in (run / "report" / "report.html").read_text()
+
+
+def test_outcomes_are_counted_by_reason(run):
+    table = report.outcomes(run)
+    assert table.loc[("placed", "-"), "tuned"] == 2 and table.loc[("not placed", "no arm moved"), "base"] == 2
 
 
 def test_the_page_needs_no_other_file_and_escapes_prompts(run):

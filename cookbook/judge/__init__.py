@@ -1,7 +1,7 @@
 """Stage judge: the critic is measured on clips of known truth, then it gives every dream two scores from 1 to 5.
 
 Reads dreams/base and dreams/tuned, or any folder of videos; writes verdicts/verdicts.jsonl (one row per video and
-question), calibration.json and controls.jsonl.
+question), calibration.json, controls.jsonl and, where the scenes are known, truth.jsonl (one row per video).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from cookbook import profiles, show, store
 from cookbook.errors import UserError
-from cookbook.judge import calibration
+from cookbook.judge import calibration, outcomes
+from cookbook.judge.outcomes import MODELS
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
 from cookbook.judge.verdicts import Task, score_tasks
@@ -24,8 +25,6 @@ from cookbook.models import hub, world
 from cookbook.models.critic import Critic, critic_fingerprint, load_critic
 from cookbook.profiles import Profile
 from cookbook.video import read_video
-
-MODELS = ("base", "tuned")
 
 
 def judge(
@@ -81,11 +80,11 @@ def judge(
     clock = time.monotonic()
     verdicts, fresh = judge_rows(chosen, folder / "verdicts.jsonl", critic, rows, explain)
     per_clip = (time.monotonic() - clock) / max(1, fresh)
-    facts = summarise(verdicts, measured)
+    told = outcomes.measure(chosen, rows, folder / outcomes.NAME) if clips is None else []
+    facts = summarise(verdicts, measured) | outcomes.rates(told)
     print_summary(facts)
-    outputs = [
-        path for name in ("verdicts.jsonl", "calibration.json", "controls.jsonl") if (path := folder / name).exists()
-    ]
+    names = ("verdicts.jsonl", "calibration.json", "controls.jsonl", outcomes.NAME)
+    outputs = [path for name in names if (path := folder / name).exists()]
     facts["seconds_per_clip"] = round(per_clip, 3) if fresh else None
     return stage.finish(outputs, clips=len(rows), critic=critic.fingerprint, **facts)
 
@@ -212,5 +211,8 @@ def print_summary(facts: dict) -> None:
         if (rate := facts[f"follow_rate_{model}"]) is not None:
             low, high = facts[f"follow_rate_{model}_interval"] or (float("nan"), float("nan"))
             print(f"{model}: by the critic {rate:.0%} of the clips follow their instruction ({low:.0%} to {high:.0%})")
+        if (rate := facts[f"placed_rate_{model}"]) is not None:
+            low, high = facts[f"placed_rate_{model}_interval"] or (float("nan"), float("nan"))
+            print(f"{model}: by the truth {rate:.0%} of the clips place the named object ({low:.0%} to {high:.0%})")
     if facts["unjudged"]:
         print(f"{len(facts['unjudged'])} clips could not be judged, see verdicts.jsonl; first {facts['unjudged'][0]}")

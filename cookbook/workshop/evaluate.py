@@ -33,23 +33,10 @@ from cookbook.judge.statistics import interval, share
 from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.models.text import encode_prompts
+from cookbook.workshop import pixels
 from cookbook.workshop import truth as rules
 
 NANO = profiles.nano()
-SUCCESS = ("placed",)  # outcomes that count; everything else, `undetermined` included, is failure
-
-
-def judge(frames: np.ndarray, truth: dict[str, np.ndarray], row: dict) -> rules.Verdict:
-    """THE place that knows which rule judges which task; with a new outcome, name it in `SUCCESS`.
-
-    Args:
-        frames: uint8 [T, H, W, 3].
-        truth: all arrays of the scene's npz.
-        row: the scene's row of manifest.jsonl.
-    """
-    if row["task"] == "place":
-        return rules.judge_clip(frames, truth["mask_target"], truth["mask_receptacle"], row["hand"])
-    return rules.Verdict("undetermined", f"no rule for {row['task']} yet")
 
 
 @dataclass(frozen=True)
@@ -113,8 +100,11 @@ def finish(frames: np.ndarray, scene: Scene) -> dict:
         path = Path(folder) / "clip.mp4"
         video.write_video(path, frames, NANO.clip.fps)
         seen, _ = video.read_video(path)
-    verdict = judge(seen, scene.truth(), scene.row)
-    return {**vars(verdict), "seen": round(verdict.seen, 4), "passed": verdict.outcome in SUCCESS}
+    truth = scene.truth()
+    verdict = rules.judge_clip(
+        seen, truth["mask_target"], truth["mask_receptacle"], scene.row["hand"], scene.row["task"]
+    )
+    return {**vars(verdict), "seen": round(verdict.seen, 4), "passed": verdict.outcome in rules.SUCCESS}
 
 
 def judges(workers: int) -> Executor:
@@ -234,7 +224,10 @@ def tally(rows: list[dict]) -> dict:
 def measured_by(dreamer: Dreamer) -> dict[str, str]:
     """What a rate depends on beside the models: the held-out clips and the rules that judge."""
     clips = store.digest_of([scene.row["sha256"] for scene in dreamer.scenes])
-    return {"clips_measured": clips, "rules": store.digest(Path(rules.__file__))}
+    return {
+        "clips_measured": clips,
+        "rules": store.digest_of([store.digest(Path(m.__file__)) for m in (rules, pixels)]),
+    }
 
 
 def by_task(rows: list[dict]) -> dict[str, dict]:

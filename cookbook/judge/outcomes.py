@@ -1,0 +1,63 @@
+"""What a dream really did, where its scene is known: the truth that the critic's opinion is held against.
+
+The workshop's photos come with masks of what each instruction names (`truth/<n>.npz` beside the photos), so its dreams
+can be judged by rules on pixels, without a learned model (`cookbook/workshop/truth.py`). Published photos have no such
+file, and then nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cookbook import show, store
+from cookbook.judge.statistics import share
+from cookbook.models import hub
+from cookbook.profiles import Profile
+from cookbook.video import read_video
+
+NAME = "truth.jsonl"
+MODELS = ("base", "tuned")
+
+
+def known_scenes(profile: Profile) -> dict[str, Path]:
+    """Number of a photo -> its truth file; empty where the profile's photos have none."""
+    if not profile.eval_data.ships:
+        return {}
+    return {path.stem: path for path in (hub.locate(profile.eval_data) / "truth").glob("*.npz")}
+
+
+def measure(profile: Profile, rows: Sequence[dict], path: Path) -> list[dict]:
+    """All rows of truth.jsonl, the missing ones measured now.
+
+    Args:
+        rows: clips as `judge.list_dreams` gives them; their names begin with the number of their photo.
+    """
+    from cookbook.workshop.truth import SUCCESS, judge_clip
+
+    scenes, found = known_scenes(profile), store.read_rows(path)
+    done = {row["file"] for row in found}
+    todo = [row for row in rows if row["file"] not in done and row["name"].split("_")[0] in scenes]
+    for row in show.progress(todo, "judging by the truth") if todo else ():
+        with np.load(scenes[row["name"].split("_")[0]]) as file:
+            verdict = judge_clip(
+                read_video(row["path"])[0], file["mask_target"], file["mask_receptacle"], str(file["hand"])
+            )
+        told = {key: row[key] for key in ("file", "model", "name", "prompt", "seed")}
+        fresh = {**told, **vars(verdict), "passed": verdict.outcome in SUCCESS}
+        store.append_row(path, fresh)
+        found.append(fresh)
+    return found
+
+
+def rates(found: Sequence[dict]) -> dict:
+    """`placed_rate_<model>` and its 95 % interval over prompts, None for a model without clips of known scenes."""
+    facts = {}
+    for model in MODELS:
+        rows = [row for row in found if row["model"] == model]
+        passed = np.array([row["passed"] for row in rows], bool)
+        rate, edges = share(passed, [row["prompt"] for row in rows]) if rows else (None, None)
+        facts |= {f"placed_rate_{model}": rate, f"placed_rate_{model}_interval": edges}
+    return facts
