@@ -56,13 +56,17 @@ def probe(path: Path) -> VideoInfo:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float, crf: int = 20) -> None:
-    """Write uint8 frames [T, H, W, 3] as H.264 mp4 (4:2:0, one thread, so the same frames give the same bytes)."""
+    """Write uint8 frames [T, H, W, 3] as H.264 mp4 (4:2:0).
+
+    One thread and no macroblock tree, which x264 computes differently from run to run on small pictures, so that the
+    same frames give the same bytes.
+    """
     with store.replacing(path) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+            stream.options = {"crf": str(crf), "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
             for array in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")))
             container.mux(stream.encode())

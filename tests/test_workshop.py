@@ -16,14 +16,13 @@ import pytest
 if importlib.util.find_spec("mujoco") is None:
     pytest.skip("NOT RUN: the workshop world needs the extra `sim`: pip install -e .[sim]", allow_module_level=True)
 
+from cookbook.video import read_video, write_video
 from cookbook.workshop import objects, osmesa, receptacles, truth, twins
 from cookbook.workshop.env import Env, rollout
 from cookbook.workshop.make import (
     Options,
     Studio,
     choose_kinds,
-    decode,
-    encode,
     hash_states,
     make,
     named_bodies,
@@ -148,7 +147,7 @@ def test_files_are_whole_and_the_same_for_any_number_of_workers(tmp_path: Path, 
     one, two = ((tmp_path / str(workers) / "manifest.jsonl").read_text() for workers in (1, 2))
     assert one == two  # hashes of states and of videos among the rest
     row = json.loads(one.splitlines()[0])
-    assert decode(tmp_path / f"1/videos/{row['id']}.mp4").shape == (25, 48, 80, 3)
+    assert read_video(tmp_path / f"1/videos/{row['id']}.mp4")[0].shape == (25, 48, 80, 3)
     with np.load(tmp_path / f"1/truth/{row['id']}.npz") as file:
         assert file["q"].shape == (25, 42) and file["mask_target"].shape == (48, 80)
 
@@ -247,8 +246,8 @@ def verdict_of(clip, frames=None):
 
 @pytest.mark.render
 def test_truth_of_a_dream(clips, tmp_path: Path):
-    encode(tmp_path / "real.mp4", clips["real"].frames, 8)
-    assert verdict_of(clips["real"], decode(tmp_path / "real.mp4")) == "placed"
+    write_video(tmp_path / "real.mp4", clips["real"].frames, 8)
+    assert verdict_of(clips["real"], read_video(tmp_path / "real.mp4")[0]) == "placed"
     for kind in ("vanish", "passthrough", "wrong_hand", "wrong_object", "not_completed"):
         assert verdict_of(clips[kind]) != "placed", kind
 

@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from cookbook.video import write_video
 from cookbook.workshop import twins as twin
 from cookbook.workshop.env import Env, Log, judge, rollout
 from cookbook.workshop.policy import UNREACHABLE, Plan, Robot, intended, make_plan
@@ -77,27 +77,6 @@ class Clip:
     row: dict
     frames: np.ndarray
     truth: dict[str, np.ndarray]
-
-
-def encode(path: Path, frames: np.ndarray, fps: float, crf: int = CRF) -> None:
-    """Write H.264. One thread and no macroblock tree (which x264 computes differently from run to run on small
-    pictures), so that the bytes depend on the frames alone.
-    """
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with av.open(str(partial_path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=int(fps))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    partial_path.replace(path)
-
-
-def decode(path: Path) -> np.ndarray:
-    """All frames (N, H, W, 3) uint8 of a video."""
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def simulate(number: int, options: Options) -> Episode:
@@ -325,7 +304,7 @@ def write_text(path: Path, text: str) -> None:
 def write_clip(out: Path, clip: Clip) -> dict:
     """Write video and truth; returns the manifest row with the video's hash."""
     name = clip.row["id"]
-    encode(out / f"videos/{name}.mp4", clip.frames, clip.row["fps"])
+    write_video(out / f"videos/{name}.mp4", clip.frames, clip.row["fps"], crf=CRF)
     partial_path = out / f"truth/.{name}.{os.getpid()}.npz"
     np.savez_compressed(partial_path, **clip.truth)
     partial_path.replace(out / f"truth/{name}.npz")

@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from cookbook.workshop.make import decode, make
+from cookbook.video import read_video
+from cookbook.workshop.make import make
 from cookbook.workshop.robot import ASSETS
 
 TRAIN, EVAL, CONTROLS = 96, 20, 64
@@ -55,7 +56,7 @@ def ship_eval(work: Path, out: Path) -> None:
     for index, row in enumerate(read_rows(work)):
         prompt = row["prompt"]
         picture = prompt.removesuffix(".") if index == MISNAMED else prompt
-        first = decode(work / f"videos/{row['id']}.mp4")[0]
+        first = read_video(work / f"videos/{row['id']}.mp4")[0][0]
         Image.fromarray(first).save(subset / f"{index}_{picture}.png", optimize=True)
         (subset / f"{index}_{prompt}.txt").write_text(prompt + "\n")
         with np.load(work / f"truth/{row['id']}.npz") as full:

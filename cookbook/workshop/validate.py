@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from cookbook.workshop.make import decode, encode
+from cookbook.video import read_video, write_video
 from cookbook.workshop.truth import SUCCESS, judge_clip
 
 Codec = Callable[[np.ndarray], np.ndarray]
@@ -44,7 +44,7 @@ def load(folder: Path) -> Iterator[tuple[dict, np.ndarray, dict[str, np.ndarray]
     for line in (folder / "manifest.jsonl").read_text().splitlines():
         row = json.loads(line)
         with np.load(folder / f"truth/{row['id']}.npz") as file:
-            yield row, decode(folder / f"videos/{row['id']}.mp4"), {name: file[name] for name in file.files}
+            yield row, read_video(folder / f"videos/{row['id']}.mp4")[0], {name: file[name] for name in file.files}
 
 
 def probes(frames: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,8 +94,8 @@ def mild(frames: np.ndarray) -> np.ndarray:
 
     blurred = ndimage.gaussian_filter(frames.astype(np.float32), (0, 0.6, 0.6, 0)).round().astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        encode(Path(folder) / "clip.mp4", blurred, 8, crf=30)
-        return decode(Path(folder) / "clip.mp4")
+        write_video(Path(folder) / "clip.mp4", blurred, 8, crf=30)
+        return read_video(Path(folder) / "clip.mp4")[0]
 
 
 def vae_codec(models: Path) -> Codec:
