@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from diffusers import Cosmos2_5_PredictBasePipeline, UniPCMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from cookbook import flow
-from cookbook.generate.sampler import guided
-from cookbook.models import text, vae, world
+from cookbook import flow, profiles, video
+from cookbook.generate.sampler import make_clip
+from cookbook.models import hub, text, vae, world
+from cookbook.profiles import Geometry
 
 GUIDANCE = 2.0
 STEPS = 4
@@ -82,74 +85,104 @@ def test_sampler_with_the_true_velocity_gives_the_clip():
 
 @pytest.fixture(scope="module")
 def parts(tiny_world):
-    """Pipeline parts, photo, noise and embeddings, the same for both implementations."""
-    encoder = world.load_text_encoder(tiny_world)
-    shape = (1, 16, *tiny.GEOMETRY.latent)
+    """Pipeline parts, pictures and embeddings, the same for both implementations."""
+    return load_parts(tiny_world, tiny.GEOMETRY, 48)
+
+
+@pytest.fixture(scope="module")
+def nano_parts():
+    """The same with the weights that ship, on clips that are smaller in every direction."""
+    chosen = profiles.nano()
+    return load_parts(hub.locate(chosen.world), Geometry(frames=9, fps=8, height=64, width=96), chosen.text_tokens)
+
+
+def load_parts(folder: Path, clip: Geometry, tokens: int) -> dict:
+    encoder = world.load_text_encoder(folder)
+    rough = np.random.default_rng(0).integers(0, 255, (7, 4, 6, 3), np.uint8)
     return {
-        "transformer": world.load_transformer(tiny_world).eval(),
-        "vae": world.load_vae(tiny_world),
+        "clip": clip,
+        "transformer": world.load_transformer(folder).eval(),
+        "vae": world.load_vae(folder),
         "encoder": encoder,
-        "photo": np.random.default_rng(0).integers(0, 255, (tiny.GEOMETRY.height, tiny.GEOMETRY.width, 3), np.uint8),
-        "noise": flow.initial_noise(shape, 0),
-        "embeddings": text.encode_prompts(encoder.model, encoder.tokenizer, ["Push the square.", ""], 48),
+        "video": video.fit(rough, clip.height, clip.width),  # seven frames, of which the last five are given
+        "embeddings": text.encode_prompts(encoder.model, encoder.tokenizer, ["Push the square.", ""], tokens),
     }
 
 
-@torch.no_grad()
-def ours(parts) -> np.ndarray:
-    """Pixels [T, H, W, 3] in 0..1 by `flow.sample`."""
-    noise, (cond, uncond) = parts["noise"], parts["embeddings"].split(1)
-    photo = vae.encode(parts["vae"], vae.to_tensor(parts["photo"][None]))
-    clean = torch.zeros_like(noise)
-    clean[:, :, :1] = photo
-    mask = flow.condition_mask(torch.tensor([1]), clean)
-    velocity = guided(parts["transformer"], cond, uncond, mask, GUIDANCE)
-    latents = flow.sample(velocity, noise, clean, mask, STEPS, 5.0)
-    return vae.decode(parts["vae"], latents)[0].permute(1, 2, 3, 0).add(1).div(2).numpy()
+def ours(parts, kind: str = "image", guidance: float = GUIDANCE) -> np.ndarray:
+    """Pixels [T, H, W, 3] in 0..1 as the stage `generate` makes them, before encoding."""
+    given = {"image": parts["video"][:1], "video": parts["video"][-5:], "text": None}[kind]
+    pixels = make_clip(
+        parts["transformer"],
+        parts["vae"],
+        None if given is None else vae.to_tensor(given),
+        *parts["embeddings"].split(1),
+        parts["clip"].latent,
+        STEPS,
+        guidance,
+        5.0,
+        seed=0,
+    )
+    return pixels[0].permute(1, 2, 3, 0).add(1).div(2).numpy()
 
 
-def theirs(parts, scheduler: UniPCMultistepScheduler) -> np.ndarray:
-    """The same by diffusers' pipeline."""
+def theirs(
+    parts, kind: str = "image", guidance: float = GUIDANCE, scheduler: UniPCMultistepScheduler | None = None
+) -> np.ndarray:
+    """The same by diffusers' pipeline, from the same noise."""
+    clip = parts["clip"]
     pipeline = Cosmos2_5_PredictBasePipeline(
         text_encoder=parts["encoder"].model,
         tokenizer=parts["encoder"].tokenizer,
         transformer=parts["transformer"],
         vae=parts["vae"],
-        scheduler=scheduler,
+        scheduler=scheduler or flow.scheduler(5.0),
         safety_checker=PassThrough(),
     )
     pipeline.set_progress_bar_config(disable=True)
     cond, uncond = parts["embeddings"].split(1)
     return pipeline(
-        image=parts["photo"],
+        image=parts["video"][0] if kind == "image" else None,
+        video=[Image.fromarray(frame) for frame in parts["video"]] if kind == "video" else None,
         prompt_embeds=cond,
         negative_prompt_embeds=uncond,
-        latents=parts["noise"],
-        height=tiny.GEOMETRY.height,
-        width=tiny.GEOMETRY.width,
-        num_frames=tiny.GEOMETRY.frames,
+        latents=flow.initial_noise((1, 16, *clip.latent), 0),
+        height=clip.height,
+        width=clip.width,
+        num_frames=clip.frames,
         num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
+        guidance_scale=guidance,
         conditional_frame_timestep=-1,
         output_type="np",
     ).frames[0]
 
 
-def test_sampler_equals_diffusers_pipeline_in_every_frame(parts):
-    one, other = ours(parts), theirs(parts, flow.scheduler(5.0))
-    assert one.shape == other.shape == (tiny.GEOMETRY.frames, tiny.GEOMETRY.height, tiny.GEOMETRY.width, 3)
+@pytest.mark.parametrize("guidance", [0.0, GUIDANCE])
+@pytest.mark.parametrize("kind", ["image", "video", "text"])
+@pytest.mark.parametrize("weights", ["parts", "nano_parts"])
+def test_clips_equal_diffusers_pipeline_in_every_frame(request, weights, kind, guidance):
+    parts = request.getfixturevalue(weights)
+    clip = parts["clip"]
+    one, other = ours(parts, kind, guidance), theirs(parts, kind, guidance)
+    assert one.shape == other.shape == (clip.frames, clip.height, clip.width, 3)
     assert 0 <= one.min() and one.max() <= 1
     gaps = np.abs(one - other).max((1, 2, 3))
-    print("largest difference per frame:", gaps)
-    assert gaps.max() <= 1e-4
+    print(f"{weights}, {kind}, guidance {guidance}: largest difference of pixels in 0..1 per frame: {gaps}")
+    assert gaps.max() <= 1e-4  # the bar is 1e-3
     assert one[1:].std() > 0.005, "a flat clip would prove nothing"
+
+
+def test_conditions_and_guidance_make_different_clips(nano_parts):
+    clips = [ours(nano_parts), ours(nano_parts, guidance=0.0), ours(nano_parts, "video"), ours(nano_parts, "text")]
+    for index, one in enumerate(clips):
+        assert all(np.abs(one - other).max() > 1e-2 for other in clips[:index])
 
 
 def test_a_wrong_scheduler_is_noticed(parts):
     karras = UniPCMultistepScheduler.from_config(
         flow.scheduler(5.0).config, use_karras_sigmas=True, sigma_max=200.0, sigma_min=0.01
     )
-    assert np.abs(ours(parts) - theirs(parts, karras)).max() > 1e-2
+    assert np.abs(ours(parts) - theirs(parts, scheduler=karras)).max() > 1e-2
 
 
 def test_embeddings_equal_the_pipelines(parts):
