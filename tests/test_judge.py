@@ -75,6 +75,7 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
                 name = f"{number:03d}_task_seed{seed}.mp4"
                 video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
                 row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
+                row["image_sha256"] = None
                 store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     return root / "run"

@@ -99,7 +99,7 @@ def list_dreams(run: Path) -> tuple[list[dict], dict[str, str]]:
         inputs[f"generate-{model}"] = store.fingerprint(folder)
         for row in store.read_rows(folder / "dreams.jsonl"):
             if not row.get("blocked"):
-                facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
+                facts = {key: row[key] for key in ("model", "name", "prompt", "seed")} | {"image": row["image_sha256"]}
                 rows.append({"file": f"dreams/{model}/{row['file']}", "path": folder / row["file"], **facts})
     if not rows:
         raise UserError(f"{run / 'dreams'} holds no finished dreams to judge: run `cookbook generate` first")

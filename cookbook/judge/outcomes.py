@@ -14,7 +14,7 @@ import numpy as np
 
 from cookbook import show, store
 from cookbook.judge.statistics import share
-from cookbook.models import hub
+from cookbook.layout import read_photos
 from cookbook.profiles import Profile
 from cookbook.video import read_video
 
@@ -23,25 +23,29 @@ MODELS = ("base", "tuned")
 
 
 def known_scenes(profile: Profile) -> dict[str, Path]:
-    """Number of a photo -> its truth file; empty where the profile's photos have none."""
+    """Hash of a photo -> its truth file; empty where the profile's photos have none."""
     if not profile.eval_data.ships:
         return {}
-    return {path.stem: path for path in (hub.locate(profile.eval_data) / "truth").glob("*.npz")}
+    folder = store.ASSETS / profile.eval_data.location
+    if not (folder / "truth").is_dir():
+        return {}
+    photos = {photo.name.split("_")[0]: photo.image for photo in read_photos(folder / profile.eval_subset)}
+    return {store.digest(photos[path.stem]): path for path in (folder / "truth").glob("*.npz")}
 
 
 def measure(profile: Profile, rows: Sequence[dict], path: Path) -> list[dict]:
     """All rows of truth.jsonl, the missing ones measured now.
 
     Args:
-        rows: clips as `judge.list_dreams` gives them; their names begin with the number of their photo.
+        rows: clips as `judge.list_dreams` gives them.
     """
     from cookbook.workshop.truth import SUCCESS, judge_clip
 
     scenes, found = known_scenes(profile), store.read_rows(path)
     done = {row["file"] for row in found}
-    todo = [row for row in rows if row["file"] not in done and row["name"].split("_")[0] in scenes]
+    todo = [row for row in rows if row["file"] not in done and row["image"] in scenes]
     for row in show.progress(todo, "judging by the truth") if todo else ():
-        with np.load(scenes[row["name"].split("_")[0]]) as file:
+        with np.load(scenes[row["image"]]) as file:
             verdict = judge_clip(
                 read_video(row["path"])[0], file["mask_target"], file["mask_receptacle"], str(file["hand"])
             )
