@@ -78,6 +78,10 @@ class Recipe:
     crop: bool = True  # keep the aspect ratio and crop; upstream squashes
     resample: bool = True  # bring every clip to the profile's fps; upstream trains at native fps
     reshuffle: bool = True  # new order each epoch; upstream repeats the first
+    accumulate: int = 1  # batches per optimizer step and process, their gradients averaged
+    shard: int = 8  # most processes that split one copy of the weights; further ones hold further copies (HSDP)
+    recompute: str = "none"  # in the backward pass: none | blocks | selective (blocks, but attention outputs are kept)
+    first_loss: float | None = 0.7  # largest loss before training, as a share of the loss without a model; None: any
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,12 @@ def upstream_recipe() -> Recipe:
         crop=False,
         resample=False,
         reshuffle=False,
+        recompute="selective",
     )
 
 
 def recommended_recipe() -> Recipe:
-    """Ours for the real weights; notebook 02 gives the reason for each departure from `upstream_recipe`."""
+    """Ours for the real weights; `train.explain` has the reason for each departure from `upstream_recipe`."""
     return replace(
         upstream_recipe(),
         name="recommended",
@@ -172,6 +177,7 @@ def recommended_recipe() -> Recipe:
         crop=True,
         resample=True,
         reshuffle=True,
+        recompute="blocks",
     )
 
 
@@ -187,6 +193,7 @@ def nano() -> Profile:
         clip_norm=1.0,
         given_frames=((1, 1.0),),
         save_every=100,
+        recompute="none",
     )
     return Profile(
         name="nano",
@@ -208,19 +215,21 @@ def nano() -> Profile:
         hardware="2 CPU cores, 8 GB",
         hours="15 minutes",
         prompts=10,
+        alternatives=(replace(recipe, name="lora", lora_rank=8, learning_rate=2e-3),),
     )
 
 
 def smoke() -> Profile:
     """`nano` with almost nothing to do: every line of code runs, no result means anything. For CI."""
-    full = nano()
+    full, few = nano(), {"steps": 4, "batch": 2, "warmup": 2, "save_every": 2}
     return replace(
         full,
         name="smoke",
         train_clips=4,
         prompts=2,
         control_clips=24,
-        recipe=replace(full.recipe, steps=4, batch=2, warmup=2, save_every=2),
+        recipe=replace(full.recipe, **few),
+        alternatives=tuple(replace(recipe, **few) for recipe in full.alternatives),
         sampling=replace(full.sampling, steps=3, seeds=2, base_seeds=1),
         hours="3 minutes",
     )
@@ -259,16 +268,16 @@ def cosmos_2b() -> Profile:
 def cosmos_14b() -> Profile:
     """Cosmos Predict 2.5 14B, judged by Cosmos Reason 2 8B; eight 80 GB GPUs."""
     small = cosmos_2b()
-    slower = 2**-15.5
+    slower, wider = 2**-15.5, 32
     return replace(
         small,
         name="14b",
         world=replace(small.world, location="nvidia/Cosmos-Predict2.5-14B", gigabytes=46.0),
         critic=replace(small.critic, location="nvidia/Cosmos-Reason2-8B", gigabytes=17.5),
         clip=replace(small.clip, frames=45),
-        recipe=replace(small.recipe, learning_rate=slower),
+        recipe=replace(small.recipe, learning_rate=slower, shard=wider),
         alternatives=tuple(
-            replace(recipe, learning_rate=slower) if recipe.lora_rank is None else recipe
+            replace(recipe, shard=wider, **({} if recipe.lora_rank else {"learning_rate": slower}))
             for recipe in small.alternatives
         ),
         hardware="8 GPUs of 80 GB",

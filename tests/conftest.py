@@ -11,7 +11,10 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
-from cookbook import profiles  # noqa: E402
+from cookbook import engine, profiles  # noqa: E402
+from cookbook.train import clips as footage  # noqa: E402
+
+ALONE = engine.Group(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +33,13 @@ def tiny_world(tmp_path_factory) -> Path:
 def tiny_clips(tmp_path_factory) -> Path:
     """Six short clips with captions in the layout of data/train."""
     return tiny.make_clips(tmp_path_factory.mktemp("tiny") / "clips")
+
+
+@pytest.fixture(scope="session")
+def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[footage.Cached]:
+    """The six tiny clips, encoded."""
+    found = footage.read_clips(tiny_clips)
+    return footage.cache(found, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ DRAWN = {"--task", "--twins", "--size", "--randomize", "--look"}
 FLAGS = {
     "doctor": {"--profile"},
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
-    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--plan", "--redo"},
+    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--plan", "--explain", "--redo"},
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--redo"},
     "judge": STAGE | {"--clips", "--calibrate", "--explain", "--redo"},

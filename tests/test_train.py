@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from conftest import ALONE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,24 +27,15 @@ from cookbook.engine import checkpoint
 from cookbook.engine.optim import PowerEma, ema_exponent, rate_factor, trainable
 from cookbook.errors import UserError
 from cookbook.models import world
+from cookbook.train import _require_trained, train
 from cookbook.train import clips as footage
-from cookbook.train import train
 from cookbook.train.objective import Batch, batches, sample
-
-ALONE = engine.Group(0, 1, torch.device("cpu"))
 
 
 def losses(folder: Path) -> list[float]:
     rows = store.read_rows(folder / "checkpoints" / "log.jsonl")
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["loss"] for row in rows]
-
-
-@pytest.fixture(scope="module")
-def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[footage.Cached]:
-    """The six tiny clips, encoded."""
-    found = footage.read_clips(tiny_clips)
-    return footage.cache(found, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)
 
 
 # schedule and EMA
@@ -183,10 +176,23 @@ def test_latents_and_text_are_made_once(trained, tiny_world, tiny_clips, monkeyp
     assert {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()} == files
 
 
-def test_base_weights_that_predict_nothing_are_noticed(tiny_clips, tiny_profile, tmp_path, capsys):
-    tiny_profile(steps=1)
-    train("tiny", run=tmp_path, data=tiny_clips)
-    assert "a trained base model of this kind?" in capsys.readouterr().out
+def test_base_weights_that_predict_nothing_stop_the_run_before_its_first_step(tiny_clips, tiny_profile, tmp_path):
+    tiny_profile(steps=1, first_loss=profiles.recommended_recipe().first_loss)
+    with pytest.raises(
+        UserError, match=r"the loss before training is .* times the .* of no model at all; .*first_loss"
+    ):
+        train("tiny", run=tmp_path, data=tiny_clips)
+    assert not (tmp_path / "checkpoints/log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "refused"), [(0.03, False), (0.37, False), (1.5, True), (3.0, True), (np.nan, True)]
+)
+def test_healthy_and_random_first_losses_are_told_apart(before, refused):
+    """0.03 and 3 are reported for the 2B model, 0.37 is the shipped nano model's, 1.5 a model that learnt nothing."""
+    for made in map(profiles.get, ("smoke", "nano", "2b", "14b")):
+        with pytest.raises(UserError) if refused else nullcontext():
+            _require_trained(before, 1.65, made.recipe.first_loss, Path("models"))
 
 
 def test_data_that_was_not_prepared_is_refused(tiny_profile, tmp_path):
@@ -362,3 +368,17 @@ def test_plan_of_the_published_recipe_departs_in_no_value(profile, tmp_path, cap
     line = next(text for text in capsys.readouterr().out.splitlines() if "departures" in text)
     said = line.split("departures")[1].strip()
     assert said == "at most 4 windows of a clip (upstream any); clips held out (upstream none)"
+
+
+@pytest.mark.parametrize("profile", ["smoke", "nano", "2b", "14b"])
+def test_every_departure_from_upstream_has_its_reason(profile, capsys):
+    made = profiles.get(profile)
+    for recipe in (made.recipe, *made.alternatives):
+        rows = {row["field"]: row for row in train(profile, recipe=recipe.name, explain=True)["fields"]}
+        assert list(rows) == [f for f in profiles.Recipe.__dataclass_fields__ if f != "name"]
+        assert all(bool(row["reason"]) == (row["ours"] != row["upstream"]) for row in rows.values())
+        assert not any("your own" in row["reason"] for row in rows.values())
+        text = capsys.readouterr().out
+        assert all(f" {name} " in text for name in rows) and "at most 4 windows" in text
+    if profile in ("2b", "14b"):
+        assert not any(row["reason"] for row in train(profile, recipe="upstream", explain=True)["fields"])

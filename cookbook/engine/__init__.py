@@ -2,5 +2,6 @@
 
 from cookbook.engine.distributed import Group, processes, shard
 from cookbook.engine.loop import Trained, fit
+from cookbook.engine.memory import recompute
 
-__all__ = ["Group", "Trained", "fit", "processes", "shard"]
+__all__ = ["Group", "Trained", "fit", "processes", "recompute", "shard"]

@@ -22,8 +22,8 @@ from cookbook.errors import UserError
 from cookbook.layout import Clip, read_text
 from cookbook.models import text, vae, world
 from cookbook.profiles import Geometry, Profile, Recipe
+from cookbook.train.explain import WINDOWS
 
-WINDOWS = 4  # most windows cached of a clip that is longer than the profile's
 HELD_OUT = 0.08  # share of the clips that is never trained on
 
 

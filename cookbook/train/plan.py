@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cookbook.models import hub, sizes, world
-from cookbook.profiles import Profile, Recipe, upstream_recipe
-from cookbook.train.clips import WINDOWS
+from cookbook.profiles import Profile, Recipe
+from cookbook.train.explain import departures
 
 # FLOP per second that training was measured to sustain, three forwards counted per step.
 H100 = 272e12  # 2B, 31,104 tokens, eager, full recomputation: 3.79 s a step, 27.5 % of 989 TFLOP/s
 TWO_CORES = 80e9  # 9.9 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
-LONG = 8192  # tokens from which activations are recomputed in the backward pass instead of kept
 LARGE = 1e9  # parameters from which a plan assumes a GPU, whatever this machine has
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -71,14 +70,15 @@ def memory(
 ) -> dict[str, float]:
     """GB per process by part; `compute` is the bytes of one number in the forward pass.
 
-    Activations: with recomputation one input per block and about 21 tensors of tokens x width inside the block at work;
-    without, about 21 per block. 21 makes the sum equal the 43 GB that were measured for the 2B model.
+    Activations: with recomputation one input per block (selective: also the outputs of its two attentions) and about 21
+    tensors of tokens x width inside the block at work; without, about 21 per block. 21 makes the sum equal the 43 GB
+    that were measured for the 2B model with every block recomputed; the other two are not measured.
     """
     width = settings["num_attention_heads"] * settings["attention_head_dim"]
     layers = settings["num_layers"]
     frozen_bytes = compute if recipe.lora_rank else 0
     weight_bytes = 4 if recipe.master_weights or recipe.lora_rank else compute
-    tensors = layers + 21 if tokens >= LONG else 21 * layers
+    tensors = {"none": 21 * layers, "blocks": layers + 21, "selective": 3 * layers + 21}[recipe.recompute]
     parts = {
         "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes / size,
         "weights": trained * weight_bytes / size,
@@ -100,27 +100,6 @@ def add_lora(network: torch.nn.Module, recipe: Recipe) -> None:
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def departures(profile: Profile) -> list[str]:
-    """Each value in which the recipe differs from the published one, as `field ours (upstream theirs)`, and what no
-    recipe changes."""
-    recipe = profile.recipe
-    published = next(
-        (other for other in (recipe, *profile.alternatives) if other.name == "upstream"), upstream_recipe()
-    )
-    always = [f"at most {WINDOWS} windows of a clip (upstream any)", "clips held out (upstream none)"]
-    return [
-        f"{f.name} {_shown(getattr(recipe, f.name))} (upstream {_shown(getattr(published, f.name))})"
-        for f in fields(Recipe)
-        if f.name != "name" and getattr(recipe, f.name) != getattr(published, f.name)
-    ] + always
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return "/".join(":".join(f"{v:g}" for v in pair) if isinstance(pair, tuple) else f"{pair:g}" for pair in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data: Path | str) -> str:

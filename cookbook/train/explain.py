@@ -1,0 +1,85 @@
+"""A recipe beside the published one: every value, and the reason wherever they differ. Needs no data and no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from cookbook.profiles import Profile, Recipe, upstream_recipe
+
+WINDOWS = 4  # most windows cached of a clip that is longer than the profile's
+PUBLISHED = "predict2_video2world_training_2b_groot_gr1_480"
+
+# Recipe field -> why a recipe of ours has another value. The only place where departures are explained.
+REASONS = {
+    "steps": "nano: what two CPU cores do in minutes",
+    "batch": "nano: the gradient of a single clip is noisy, and small clips leave room for more",
+    "learning_rate": "nano: millions of parameters learn with larger steps than billions; "
+    "LoRA: adapters start at zero, 1e-4 is the value of NVIDIA's sports LoRA",
+    "warmup": "upstream's run ends where its warm-up ends: only the last step reaches the full rate",
+    "peak_factor": "after a short warm-up the rate that is named is the rate that is used; upstream stops at half",
+    "end_factor": "falls to a tenth within the run, so that the last steps settle",
+    "cycle": "upstream's decay begins after its training has ended; ours ends with the run",
+    "clip_norm": "nano: 1.0 as in the diffusers example; 0.1 is inherited from pre-training billions of parameters",
+    "given_frames": "half of upstream's steps train text-to-video, but the task is image-to-video",
+    "save_every": "nano: a shorter run is saved more often",
+    "lora_rank": "adapters instead of all weights, for less memory; targets and kind as in both published LoRA recipes",
+    "master_weights": "bf16 weights lose most updates to rounding at these rates: 15 to 30 % survive, by calculation",
+    "crop": "generation keeps the aspect ratio and crops; upstream trains on squashed pictures",
+    "resample": "a 30 fps and a 16 fps file would show the same motion at two speeds",
+    "reshuffle": "a fixed order shows the same neighbours in each epoch, for no gain",
+    "recompute": "blocks is what was measured at full size; short clips (nano) need no recomputation at all",
+}
+ALWAYS = {
+    f"at most {WINDOWS} windows of a clip (upstream any)": "encoded once and kept, so that the VAE is not in memory",
+    "clips held out (upstream none)": "only a loss on clips never trained on shows learning",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One field of a recipe. `reason` is empty where nothing differs."""
+
+    field: str
+    ours: str
+    upstream: str
+    reason: str
+
+
+def compare(profile: Profile) -> list[Row]:
+    """Every field of the profile's recipe beside the published recipe for the same model, in the recipe's order."""
+    recipe = profile.recipe
+    published = next((other for other in (recipe, *profile.alternatives) if other.name == "upstream"), None)
+    published = published or upstream_recipe()
+    rows = []
+    for name in (f.name for f in fields(Recipe) if f.name != "name"):
+        ours, theirs = getattr(recipe, name), getattr(published, name)
+        rows.append(
+            Row(name, shown(ours), shown(theirs), REASONS.get(name, "your own choice") if ours != theirs else "")
+        )
+    return rows
+
+
+def departures(profile: Profile) -> list[str]:
+    """Each value that differs, as `field ours (upstream theirs)`, and what no recipe changes."""
+    rows = [row for row in compare(profile) if row.reason]
+    return [f"{row.field} {row.ours} (upstream {row.upstream})" for row in rows] + list(ALWAYS)
+
+
+def describe(profile: Profile) -> str:
+    """The comparison as a table of lines; departures are marked and explained."""
+    rows = compare(profile)
+    widths = [max(len(getattr(row, key)) for row in rows) for key in ("field", "ours", "upstream")]
+    head = Row("field", "ours", "upstream", "why ours differs")
+    lines = [f"train: recipe {profile.recipe.name} of profile {profile.name} beside {PUBLISHED}"]
+    for row in (head, *rows):
+        cells = (f"{text:<{width}}" for text, width in zip((row.field, row.ours, row.upstream), widths, strict=True))
+        lines.append(f"{'*' if row.reason and row is not head else ' '} {'  '.join(cells)}  {row.reason}".rstrip())
+    lines += [f"* {what}: {why}" for what, why in ALWAYS.items()]
+    return "\n".join(lines)
+
+
+def shown(value: object) -> str:
+    """A value as short text; pairs as `frames:probability`."""
+    if isinstance(value, tuple):
+        return "/".join(":".join(f"{v:g}" for v in pair) if isinstance(pair, tuple) else f"{pair:g}" for pair in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
