@@ -206,7 +206,7 @@ def nano() -> Profile:
         text_tokens=96,
         prompt_prefix=PREFIX,
         recipe=recipe,
-        sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=2),
+        sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=1),
         controls=Source("workshop/controls", kind="dataset"),
         control_clips=160,
         critic_fps=8,

@@ -64,7 +64,7 @@ folder = samples.with_dreams(profile, store.run_folder(run or None, profile))
 #
 # $$ \mathrm{AUC} = P(s_{\text{sound}} > s_{\text{broken}}) . $$
 #
-# 1 is perfect, 0.5 is a coin toss. The threshold is the lowest score at which at least 80 % of what passes is sound; where no score reaches that, it is the one that separates best, and
+# 1 is perfect, 0.5 is a coin toss. The threshold is the lowest score at which at least three of four clips that pass are sound (were there as many broken ones); where no score reaches that, it is the one that separates best, and
 # says so.
 #
 # **What you should see:** one line per question, with AUC, its interval and the threshold. An interval that includes 0.5 means: do not trust this critic yet.

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn.metrics import roc_auc_score, roc_curve
 
-PRECISION = 0.8
+PRECISION = 0.75  # three of four clips that pass are sound, were sound and broken ones equally many
 RESAMPLES = 500
 
 
