@@ -236,7 +236,7 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
         json.dumps({"stage": name, "profile": profile, "inputs": inputs, "settings": settings}, default=str)
     )
     manifest = read_manifest(folder)
-    known = manifest or _read_started(folder)
+    known = begun(folder)
     if known and (changes := _changes(known, started)):
         lock.close()
         raise UserError(f"{folder} was made from other inputs: {'; '.join(changes)}. To make it anew: --redo {name}")
@@ -254,9 +254,10 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
     return Stage(folder, name, started, manifest, lock)
 
 
-def _read_started(folder: Path) -> dict | None:
+def begun(folder: Path) -> dict | None:
+    """What a stage folder is made from, finished or not: inputs and settings. None where it was never entered."""
     path = folder / "started.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_manifest(folder) or (json.loads(path.read_text()) if path.exists() else None)
 
 
 def _changes(old: dict, new: dict) -> list[str]:

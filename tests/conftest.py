@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
+import socket
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -52,3 +56,53 @@ def tiny_profile(tiny_world, monkeypatch):
         return made
 
     return register
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def arena(tiny_world, tiny_clips, tmp_path, cached, monkeypatch):
+    """A folder for `tiny.train_tiny`, latents already cached, and a function that runs it in a process of its own."""
+    (tmp_path / "world").symlink_to(tiny_world)
+    (tmp_path / "clips").symlink_to(tiny_clips)
+    shutil.copytree(cached[0].latents.parent, tmp_path / "run/cache")
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
+    context = multiprocessing.get_context("forkserver")  # imports once, then forks: real processes, quick to start
+    context.set_forkserver_preload(["tiny"])
+
+    def start(*arguments):
+        process = context.Process(target=tiny.train_tiny, args=(tmp_path, 6, 2, *arguments))
+        process.start()
+        return process
+
+    return tmp_path, start
+
+
+@pytest.fixture
+def ranks(arena):
+    """A function that trains in FOLDER/RUN on several processes; if one fails the others are killed. The exit codes."""
+    context = multiprocessing.get_context("forkserver")
+
+    def train_on(size: int, *arguments, **recipe) -> list[int]:
+        port = free_port()
+        processes = [
+            context.Process(target=tiny.train_rank, args=(rank, size, port, arena[0], *arguments), kwargs=recipe)
+            for rank in range(size)
+        ]
+        for process in processes:
+            process.start()
+        while any(process.exitcode is None for process in processes):
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.kill()
+            time.sleep(0.05)
+        for process in processes:
+            process.join()
+        return [process.exitcode for process in processes]
+
+    return train_on

@@ -17,9 +17,9 @@ DRAWN = {"--task", "--twins", "--size", "--randomize", "--look"}
 FLAGS = {
     "doctor": {"--profile"},
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
-    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--plan", "--explain", "--redo"},
+    "train": STAGE | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"},
     "convert": STAGE | {"--checkpoint", "--redo"},
-    "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--redo"},
+    "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--ray", "--redo"},
     "judge": STAGE | {"--clips", "--calibrate", "--explain", "--redo"},
     "filter": STAGE | {"--threshold", "--uncalibrated", "--redo"},
     "run": STAGE | {"--only", "--from", "-p", "--parameter", "--redo"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,89 @@ import torch
 from conftest import ALONE
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cookbook import engine
+from cookbook import engine, profiles, store
+from cookbook.engine.distributed import copies
 from cookbook.engine.memory import ATTENTION, CHOICES
 from cookbook.errors import UserError
 from cookbook.models import world
+from cookbook.train import train
 from cookbook.train.objective import batches, flow_loss
+from cookbook.train.plan import divide
+
+# work shared and accumulated
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in store.read_rows(folder / "checkpoints" / "log.jsonl")]
+
+
+@pytest.fixture
+def alone(arena, tiny_world, monkeypatch):
+    """Losses and manifest of one process with batches of four, 4 steps."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world, 4, batch=4))
+    manifest = train("tiny", run=arena[0] / "alone", data=arena[0] / "clips")
+    return losses(arena[0] / "alone"), manifest
+
+
+def assert_alike(folder: Path, alone) -> None:
+    manifest = store.read_manifest(folder / "checkpoints")
+    assert losses(folder) == pytest.approx(alone[0], rel=1e-5)
+    for key in ("heldout_before", "heldout_after", "weights_changed"):
+        assert manifest[key] == pytest.approx(alone[1][key], rel=1e-3)
+
+
+def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
+    tiny_profile(steps=4, batch=1)
+    manifest = train("tiny", run=arena[0] / "run", data=arena[0] / "clips", clips_per_step=4)
+    assert "4 steps of 4 clips (1 per process, 4 times)" in capsys.readouterr().out
+    assert manifest["recipe"]["accumulate"] == 4
+    assert_alike(arena[0] / "run", alone)
+
+
+@pytest.mark.parametrize(
+    ("size", "recipe"),
+    [
+        (4, {"shard": 2}),  # two copies, each split over two
+        (2, {"shard": 1, "accumulate": 2}),  # two whole copies; upstream does not synchronise these
+        (2, {"accumulate": 2, "recompute": "selective"}),
+    ],
+)
+def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, alone):
+    assert ranks(size, 4, 1, **recipe) == [0] * size
+    assert_alike(arena[0] / "run", alone)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"), [(1, 8, (1, 1)), (4, 8, (1, 4)), (8, 8, (1, 8)), (32, 8, (4, 8)), (2, 1, (2, 1))]
+)
+def test_copies_are_as_few_as_the_recipe_allows(size, most, expected):
+    assert copies(size, most) == expected
+
+
+def test_processes_whose_gradients_would_not_be_synchronised_are_refused(tiny_world, tmp_path):
+    with pytest.raises(UserError, match="12 processes cannot hold whole copies.*split over 8.*one of 1, 2, 3, 4, 6$"):
+        copies(12, 8)
+    with pytest.raises(UserError, match="shard is 0; it must be at least 1"):
+        copies(2, 0)
+    recipe, pair = tiny.profile(tiny_world).recipe, replace(ALONE, size=2)
+    with pytest.raises(UserError, match="not distributed over the 2 processes.*not be synchronised"):
+        engine.fit(world.load_transformer(tiny_world), flow_loss, None, recipe, tmp_path, 0, pair, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("batch", "clips", "size", "expected"),
+    [(4, 4, 1, (4, 1)), (4, 4, 2, (2, 1)), (1, 8, 2, (1, 4)), (4, 6, 1, (3, 2)), (8, 2, 1, (2, 1))],
+)
+def test_clips_of_a_step_are_divided_evenly(batch, clips, size, expected):
+    divided = divide(replace(profiles.recommended_recipe(), batch=batch), clips, size)
+    assert (divided.batch, divided.accumulate) == expected
+
+
+def test_clips_that_cannot_be_shared_are_refused():
+    for clips in (3, 0, -2):
+        with pytest.raises(UserError, match="cannot be shared by 2 process"):
+            divide(profiles.recommended_recipe(), clips, 2)
+
 
 # activations computed again
 

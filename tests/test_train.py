@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import ALONE
+from conftest import ALONE, free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -246,25 +244,6 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
 # killed, and in many processes
 
 
-@pytest.fixture
-def arena(tiny_world, tiny_clips, tmp_path, cached, monkeypatch):
-    """A folder for `tiny.train_tiny`, latents already cached, and a function that runs it in a process of its own."""
-    (tmp_path / "world").symlink_to(tiny_world)
-    (tmp_path / "clips").symlink_to(tiny_clips)
-    shutil.copytree(cached[0].latents.parent, tmp_path / "run/cache")
-    here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
-    context = multiprocessing.get_context("forkserver")  # imports once, then forks: real processes, quick to start
-    context.set_forkserver_preload(["tiny"])
-
-    def start(*arguments):
-        process = context.Process(target=tiny.train_tiny, args=(tmp_path, 6, 2, *arguments))
-        process.start()
-        return process
-
-    return tmp_path, start
-
-
 def unbroken(arena) -> tuple[list[float], dict, float]:
     folder, start = arena
     clock = time.monotonic()
@@ -317,11 +296,8 @@ def test_two_processes_give_the_losses_of_one(arena, tiny_world, tiny_clips, mon
     folder, start = arena
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world, 4, batch=4))
     alone = train("tiny", run=folder / "alone", data=tiny_clips)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     root = str(Path(__file__).parents[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     done = subprocess.run(
         [*command, str(Path(__file__).with_name("tiny.py")), str(folder), "4", "2"],
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},

@@ -135,14 +135,21 @@ def profile(world: Path, steps: int = 6, **recipe) -> Profile:
     )
 
 
-def train_tiny(folder: Path, steps: int, batch: int, die_before_rename: int = 0) -> None:
-    """Train in FOLDER/run on FOLDER/clips; with `die_before_rename` n, be killed just before the n-th rename."""
+def train_tiny(folder: Path, steps: int, batch: int, die_before_rename: int = 0, run: str = "run", **recipe) -> None:
+    """Train in FOLDER/RUN on FOLDER/clips; with `die_before_rename` n, be killed just before the n-th rename."""
     torch.set_num_threads(1)
-    profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch)
+    profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch, **recipe)
     if die_before_rename:
         left, rename = iter(range(die_before_rename - 1, -1, -1)), os.replace
         os.replace = lambda old, new: rename(old, new) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
-    train("tiny", run=folder / "run", data=folder / "clips")
+    train("tiny", run=folder / run, data=folder / "clips")
+
+
+def train_rank(rank: int, size: int, port: int, folder: Path, steps: int, batch: int, die: int = 0, **more) -> None:
+    """`train_tiny` as one of several processes, as torchrun starts them but without its start-up time."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    train_tiny(folder, steps, batch, 0 if rank else die, **more)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from cookbook.errors import UserError
@@ -27,7 +27,6 @@ class Group:
     rank: int
     size: int
     device: torch.device
-    mesh: DeviceMesh | None = None  # None where there is one process
 
     @property
     def main(self) -> bool:
@@ -93,21 +92,53 @@ def processes() -> Iterator[Group]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Group(dist.get_rank(), size, device, init_device_mesh(device.type, (size,)))
+        yield Group(dist.get_rank(), size, device)
     finally:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module, group: Group, compute: torch.dtype) -> nn.Module:
+def copies(size: int, most: int) -> tuple[int, int]:
+    """(copies of the weights, processes that split each): as many processes per copy as there are, up to `most`.
+
+    Raises:
+        UserError: some processes would be left without a whole copy, and their gradients without the others'.
+    """
+    if most < 1:
+        raise UserError(f"the recipe's shard is {most}; it must be at least 1")
+    width = min(most, size)
+    if size % width:
+        fitting = [n for n in range(1, most + 1) if size % n == 0]
+        raise UserError(
+            f"{size} processes cannot hold whole copies of weights that are split over {width}: gradients would not be "
+            f"synchronised; start a multiple of {width}, or set the recipe's shard to one of "
+            f"{', '.join(map(str, fitting))}"
+        )
+    return size // width, width
+
+
+def shard(model: nn.Module, group: Group, compute: torch.dtype, most: int = 8) -> nn.Module:
     """Move the model to the group's device; over several processes split it with FSDP2, block by block.
 
-    Gradients are averaged over the processes in float32. Blocks are what the model's class itself calls indivisible
-    (`_no_split_modules`). Inputs are not cast, so that position tables keep their precision.
+    The processes form a mesh of `copies` x processes per copy (HSDP). Gradients are averaged over all of them in
+    float32. Blocks are what the model's class itself calls indivisible (`_no_split_modules`). Inputs are not cast, so
+    that position tables keep their precision. Weights that are not trained (under LoRA) stay whole in each process:
+    they need no gradient and no optimizer, and splitting them would send them around in every pass for nothing.
     """
-    if group.mesh is None:
+    if group.size == 1:
         return model.to(group.device)
+    count, width = copies(group.size, most)
+    mesh = init_device_mesh(group.device.type, (count, width), mesh_dim_names=("copies", "shards"))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    for parameter in frozen:
+        parameter.data = parameter.data.to(group.device)
     blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
     for module in (*blocks, model):  # the root too lets go after a forward pass: a measurement may precede training
-        fully_shard(module, mesh=group.mesh, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(
+            module,
+            mesh=mesh if count > 1 else mesh["shards"],
+            mp_policy=policy,
+            reshard_after_forward=True,
+            ignored_params=frozen,
+        )
     return model

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from cookbook import show, store
@@ -25,7 +26,7 @@ from cookbook.profiles import Recipe
 LOG = "log.jsonl"
 
 Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> scalar mean over the batch
-Batches = Callable[[int], Any]  # step 0, 1, ... -> this process's batch, its noise included
+Batches = Callable[[int], Any]  # number 0, 1, ... -> this process's batch, noise included; `accumulate` of them a step
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,24 @@ class Run:
 
     def __post_init__(self) -> None:
         self.parameters = trainable(self.model)
+        alone = [name for name, parameter in self.parameters.items() if not isinstance(parameter, DTensor)]
+        if alone and self.group.size > 1:
+            raise UserError(
+                f"{len(alone)} weights ({alone[0]}, ...) are not distributed over the {self.group.size} processes: "
+                "their gradients would not be synchronised; pass the model through engine.shard first"
+            )
         self.optimizer = adamw(self.model, self.recipe, self.group.device)
         self.ema = PowerEma(self.parameters.items(), self.recipe.ema_rate) if self.recipe.ema_rate else None
         self.step = 0  # finished steps
 
     def advance(self, loss_fn: Loss, batch_at: Batches) -> dict:
-        """One step: forward, backward, clip, update, average. Returns its row of the log."""
+        """One step: gradients of its batches, clip, update, average. Returns its row of the log."""
         start = time.monotonic()
-        torch.manual_seed((self.seed * 1_000_003 + self.step) * self.group.size + self.group.rank)  # for dropout
         rate = self.recipe.learning_rate * rate_factor(self.step, self.recipe)
         self.optimizer.param_groups[0]["lr"] = rate
-        with autocast(self.model, self.group.device, self.compute):
-            loss = loss_fn(self.model, batch_at(self.step))
-        loss.backward()
+        mean = self.group.mean(self._gradients(loss_fn, batch_at))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip_norm)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        mean = self.group.mean(float(loss.detach()))
         if not math.isfinite(norm):
             raise UserError(
                 f"step {self.step + 1}: gradients are not finite (loss {mean:.4g}, learning rate {rate:.3g}); "
@@ -77,6 +80,20 @@ class Run:
         self.step += 1
         seconds = round(time.monotonic() - start, 3)
         return {"step": self.step, "loss": mean, "lr": rate, "grad_norm": norm, "seconds": seconds}
+
+    def _gradients(self, loss_fn: Loss, batch_at: Batches) -> float:
+        """Average the gradients of the step's batches over batches and processes; the mean loss of this process."""
+        total, count = 0.0, self.recipe.accumulate
+        for part in range(count):
+            number = self.step * count + part
+            torch.manual_seed((self.seed * 1_000_003 + number) * self.group.size + self.group.rank)  # for dropout
+            if isinstance(self.model, FSDPModule):  # within a copy always, so that they stay split; among copies once
+                self.model.set_requires_all_reduce(part == count - 1)
+            with autocast(self.model, self.group.device, self.compute):
+                loss = loss_fn(self.model, batch_at(number))
+            (loss / count).backward()
+            total += float(loss.detach()) / count
+        return total
 
     def state(self) -> checkpoint.State:
         """Every tensor to keep, by part of the checkpoint, sharing the memory that training uses."""
@@ -130,7 +147,7 @@ def fit(
 
     Args:
         model: from `engine.shard`; parameters with requires_grad are trained. At the end it holds the EMA weights.
-        batch_at: step -> batch of this process. It must be a pure function, else a resumed run differs.
+        batch_at: number -> batch of this process. It must be a pure function, else a resumed run differs.
         compute: dtype of the computation; weights of another dtype are used through autocast.
         spell: a parameter's name in the model -> its name in the checkpoint.
 

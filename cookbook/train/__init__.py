@@ -5,6 +5,7 @@ The same command runs on one process (`cookbook train`) and on many (`torchrun .
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,12 +20,15 @@ from cookbook.engine.checkpoint import POINTER
 from cookbook.engine.loop import LOG, autocast
 from cookbook.errors import UserError
 from cookbook.models import hub, names, sizes, world
-from cookbook.profiles import Profile
+from cookbook.profiles import Profile, Recipe
 from cookbook.train import clips as footage
 from cookbook.train import explain as reasons
 from cookbook.train import plan as planning
 from cookbook.train.clips import Cached, Clip
 from cookbook.train.objective import batches, flow_loss, heldout_loss
+
+# How a step's work is divided: a run may continue on other processes, which changes these but not its result.
+DIVISION = ("batch", "accumulate", "shard", "recompute")
 
 
 def train(
@@ -33,6 +37,7 @@ def train(
     recipe: str | None = None,
     data: Path | str | None = None,
     steps: int | None = None,
+    clips_per_step: int | None = None,
     seed: int = 0,
     plan: bool = False,
     explain: bool = False,
@@ -45,6 +50,8 @@ def train(
         recipe: one of the profile's named recipes.
         data: a folder in the published layout; the run's own `data/train` if not given.
         steps: instead of the recipe's number of optimizer steps.
+        clips_per_step: of all processes together, in several passes where the recipe's batch is smaller. If not given:
+            those that the run was begun with, on however many processes it continues; else one batch per process.
         plan: only say what would be done: nothing is downloaded, read or written but the list of clips.
         explain: only print every value of the recipe beside the published one, and why ours differs.
 
@@ -62,12 +69,21 @@ def train(
     folder = store.run_folder(run, profile)
     source = Path(data).expanduser().absolute() if data else folder / "data" / "train"
     with engine.processes() as group:
+        wanted = clips_per_step or group.share(None if redo else _begun_with(folder / "checkpoints"))
+        if wanted is not None:
+            chosen = replace(chosen, recipe=planning.divide(chosen.recipe, wanted, group.size))
         made = _plan(chosen, source, group)
         if plan:
             return asdict(made)
         if data is None and store.read_manifest(folder / "data") is None:
             raise UserError(f"{folder / 'data'} is not finished; type `cookbook prepare --profile {profile}` first")
         return _train(chosen, made, folder, source, data is None, seed, redo, group)
+
+
+def _begun_with(folder: Path) -> int | None:
+    """Clips per step of the run in a checkpoints folder, if there is one."""
+    known = store.begun(folder)
+    return known and known["settings"].get("clips per step")
 
 
 def _plan(profile: Profile, source: Path, group: Group) -> planning.Plan:
@@ -99,7 +115,7 @@ def _train(
     if stage:
         outputs = [path for path in stage.folder.glob("iter_*/**/*") if path.is_file()]
         outputs += [stage.folder / LOG, stage.folder / POINTER]
-        manifest = stage.finish(outputs, **_facts(stage.started["settings"]["recipe"], used, held, made), **facts)
+        manifest = stage.finish(outputs, **_facts(profile.recipe, used, held, made), **facts)
         _report(manifest)
     return group.share(manifest)
 
@@ -109,7 +125,7 @@ def _enter(
 ) -> store.Stage:
     inputs = {"data": store.fingerprint(folder / "data")} if own else {"clips": store.fingerprint(source)}
     settings = {
-        "recipe": asdict(profile.recipe),
+        "recipe": {name: value for name, value in asdict(profile.recipe).items() if name not in DIVISION},
         "seed": seed,
         "clips per step": made.clips_per_step,
         "base weights": world.weights_fingerprint(models),
@@ -130,7 +146,7 @@ def load(profile: Profile, models: Path, seed: int, group: Group) -> CosmosTrans
         torch.manual_seed(seed)
         planning.add_lora(model, recipe)
     engine.recompute(model, recipe.recompute)
-    return engine.shard(model.train(), group, compute)
+    return engine.shard(model.train(), group, compute, recipe.shard)
 
 
 def _fit(
@@ -184,14 +200,13 @@ def _require_trained(before: float, still: float, limit: float | None, models: P
         )
 
 
-def _facts(recipe: dict, used: list[Clip], held: list[Clip], made: planning.Plan) -> dict[str, Any]:
+def _facts(recipe: Recipe, used: list[Clip], held: list[Clip], made: planning.Plan) -> dict[str, Any]:
     return {
-        "steps": recipe["steps"],
+        "steps": recipe.steps,
         "clips": len(used),
         "heldout_clips": [clip.video.name for clip in held],
         "tokens": made.tokens,
-        "recipe": recipe,
-        "plan": asdict(made),
+        **json.loads(json.dumps({"recipe": asdict(recipe), "plan": asdict(made)})),  # as it will be read again
     }
 
 

@@ -55,10 +55,13 @@ def sample(clips: list[Cached], recipe: Recipe, seed: int, number: int) -> Batch
 
 
 def batches(clips: list[Cached], recipe: Recipe, seed: int, group: Group) -> Callable[[int], Batch]:
-    """step -> this process's share of the step's samples, in order over the processes."""
+    """number -> this process's share of that batch's samples, in order over the processes.
 
-    def at(step: int) -> Batch:
-        first = (step * group.size + group.rank) * recipe.batch
+    A step of `recipe.accumulate` batches so has the samples of one batch that is as many times as large.
+    """
+
+    def at(number: int) -> Batch:
+        first = (number * group.size + group.rank) * recipe.batch
         return Batch.stack([sample(clips, recipe, seed, first + index) for index in range(recipe.batch)], group.device)
 
     return at

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from cookbook.engine.distributed import copies
+from cookbook.errors import UserError
 from cookbook.models import hub, sizes, world
 from cookbook.profiles import Profile, Recipe
 from cookbook.train.explain import departures
@@ -30,11 +32,25 @@ class Plan:
     heldout: int | None
     steps: int
     clips_per_step: int
+    copies: tuple[int, int]  # copies of the trained weights, processes that split each
     epochs: float | None
     memory_gb: dict[str, float]
     step_seconds: float
     seconds: float
     basis: str
+
+
+def divide(recipe: Recipe, clips: int, size: int) -> Recipe:
+    """The recipe with `clips` per optimizer step of all processes together, accumulated where a batch holds fewer.
+
+    Raises:
+        UserError: the processes cannot have equal shares.
+    """
+    if clips < 1 or clips % size:
+        raise UserError(f"{clips} clips per step cannot be shared by {size} process(es) equally; choose a multiple")
+    share = clips // size
+    batch = max(n for n in range(1, min(recipe.batch, share) + 1) if share % n == 0)
+    return replace(recipe, batch=batch, accumulate=share // batch)
 
 
 def make(profile: Profile, size: int, clips: int | None, heldout: int | None) -> Plan:
@@ -47,8 +63,9 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None) ->
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     gpu = torch.cuda.is_available() or parameters > LARGE
     speed, where = (H100, "one H100, measured eager") if gpu else (TWO_CORES, "two CPU cores, measured")
-    step = 3 * recipe.batch * sizes.forward_flop(settings, parameters, tokens) / speed
-    per_step = recipe.batch * size
+    per_process = recipe.batch * recipe.accumulate
+    step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
+    per_step, split = per_process * size, copies(size, recipe.shard)
     return Plan(
         parameters=parameters,
         trained=trained,
@@ -57,8 +74,9 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None) ->
         heldout=heldout,
         steps=recipe.steps,
         clips_per_step=per_step,
+        copies=split,
         epochs=round(recipe.steps * per_step / clips, 1) if clips else None,
-        memory_gb=memory(settings, recipe, parameters, trained, tokens, size, 2 if gpu else 4),
+        memory_gb=memory(settings, recipe, parameters, trained, tokens, split[1], 2 if gpu else 4),
         step_seconds=step,
         seconds=step * recipe.steps,
         basis=f"3 forwards of a step's clips at {speed:.3g} FLOP/s ({where})",
@@ -66,29 +84,29 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None) ->
 
 
 def memory(
-    settings: dict, recipe: Recipe, parameters: int, trained: int, tokens: int, size: int, compute: int
+    settings: dict, recipe: Recipe, parameters: int, trained: int, tokens: int, width: int, compute: int
 ) -> dict[str, float]:
-    """GB per process by part; `compute` is the bytes of one number in the forward pass.
+    """GB per process by part; `width` processes split the trained weights, `compute` is the bytes of a number in use.
 
     Activations: with recomputation one input per block (selective: also the outputs of its two attentions) and about 21
     tensors of tokens x width inside the block at work; without, about 21 per block. 21 makes the sum equal the 43 GB
     that were measured for the 2B model with every block recomputed; the other two are not measured.
     """
-    width = settings["num_attention_heads"] * settings["attention_head_dim"]
+    channels = settings["num_attention_heads"] * settings["attention_head_dim"]
     layers = settings["num_layers"]
     frozen_bytes = compute if recipe.lora_rank else 0
     weight_bytes = 4 if recipe.master_weights or recipe.lora_rank else compute
     tensors = {"none": 21 * layers, "blocks": layers + 21, "selective": 3 * layers + 21}[recipe.recompute]
     parts = {
-        "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes / size,
-        "weights": trained * weight_bytes / size,
-        "gradients": trained * weight_bytes / size,
-        "Adam": 2 * trained * weight_bytes / size,
-        "EMA": 4 * trained / size if recipe.ema_rate else 0,
+        "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes,
+        "weights": trained * weight_bytes / width,
+        "gradients": trained * weight_bytes / width,
+        "Adam": 2 * trained * weight_bytes / width,
+        "EMA": 4 * trained / width if recipe.ema_rate else 0,
         "weights in bf16": parameters * compute if weight_bytes > compute and not recipe.lora_rank else 0,
-        "activations": tensors * recipe.batch * tokens * width * compute,
+        "activations": tensors * recipe.batch * tokens * channels * compute,
     }
-    return {name: round(size / 1e9, 2) for name, size in parts.items() if size}
+    return {name: round(part / 1e9, 2) for name, part in parts.items() if part}
 
 
 def add_lora(network: torch.nn.Module, recipe: Recipe) -> None:
@@ -109,14 +127,16 @@ def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data
     what = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all of them"
     dtype = str(world.compute_dtype(device)).removeprefix("torch.")
     counted = f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet: type `cookbook prepare`"
+    each = f"{recipe.batch} per process" + (f", {recipe.accumulate} times" if recipe.accumulate > 1 else "")
+    split = f", {plan.copies[0]} copies of the weights, each split over {plan.copies[1]}" if size > 1 else ""
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
     lines = [
-        f"train: profile {profile.name}, recipe {recipe.name}, {size} process(es) on {device.type} in {dtype}",
+        f"train: profile {profile.name}, recipe {recipe.name}, {size} process(es) on {device.type} in {dtype}{split}",
         f"  base weights  {_origin(profile)}",
         f"  clips         {data}: {counted}",
         f"  network       {plan.parameters / 1e6:.1f} M parameters, training {what}",
         f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
-        f"  work          {plan.steps} steps of {plan.clips_per_step} clips ({recipe.batch} per process){epochs}",
+        f"  work          {plan.steps} steps of {plan.clips_per_step} clips ({each}){epochs}",
         f"  departures    {'; '.join(departures(profile))}",
         f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
         f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
