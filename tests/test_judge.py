@@ -240,7 +240,7 @@ def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
 
 
 def test_threshold_and_auc():
-    labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 1, 1.0])
+    labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 2, 1.0])
     facts = statistics.measure(labels, scores, ["real"] * 3 + ["a", "a", "b"], list("abcdef"))
     assert (
         facts["auc"] == 1 and facts["threshold"] == 3 and facts["precision"] == 1 and facts["rule"] == "precision 0.75"
