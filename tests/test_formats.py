@@ -1,0 +1,224 @@
+"""docs/formats.md against a whole run at tiny size: every documented field is written, every written one documented."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from torch.distributed.checkpoint import FileSystemReader
+
+from cookbook import profiles, store, video
+from cookbook.convert import convert
+from cookbook.data import prepare
+from cookbook.generate import generate
+from cookbook.judge import judge
+from cookbook.judge.filtering import filter_clips
+from cookbook.profiles import Source
+from cookbook.train import train
+from cookbook.workshop import critic as critic_recipe
+from cookbook.workshop.tokenizer import build_tokenizer, corpus
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
+SHIPPED = store.ASSETS / profiles.nano().controls.location
+PROMPT = "Use the right hand to pick up red apple from table to white plate."
+TYPES = {
+    "text": str,
+    "whole number": int,
+    "number": (int, float),
+    "yes or no": bool,
+    "list": list,
+    "object": dict,
+}
+
+
+def write_assets(root: Path) -> Path:
+    """A critic, labelled controls, and two photos with their truth, where the profile looks for them."""
+    build_tokenizer(corpus([PROMPT]), root / "tokenizer")
+    critic_recipe.init(root / "nano" / "critic", root / "tokenizer")
+    frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
+    for index in range(6):
+        kind = ("real", "vanish", "wrong_place")[index % 3]
+        file = f"videos/{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
+        video.write_video(root / "workshop" / "controls" / file, np.roll(frames, index, 0), 8)
+        row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
+        row |= {"instruction": int(kind == "real"), "violation": None, "twin_of": f"{index // 3}"}
+        store.append_row(root / "workshop" / "controls" / "controls.jsonl", row)
+    mask = np.zeros((32, 48), bool)
+    mask[10:16, 10:16] = True
+    (root / "workshop" / "eval" / "truth").mkdir(parents=True)
+    for index in range(2):
+        facts = {"mask_target": mask, "mask_receptacle": np.roll(mask, 20, 1), "hand": "right"}
+        np.savez(root / "workshop" / "eval" / "truth" / f"{index}.npz", **facts)
+        photo = root / "workshop" / "eval" / "gr1_object" / f"{index}_{PROMPT}.png"
+        photo.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 48, 3), 90 * index, np.uint8)).save(photo)
+        photo.with_suffix(".txt").write_text(PROMPT)
+    return root
+
+
+def write_footage(folder: Path) -> Path:
+    """Clips with captions, one of them too short."""
+    tiny.make_clips(folder / "train")
+    video.write_video(folder / "train" / "videos" / "short.mp4", np.zeros((3, 32, 48, 3), np.uint8), 8)
+    (folder / "train" / "metas" / "short.txt").write_text("Wave.")
+    return folder
+
+
+def middling(path: Path) -> float:
+    """A threshold that some of the tuned model's dreams reach and others do not."""
+    lower: dict[str, float] = {}
+    for row in store.read_rows(path):
+        if row["model"] == "tuned":
+            lower[row["file"]] = min(row["score"], lower.get(row["file"], 5.0))
+    return sorted(lower.values())[len(lower) // 2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_world) -> Path:
+    """Every stage of a run, by the real stages, with untrained models."""
+    root = tmp_path_factory.mktemp("formats")
+    full = tiny.profile(tiny_world)
+    made = replace(
+        full,
+        controls=Source("workshop/controls", kind="dataset"),
+        control_clips=6,
+        sampling=replace(full.sampling, steps=2, seeds=2, base_seeds=1),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "ASSETS", write_assets(root / "assets"))
+        patch.setitem(profiles.PROFILES, "tiny", lambda: made)
+        footage, folder = write_footage(root / "footage"), root / "run"
+        prepare("tiny", run=folder, train=footage / "train", skip_bad=True)
+        train("tiny", run=folder)
+        convert("tiny", run=folder)
+        for model in ("base", "tuned"):
+            generate("tiny", run=folder, model=model)
+        judge("tiny", run=folder)
+        filter_clips("tiny", run=folder, threshold=middling(folder / "verdicts" / "verdicts.jsonl"))
+    return folder
+
+
+# The page
+
+
+def sections() -> dict[str, dict[str, list[str]]]:
+    """Heading -> field -> the other cells of its row."""
+    found: dict[str, dict[str, list[str]]] = {}
+    heading = ""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ").strip()
+        elif line.startswith("| `"):
+            field, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            found.setdefault(heading, {})[field.strip("` ")] = cells
+    return found
+
+
+SECTIONS = sections()
+ROWS = {
+    "`data/skipped.jsonl`": ["data/skipped.jsonl"],
+    "`checkpoints/log.jsonl`": ["checkpoints/log.jsonl"],
+    "`dreams/<model>/requests.jsonl`": ["dreams/base/requests.jsonl", "dreams/tuned/requests.jsonl"],
+    "`dreams/<model>/dreams.jsonl`": ["dreams/base/dreams.jsonl", "dreams/tuned/dreams.jsonl"],
+    "`verdicts/verdicts.jsonl`": ["verdicts/verdicts.jsonl"],
+    "`verdicts/controls.jsonl`": ["verdicts/controls.jsonl"],
+    "`verdicts/truth.jsonl`": ["verdicts/truth.jsonl"],
+    "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
+}
+STAGES = {name: place for name, place in store.FOLDERS.items() if name not in ("generate-base", "report")}
+
+
+def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of an object as the page spells it: `a.b`, or `a.<word>` where the page has a word for the key."""
+    word = next((field for field in documented if re.fullmatch(re.escape(prefix) + r"<\w+>", field)), None)
+    for key, child in value.items():
+        path = word or prefix + key
+        yield path, child
+        if isinstance(child, dict) and any(field.startswith(path + ".") for field in documented):
+            yield from walk(child, documented, path + ".")
+
+
+def problems(objects: list[dict], documented: dict[str, list[str]]) -> list[str]:
+    """What the objects and the page disagree on."""
+    assert objects, "nothing was written"
+    found, always = [], {field for field, cells in documented.items() if not cells[2].startswith("Only")}
+    for value in objects:
+        fields = list(walk(value, documented))
+        found += [f"{field} is not documented" for field, _ in fields if field not in documented]
+        found += [f"{field} is not written" for field in always - {field for field, _ in fields}]
+        found += [
+            f"{field} is {v!r}" for field, v in fields if field in documented and not fits(v, *documented[field][:2])
+        ]
+    return sorted(set(found))
+
+
+def fits(value: Any, kind: str, limits: str) -> bool:
+    """Whether a value is of the documented type and within the documented range."""
+    if value is None:
+        return kind.endswith(" or null")
+    wanted = TYPES[kind.removesuffix(" or null")]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        return False
+    if edges := re.match(r"(\d+) to (\d+)", limits):
+        return int(edges[1]) <= value <= int(edges[2])
+    least = re.match(r"at least (\d+)", limits)
+    return not least or value >= int(least[1])
+
+
+@pytest.mark.parametrize("heading", ROWS)
+def test_rows_are_as_documented(run, heading):
+    assert problems([row for file in ROWS[heading] for row in store.read_rows(run / file)], SECTIONS[heading]) == []
+
+
+def test_calibration_is_as_documented(run):
+    calibration = json.loads((run / "verdicts" / "calibration.json").read_text())
+    assert problems([calibration], SECTIONS["`verdicts/calibration.json`"]) == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_manifests_are_as_documented(run, stage):
+    documented = SECTIONS["`manifest.json`"] | SECTIONS[f"Facts of `{stage}`"]
+    assert problems([store.read_manifest(run / STAGES[stage])], documented) == []
+
+
+def test_every_file_is_listed_and_every_listed_file_is_written(run):
+    files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+    listed = {pattern: set(run.glob(pattern)) for pattern in SECTIONS["Everything in a run"]}
+    assert [pattern for pattern, matches in listed.items() if not matches] == []
+    assert sorted(str(path.relative_to(run)) for path in set(files).difference(*listed.values())) == []
+
+
+def test_the_controls_that_ship_are_as_documented():
+    text = " ".join(PAGE.read_text().split())
+    described = re.search(r"described in the same words: (.*?)\.", text)[1]
+    rows = store.read_rows(SHIPPED / "controls.jsonl")
+    assert set(re.findall(r"`(\w+)`", described)) == set(rows[0])
+
+
+def test_checkpoint_keys_are_as_documented(run):
+    folder = run / "checkpoints" / (run / "checkpoints" / "latest_checkpoint.txt").read_text().strip()
+    page = re.search(r"## Checkpoints\n(.*?)\n## ", PAGE.read_text(), re.S)[1]
+    keys = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", page, re.M)
+    patterns = {(part, re.escape(key).replace("<name>", ".+").replace("<key>", r"\w+")) for part, key in keys}
+    for part in sorted({part for part, _ in keys}):
+        written = set(FileSystemReader(folder / part).read_metadata().state_dict_metadata)
+        mine = [pattern for name, pattern in patterns if name == part]
+        assert all(any(re.fullmatch(pattern, key) for pattern in mine) for key in written)
+        assert all(any(re.fullmatch(pattern, key) for key in written) for pattern in mine)
+
+
+def test_a_renamed_or_retyped_field_is_noticed(run):
+    rows = store.read_rows(run / "verdicts" / "verdicts.jsonl")
+    documented = SECTIONS["`verdicts/verdicts.jsonl`"]
+    renamed = {("points" if key == "score" else key): value for key, value in rows[0].items()}
+    assert problems([renamed], documented) == ["points is not documented", "score is not written"]
+    assert problems([rows[0] | {"score": 5.5}], documented) == ["score is 5.5"]
+    assert problems([rows[0] | {"seed": True}], documented) == ["seed is True"]
