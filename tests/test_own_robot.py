@@ -1,0 +1,99 @@
+"""docs/your_own_robot.md: its commands, executed word for word on footage made here, and what it says goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cookbook import profiles, store, video
+from cookbook.generate.requests import read_requests
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "your_own_robot.md").read_text()
+HANDS = ["left", "right", "left"]
+
+
+def film(seed: int, seconds: float = 4.0, fps: int = 12, height: int = 120, width: int = 208) -> np.ndarray:
+    """A grey gripper that moves over a coloured table, in a shape and at a rate that no profile has."""
+    rng = np.random.default_rng(seed)
+    frames = np.full((int(seconds * fps), height, width, 3), rng.integers(40, 200, 3), np.uint8)
+    for time_, frame in enumerate(frames):
+        left = 10 + (width - 60) * time_ // len(frames)
+        frame[20 + 10 * seed : 60 + 10 * seed, left : left + 30] = 120
+    return frames
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with my_robot/ in it, laid out as the page says."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_robot" / "eval").mkdir(parents=True)
+    for index, hand in enumerate(HANDS, 1):
+        clip = folder / "my_robot" / "train" / f"{index:03d}.mp4"
+        video.write_video(clip, film(index), 12)
+        clip.with_suffix(".txt").write_text(f"Use the {hand} hand to push the block to the right.")
+    Image.fromarray(film(9)[0]).save(folder / "my_robot" / "eval" / "0_wave.png")
+    (folder / "my_robot" / "eval" / "0_wave.txt").write_text("Use the left hand to push the block to the left.")
+    return folder
+
+
+def cookbook(words: str, home: Path) -> subprocess.CompletedProcess:
+    """Type one line in that folder."""
+    assert words.startswith("cookbook ")
+    command = [sys.executable, "-m", "cookbook.cli", *shlex.split(words)[1:]]
+    return subprocess.run(command, cwd=home, env=os.environ | {"HEADLESS": "1"}, capture_output=True, text=True)
+
+
+def test_the_commands_lead_from_the_folder_to_videos_in_ten_minutes(home):
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+    assert [line.split()[1] for line in lines] == ["prepare", "train", "train", "convert", "generate"]
+    clock, run = time.monotonic(), home / "runs" / "mine"
+    for line in lines:
+        done = cookbook(line, home)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        if "--steps 1" in line:
+            assert time.monotonic() - clock < 600
+    assert store.read_manifest(run / "data")["clips"] == len(HANDS)
+    assert store.read_manifest(run / "checkpoints")["steps"] == 1
+    (row,) = store.read_rows(run / "dreams" / "tuned" / "dreams.jsonl")
+    info = video.probe(run / "dreams" / "tuned" / row["file"])
+    clip = profiles.nano().clip
+    assert (info.frames, info.height, info.width) == (clip.frames, clip.height, clip.width)
+
+
+def test_the_problems_that_the_page_names_are_told_at_once(home, tmp_path):
+    folder = tmp_path / "my_robot"
+    video.write_video(folder / "train" / "short.mp4", film(1, seconds=1), 12)
+    (folder / "train" / "short.txt").write_text("Wave.")
+    video.write_video(folder / "train" / "mute.mp4", film(2), 12)
+    done = cookbook(f"cookbook prepare --run runs/mine --train my_robot/train --eval {home}/my_robot/eval", tmp_path)
+    assert done.returncode == 2
+    assert re.search(r"```\n(cookbook: 2 clips cannot be used.*)\n```", PAGE)[1] in done.stderr
+    assert "are shorter than one training window" in done.stderr and "no such caption file" in done.stderr
+    assert not (tmp_path / "runs" / "mine" / "data" / "train").exists()
+
+
+def test_the_row_of_own_prompts_can_be_read(home):
+    row = re.search(r"```json\n(.*)\n```", PAGE)[1]
+    path = home / "my_robot" / "requests.jsonl"
+    path.write_text(row + "\n")
+    (request,) = read_requests(path, profiles.nano())
+    clip = profiles.nano().clip
+    assert (request.num_output_frames, request.size) == (clip.frames, (clip.height, clip.width))
+    assert json.loads(row)["guidance"] == profiles.nano().sampling.guidance
+
+
+def test_the_lengths_that_the_page_states_are_those_of_the_profiles():
+    for name, seconds in (("nano", "3 s"), ("2b", "5.75 s")):
+        clip = profiles.get(name).clip
+        assert f"`{name}` {clip.frames} frames at {clip.fps} per second ({seconds})" in PAGE
+        assert float(seconds.split()[0]) == (clip.frames - 1) / clip.fps
