@@ -15,7 +15,9 @@ from test_cli import FLAGS
 from cookbook import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "setup.md", *sorted(ROOT.glob("assets/*.md")), *sorted(ROOT.glob("notebooks/*.py"))]
+PAGES = sorted(
+    path for pattern in ("*.md", "docs/*.md", "assets/*.md", "notebooks/*.py") for path in ROOT.glob(pattern)
+)
 PINNED = re.compile(r"^[\s#-]*([A-Za-z0-9_.-]+)==([\w.]+)$")
 
 
