@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from conftest import ALONE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cookbook import engine, profiles, store
+from cookbook.engine import checkpoint
 from cookbook.engine.distributed import copies
 from cookbook.engine.memory import ATTENTION, CHOICES
 from cookbook.errors import UserError
@@ -93,6 +96,77 @@ def test_clips_that_cannot_be_shared_are_refused():
     for clips in (3, 0, -2):
         with pytest.raises(UserError, match="cannot be shared by 2 process"):
             divide(profiles.recommended_recipe(), clips, 2)
+
+
+# checkpoints
+
+
+@pytest.mark.parametrize(("first", "then"), [((2, 4, 2), (1, 4, 4)), ((1, 4, 4), (2, 4, 2))])
+def test_a_run_goes_on_with_another_number_of_processes(first, then, ranks, arena, alone):
+    folder = arena[0] / "run"
+    assert any(ranks(*first, 6))  # killed before a rename: started.json, the log, three of iter 2, first of iter 4
+    assert (folder / "checkpoints/latest_checkpoint.txt").read_text() == "iter_000000002\n"
+    before = losses(folder)[:2]
+    assert ranks(*then) == [0] * then[0]
+    assert losses(folder)[:2] == before
+    assert_alike(folder, alone)
+
+
+def state_of(value: float) -> checkpoint.State:
+    return {part: {"x": torch.full((1000,), value)} for part in checkpoint.PARTS}
+
+
+def saver_in(folder: Path, keep: int = 2) -> checkpoint.Saver:
+    return checkpoint.Saver(folder, replace(profiles.recommended_recipe(), keep=keep), ALONE)
+
+
+def test_a_checkpoint_is_written_beside_training_and_holds_the_moment_it_was_asked_for(tmp_path, monkeypatch):
+    hold, write = threading.Event(), store.write_json
+    monkeypatch.setattr(store, "write_json", lambda *arguments: (hold.wait(30), write(*arguments)))
+    saver, state = saver_in(tmp_path), state_of(1.0)
+    saver.save(1, state)
+    for part in state.values():
+        part["x"].zero_()  # training goes on
+    assert checkpoint.latest(tmp_path) is None
+    hold.set()
+    saver.close()
+    found = state_of(2.0)
+    checkpoint.load(checkpoint.latest(tmp_path), found, ALONE)
+    assert all(torch.equal(part["x"], torch.ones(1000)) for part in found.values())
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_newest_checkpoints_are_kept(keep, tmp_path):
+    saver = saver_in(tmp_path, keep)
+    for step in range(1, 6):
+        saver.save(step, state_of(step))
+    saver.close()
+    kept = [checkpoint.name_of(step) for step in range(1, 6)][-keep:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, checkpoint.POINTER]
+
+
+def test_no_disk_is_said_before_the_first_step_and_before_each_checkpoint(tmp_path, monkeypatch, tiny_world):
+    recipe = tiny.profile(tiny_world).recipe
+    disk = types.SimpleNamespace(free=10**6)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: disk)
+    with pytest.raises(UserError, match=r"has 0.00 GB free and needs 0.00 GB for 3 checkpoint\(s\); free some"):
+        engine.fit(world.load_transformer(tiny_world), flow_loss, None, recipe, tmp_path, 0, ALONE, torch.float32)
+    disk.free = 1000
+    with pytest.raises(UserError, match=r"for 1 checkpoint"):
+        saver_in(tmp_path).save(1, state_of(1))
+    assert not list(tmp_path.glob("iter_*"))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_json", full)
+    saver = saver_in(tmp_path)
+    saver.save(1, state_of(1))
+    with pytest.raises(UserError, match="could not be written .*No space left on device"):
+        saver.save(2, state_of(2))
+    assert checkpoint.latest(tmp_path) is None
 
 
 # activations computed again

@@ -2,7 +2,8 @@
 
 checkpoints/iter_000000200/{model,optim,scheduler,trainer}/ and checkpoints/latest_checkpoint.txt. A checkpoint is
 written under a hidden name and renamed when whole; the text file that points to it is written last. So whatever moment
-a process is killed at, the file points to a whole checkpoint or does not exist.
+a process is killed at, the file points to a whole checkpoint or does not exist. Training goes on while files are
+written; it waits only while the state is copied, and for the checkpoint before.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import dataclasses
 import os
 import shutil
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -25,6 +28,9 @@ from cookbook.profiles import Recipe
 POINTER = "latest_checkpoint.txt"
 PARTS = ("model", "optim", "scheduler", "trainer")
 RECIPE = "trainer/recipe.json"  # beside DCP's own files: how the checkpoint was made (conversion needs LoRA's scale)
+
+# One process needs no process group; a filter for good, because DCP warns from its own threads
+warnings.filterwarnings("ignore", message=".*assuming the intent is to (save|load) in a single process")
 
 State = dict[str, dict[str, Tensor]]  # part -> name -> tensor
 
@@ -44,41 +50,112 @@ def latest(folder: Path) -> Path | None:
     return path
 
 
-def save(folder: Path, step: int, state: State, recipe: Recipe, group: Group) -> Path:
-    """Write the checkpoint of `step` (finished steps), point to it, delete all but the newest `recipe.keep`."""
-    final, hidden = folder / name_of(step), folder / f".{name_of(step)}"
-    if group.main:
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir(parents=True)
-    group.barrier()
-    for part in PARTS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
-            dcp.save(state[part], checkpoint_id=hidden / part, no_dist=group.size == 1)
-    group.barrier()
-    if group.main:
-        store.write_json(hidden / RECIPE, dataclasses.asdict(recipe))
+def size_of(state: State) -> int:
+    """Bytes of a whole checkpoint, whatever share of it lies in this process."""
+    return sum(tensor.numel() * tensor.element_size() for part in state.values() for tensor in part.values())
+
+
+class Saver:
+    """Writes checkpoints while training goes on: `save` copies the state to memory of the host, the rest follows."""
+
+    def __init__(self, folder: Path, recipe: Recipe, group: Group):
+        self.folder, self.recipe, self.group = folder, recipe, group
+        # Each part is written by a thread of its own, which must not mix its messages with another's or with training's
+        self.channels = {part: dist.new_group(backend="gloo") if group.size > 1 else None for part in PARTS}
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: Future | None = None
+
+    def require_disk(self, state: State, left: int) -> None:
+        """Refuse to begin where the disk cannot take the `left` checkpoints to come, of which `keep` + 1 exist at once.
+
+        Raises:
+            UserError: with the space that is needed and the space there is.
+        """
+        self.group.from_main(lambda: self._require_disk(size_of(state), left))
+
+    def _require_disk(self, size: int, left: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        here = len(list(self.folder.glob("iter_*")))
+        count = min(left, max(1, self.recipe.keep + 1 - here))
+        needed, free = size * count, shutil.disk_usage(self.folder).free
+        if free < 1.02 * needed:
+            raise UserError(
+                f"{self.folder} has {free / 1e9:.2f} GB free and needs {needed / 1e9:.2f} GB for {count} "
+                "checkpoint(s); free some, name another --run folder, or lower the recipe's keep"
+            )
+
+    def save(self, step: int, state: State) -> None:
+        """Begin the checkpoint of `step` (finished steps); `state` may change as soon as this returns.
+
+        Raises:
+            UserError: the checkpoint before could not be written, or there is no space for this one.
+        """
+        self.wait()
+        self.require_disk(state, 1)
+        hidden = self.folder / f".{name_of(step)}"
+        if self.group.main:
+            shutil.rmtree(hidden, ignore_errors=True)
+            hidden.mkdir(parents=True)
+        self.group.barrier()
+        written = [
+            dcp.async_save(
+                state[part],
+                checkpoint_id=hidden / part,
+                process_group=self.channels[part],
+                no_dist=self.group.size == 1,
+            )
+            for part in PARTS
+        ]
+        self.pending = self.thread.submit(self._finish, hidden, self.folder / name_of(step), written)
+
+    def _finish(self, hidden: Path, final: Path, written: list[Future]) -> None:
+        """When all is on disk: rename, point to it, delete all but the newest `recipe.keep`."""
+        for part in written:
+            part.result()  # in the main process, which writes DCP's table of contents, this means: of all processes
+        if not self.group.main:
+            return
+        store.write_json(hidden / RECIPE, dataclasses.asdict(self.recipe))
         shutil.rmtree(final, ignore_errors=True)  # left by a kill between the rename and the pointer
         os.replace(hidden, final)
-        with store.replacing(folder / POINTER) as temporary:
+        with store.replacing(self.folder / POINTER) as temporary:
             temporary.write_text(final.name + "\n")
-        for old in sorted(folder.glob("iter_*"))[: -recipe.keep]:
+        for old in sorted(self.folder.glob("iter_*"))[: -self.recipe.keep]:
             shutil.rmtree(old)
-    group.barrier()
-    return final
+
+    def wait(self) -> None:
+        """Until the checkpoint that was begun is whole.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        pending, self.pending = self.pending, None
+        try:
+            if pending:
+                pending.result()
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise UserError(f"{self.folder}: the checkpoint could not be written ({_last_line(error)})") from None
+
+    def close(self) -> None:
+        try:
+            self.wait()
+        finally:
+            self.thread.shutdown()
 
 
 def load(path: Path, state: State, group: Group) -> None:
-    """Read a checkpoint into the tensors of `state`, in place.
+    """Read a checkpoint into the tensors of `state`, in place, however many processes it was written by.
 
     Raises:
         UserError: a part is missing, truncated or of another model.
     """
     for part in PARTS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
+            dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
         except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise UserError(f"{path / part}: not a whole checkpoint of this model ({reason}); --redo train") from None
+            raise UserError(
+                f"{path / part}: not a whole checkpoint of this model ({_last_line(error)}); --redo train"
+            ) from None
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

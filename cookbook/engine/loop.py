@@ -152,18 +152,25 @@ def fit(
         spell: a parameter's name in the model -> its name in the checkpoint.
 
     Raises:
-        UserError: gradients that are not finite, or a checkpoint that does not fit.
+        UserError: gradients that are not finite, a checkpoint that does not fit, or no disk for the next.
     """
     run = Run(model, recipe, seed, group, compute, spell)
     before = [local(parameter.detach()).cpu().clone() for parameter in run.parameters.values()]
     run.resume(folder)
-    steps = range(run.step, recipe.steps)
-    for _ in show.progress(steps, "train: steps") if group.main and steps else steps:
-        row = run.advance(loss_fn, batch_at)
-        if group.main:
-            store.append_row(folder / LOG, row)
-        if run.step % recipe.save_every == 0 or run.step == recipe.steps:
-            checkpoint.save(folder, run.step, run.state(), recipe, group)
+    due = {step for step in range(run.step + 1, recipe.steps + 1) if step % recipe.save_every == 0} | {recipe.steps}
+    saver = checkpoint.Saver(folder, recipe, group)
+    try:
+        saver.require_disk(run.state(), len(due))
+        steps = range(run.step, recipe.steps)
+        for _ in show.progress(steps, "train: steps") if group.main and steps else steps:
+            row = run.advance(loss_fn, batch_at)
+            if group.main:
+                store.append_row(folder / LOG, row)
+            if run.step in due:
+                saver.save(run.step, run.state())
+    finally:
+        saver.close()
+    group.barrier()
     now = [local(parameter.detach()).cpu() for parameter in run.parameters.values()]
     changed = max(
         float((new.float() - old.float()).abs().max()) for new, old in zip(now, before, strict=True) if old.numel()
