@@ -97,7 +97,7 @@ def _hardware(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
 
 
 def _software(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
-    absent = [name for name, (here, _) in machine.versions.items() if here is None and name != "mujoco"]
+    absent = [name for name, (here, _) in machine.versions.items() if here is None and name not in ("mujoco", "ray")]
     other = [f"{name} {here}" for name, (here, tested) in machine.versions.items() if here not in (None, tested)]
     packages = f"no {', '.join(absent)}" if absent else f"not tested: {', '.join(other)}" if other else "those tested"
     right = (3, 11) <= sys.version_info[:2] <= (3, 12)

@@ -19,11 +19,11 @@ from PIL import Image
 from cookbook import store, video
 from cookbook.errors import UserError
 from cookbook.generate import generate
-from cookbook.generate.requests import read_requests, request_name
+from cookbook.generate.requests import ALLOWED, read_requests, request_name
 from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.models.text import encode_prompts
-from cookbook.profiles import nano
+from cookbook.profiles import PROFILES, nano
 
 ROW = {
     "name": "a",
@@ -92,32 +92,110 @@ def test_video_and_text_conditioning(tmp_path, photos, tiny_profile, tiny_world,
         ROW | {"name": "t", "inference_type": "text2world", "input_path": None},
     ]
     (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    manifest = generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
-    assert manifest["clips"] == 2
+    generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
+    rows = store.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    assert [row["image_sha256"] for row in rows] == [store.digest(source), None]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"resolution": "30,48"}, "line 2: resolution: 30 x 48 must be multiples of 16"),
-        ({"resolution": "big"}, 'line 2: resolution: must be "height,width"'),
-        ({"num_output_frames": 10}, "line 2: num_output_frames: 10"),
-        ({"input_path": "gone.png"}, "line 2: input_path: .*gone.png does not exist"),
-        ({"prompt": None}, "line 2: prompt"),
-        ({"inference_type": "sound2world"}, "line 2: inference_type"),
-    ],
-)
-def test_bad_row_is_named_by_line_and_field(tmp_path, change, message):
+@pytest.fixture
+def rows_file(tmp_path):
+    """A function that writes rows as jsonl, beside a photo `a.png`, a text that is no picture and a short video."""
     Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
-    file = tmp_path / "batch.jsonl"
-    file.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | change) + "\n")
-    with pytest.raises(UserError, match=message):
+    (tmp_path / "text.png").write_text("not a picture")
+    video.write_video(tmp_path / "short.mp4", np.zeros((3, 32, 48, 3), np.uint8), 8)
+
+    def write(*changes: dict):
+        lines = [json.dumps({**ROW, "name": f"row{index}"} | change) for index, change in enumerate(changes)]
+        (tmp_path / "batch.jsonl").write_text("\n".join(lines) + "\n")
+        return tmp_path / "batch.jsonl"
+
+    return write
+
+
+BAD = [
+    ({"resolution": "30,48"}, "resolution", '"30,48"'),
+    ({"resolution": "0,48"}, "resolution", '"0,48"'),
+    ({"resolution": "big"}, "resolution", '"big"'),
+    ({"num_output_frames": 10}, "num_output_frames", "10"),
+    ({"num_output_frames": -3}, "num_output_frames", "-3"),
+    ({"input_path": "gone.png"}, "input_path", "gone.png does not exist"),
+    ({"input_path": "text.png"}, "input_path", "cannot be read"),
+    ({"input_path": None}, "input_path", "missing"),
+    ({"inference_type": "video2world", "input_path": "short.mp4"}, "input_path", "has 3 frames"),
+    ({"inference_type": "text2world"}, "input_path", '"a.png"'),
+    ({"inference_type": "sound2world"}, "inference_type", '"sound2world"'),
+    ({"prompt": None}, "prompt", "null"),
+    ({"prompt": " "}, "prompt", '" "'),
+    ({"prompt_path": "a.txt"}, "prompt", "prompt_path is given too"),
+    ({"prompt": None, "prompt_path": "gone.txt"}, "prompt_path", "no such"),
+    ({"num_steps": -1}, "num_steps", "-1"),
+    ({"shift": 0}, "shift", "0"),
+    ({"seed": -1}, "seed", "-1"),
+    ({"guidance": -1}, "guidance", "-1"),
+    ({"guidance": float("nan")}, "guidance", "NaN"),
+    ({"name": "../up"}, "name", '"../up"'),
+    ({"name": "row0"}, "name", "'row0' is on line 1 too"),
+    ({"stepz": 3}, "stepz", "unknown field"),
+]
+
+
+def test_everything_wrong_is_said_at_once_by_line_and_field(rows_file):
+    file = rows_file({}, *(change for change, _, _ in BAD))
+    with pytest.raises(UserError) as caught:
         read_requests(file, nano())
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(BAD)
+    for line, (number, (_, field, found)) in zip(lines, enumerate(BAD, 2), strict=True):
+        assert line.startswith(f"{file}, line {number}: {field}: "), line
+        assert found in line and ALLOWED.get(field, "num_steps") in line.split("allowed: ")[1]
 
 
-def test_row_that_is_not_json(tmp_path):
-    (tmp_path / "batch.jsonl").write_text("{broken\n")
-    with pytest.raises(UserError, match="line 1"):
+def test_mistakes_of_one_row_are_all_named(rows_file):
+    file = rows_file({"input_path": "gone.png", "num_steps": -1, "stepz": 3})
+    with pytest.raises(UserError) as caught:
+        read_requests(file, nano())
+    fields = [line.split(", line 1: ")[1].split(":")[0] for line in str(caught.value).splitlines()]
+    assert sorted(fields) == ["input_path", "num_steps", "stepz"]
+
+
+def test_bad_requests_are_refused_before_any_model_is_looked_for(tmp_path, rows_file, tiny_world, monkeypatch):
+    monkeypatch.setitem(PROFILES, "tiny", lambda: tiny.profile(tmp_path / "no weights here"))
+    with pytest.raises(UserError, match="line 1: resolution"):
+        generate("tiny", run=tmp_path, requests=rows_file({"resolution": "30,48"}), model="base")
+
+
+def test_absent_fields_are_the_profiles(tmp_path, rows_file):
+    (tmp_path / "words.txt").write_text("Wave twice.\n")
+    row = {"name": "a", "prompt_path": "words.txt", "input_path": "a.png"}
+    (tmp_path / "one.json").write_text(json.dumps(row))
+    rows_file()
+    (request,) = read_requests(tmp_path / "one.json", nano())
+    assert (request.prompt, request.size, request.num_output_frames) == ("Wave twice.", (96, 160), 25)
+    assert request.guidance == nano().sampling.guidance and request.num_steps is None
+
+
+def test_batch_rows_are_checked_by_their_own_fields(tmp_path, rows_file):
+    rows_file()
+    batch = [{"input_video": "a.png", "prompt": "x", "seed": 1}, {"prompt": "y"}, {"input_video": "a.png"}]
+    (tmp_path / "batch_input.json").write_text(json.dumps(batch))
+    with pytest.raises(UserError) as caught:
+        read_requests(tmp_path / "batch_input.json", nano())
+    wanted = ["row 1: seed: unknown field", "row 2: input_video: missing", "row 3: prompt: null"]
+    assert all(want in line for want, line in zip(wanted, str(caught.value).splitlines(), strict=True))
+
+
+def test_steps_shift_and_negative_prompt_of_a_row_count(tmp_path, rows_file, tiny_profile, tiny_world):
+    tiny_profile()
+    file = rows_file({}, {"num_steps": 3}, {"shift": 2.0}, {"negative_prompt": "Stand still."})
+    generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
+    rows = store.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    assert [(row["steps"], row["shift"]) for row in rows] == [(12, 5.0), (3, 5.0), (12, 2.0), (12, 5.0)]
+    assert len({row["sha256"] for row in rows[:3]}) == 3
+
+
+def test_rows_that_are_not_json(tmp_path):
+    (tmp_path / "batch.jsonl").write_text("{broken\n[1]\n")
+    with pytest.raises(UserError, match=r"line 1: column 2: not JSON(.*\n)*.*line 2: \[1\]: not a JSON object"):
         read_requests(tmp_path / "batch.jsonl", nano())
 
 

@@ -1,35 +1,73 @@
 """What to generate: rows of the published jsonl, the published batch_input.json, or a folder of photos.
 
-Fields as in the recipe's `gr1_batch.jsonl` and cosmos-predict2.5's inference arguments.
+Fields as in the recipe's `gr1_batch.jsonl` and cosmos-predict2.5's inference arguments. A file is checked as a whole:
+everything that is wrong with it is said at once, by line and field, before any model is loaded.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cookbook.errors import UserError
-from cookbook.layout import read_photos
+from cookbook.layout import read_photos, read_text
 from cookbook.profiles import Profile
+from cookbook.video import IMAGES, read_video
+
+# field -> what it may be, as said where it is something else
+ALLOWED = {
+    "inference_type": "image2world, video2world or text2world",
+    "name": "letters, digits and _ - . only, and each name once",
+    "prompt": "a sentence, here or in the file prompt_path, not both",
+    "prompt_path": "a UTF-8 text file, relative to this one, instead of prompt",
+    "input_path": "relative to this file: an image, a video of 5 or more frames (video2world), none (text2world)",
+    "num_output_frames": "1 + a multiple of 4",
+    "resolution": '"height,width", both multiples of 16, for example "432,768"',
+    "seed": "a whole number from 0 to 2**31",
+    "guidance": "0 (none) or more",
+    "num_steps": "a whole number from 1",
+    "shift": "more than 0",
+    "negative_prompt": "a text, which may be empty",
+}
+BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
 
 
 class Request(BaseModel):
     """One clip to make (several seeds are several clips of one request)."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     inference_type: Literal["image2world", "video2world", "text2world"] = "image2world"
-    name: str
-    prompt: str
-    input_path: str | None = None  # relative to the jsonl file
+    name: str = Field(pattern=r"^[\w\-.]+$")
+    prompt: str = Field(pattern=r"\S")
+    input_path: str | None = None  # absolute once read
     num_output_frames: int
-    resolution: str  # "height,width"
-    seed: int = 0
-    guidance: float
+    resolution: str = Field(pattern=r"^\d+,\s*\d+$")  # height,width
+    seed: int = Field(0, ge=0, le=2**31)
+    guidance: float = Field(ge=0)
+    num_steps: int | None = Field(None, ge=1)  # None, here and below: the profile's
+    shift: float | None = Field(None, gt=0)
+    negative_prompt: str | None = None
+
+    @field_validator("num_output_frames")
+    @classmethod
+    def _whole_latents(cls, frames: int) -> int:
+        if frames < 1 or frames % 4 != 1:
+            raise ValueError("the VAE makes 1 + 4k frames")
+        return frames
+
+    @field_validator("resolution")
+    @classmethod
+    def _whole_patches(cls, resolution: str) -> str:
+        if any(int(side) % 16 or not int(side) for side in resolution.split(",")):
+            raise ValueError("a patch is 16 x 16 pixels")
+        return resolution
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,82 +83,147 @@ def request_name(index: int, stem: str) -> str:
 
 def from_photos(folder: Path, profile: Profile) -> list[Request]:
     """One image2world request per photo of an EVAL folder, in the order of their numbers."""
-    clip = profile.clip
     return [
         Request(
+            **_defaults(profile),
             name=request_name(index, photo.name),
             prompt=photo.prompt,
             input_path=str(photo.image.resolve()),
-            num_output_frames=clip.frames,
-            resolution=f"{clip.height},{clip.width}",
-            guidance=profile.sampling.guidance,
         )
         for index, photo in enumerate(read_photos(folder))
     ]
 
 
+def _defaults(profile: Profile) -> dict[str, Any]:
+    clip = profile.clip
+    return {
+        "num_output_frames": clip.frames,
+        "resolution": f"{clip.height},{clip.width}",
+        "guidance": profile.sampling.guidance,
+    }
+
+
 def read_requests(path: Path, profile: Profile) -> list[Request]:
-    """Requests from a folder of photos, a `.jsonl` of published rows, or a `batch_input.json`.
+    """Requests from a folder of photos, a `.jsonl` of published rows, a `batch_input.json`, or one row as `.json`.
 
     Raises:
-        UserError: with the file and line of the first row that cannot be used.
+        UserError: with every problem of the file, one a line: file, line, field, what is there, what is allowed.
     """
     if path.is_dir():
         return from_photos(path, profile)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    if path.suffix == ".json":
-        return _from_batch(path, profile)
-    requests = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            requests.append(_check(line, path, number, profile))
+    requests: list[Request] = []
+    problems: list[str] = []
+    first: dict[str, str] = {}  # name -> where it was first used
+    for where, row in _rows(path):
+        made, wrong = row if isinstance(row, tuple) else _check(row, path.parent, _defaults(profile))
+        problems += [f"{path}, {where}: {problem}" for problem in wrong]
+        name = row.get("name") if isinstance(row, dict) else None
+        if isinstance(name, str) and first.setdefault(name, where) != where:
+            problems.append(f"{path}, {where}: name: {name!r} is on {first[name]} too; allowed: {ALLOWED['name']}")
+        requests += [made] if made else []
+    if problems:
+        raise UserError("\n".join(problems))
     if not requests:
         raise UserError(f"{path}: no rows in it")
     return requests
 
 
-def _check(line: str, path: Path, number: int, profile: Profile) -> Request:
-    where = f"{path}, line {number}"
+def _rows(path: Path) -> Iterable[tuple[str, Any]]:
+    """(where, row) of each row; a row that cannot be read comes as (None, [what is wrong])."""
     try:
-        request = Request.model_validate_json(line)
-        height, width = request.size
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "row"
-        raise UserError(f"{where}: {field}: {first['msg']}") from None
-    except ValueError:
-        raise UserError(f'{where}: resolution: must be "height,width", for example "432,768"') from None
-    if height % 16 or width % 16:
-        raise UserError(f"{where}: resolution: {height} x {width} must be multiples of 16")
-    if request.num_output_frames % 4 != 1:
-        raise UserError(f"{where}: num_output_frames: {request.num_output_frames} must be 1 + a multiple of 4")
-    if request.inference_type != "text2world":
-        source = path.parent / (request.input_path or "")
-        if not source.is_file():
-            raise UserError(f"{where}: input_path: {source} does not exist")
-        request = request.model_copy(update={"input_path": str(source.resolve())})
-    return request
-
-
-def _from_batch(path: Path, profile: Profile) -> list[Request]:
-    """The published `batch_input.json`: a list of {input_video (in fact an image), prompt, output_video}."""
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if path.suffix != ".json":
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    yield f"line {number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    yield f"line {number}", (None, [f"column {error.colno}: not JSON ({error.msg})"])
+        return
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(path.parent / row["input_video"], row["prompt"]) for row in rows]
+        whole = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: every row needs input_video and prompt ({error} is missing)") from None
-    requests = []
-    for index, (image, prompt) in enumerate(pairs):
-        row = {
-            "name": request_name(index, image.stem),
-            "prompt": prompt,
-            "input_path": str(image.resolve()),
-            "num_output_frames": profile.clip.frames,
-            "resolution": f"{profile.clip.height},{profile.clip.width}",
-            "guidance": profile.sampling.guidance,
-        }
-        requests.append(_check(json.dumps(row), path, index + 1, profile))
-    return requests
+    if not isinstance(whole, list):
+        yield "row 1", whole
+        return
+    for index, row in enumerate(whole):
+        yield f"row {index + 1}", _from_batch(index, row)
+
+
+def _from_batch(index: int, row: Any) -> Any:
+    """A row of the published `batch_input.json` (its input_video is an image) as a request's."""
+    if not isinstance(row, dict) or "input_video" not in row:
+        return None, [f"input_video: missing; allowed fields: {', '.join(BATCH)}"]
+    if unknown := row.keys() - set(BATCH):
+        return None, [f"{field}: unknown field; allowed: {', '.join(BATCH)}" for field in sorted(unknown)]
+    source = str(row["input_video"])
+    return {"name": request_name(index, Path(source).stem), "input_path": source, "prompt": row.get("prompt")}
+
+
+def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | None, list[str]]:
+    """The request of a row, or everything that is wrong with it."""
+    if not isinstance(row, dict):
+        return None, [f"{_short(row)}: not a JSON object; allowed fields: {', '.join(ALLOWED)}"]
+    row = {**defaults, **row}
+    problems = _resolve_prompt(row, folder) + _resolve_input(row, folder)
+    named = {problem.split(":")[0] for problem in problems}
+    try:
+        request = Request.model_validate(row)
+    except ValidationError as error:
+        for item in error.errors():
+            field = str(item["loc"][0])
+            if item["type"] == "extra_forbidden":
+                problems.append(f"{field}: unknown field; allowed: {', '.join(ALLOWED)}")
+            elif field not in named:
+                found = "missing" if item["type"] == "missing" else _short(item["input"])
+                problems.append(f"{field}: {found}; allowed: {ALLOWED[field]}")
+        return None, problems
+    return (None if problems else request), problems
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _resolve_prompt(row: dict[str, Any], folder: Path) -> list[str]:
+    """Put the prompt of a file in its place."""
+    source = row.pop("prompt_path", None)
+    if source is None:
+        return []
+    if row.get("prompt") is not None:
+        return [f"prompt: prompt_path is given too; allowed: {ALLOWED['prompt']}"]
+    try:
+        row["prompt"] = read_text(folder / str(source))
+    except (UserError, OSError) as error:
+        row["prompt"] = "-"  # so that it is not called missing too
+        return [f"prompt_path: {error}; allowed: {ALLOWED['prompt_path']}"]
+    return []
+
+
+def _resolve_input(row: dict[str, Any], folder: Path) -> list[str]:
+    """Make the picture's or video's path absolute, after looking whether it can be used."""
+    kind, given = row.get("inference_type", "image2world"), row.get("input_path")
+    if kind == "text2world":
+        return [f"input_path: {_short(given)}; allowed: {ALLOWED['input_path']}"] if given is not None else []
+    if not isinstance(given, str) or not given:
+        return [f"input_path: {'missing' if given is None else _short(given)}; allowed: {ALLOWED['input_path']}"]
+    source = (folder / given).resolve()
+    row["input_path"] = str(source)
+    if not source.is_file():
+        return [f"input_path: {source} does not exist; allowed: {ALLOWED['input_path']}"]
+    try:
+        if kind == "video2world" and source.suffix.lower() not in IMAGES:
+            if (frames := len(read_video(source)[0])) < 5:
+                return [f"input_path: {source} has {frames} frames; allowed: {ALLOWED['input_path']}"]
+        else:
+            with Image.open(source) as image:
+                image.verify()
+    except (UserError, OSError, SyntaxError) as error:
+        return [f"input_path: {source} cannot be read ({error}); allowed: {ALLOWED['input_path']}"]
+    return []

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
-
 from cookbook import profiles, store
 from cookbook.errors import UserError
-from cookbook.generate.guardrail import load_guardrail
+from cookbook.generate import cluster
+from cookbook.generate.maker import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
-from cookbook.generate.sampler import make_clip
-from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.models.hub import locate
-from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.show import progress
-from cookbook.video import IMAGES, fit, read_image, read_video, write_video
 
 
 def generate(
@@ -31,6 +25,7 @@ def generate(
     requests: Path | None = None,
     weights: Path | None = None,
     seeds: int | None = None,
+    ray: str | None = None,
     redo: bool = False,
 ) -> dict:
     """Generate videos into `dreams/<model>`.
@@ -42,6 +37,8 @@ def generate(
         requests: published jsonl, batch_input.json, or folder of photos with instructions; data/eval when empty.
         weights: diffusers folder to use instead of the run's export.
         seeds: clips per request; the profile's when empty.
+        ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
+            `cluster`. This process alone when empty.
         redo: empty the folder first.
 
     Returns:
@@ -50,11 +47,12 @@ def generate(
     chosen = profiles.get(profile)
     root = store.run_folder(run, profile)
     name = f"generate-{model}"
+    tuned = Path(weights) if weights else root / "export" / "diffusers"
+    if (weights or model == "tuned") and not tuned.is_dir():
+        raise UserError(f"{tuned} is missing; type `cookbook convert --profile {profile}` first, or give --weights")
+    todo, origin = _read(requests, root, chosen)  # before any weights are looked at, or even downloaded
     base = locate(chosen.world)
-    folder = Path(weights) if weights else base if model == "base" else root / "export" / "diffusers"
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing; type `cookbook convert --profile {profile}` first, or give --weights")
-    todo, origin = _read(requests, root, chosen)
+    folder = tuned if weights or model == "tuned" else base
     count = seeds or (chosen.sampling.seeds if model == "tuned" else chosen.sampling.base_seeds)
     fingerprint = world.weights_fingerprint(folder)
     inputs = {"requests": origin, "weights": fingerprint}
@@ -66,7 +64,8 @@ def generate(
     stage = store.enter(root / store.FOLDERS[name], name, profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
-    rows = _work(todo, count, chosen, folder, base, fingerprint, model, stage.folder)
+    facts = {"model": model, "weights": fingerprint}
+    rows = _work(todo, count, chosen, folder, base, ray, facts, stage.folder)
     outputs = [stage.folder / row["file"] for row in rows if not row["blocked"]]
     outputs += [stage.folder / "requests.jsonl", stage.folder / "dreams.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
@@ -82,9 +81,8 @@ def _read(requests: Path | None, root: Path, profile: Profile) -> tuple[list[Req
     else:
         raise UserError(f"{root / 'data' / 'eval'} is missing; type `cookbook prepare --profile {profile.name}` first")
     photos = [store.digest(Path(r.input_path)) if r.input_path else None for r in found]
-    return found, store.digest_of(
-        [[r.model_dump(exclude={"input_path"}), p] for r, p in zip(found, photos, strict=True)]
-    )
+    rows = [r.model_dump(exclude={"input_path"}, exclude_none=True) for r in found]
+    return found, store.digest_of([list(pair) for pair in zip(rows, photos, strict=True)])
 
 
 def _work(
@@ -93,105 +91,39 @@ def _work(
     profile: Profile,
     folder: Path,
     base: Path,
-    fingerprint: str,
-    model: str,
+    ray: str | None,
+    facts: dict,
     out: Path,
 ) -> list[dict]:
-    """Make every clip that is not there yet; the rows of dreams.jsonl, in order."""
+    """Make every clip that is not there yet; the rows of dreams.jsonl, in order. `facts` go into every row."""
     table = out / "dreams.jsonl"
     rows = {row["file"]: row for row in store.read_rows(table) if row["blocked"] or (out / row["file"]).exists()}
     with store.replacing(out / "requests.jsonl") as temporary:
-        temporary.write_text("".join(request.model_dump_json() + "\n" for request in todo))
+        temporary.write_text("".join(request.model_dump_json(exclude_none=True) + "\n" for request in todo))
     # Seed by seed, so that a run stopped early has some of every prompt
     jobs = [(r, r.seed + k) for k in range(seeds) for r in todo]
-    left = [(r, seed) for r, seed in jobs if f"{r.name}_seed{seed}.mp4" not in rows]
+    left = [(r, seed) for r, seed in jobs if file_name(r, seed) not in rows]
     clip, sampling = profile.clip, profile.sampling
     print(
-        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({model}): {clip.frames} frames, "
+        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): {clip.frames} frames, "
         f"{sampling.steps} steps, {len(todo)} prompts x {seeds} seeds"
     )
-    if left:
-        make = _Generator(folder, base, profile, [r.prompt for r, _ in left])
-        for request, seed in progress(left, f"{model} clips"):
-            row = {"model": model, **make(request, seed, out), "weights": fingerprint}
-            store.append_row(table, row)
-            rows[row["file"]] = row
-    return [rows[f"{r.name}_seed{seed}.mp4"] for r, seed in jobs]
+    parts = (folder, base, profile, todo)
+    made = () if not left else _one_process(parts, left) if ray is None else cluster.make_all(ray, parts, left)
+    for row, video in progress(made, f"{facts['model']} clips", len(left)) if left else ():
+        if video is not None:
+            with store.replacing(out / row["file"]) as temporary:
+                temporary.write_bytes(video)
+        rows[row["file"]] = facts | row
+        store.append_row(table, facts | row)
+    return [rows[file_name(r, seed)] for r, seed in jobs]
 
 
-class _Generator:
-    """The loaded models; called once per clip. The text encoder is gone before the world model comes."""
-
-    def __init__(self, folder: Path, base: Path, profile: Profile, prompts: list[str]):
-        self.profile, self.device = profile, world.device()
-        dtype = world.compute_dtype(self.device)
-        self.guardrail = load_guardrail() if profile.guardrail else None
-        negative = profile.sampling.negative_prompt
-        self.negative_prompt = DEFAULT_NEGATIVE_PROMPT if negative is None else negative
-        texts = sorted({*(self._with_prefix(p) for p in prompts), self.negative_prompt})
-        encoder = world.load_text_encoder(base, dtype)
-        encoder.model.to(self.device)
-        self.text = {
-            text: encode_prompts(encoder.model, encoder.tokenizer, [text], profile.text_tokens).cpu() for text in texts
-        }
-        del encoder
-        self.vae = world.load_vae(base, dtype).to(self.device)
-        self.transformer = world.load_transformer(folder, dtype).to(self.device).eval()
-
-    def _with_prefix(self, prompt: str) -> str:
-        """Generate under the captions' own prefix; upstream trains with it and generates without."""
-        return prompt if prompt.startswith(self.profile.prompt_prefix) else self.profile.prompt_prefix + prompt
-
-    def __call__(self, request: Request, seed: int, out: Path) -> dict:
-        """Make one clip and its row."""
-        clock = time.monotonic()
-        sampling = self.profile.sampling
-        height, width = request.size
-        file = f"{request.name}_seed{seed}.mp4"
-        row = {
-            "file": file,
-            "name": request.name,
-            "prompt": request.prompt,
-            "seed": seed,
-            "image_sha256": store.digest(Path(request.input_path)) if request.input_path else None,
-            "steps": sampling.steps,
-            "guidance": request.guidance,
-            "shift": sampling.shift,
-            "frames": request.num_output_frames,
-            "fps": self.profile.clip.fps,
-            "height": height,
-            "width": width,
-            "blocked": False,
-        }
-        if self.guardrail and not self.guardrail.check_text_safety(request.prompt):
-            return row | {"blocked": True, "reason": "guardrail: prompt", "seconds": 0.0, "sha256": None}
-        pixels = make_clip(
-            self.transformer,
-            self.vae,
-            self._beginning(request, height, width),
-            self.text[self._with_prefix(request.prompt)].to(self.device),
-            self.text[self.negative_prompt].to(self.device),
-            (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
-            sampling.steps,
-            request.guidance,
-            sampling.shift,
-            seed,
-        )
-        frames = codec.to_frames(pixels)
-        if self.guardrail and (frames := self.guardrail.check_video_safety(frames)) is None:
-            return row | {"blocked": True, "reason": "guardrail: video", "seconds": 0.0, "sha256": None}
-        write_video(out / file, frames, self.profile.clip.fps)
-        return row | {"seconds": round(time.monotonic() - clock, 2), "sha256": store.digest(out / file)}
-
-    def _beginning(self, request: Request, height: int, width: int) -> torch.Tensor | None:
-        """The given pixels [1, 3, 1 or 5, H, W]: the photo, or the last five frames of a video."""
-        if request.inference_type == "text2world":
-            return None
-        path = Path(request.input_path)
-        if request.inference_type == "image2world" or path.suffix.lower() in IMAGES:
-            frames = read_image(path)[None]
-        else:
-            frames = read_video(path)[0][-5:]
-            if len(frames) < 5:
-                raise UserError(f"{path}: {len(frames)} frames; video2world needs at least 5")
-        return codec.to_tensor(fit(np.asarray(frames), height, width)).to(self.device)
+def _one_process(parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
+    """The clips in order, each encoded as mp4 while the next is denoised."""
+    maker = Maker(*parts)
+    threads = ThreadPoolExecutor(TOGETHER)
+    try:
+        yield from threads.map(lambda job: maker(*job), jobs)
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -1,0 +1,133 @@
+"""The loaded models, and one clip from them: what a single process calls, and every actor of a cluster."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
+
+from cookbook import store
+from cookbook.errors import UserError
+from cookbook.generate.guardrail import load_guardrail
+from cookbook.generate.requests import Request
+from cookbook.generate.sampler import make_clip
+from cookbook.models import vae as codec
+from cookbook.models import world
+from cookbook.models.text import encode_prompts
+from cookbook.profiles import Profile
+from cookbook.video import IMAGES, fit, read_image, read_video, write_video
+
+TOGETHER = 2  # clips in the hands of one Maker: one is denoised while the one before is written as mp4
+
+
+class Maker:
+    """Makes clips. The text encoder is gone before the world model comes.
+
+    Args:
+        folder: diffusers folder of the world model.
+        base: diffusers folder of its companions (VAE, text encoder, tokenizer).
+        requests: all that will be asked for; their prompts are embedded here, each once.
+    """
+
+    def __init__(self, folder: Path, base: Path, profile: Profile, requests: list[Request]):
+        self.profile, self.device = profile, world.device()
+        self._turn = threading.Lock()
+        dtype = world.compute_dtype(self.device)
+        self.guardrail = load_guardrail() if profile.guardrail else None
+        encoder = world.load_text_encoder(base, dtype)
+        encoder.model.to(self.device)
+        texts = sorted({text for request in requests for text in (self._prompt(request), self._negative(request))})
+        self.text = {
+            text: encode_prompts(encoder.model, encoder.tokenizer, [text], profile.text_tokens).cpu() for text in texts
+        }
+        del encoder
+        self.vae = world.load_vae(base, dtype).to(self.device)
+        self.transformer = world.load_transformer(folder, dtype).to(self.device).eval()
+
+    def _prompt(self, request: Request) -> str:
+        """Generate under the captions' own prefix; upstream trains with it and generates without."""
+        prefix = self.profile.prompt_prefix
+        return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
+
+    def _negative(self, request: Request) -> str:
+        chosen = (request.negative_prompt, self.profile.sampling.negative_prompt, DEFAULT_NEGATIVE_PROMPT)
+        return next(text for text in chosen if text is not None)
+
+    def __call__(self, request: Request, seed: int) -> tuple[dict, bytes | None]:
+        """Make one clip.
+
+        May be called from several threads: they take turns with the models, and only the mp4 is encoded side by side.
+
+        Returns:
+            The clip's row of dreams.jsonl, and the mp4 (None where the guardrail blocked it).
+        """
+        with self._turn:
+            clock = time.monotonic()
+            row = self._row(request, seed)
+            if self.guardrail and not self.guardrail.check_text_safety(request.prompt):
+                return row | {"blocked": True, "reason": "guardrail: prompt", "seconds": 0.0, "sha256": None}, None
+            frames = codec.to_frames(self._pixels(request, seed, row["steps"], row["shift"]))
+            if self.guardrail and (frames := self.guardrail.check_video_safety(frames)) is None:
+                return row | {"blocked": True, "reason": "guardrail: video", "seconds": 0.0, "sha256": None}, None
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / row["file"]
+            write_video(file, frames, self.profile.clip.fps)
+            seconds = round(time.monotonic() - clock, 2)
+            return row | {"seconds": seconds, "sha256": store.digest(file)}, file.read_bytes()
+
+    def _row(self, request: Request, seed: int) -> dict:
+        sampling = self.profile.sampling
+        height, width = request.size
+        return {
+            "file": file_name(request, seed),
+            "name": request.name,
+            "prompt": request.prompt,
+            "seed": seed,
+            "image_sha256": store.digest(Path(request.input_path)) if request.input_path else None,
+            "steps": request.num_steps or sampling.steps,
+            "guidance": request.guidance,
+            "shift": request.shift or sampling.shift,
+            "frames": request.num_output_frames,
+            "fps": self.profile.clip.fps,
+            "height": height,
+            "width": width,
+            "blocked": False,
+        }
+
+    def _pixels(self, request: Request, seed: int, steps: int, shift: float) -> torch.Tensor:
+        height, width = request.size
+        return make_clip(
+            self.transformer,
+            self.vae,
+            self._beginning(request, height, width),
+            self.text[self._prompt(request)].to(self.device),
+            self.text[self._negative(request)].to(self.device),
+            (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
+            steps,
+            request.guidance,
+            shift,
+            seed,
+        )
+
+    def _beginning(self, request: Request, height: int, width: int) -> torch.Tensor | None:
+        """The given pixels [1, 3, 1 or 5, H, W]: the photo, or the last five frames of a video."""
+        if request.inference_type == "text2world":
+            return None
+        path = Path(request.input_path)
+        if request.inference_type == "image2world" or path.suffix.lower() in IMAGES:
+            frames = read_image(path)[None]
+        else:
+            frames = read_video(path)[0][-5:]
+            if len(frames) < 5:
+                raise UserError(f"{path}: {len(frames)} frames; video2world needs at least 5")
+        return codec.to_tensor(fit(np.asarray(frames), height, width)).to(self.device)
+
+
+def file_name(request: Request, seed: int) -> str:
+    """`<name>_seed<k>.mp4`, as published."""
+    return f"{request.name}_seed{seed}.mp4"

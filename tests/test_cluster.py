@@ -1,0 +1,153 @@
+"""Generation on a Ray cluster of several nodes (on this machine): the same clips as a single process, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cookbook import store
+from cookbook.errors import UserError
+from cookbook.generate import cluster, generate
+from cookbook.generate.cluster import ATTEMPTS, CORES
+
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None, reason="NOT RUN: generation on several GPUs or machines needs pip install -e .[cluster]"
+)
+NODES, CLIPS = 3, 15
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """A head without room for an actor and three nodes with room for one each: (address, cluster, nodes)."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": 80 * 2**20}
+    whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    yield whole.address, whole, [whole.add_node(num_cpus=CORES, **memory) for _ in range(NODES)]
+    whole.shutdown()
+
+
+@pytest.fixture
+def requests(tmp_path) -> Path:
+    """Long enough (80 steps each) that a node can be killed in the middle."""
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    row = {"prompt": "Wave.", "input_path": "a.png", "num_output_frames": 9, "resolution": "32,48", "num_steps": 80}
+    rows = [{"name": f"row{index:02d}", **row} for index in range(CLIPS)]
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "batch.jsonl"
+
+
+@needs_ray
+def test_a_node_killed_in_the_middle_loses_no_clip(tmp_path, nodes, requests, tiny_profile, tiny_world, capsys):
+    address, whole, members = nodes
+    tiny_profile()
+    table = tmp_path / "shared/dreams/tuned/dreams.jsonl"
+
+    def kill_one() -> None:
+        while not (table.exists() and table.read_text().count("\n") >= 3):
+            time.sleep(0.05)
+        whole.remove_node(members[0], allow_graceful=False)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    settings = {"requests": requests, "weights": tiny_world, "seeds": 1}
+    shared = generate("tiny", run=tmp_path / "shared", ray=address, **settings)
+    killer.join()
+    told = capsys.readouterr().out
+    assert f"{NODES} x {CORES} CPU cores" in told and told.count("a worker died over") == 1
+    rows = store.read_rows(table)
+    assert len(rows) == len({row["file"] for row in rows}) == shared["clips"] == CLIPS
+    alone = generate("tiny", run=tmp_path / "alone", **settings)
+    videos = [{name: v for name, v in made["outputs"].items() if name.endswith(".mp4")} for made in (shared, alone)]
+    assert videos[0] == videos[1], "a cluster must make the very same clips"
+
+
+@needs_ray
+def test_no_cluster_is_one_sentence(tmp_path, requests, tiny_profile, tiny_world):
+    tiny_profile()
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1; .*ray start --head"):
+        generate("tiny", run=tmp_path, requests=requests, weights=tiny_world, ray="127.0.0.1:1")
+
+
+def test_without_ray_the_flag_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match=r'pip install -c constraints.txt -e ".\[cluster\]"'):
+        with cluster.connected("local"):
+            pass
+
+
+class FakeRay:
+    """As much of Ray as a round of clips uses, with workers that die at the clips they are told to."""
+
+    class exceptions:  # noqa: N801  (the name in Ray)
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+    def __init__(self, deadly: dict[str, int]):
+        self.deadly = deadly  # name -> workers that it takes with it
+
+    def wait(self, references, timeout):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        worker, name = reference.worker, reference.name
+        if name and worker.alive and self.deadly.get(name, 0) > 0:
+            self.deadly[name] -= 1
+            worker.alive = False
+        if not worker.alive:
+            raise self.exceptions.RayError("the actor died")
+        return name
+
+    def worker(self):
+        ray = self
+
+        class Reference:
+            def __init__(self, worker, name):
+                self.worker, self.name = worker, name
+
+        class Method:
+            def __init__(self, worker):
+                self.worker = worker
+
+            def remote(self, request=None, seed=None):
+                return Reference(self.worker, request and request.name)
+
+        class Worker:
+            alive = True
+
+            def __init__(self):
+                assert ray
+                self.__ray_ready__ = self.__call__ = Method(self)
+
+        return Worker()
+
+
+class Named:
+    def __init__(self, name: str):
+        self.name = name
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("deadly", [{}, {"a": 1}, {"e": 2}, {"a": 1, "b": 1, "d": 2}])
+def test_each_clip_once_whichever_worker_dies(workers, deadly):
+    ray = FakeRay(dict(deadly))
+    jobs = [(Named(name), 0) for name in "abcde"]
+    made = list(cluster._Round(ray, ray.worker, workers, jobs))
+    assert sorted(made) == list("abcde")
+
+
+def test_a_clip_that_kills_its_workers_is_named():
+    ray = FakeRay({"b": ATTEMPTS})
+    with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died with it in hand"):
+        list(cluster._Round(ray, ray.worker, 2, [(Named(name), 0) for name in "abc"]))
