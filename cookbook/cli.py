@@ -17,6 +17,7 @@ from cookbook.errors import UserError
 # verb -> (module, function, what it does)
 VERBS = {
     "doctor": ("cookbook.preflight", "doctor", "what this machine can run, and what is missing for each profile"),
+    "verify": ("cookbook.verify", "verify", "every stage once on almost nothing: a table of what passed, in minutes"),
     "prepare": ("cookbook.data", "prepare", "01  collect and check training clips, captions and held-out photos"),
     "train": ("cookbook.train", "train", "02  post-train the world model on the clips"),
     "convert": ("cookbook.convert", "convert", "03  turn the checkpoint into weight files, and prove them"),

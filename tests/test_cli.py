@@ -16,6 +16,7 @@ STAGE = {"--profile", "--run"}
 DRAWN = {"--task", "--twins", "--size", "--randomize", "--look"}
 FLAGS = {
     "doctor": {"--profile"},
+    "verify": {"--profile"},
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
     "train": STAGE | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"},
     "convert": STAGE | {"--checkpoint", "--redo"},
