@@ -23,6 +23,8 @@ from cookbook.train import train
 from cookbook.train.objective import batches, flow_loss
 from cookbook.train.plan import divide
 
+RUNS = ("whole", "run")
+
 # work shared and accumulated
 
 
@@ -167,6 +169,39 @@ def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monke
     with pytest.raises(UserError, match="could not be written .*No space left on device"):
         saver.save(2, state_of(2))
     assert checkpoint.latest(tmp_path) is None
+
+
+# LoRA
+
+
+@pytest.mark.parametrize("name", ["smoke", "nano", "2b", "14b"])
+def test_lora_is_one_flag_apart_and_changes_nothing_else(name):
+    full, lora = profiles.get(name).recipe, profiles.get(name, "lora").recipe
+    apart = {field for field, value in vars(full).items() if value != getattr(lora, field)}
+    assert lora.lora_rank and apart <= {"name", "lora_rank", "learning_rate"}
+
+
+LORA = {"lora_rank": 4, "learning_rate": 3e-2}
+
+
+def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
+    assert ranks(1, 4, 2, run="whole", **LORA) == [0]
+    assert any(ranks(1, 4, 2, 6, **LORA))
+    assert ranks(1, 4, 2, **LORA) == [0]
+    whole, resumed = ((losses(arena[0] / run), store.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
+    assert whole[0] == resumed[0]
+    for key in ("heldout_before", "heldout_after", "weights_changed"):
+        assert whole[1][key] == resumed[1][key]
+    assert whole[1]["heldout_after"] < whole[1]["heldout_before"]
+
+
+@pytest.mark.parametrize("bf16, tolerance", [(False, 1e-5), (True, 2e-2)])
+def test_lora_on_two_processes_gives_the_losses_of_one(bf16, tolerance, ranks, arena):
+    """With frozen weights in bf16 and adapters in float32, as on a GPU, and with all in float32."""
+    assert ranks(1, 4, 4, run="whole", bf16=bf16, **LORA) == [0]
+    assert ranks(2, 4, 2, bf16=bf16, **LORA) == [0, 0]
+    whole, shared = (losses(arena[0] / run) for run in RUNS)
+    assert shared == pytest.approx(whole, rel=tolerance)
 
 
 # activations computed again

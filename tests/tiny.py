@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import flow, profiles, video
+from cookbook.models import world as world_models
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train import train
 
@@ -135,9 +136,14 @@ def profile(world: Path, steps: int = 6, **recipe) -> Profile:
     )
 
 
-def train_tiny(folder: Path, steps: int, batch: int, die_before_rename: int = 0, run: str = "run", **recipe) -> None:
-    """Train in FOLDER/RUN on FOLDER/clips; with `die_before_rename` n, be killed just before the n-th rename."""
+def train_tiny(
+    folder: Path, steps: int, batch: int, die_before_rename: int = 0, run: str = "run", bf16: bool = False, **recipe
+) -> None:
+    """Train in FOLDER/RUN on FOLDER/clips, in the precision of a GPU with `bf16`; with `die_before_rename` n, be killed
+    just before the n-th rename."""
     torch.set_num_threads(1)
+    if bf16:
+        world_models.compute_dtype = lambda on: torch.bfloat16
     profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch, **recipe)
     if die_before_rename:
         left, rename = iter(range(die_before_rename - 1, -1, -1)), os.replace
