@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from cookbook.show import contact_sheet
 from cookbook.video import write_video
 from cookbook.workshop import twins as twin
 from cookbook.workshop.env import Env, Log, judge, rollout
@@ -386,20 +386,6 @@ def make(
     return out / "manifest.jsonl"
 
 
-def contact_sheet(clips: list[tuple[str, np.ndarray]], columns: int = 7, scale: int = 1) -> Image.Image:
-    """One row of evenly spaced frames per (label, frames (N, H, W, 3))."""
-    strips = []
-    for label, frames in clips:
-        chosen = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
-        strip = Image.fromarray(np.concatenate(list(chosen), 1))
-        strip = strip.resize((strip.width * scale, strip.height * scale), Image.Resampling.LANCZOS)
-        row = Image.new("RGB", (strip.width, strip.height + 14), "white")
-        row.paste(strip, (0, 14))
-        ImageDraw.Draw(row).text((3, 1), label, fill="black")
-        strips.append(np.array(row))
-    return Image.fromarray(np.concatenate(strips, 0))
-
-
 def show(
     seed: Positional[int],
     out: Path = Path("workshop.png"),
@@ -414,6 +400,7 @@ def show(
     episode = simulate(seed, options)
     kinds = tuple(kind for kind in choose_kinds(twins, seed) if twin.possible(kind, task))
     clips = list(Studio(episode, str(seed), options).clips(kinds))
-    sheet = contact_sheet([(f"{clip.row['label']}: {clip.row['prompt']}", clip.frames) for clip in clips])
+    titles = [f"{clip.row['label']}: {clip.row['prompt']}" for clip in clips]
+    sheet = contact_sheet([clip.frames for clip in clips], titles, width=size[1])
     sheet.save(out)
     return Path(out)
