@@ -141,12 +141,16 @@ def load(profile: Profile, models: Path, seed: int, group: Group) -> CosmosTrans
     """
     recipe, compute = profile.recipe, world.compute_dtype(group.device)
     whole = recipe.master_weights and not recipe.lora_rank
-    model = world.load_transformer(models, torch.float32 if whole else compute)
+    return ready(world.load_transformer(models, torch.float32 if whole else compute), recipe, seed, group)
+
+
+def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Group) -> CosmosTransformer3DModel:
+    """A loaded network with what the recipe adds: adapters, recomputation, its share of the processes."""
     if recipe.lora_rank:
         torch.manual_seed(seed)
         planning.add_lora(model, recipe)
     engine.recompute(model, recipe.recompute)
-    return engine.shard(model.train(), group, compute, recipe.shard)
+    return engine.shard(model.train(), group, world.compute_dtype(group.device), recipe.shard)
 
 
 def _fit(

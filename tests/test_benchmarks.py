@@ -1,0 +1,53 @@
+"""The benchmark programs run, at tiny size on a CPU; their figures on GPUs are taken by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+
+from cookbook import profiles
+
+
+@pytest.fixture
+def program(monkeypatch):
+    path = Path(__file__).parents[1] / "benchmarks" / "train.py"
+    spec = importlib.util.spec_from_file_location("benchmark_train", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look up annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys):
+    made = tiny.profile(tiny_world)
+    lora = replace(made.recipe, name="lora", lora_rank=4)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: replace(made, alternatives=(lora,)))
+    rows = program.main("tiny", steps=2, warmup=1)
+    assert [(row.method, row.trained) for row in rows] == [
+        (method, trained)
+        for trained in ("all", "LoRA 4")
+        for method in ("plain diffusers", "ours, blocks", "ours, selective")
+    ]
+    assert [row.first_loss for row in rows] == pytest.approx([rows[0].first_loss] * 6, rel=1e-6)
+    assert all(row.seconds > 0 and row.peak_gib is None and row.mfu is None for row in rows)
+    assert all(row.clips_per_second == pytest.approx(2 / row.seconds) for row in rows)
+    printed = capsys.readouterr().out
+    assert "18 tokens, batch 2 per process, 1 process(es)" in printed and printed.count("| ours, ") == 4
+
+
+def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world, monkeypatch):
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world))
+
+    def full(*_):
+        raise program.torch.OutOfMemoryError
+
+    monkeypatch.setattr(program, "our_step", full)
+    profile = profiles.get("tiny")
+    row = program.measure(profile, "blocks", False, program.engine.Group(0, 1, program.world.device()), 1, 0)
+    assert row.seconds is None
+    assert "out of memory" in program.table(profile, [row], program.engine.Group(0, 1, program.world.device()), 1)
