@@ -331,6 +331,14 @@ def test_plans_of_the_real_models_need_nothing(profile, recipe, parameters, trai
     assert not (tmp_path / "none").exists()
 
 
+def test_planned_size_of_a_checkpoint_is_that_of_its_files(trained):
+    folder, manifest = trained
+    files = sum(path.stat().st_size for path in (folder / "checkpoints/iter_000000012").glob("*/*.distcp"))
+    tensors = 4 * manifest["plan"]["parameters"] * 4
+    assert manifest["plan"]["checkpoint_gb"] * 1e9 == pytest.approx(tensors)
+    assert tensors < files < 2 * tensors  # a tensor's header outweighs a tiny tensor
+
+
 def test_plan_of_2b_agrees_with_what_was_measured(tmp_path):
     plan = train("2b", run=tmp_path, recipe="recommended", plan=True)
     assert plan["tokens"] == 31104 and plan["epochs"] == pytest.approx(11.8, abs=0.2)

@@ -35,6 +35,7 @@ class Plan:
     copies: tuple[int, int]  # copies of the trained weights, processes that split each
     epochs: float | None
     memory_gb: dict[str, float]
+    checkpoint_gb: float
     step_seconds: float
     seconds: float
     basis: str
@@ -77,10 +78,21 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None) ->
         copies=split,
         epochs=round(recipe.steps * per_step / clips, 1) if clips else None,
         memory_gb=memory(settings, recipe, parameters, trained, tokens, split[1], 2 if gpu else 4),
+        checkpoint_gb=checkpoint_gb(recipe, trained, 2 if gpu else 4),
         step_seconds=step,
         seconds=step * recipe.steps,
         basis=f"3 forwards of a step's clips at {speed:.3g} FLOP/s ({where})",
     )
+
+
+def _bytes(recipe: Recipe, compute: int) -> int:
+    """Of one trained weight, where the computation has `compute`."""
+    return 4 if recipe.master_weights or recipe.lora_rank else compute
+
+
+def checkpoint_gb(recipe: Recipe, trained: int, compute: int) -> float:
+    """GB of one checkpoint: trained weights, two moments of Adam in the same dtype, the average in float32."""
+    return trained * (3 * _bytes(recipe, compute) + (4 if recipe.ema_rate else 0)) / 1e9
 
 
 def memory(
@@ -95,7 +107,7 @@ def memory(
     channels = settings["num_attention_heads"] * settings["attention_head_dim"]
     layers = settings["num_layers"]
     frozen_bytes = compute if recipe.lora_rank else 0
-    weight_bytes = 4 if recipe.master_weights or recipe.lora_rank else compute
+    weight_bytes = _bytes(recipe, compute)
     tensors = {"none": 21 * layers, "blocks": layers + 21, "selective": 3 * layers + 21}[recipe.recompute]
     parts = {
         "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes,
@@ -139,6 +151,7 @@ def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data
         f"  work          {plan.steps} steps of {plan.clips_per_step} clips ({each}){epochs}",
         f"  departures    {'; '.join(departures(profile))}",
         f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
+        f"  disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written",
         f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
     ]
     return "\n".join(lines)
