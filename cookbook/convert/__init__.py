@@ -1,7 +1,8 @@
 """Stage `convert`: a training checkpoint becomes the published files and a diffusers folder; writes `export/`.
 
 model.pt holds `net.` and `net_ema.`; model_ema_fp32.pt and model_ema_bf16.pt hold the EMA renamed to `net.`, as
-NVIDIA's `convert_distcp_to_pt.py` writes them; diffusers/ is a folder for `Cosmos2_5_PredictBasePipeline`.
+NVIDIA's `convert_distcp_to_pt.py` writes them; diffusers/ is a folder for `Cosmos2_5_PredictBasePipeline`. A LoRA
+training is exported merged, and as a file of adapters. The way back: a `.pt` becomes a checkpoint and diffusers/.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import CosmosTransformer3DModel
+import torch.distributed.checkpoint as dcp
+from diffusers import Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
+from torch import Tensor
 
 from cookbook import flow, profiles, store
 from cookbook.convert import proof, weights
-from cookbook.convert.weights import Weights
+from cookbook.convert.weights import LORA, Weights
+from cookbook.engine import checkpoint as saved
 from cookbook.errors import UserError
-from cookbook.models import hub, names, world
+from cookbook.models import hub, names, sizes, world
 
 COMPANIONS = ("vae", "text_encoder", "tokenizer")
 
@@ -32,7 +38,8 @@ def convert(
 
     Args:
         run: the run's folder; `runs/<profile>` if not given.
-        checkpoint: an `iter_...` folder or a `checkpoints` folder; the run's newest checkpoint if not given.
+        checkpoint: an `iter_...` folder or a `checkpoints` folder; the run's newest checkpoint if not given. Or a
+            native `.pt` file, NVIDIA's releases included: it becomes a diffusers folder and a checkpoint.
 
     Returns:
         The stage's manifest, with `max_abs_diff` and the `checks` it comes from.
@@ -48,7 +55,8 @@ def convert(
         raise UserError(f"{folder / 'checkpoints'} is not finished; type `cookbook train --profile {profile}` first")
     path = weights.find(folder / "checkpoints" if own else Path(checkpoint).expanduser().absolute())
     models = hub.locate(chosen.world)
-    inputs = {"train": trained["fingerprint"]} if own else {"checkpoint": store.fingerprint(path)}
+    known = store.digest if path.is_file() else store.fingerprint
+    inputs = {"train": trained["fingerprint"]} if own else {"checkpoint": known(path)}
     settings = {"base weights": world.weights_fingerprint(models), "shift": chosen.sampling.shift}
     stage = store.enter(folder / "export", "convert", profile, inputs, settings, redo)
     if stage.done:
@@ -56,7 +64,7 @@ def convert(
     print(f"convert: {path} -> {stage.folder}, to be compared with the checkpoint in a new process")
     if own:
         _check_unchanged(path, folder / "checkpoints", trained["outputs"])
-    write(weights.read(path, models), stage.folder, models, chosen.sampling.shift)
+    write(weights.read(path, models), stage.folder, models, chosen.sampling.shift, path.is_file())
     rows = proof.check_in_new_process(stage.folder, path, models)
     print(proof.table(rows))
     if bad := [row for row in rows if not row.good]:
@@ -80,23 +88,54 @@ def _check_unchanged(path: Path, root: Path, hashes: dict[str, str]) -> None:
             raise UserError(f"{file} has changed since training wrote it; copy it again or --redo train")
 
 
-def write(trained: Weights, folder: Path, models: Path, shift: float) -> None:
-    """All exported files, each under a temporary name until it is whole."""
-    for file, state in proof.expected(trained).items():
-        if file.endswith(".pt"):
-            with store.replacing(folder / file) as temporary:
-                torch.save(state, temporary)
-    shutil.rmtree(folder / "diffusers", ignore_errors=True)
-    with store.replacing(folder / "diffusers") as temporary:
-        write_diffusers(trained, temporary, models, shift)
+def write(trained: Weights, folder: Path, models: Path, shift: float, back: bool = False) -> None:
+    """All exported files, one after the other, each under a temporary name until it is whole.
+
+    Only one of them is ever in memory. `back`: as in `proof.expected`.
+    """
+    for file, state in proof.expected(trained, back).items():
+        target = folder / file
+        if target.is_dir():
+            shutil.rmtree(target)
+        if file == "diffusers/transformer":
+            shutil.rmtree(folder / "diffusers", ignore_errors=True)
+            with store.replacing(folder / "diffusers") as temporary:
+                write_diffusers(state, temporary, models, shift)
+            continue
+        with store.replacing(target) as temporary:
+            if file == proof.CHECKPOINT:
+                write_checkpoint(state, temporary)
+            elif file == proof.ADAPTER:
+                write_adapter(state, temporary, *trained.lora)
+            else:
+                torch.save(dict(state), temporary)
+    if back:
+        with store.replacing(folder / "checkpoints" / saved.POINTER) as temporary:
+            temporary.write_text(Path(proof.CHECKPOINT).parent.name + "\n")
 
 
-def write_diffusers(trained: Weights, folder: Path, models: Path, shift: float) -> None:
+def write_checkpoint(state: Mapping[str, Tensor], folder: Path) -> None:
+    """The model part of a checkpoint, as training with NVIDIA's tools loads it (its `load_path`)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
+        dcp.save(dict(state), checkpoint_id=folder, no_dist=True)
+
+
+def write_adapter(state: Mapping[str, Tensor], file: Path, rank: int, alpha: float) -> None:
+    """LoRA matrices as a file for diffusers' `load_lora_weights` (names of peft's, rank and alpha in its metadata)."""
+    tensors = {names.to_diffusers(name).replace(".default.", "."): tensor for name, tensor in state.items()}
+    targets = sorted({name.split(LORA)[0] for name in tensors})
+    facts = {"r": rank, "lora_alpha": alpha, "target_modules": targets, "peft_type": "LORA"}
+    Cosmos2_5_PredictBasePipeline.save_lora_weights(
+        file.parent, tensors, weight_name=file.name, transformer_lora_adapter_metadata=facts
+    )
+
+
+def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shift: float) -> None:
     """A pipeline folder: the EMA weights in the dtype of training, the base model's companions, our scheduler."""
-    model = CosmosTransformer3DModel.from_config(CosmosTransformer3DModel.load_config(models / "transformer"))
-    world.load_strictly(model, names.as_diffusers(trained.ema), folder)
-    model = model if trained.dtype == torch.float32 else model.to(trained.dtype)
-    model.save_pretrained(folder / "transformer")
+    model = sizes.on_meta(CosmosTransformer3DModel.load_config(models / "transformer"))
+    model.load_state_dict(names.as_diffusers(dict(state)), assign=True)
+    model.save_pretrained(folder / "transformer", max_shard_size="5GB")
     flow.scheduler(shift).save_pretrained(folder / "scheduler")
     for part in COMPANIONS:
         shutil.copytree(models / part, folder / part, copy_function=_link)

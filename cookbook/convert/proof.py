@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cookbook import store
 from cookbook.convert import weights
-from cookbook.convert.weights import EMA, NET, Weights
+from cookbook.convert.weights import EMA, NET, Lazy, Weights
 from cookbook.errors import UserError
 from cookbook.models import names
+
+CHECKPOINT = "checkpoints/iter_000000000/model"  # the way back: a checkpoint at step 0
+ADAPTER = "lora/pytorch_lora_weights.safetensors"  # diffusers' own name for it
 
 
 @dataclass(frozen=True)
@@ -38,44 +44,68 @@ class Row:
         return self.problem is None
 
 
-def expected(trained: Weights) -> dict[str, dict[str, Tensor]]:
-    """What each exported file must hold, in native names with their prefix."""
-    ema = {NET + name: tensor for name, tensor in trained.ema.items()}
-    both = {NET + name: tensor for name, tensor in trained.net.items()}
-    both |= {EMA + name: tensor for name, tensor in trained.ema.items()}
-    return {
-        "model.pt": both,
-        "model_ema_fp32.pt": {name: tensor.float() for name, tensor in ema.items()},
-        "model_ema_bf16.pt": {name: tensor.bfloat16() for name, tensor in ema.items()},
-        "diffusers/transformer": {name: tensor.to(trained.dtype) for name, tensor in ema.items()},
+def expected(trained: Weights, back: bool = False) -> dict[str, Mapping[str, Tensor]]:
+    """What each exported file must hold, in native names with their prefix.
+
+    Args:
+        back: the weights come from a native `.pt` file, so what is made of them is a checkpoint in its place.
+    """
+
+    def named(**parts: tuple[Mapping[str, Tensor], torch.dtype | None]) -> Lazy:
+        """Both parts behind their prefixes, each in its dtype (None: as it is)."""
+        prefixes = {"net": NET, "ema": EMA}
+
+        def tensor(name: str) -> Tensor:
+            state, dtype = parts["ema" if name.startswith(EMA) else "net"]
+            found = state[name.removeprefix(EMA).removeprefix(NET)]
+            return found if dtype is None else found.to(dtype)
+
+        return Lazy((prefixes[part] + name for part, (state, _) in parts.items() for name in state), tensor)
+
+    pipeline = {"diffusers/transformer": named(net=(trained.ema, trained.dtype))}
+    if back:
+        return {CHECKPOINT: named(net=(trained.net, None), ema=(trained.ema, torch.float32))} | pipeline
+    files = {
+        "model.pt": named(net=(trained.net, None), ema=(trained.ema, None)),
+        "model_ema_fp32.pt": named(net=(trained.ema, torch.float32)),
+        "model_ema_bf16.pt": named(net=(trained.ema, torch.bfloat16)),
     }
+    adapter = {} if trained.adapter is None else {ADAPTER: named(net=(trained.adapter, None))}
+    return files | pipeline | adapter
 
 
-def read_export(path: Path) -> dict[str, Tensor]:
-    """An exported file, or the weights of a diffusers transformer folder, in native names with their prefix."""
+def read_export(path: Path) -> Mapping[str, Tensor]:
+    """What an exported file or folder holds, in native names with their prefix; mapped, not loaded."""
+    if path.suffix == ".safetensors":
+        state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+        return names.as_native({re.sub(r"\.lora_([AB])\.", r".lora_\1.default.", n): t for n, t in state.items()})
+    if (path / ".metadata").exists():
+        return weights.read_folder(path)[0]
     if path.is_dir():
-        state: dict[str, Tensor] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            state |= load_file(file)
-        return names.as_native(state)
+        files = [safe_open(file, "pt") for file in sorted(path.glob("*.safetensors"))]
+        where = {NET + names.to_native(name): (file, name) for file in files for name in file.keys()}
+        return Lazy(where, lambda name: where[name][0].get_tensor(where[name][1]))
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def compare(file: str, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> Row:
-    """Names, shapes, dtypes and every bit."""
-    dtypes = "/".join(sorted({str(t.dtype).removeprefix("torch.") for t in found.values()}))
+def compare(file: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Row:
+    """Names, shapes, dtypes and every bit, one tensor at a time."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     problems += [f"{name} is not in the checkpoint" for name in sorted(found.keys() - wanted.keys())]
+    dtypes: set[str] = set()
+    differing, gap = [], 0.0
     for name in sorted(wanted.keys() & found.keys()):
         want, have = wanted[name], found[name]
+        dtypes.add(str(have.dtype).removeprefix("torch."))
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             problems.append(f"{name} is {have.dtype} {list(have.shape)}, expected {want.dtype} {list(want.shape)}")
+        elif not same_bits(want, have):
+            differing.append(name)
+            gap = max(gap, float((want.float() - have.float()).abs().max()))
     if problems:
-        return Row(file, len(found), dtypes, None, problems[0])
-    differing = [name for name in sorted(wanted) if not same_bits(wanted[name], found[name])]
-    gaps = [float((wanted[name].float() - found[name].float()).abs().max()) for name in differing]
+        return Row(file, len(found), "/".join(sorted(dtypes)), None, problems[0])
     problem = f"{differing[0]} and {len(differing) - 1} more differ from the checkpoint" if differing else None
-    return Row(file, len(found), dtypes, max(gaps, default=0.0), problem)
+    return Row(file, len(found), "/".join(sorted(dtypes)), gap, problem)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -85,7 +115,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 def check(export: Path, checkpoint: Path, models: Path) -> list[Row]:
     """Every exported file against the checkpoint, in this process."""
-    wanted = expected(weights.read(checkpoint, models))
+    wanted = expected(weights.read(checkpoint, models), checkpoint.is_file())
     return [compare(file, tensors, read_export(export / file)) for file, tensors in wanted.items()]
 
 

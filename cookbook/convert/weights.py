@@ -1,75 +1,142 @@
-"""Reading the world model out of a training checkpoint: complete, whole and of the right network, or refused."""
+"""Reading the world model out of a training checkpoint or a native `.pt` file: complete, whole and of the right
+network, or refused. Tensors are read one by one, when they are asked for: a checkpoint may be larger than the memory.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from diffusers import CosmosTransformer3DModel
+from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
-from cookbook.models import names, sizes, world
+from cookbook.models import names, sizes
 
 NET, EMA = "net.", "net_ema."
+LORA = ".lora_"
+
+
+class Lazy(Mapping[str, Tensor]):
+    """A state dict whose tensors are read or computed at each access, and not kept."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]):
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
 class Weights:
     """The trained network twice, in NVIDIA's names without prefix: as the last step left it, and averaged."""
 
-    net: dict[str, Tensor]
-    ema: dict[str, Tensor]
+    net: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
+    adapter: Mapping[str, Tensor] | None = None  # averaged LoRA matrices, where those are what was trained
+    lora: tuple[int, float] | None = None  # their rank and alpha
 
     @property
     def dtype(self) -> torch.dtype:
         """What the network was trained in."""
-        return next(iter(self.net.values())).dtype
+        return self.net[next(iter(self.net))].dtype
 
 
 def find(path: Path) -> Path:
-    """The checkpoint at `path`: an `iter_...` folder itself, or the newest one of a `checkpoints` folder."""
-    found = path if (path / "model").is_dir() else checkpoint.latest(path)
+    """The checkpoint at `path`: a `.pt` file, an `iter_...` folder, or the newest one of a `checkpoints` folder."""
+    found = path if path.is_file() or (path / "model").is_dir() else checkpoint.latest(path)
     if found is None:
         raise UserError(f"{path} holds no checkpoint: neither model/ nor {checkpoint.POINTER} is there; train first")
     return found
 
 
 def read(path: Path, models: Path) -> Weights:
-    """All weights of the checkpoint folder `path`. Adapters (LoRA) are merged into the base weights of `models`.
+    """All weights of a checkpoint folder or of a native `.pt` file. Adapters (LoRA) are merged into those of `models`.
+
+    A file with `net.*` alone, as NVIDIA releases them, is taken as the network and as its average.
 
     Raises:
         UserError: the checkpoint is truncated or partial, holds no EMA, or belongs to another network.
     """
-    metadata = _metadata(path / "model")
-    state = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in metadata.state_dict_metadata.items()
-    }
-    net = {name.removeprefix(NET) for name in state if name.startswith(NET)}
-    ema = {name.removeprefix(EMA) for name in state if name.startswith(EMA)}
-    if not ema:
+    if path.is_file():
+        state, shapes = read_file(path)
+        if not any(name.startswith(EMA) for name in state):
+            net = _part(state, NET, shapes)
+            check_shapes(path, {name: shapes[NET + name] for name in net}, models)
+            return Weights(net, net)
+    else:
+        state, shapes = read_folder(path / "model")
+    net, ema = (_part(state, prefix, shapes) for prefix in (NET, EMA))
+    if not len(ema):
         raise UserError(f"{path}: no EMA weights (names with {EMA}); train with a recipe that has an ema_rate")
-    if lost := sorted(net ^ ema):
+    if lost := sorted(net.keys() ^ ema.keys()):
         raise UserError(f"{path}: {len(lost)} weights are not there both with {NET} and {EMA} ({', '.join(lost[:3])})")
-    lora = any(".lora_" in name for name in net)
-    if not lora:
-        _check_shapes(path, {name: state[NET + name].shape for name in net}, models)
+    if any(LORA in name for name in net):
+        return _merged(path, net, ema, {name: shapes[NET + name] for name in net}, models)
+    check_shapes(path, {name: shapes[NET + name] for name in net}, models)
+    return Weights(net, ema)
+
+
+def _part(state: Mapping[str, Tensor], prefix: str, shapes: Mapping[str, Any]) -> Lazy:
+    own = sorted(name.removeprefix(prefix) for name in shapes if name.startswith(prefix))
+    return Lazy(own, lambda name: state[prefix + name])
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, torch.Size]]:
+    """The tensors of a native `.pt` file, mapped and not loaded, and their shapes. Bookkeeping entries are left out."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
-            dcp.load(state, checkpoint_id=path / "model", no_dist=True)
-    except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{path / 'model'} is damaged ({_last_line(error)}); convert another checkpoint") from None
-    parts = [{name: state[prefix + name] for name in sorted(net)} for prefix in (NET, EMA)]
-    return Weights(*(_merge(path, part, models) for part in parts)) if lora else Weights(*parts)
+        with torch.serialization.safe_globals([io.BytesIO, bytes]):  # TransformerEngine's _extra_state
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is damaged or holds more than tensors ({_last_line(error)})") from None
+    state = {
+        name: value
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if isinstance(value, Tensor) and names.to_diffusers(name.removeprefix(EMA)) is not None
+    }
+    if not any(name.startswith(NET) for name in state):
+        raise UserError(f"{path} holds no weights named {NET}*: not a world model in NVIDIA's native form")
+    return state, {name: value.shape for name, value in state.items()}
+
+
+def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
+    """The tensors of a DCP folder, read when asked for, and their shapes."""
+    metadata = _metadata(folder)
+    entries = metadata.state_dict_metadata
+    reader = FileSystemReader(folder)
+    reader.read_metadata = lambda *_, **__: metadata  # once is enough
+
+    def tensor(name: str) -> Tensor:
+        state = {name: torch.empty(entries[name].size, dtype=entries[name].properties.dtype)}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
+                dcp.load(state, storage_reader=reader, no_dist=True)
+        except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
+            raise UserError(f"{folder} is damaged ({_last_line(error)}); convert another checkpoint") from None
+        return state[name]
+
+    return Lazy(entries, tensor), {name: entry.size for name, entry in entries.items()}
 
 
 def _metadata(folder: Path) -> Metadata:
@@ -97,9 +164,9 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
 
 
-def _check_shapes(path: Path, found: dict[str, torch.Size], models: Path) -> None:
-    network = sizes.on_meta(CosmosTransformer3DModel.load_config(models / "transformer"))
-    expected = {names.to_native(name): tensor.shape for name, tensor in network.state_dict().items()}
+def check_shapes(path: Path, found: Mapping[str, torch.Size], models: Path) -> None:
+    """Refuse names and shapes (native, without prefix) that are not those of the network of `models`."""
+    expected = _shapes(models)
     problems = [f"missing {name}" for name in expected.keys() - found.keys()]
     problems += [f"unexpected {name}" for name in found.keys() - expected.keys()]
     problems += [
@@ -112,18 +179,45 @@ def _check_shapes(path: Path, found: dict[str, torch.Size], models: Path) -> Non
         raise UserError(f"{path}: {len(problems)} weights do not fit the network of {models} ({shown})")
 
 
-def _merge(path: Path, adapters: dict[str, Tensor], models: Path) -> dict[str, Tensor]:
+def _shapes(models: Path) -> dict[str, torch.Size]:
+    """Native name -> shape of the network of a diffusers folder; nothing is allocated."""
+    network = sizes.on_meta(CosmosTransformer3DModel.load_config(models / "transformer"))
+    return {names.to_native(name): tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _merged(path: Path, net: Lazy, ema: Lazy, shapes: Mapping[str, torch.Size], models: Path) -> Weights:
     """Base weights with each pair of LoRA matrices added: W + (alpha / rank) B A, float32."""
     file = path / checkpoint.RECIPE
     if not file.exists():
         raise UserError(f"{file} is missing: without it the scale of the adapters is unknown")
     recipe = json.loads(file.read_text())
-    base = names.as_native(world.load_transformer(models).state_dict(), prefix="")
-    pairs = {name.split(".lora_")[0] for name in adapters}
-    for name in sorted(pairs):
-        down, up = (adapters.get(f"{name}.lora_{side}.default.weight") for side in "AB")
-        weight = base.get(f"{name}.weight")
-        if weight is None or down is None or up is None or (up.shape[0], down.shape[1]) != weight.shape:
+    rank, alpha = recipe["lora_rank"], recipe["lora_alpha"]
+    base = _base(models)
+    adapted = {name.split(LORA)[0] for name in shapes}
+    expected = _shapes(models)
+    for name in sorted(adapted):
+        down, up = (shapes.get(f"{name}.lora_{side}.default.weight") for side in "AB")
+        weight = expected.get(f"{name}.weight")
+        if weight is None or down is None or up is None or (up[0], down[1]) != tuple(weight):
             raise UserError(f"{path}: the adapter of {name} is incomplete or does not fit the network of {models}")
-        base[f"{name}.weight"] = weight + recipe["lora_alpha"] / recipe["lora_rank"] * (up.float() @ down.float())
-    return dict(sorted(base.items()))
+
+    def added(adapters: Lazy) -> Lazy:
+        def tensor(name: str) -> Tensor:
+            module = name.removesuffix(".weight")
+            if module not in adapted:
+                return base[name].float()
+            down, up = (adapters[f"{module}.lora_{side}.default.weight"].float() for side in "AB")
+            return base[name].float() + alpha / rank * (up @ down)
+
+        return Lazy(sorted(base), tensor)
+
+    return Weights(added(net), added(ema), ema, (rank, alpha))
+
+
+def _base(models: Path) -> Lazy:
+    """The weights of a diffusers folder in native names."""
+    files = [safe_open(file, "pt") for file in sorted((models / "transformer").glob("*.safetensors"))]
+    where = {names.to_native(name): (file, name) for file in files for name in file.keys()}
+    if lost := _shapes(models).keys() ^ where.keys():
+        raise UserError(f"{models / 'transformer'}: {len(lost)} weights are missing or too many ({sorted(lost)[0]})")
+    return Lazy(where, lambda name: where[name][0].get_tensor(where[name][1]))
