@@ -2,11 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -219,38 +216,64 @@ def test_request_names_are_safe_file_names(index, stem):
     assert "/" not in name and len(name) <= 84 and name.startswith(f"{index:03d}_")
 
 
-def test_killed_generation_finishes_with_each_clip_once(tmp_path, photos, tiny_world):
-    program = tmp_path / "program.py"
-    program.write_text(
-        textwrap.dedent(
-            f"""
-            import sys
-            from pathlib import Path
-            import torch
-            sys.path.insert(0, {os.path.dirname(tiny.__file__)!r})
-            import tiny
-            from cookbook import profiles
-            from cookbook.generate import generate
-            torch.set_num_threads(1)
-            profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({str(tiny_world)!r}))
-            generate("tiny", run=sys.argv[1], requests={str(photos)!r}, weights={str(tiny_world)!r}, seeds=4)
-            """
-        )
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+import tiny
+from cookbook import profiles
+from cookbook.generate import generate
+
+torch.set_num_threads(1)
+profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({world!r}))
+root, moments = Path(sys.argv[1]), random.Random(0)
+
+
+def start(folder):  # a process of its own for each attempt; forked, because to import everything takes most of the time
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            generate("tiny", run=folder, requests=Path({photos!r}), weights=Path({world!r}), seeds=3)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+clock = time.monotonic()
+assert os.waitpid(start(root / "whole"), 0)[1] == 0
+whole = time.monotonic() - clock
+killed = 0
+for index in range({count}):
+    child = start(root / str(index))
+    time.sleep(moments.uniform(0, whole))
+    os.kill(child, signal.SIGKILL)
+    killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert os.waitpid(start(root / str(index)), 0)[1] == 0, f"attempt {{index}} does not continue"
+print(killed)
+"""
+
+
+def test_killed_at_20_random_moments_each_clip_is_there_once(tmp_path, photos, tiny_world):
+    count = 20
+    names = {"tests": os.path.dirname(tiny.__file__), "world": str(tiny_world), "photos": str(photos), "count": count}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS.format(**names), tmp_path / "runs"], capture_output=True, text=True
     )
-    subprocess.run([sys.executable, program, tmp_path / "whole"], check=True, capture_output=True)
-    table = tmp_path / "killed" / "dreams" / "tuned" / "dreams.jsonl"
-    process = subprocess.Popen([sys.executable, program, tmp_path / "killed"], stdout=subprocess.DEVNULL)
-    while not (table.exists() and table.read_text().count("\n") >= 3) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run([sys.executable, program, tmp_path / "killed"], check=True, capture_output=True)
-    shas = {}
-    for name in ("whole", "killed"):
-        rows = store.read_rows(tmp_path / name / "dreams" / "tuned" / "dreams.jsonl")
-        assert len(rows) == 8
-        shas[name] = {row["file"]: row["sha256"] for row in rows}
-    assert shas["whole"] == shas["killed"]
+    assert not done.returncode, done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) >= count / 2, "too few were killed before they were done"
+    clips = {}
+    for folder in sorted((tmp_path / "runs").iterdir()):
+        dreams = folder / "dreams" / "tuned"
+        rows = store.read_rows(dreams / "dreams.jsonl")
+        assert len(rows) == len({row["file"] for row in rows}) == 6 == len(list(dreams.glob("*.mp4")))
+        assert not [path for path in dreams.glob(".*") if path.name != ".lock"], "temporary files are left"
+        clips[folder.name] = {row["file"]: (row["sha256"], store.digest(dreams / row["file"])) for row in rows}
+    assert len(clips) == count + 1 and all(made == clips["whole"] for made in clips.values())
+    assert all(told == found for told, found in clips["whole"].values())
 
 
 def test_whole_clip_codec_equals_the_chunked_one(tiny_world):
