@@ -13,14 +13,19 @@ import tiny
 from cookbook import profiles
 
 
-@pytest.fixture
-def program(monkeypatch):
-    path = Path(__file__).parents[1] / "benchmarks" / "train.py"
-    spec = importlib.util.spec_from_file_location("benchmark_train", path)
+def load(name: str, monkeypatch):
+    """A program of benchmarks/ as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look up annotations
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def program(monkeypatch):
+    return load("train", monkeypatch)
 
 
 def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys):
@@ -51,3 +56,18 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
     row = program.measure(profile, "blocks", False, program.engine.Group(0, 1, program.world.device()), 1, 0)
     assert row.seconds is None
     assert "out of memory" in program.table(profile, [row], program.engine.Group(0, 1, program.world.device()), 1)
+
+
+def test_generation_table_has_both_methods_with_equal_clips(tiny_world, monkeypatch, capsys):
+    program, made = load("generate", monkeypatch), tiny.profile(tiny_world)
+    few = replace(made, sampling=replace(made.sampling, steps=2))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
+    assert program.theirs(program.build(few, program.world.device()))(0)[1:].std() > 1e-3, "flat clips prove nothing"
+    rows = program.main("tiny", clips=2)
+    assert [row.method for row in rows] == ["diffusers' pipeline", "cookbook generate"]
+    assert rows[0].difference == 0 and rows[1].difference < 1e-4, "both must make the same clip"
+    assert all(0 < row.seconds and 0 < row.first and row.peak_gib is None for row in rows)
+    printed = capsys.readouterr().out
+    assert "32x48, 9 frames, 2 steps, guidance 2, 2 clips on CPU" in printed and printed.count("\n| ") == 3
+    with pytest.raises(program.UserError, match="clips is 0"):
+        program.main("tiny", clips=0)
