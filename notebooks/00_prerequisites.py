@@ -126,6 +126,52 @@ stages = [(name, folder, ", ".join(store.READS[name])) for name, folder in store
 pd.DataFrame(stages, columns=["stage", "folder", "reads the folders of"])
 
 # %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/00.py`; try first.
+
+# %% [markdown]
+# **Exercise 00.1 ★ Memory of full fine-tuning.** Training all weights keeps five float32 numbers for each: the weight, its gradient, two averages of Adam, and the running average that gets used in the end.
+# How many GB is that, without activations? Then try it on 2.1 billion, and look at what an 80 GB card has left for activations.
+
+# %%
+from cookbook import exercises
+
+
+def memory(parameters):
+    ...  # your code
+
+
+exercises.check_00_1(memory);
+
+# %% [markdown]
+# **Exercise 00.2 ★★ Memory of LoRA.** With LoRA the weights are frozen in bf16 (two bytes) and only small adapters are trained, as above. How many GB for `parameters` frozen and `trained` adapter weights?
+
+# %%
+from cookbook import exercises
+
+
+def memory_lora(parameters, trained):
+    ...  # your code
+
+
+exercises.check_00_2(memory_lora);
+
+# %% [markdown]
+# **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `store.READS` says which stages each one reads. Return a set of names.
+
+# %%
+from cookbook import exercises, store
+
+
+def stale(stage):
+    ...  # your code
+
+
+exercises.check_00_3(stale);
+
+# %% [markdown]
 # ## Recap
 #
 # * The doctor compares this machine with each profile and names the command that mends what is missing.
