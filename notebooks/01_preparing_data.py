@@ -154,6 +154,51 @@ for problem in skipped:
     print(problem["file"], "-", problem["reason"])
 
 # %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/01.py`; try first.
+
+# %% [markdown]
+# **Exercise 01.1 ★ Tokens.** How long is the sequence that the transformer sees of a clip of so many frames, height and width in pixels? What does doubling height and width do to it?
+
+# %%
+from cookbook import exercises
+
+
+def tokens(frames, height, width):
+    ...  # your code
+
+
+exercises.check_01_1(tokens);
+
+# %% [markdown]
+# **Exercise 01.2 ★★ Is the clip long enough?** The profile wants a window of `frames` at `fps`. How many frames must a file have that was filmed at `file_fps`, so that one window fits? (`prepare` refuses shorter ones.)
+
+# %%
+from cookbook import exercises
+
+
+def needed(frames, fps, file_fps):
+    ...  # your code
+
+
+exercises.check_01_2(needed);
+
+# %% [markdown]
+# **Exercise 01.3 ★★ A caption with a comma.** Write one line of `metadata.csv`, without line end, so that every reader of csv gets the caption back, whatever is in it. Cutting at the comma is what goes wrong most often.
+
+# %%
+from cookbook import exercises
+
+
+def row(file, prompt):
+    ...  # your code
+
+
+exercises.check_01_3(row);
+
+# %% [markdown]
 # ## Recap
 #
 # * `data/train` has the published layout; every clip was decoded and every caption read before anything expensive begins.

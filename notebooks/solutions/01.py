@@ -1,0 +1,58 @@
+# %% [markdown]
+# # Solutions of notebook 01
+#
+# The source of the exercises in [01_preparing_data.ipynb](../01_preparing_data.ipynb): what stands between BEGIN and END is left out there. Open this file in JupyterLab
+# as a notebook (right click, *Open With*, *Notebook*), or run it: `python notebooks/solutions/01.py`.
+
+# %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/01.py`; try first.
+
+# %% [markdown]
+# **Exercise 01.1 ★ Tokens.** How long is the sequence that the transformer sees of a clip of so many frames, height and width in pixels? What does doubling height and width do to it?
+
+# %%
+from cookbook import exercises
+
+
+def tokens(frames, height, width):
+    # BEGIN SOLUTION
+    return (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
+    # END SOLUTION
+
+
+exercises.check_01_1(tokens);
+
+# %% [markdown]
+# **Exercise 01.2 ★★ Is the clip long enough?** The profile wants a window of `frames` at `fps`. How many frames must a file have that was filmed at `file_fps`, so that one window fits? (`prepare` refuses shorter ones.)
+
+# %%
+from cookbook import exercises
+
+
+def needed(frames, fps, file_fps):
+    # BEGIN SOLUTION
+    return int((frames - 1) * file_fps / fps) + 1
+    # END SOLUTION
+
+
+exercises.check_01_2(needed);
+
+# %% [markdown]
+# **Exercise 01.3 ★★ A caption with a comma.** Write one line of `metadata.csv`, without line end, so that every reader of csv gets the caption back, whatever is in it. Cutting at the comma is what goes wrong most often.
+
+# %%
+from cookbook import exercises
+
+
+def row(file, prompt):
+    # BEGIN SOLUTION
+    if "," in prompt or '"' in prompt:
+        prompt = '"' + prompt.replace('"', '""') + '"'
+    return f"{file},{prompt}"
+    # END SOLUTION
+
+
+exercises.check_01_3(row);
