@@ -183,6 +183,51 @@ for part in sorted(checkpoints.glob("iter_*/*")):
 again = train(profile, run=folder, recipe=recipe or None, steps=steps or None, seed=seed)
 
 # %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/02.py`; try first.
+
+# %% [markdown]
+# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? (This is what the model *thinks* the clip is, at any noise level.)
+
+# %%
+from cookbook import exercises
+
+
+def clean(noised, velocity, sigma):
+    ...  # your code
+
+
+exercises.check_02_1(clean);
+
+# %% [markdown]
+# **Exercise 02.2 ★★ Choose a shift.** Noise levels are $\sigma = s\,t / (1 + (s-1)\,t)$, and half of the draws of $t$ are below 0.5. Which shift $s$ puts half of the noise levels above a given `median`? What would you choose for a still picture?
+
+# %%
+from cookbook import exercises
+
+
+def shift_for(median):
+    ...  # your code
+
+
+exercises.check_02_2(shift_for);
+
+# %% [markdown]
+# **Exercise 02.3 ★★★ Power EMA.** Write the running average of one weight: `values` are its values after steps 0, 1, ..., and $\beta_i = (1 - 1/(i+1))^{\gamma+1}$ is the share of the old average that step $i$ keeps. Return the last average. What is it after the first step, and why is that wise?
+
+# %%
+from cookbook import exercises
+
+
+def power_ema(values, gamma):
+    ...  # your code
+
+
+exercises.check_02_3(power_ema);
+
+# %% [markdown]
 # ## Recap
 #
 # * The network learns the velocity from clip to noise; the shift decides which noise levels it practises.
