@@ -159,6 +159,53 @@ several = [clip("tuned", key) for key in sorted(made["tuned"]) if key[0] == name
 show.show_sheet(several, [path.stem[-6:] for path in several])
 
 # %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/03.py`; try first.
+
+# %% [markdown]
+# **Exercise 03.1 ★ Guidance.** Write the guided velocity from that with the text, that with the negative prompt, and $g$ in NVIDIA's convention. Most papers write $v_\text{negative} + w\,(v_\text{text} - v_\text{negative})$: which $w$ is their name for $g = 7$?
+
+# %%
+from cookbook import exercises
+
+
+def guided(text, negative, g):
+    ...  # your code
+
+
+exercises.check_03_1(guided);
+
+# %% [markdown]
+# **Exercise 03.2 ★★ A sampler of your own.** Walk from noise to a clip with Euler's method: `velocity(x, sigma)` is the network, `sigmas` fall from 1 to 0. (The cookbook's UniPC does the same with a better guess per step.)
+
+# %%
+from cookbook import exercises
+
+
+def euler(velocity, noise, sigmas):
+    ...  # your code
+
+
+exercises.check_03_2(euler);
+
+# %% [markdown]
+# **Exercise 03.3 ★★ Prove a conversion.** Two dicts of name to tensor, as two files hold them. Return the set of names that are not the same on both sides, bit by bit.
+
+# %%
+import torch
+
+from cookbook import exercises
+
+
+def differing(a, b):
+    ...  # your code
+
+
+exercises.check_03_3(differing);
+
+# %% [markdown]
 # ## Recap
 #
 # * A conversion is believed when the written files, read by another process, equal the checkpoint bit by bit.

@@ -1,0 +1,66 @@
+# %% [markdown]
+# # Solutions of notebook 03
+#
+# The source of the exercises in [03_inference.ipynb](../03_inference.ipynb): what stands between BEGIN and END is left out there. Open this file in JupyterLab
+# as a notebook (right click, *Open With*, *Notebook*), or run it: `python notebooks/solutions/03.py`.
+
+# %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/03.py`; try first.
+
+# %% [markdown]
+# **Exercise 03.1 ★ Guidance.** Write the guided velocity from that with the text, that with the negative prompt, and $g$ in NVIDIA's convention. Most papers write $v_\text{negative} + w\,(v_\text{text} - v_\text{negative})$: which $w$ is their name for $g = 7$?
+
+# %%
+from cookbook import exercises
+
+
+def guided(text, negative, g):
+    # BEGIN SOLUTION
+    return text + g * (text - negative)
+    # END SOLUTION
+
+
+exercises.check_03_1(guided);
+
+# %% [markdown]
+# **Exercise 03.2 ★★ A sampler of your own.** Walk from noise to a clip with Euler's method: `velocity(x, sigma)` is the network, `sigmas` fall from 1 to 0. (The cookbook's UniPC does the same with a better guess per step.)
+
+# %%
+from cookbook import exercises
+
+
+def euler(velocity, noise, sigmas):
+    # BEGIN SOLUTION
+    x = noise
+    for sigma, following in zip(sigmas, sigmas[1:]):
+        x = x + (following - sigma) * velocity(x, sigma)
+    return x
+    # END SOLUTION
+
+
+exercises.check_03_2(euler);
+
+# %% [markdown]
+# **Exercise 03.3 ★★ Prove a conversion.** Two dicts of name to tensor, as two files hold them. Return the set of names that are not the same on both sides, bit by bit.
+
+# %%
+import torch
+
+from cookbook import exercises
+
+
+def differing(a, b):
+    # BEGIN SOLUTION
+    def same(name):
+        if name not in a or name not in b:
+            return False
+        return a[name].dtype == b[name].dtype and torch.equal(a[name], b[name])
+
+    return {name for name in a.keys() | b.keys() if not same(name)}
+    # END SOLUTION
+
+
+exercises.check_03_3(differing);
