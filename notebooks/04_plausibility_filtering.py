@@ -174,6 +174,53 @@ chosen = pd.concat([kept.head(2), dropped.head(2)])
 show.show_sheet([folder / file for file in chosen["file"]], [f"{row.video[:40]}: {row.reason}" for row in chosen.itertuples()])
 
 # %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/04.py`; try first.
+
+# %% [markdown]
+# **Exercise 04.1 ★ Expected score.** `probabilities` are those of the digits 1 to 5. Return the score. Which two very different critics give 3?
+
+# %%
+from cookbook import exercises
+
+
+def score(probabilities):
+    ...  # your code
+
+
+exercises.check_04_1(score);
+
+# %% [markdown]
+# **Exercise 04.2 ★★ AUC by hand.** `sound` and `broken` are scores of clips of known truth. Return the share of pairs (one sound, one broken) in which the sound clip scores higher; a tie counts half. What does a critic get that gives 3 to every clip?
+
+# %%
+from cookbook import exercises
+
+
+def auc(sound, broken):
+    ...  # your code
+
+
+exercises.check_04_2(auc);
+
+# %% [markdown]
+# **Exercise 04.3 ★★★ Best of N.** Of `seeds` videos of a prompt, `kept` pass the filter. You draw `draws` of them without putting any back. How likely is it that at least one of those passes?
+
+# %%
+import math
+
+from cookbook import exercises
+
+
+def any_kept(kept, seeds, draws):
+    ...  # your code
+
+
+exercises.check_04_3(any_kept);
+
+# %% [markdown]
 # ## Recap
 #
 # * A critic is believed as far as it was measured: AUC per question and per kind of fault, with intervals.

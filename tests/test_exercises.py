@@ -1,0 +1,103 @@
+"""The exercises: each notebook's are those of its source, run unsolved with a hint, and their solutions are right."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import jupytext
+import pytest
+
+from cookbook import exercises, notebooks
+from cookbook.exercises import checks
+from cookbook.exercises.__main__ import HEADING, RECAP, in_step, unsolved, with_exercises
+
+SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
+
+
+@pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
+def source(request) -> str:
+    return request.param.read_text()
+
+
+def cells(text: str) -> list[str]:
+    return [cell.source for cell in jupytext.reads(text, "py:percent").cells if cell.cell_type == "code"]
+
+
+def test_every_notebook_has_exercises():
+    books = [path.stem[:2] for path in notebooks.select()]
+    assert [path.stem for path in SOURCES] == books
+    asked = {name for path in SOURCES for name in re.findall(r"exercises\.(check_\w+)\(", path.read_text())}
+    assert asked == set(exercises.__all__) == {name for name in vars(checks) if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_notebook_holds_the_exercises_of_its_source(path):
+    twin = next(notebooks.NOTEBOOKS.glob(f"{path.stem}_*.py")).read_text()
+    assert with_exercises(twin, unsolved(path.read_text())) == twin, "type python -m cookbook.exercises"
+
+
+def test_two_to_four_and_graded(source):
+    heads = re.findall(r"\*\*Exercise (\d\d)\.(\d) (★{1,3}) [^*]+\*\*", source)
+    assert [int(number) for _, number, _ in heads] == list(range(1, len(heads) + 1))
+    assert 2 <= len(heads) <= 4 and len(cells(source)) == len(heads)
+    assert heads[0][2] == "★"
+
+
+def test_unsolved_each_runs_and_gives_a_hint(source, capsys):
+    clock = time.monotonic()
+    for cell in cells(unsolved(source)):
+        exec(cell, {})
+        said = capsys.readouterr().out
+        assert re.fullmatch(r"exercise \d\d\.\d: not solved yet\. Hint: .+\n", said)
+    assert time.monotonic() - clock < 60
+
+
+def test_solved_each_is_right(source, capsys):
+    clock = time.monotonic()
+    for cell in cells(source):
+        exec(cell, {})
+        assert re.fullmatch(r"exercise \d\d\.\d: right\n", capsys.readouterr().out)
+    assert time.monotonic() - clock < 60
+
+
+def test_no_solution_is_in_the_notebook(source):
+    left = unsolved(source)
+    answers = re.findall(r"# BEGIN SOLUTION\n(.*?) *# END SOLUTION", source, re.S)
+    assert len(answers) == len(cells(source)) and "SOLUTION" not in left
+    assert not [answer for answer in answers if answer.strip() in left]
+
+
+@pytest.mark.parametrize("name", exercises.__all__)
+def test_wrong_answers_get_a_hint_and_no_traceback(name, capsys):
+    def fails(*_):
+        raise KeyError("oops")
+
+    check = getattr(exercises, name)
+    for answer in (fails, lambda *_: -1, lambda *_: "?", lambda *_: [1, 2], lambda: 3):
+        assert check(answer) is False
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1 and "not yet" in said and "Hint: " in said
+
+
+def test_almost_right_answers_are_not_right(capsys):
+    assert not exercises.check_01_2(lambda frames, fps, own: int(frames * own / fps))
+    assert not exercises.check_03_1(lambda text, negative, g: negative + g * (text - negative))
+    assert not exercises.check_03_3(lambda a, b: {n for n in a if n not in b or not bool((a[n] == b[n]).all())})
+    assert not exercises.check_04_2(lambda good, bad: sum(s > b for s in good for b in bad) / len(good) / len(bad))
+    assert not exercises.check_01_3(lambda file, prompt: f"{file},{prompt}")
+
+
+def test_new_exercises_replace_the_old_and_leave_the_rest():
+    section = f"{HEADING}\n# %%\nprint(1 + 1)\n"
+    first = with_exercises(f"# %%\nprint('kept')\n\n{RECAP}#\n# end\n", section)
+    assert with_exercises(first, section) == first and first.count("## Exercises") == 1
+    old = jupytext.reads(f"# %%\nprint('kept')\n\n{RECAP}", "py:percent")
+    old.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    old.cells[0].execution_count, old.cells[0].outputs = (
+        1,
+        [{"output_type": "stream", "name": "stdout", "text": "kept\n"}],
+    )
+    code = [cell for cell in in_step(old, first).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2]
+    assert [cell.outputs[0]["text"] for cell in code] == ["kept\n", "2\n"]
