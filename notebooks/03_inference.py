@@ -123,7 +123,7 @@ pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 # %% [markdown]
 # ### Side by side
 #
-# **What you should see:** the first frame is the same photo in both. At `nano` the base model has seen this robot reach and lift, but never place: it moves
+# **What you should see:** the first frame is the same photo in both. At `nano` the base model has seen this robot reach, point, push and lift, but never place: it moves
 # plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps change
 # nothing that an eye could see.
 
