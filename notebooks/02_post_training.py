@@ -89,6 +89,7 @@ table[table.nunique(axis=1) > 1].drop("name")
 # | `crop` | squash | generation crops; a model should meet in use the shapes it was trained on |
 # | `resample` | native rate | a 30 fps file and a 16 fps file would show the same motion at different speeds |
 # | `reshuffle` | same order each epoch | a fixed order correlates neighbouring batches for no gain |
+# | `recompute` | selective | activations of whole blocks are computed again on the way back: that is what was measured at full size; short clips (nano) need none of it |
 # | at most 4 windows of a clip | any | windows are encoded once and kept, so that the VAE is not in memory while training |
 # | clips held out | none | a loss on clips that were never trained on is the only one that shows learning |
 #
