@@ -68,7 +68,7 @@ def write_twins(folder: Path, scenes: int) -> Path:
                 frames[4:] = clip(index)[:1].mean(dtype=np.uint8)
             video.write_video(folder / f"videos/{name}.mp4", frames if kind != "wrong_place" else frames[::-1], 8)
             row = {
-                "id": name, "label": kind, "prompt": PROMPTS[index % 3], "hand": "right", "task": "place",
+                "id": name, "fps": 8, "label": kind, "prompt": PROMPTS[index % 3], "hand": "right", "task": "place",
                 "object": THINGS[index % 3], "source": "table", "destination": PLACES[index % 3],
                 "distractors": [THINGS[(index + 1) % 3]], "twin_of": None if kind == "real" else f"place_{index}",
                 "physics": int(not broken), "instruction": int(kind == "real"), "violation": [4, 8] if broken else None,
