@@ -189,7 +189,7 @@ def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
     assert any(ranks(1, 4, 2, 6, **LORA))
     assert ranks(1, 4, 2, **LORA) == [0]
     whole, resumed = ((losses(arena[0] / run), store.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
-    assert whole[0] == pytest.approx(resumed[0], rel=1e-6)
+    assert whole[0] == resumed[0]
     for key in ("heldout_before", "heldout_after", "weights_changed"):
         # another process may round differently: seen once, in the eighth digit, before any step was taken
         assert whole[1][key] == pytest.approx(resumed[1][key], rel=1e-6)
