@@ -1,0 +1,52 @@
+"""Compiled blocks and the choice of attention kernel: another speed, not another result."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from conftest import ALONE
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from cookbook.models import fast, world
+from cookbook.train.objective import batches, flow_loss
+
+
+def loss_and_gradients(model, batch):
+    loss = flow_loss(model, batch)
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_alike(found, expected, relative):
+    assert found.keys() == expected.keys() and len(found) > 30
+    for name, value in expected.items():
+        assert float((found[name] - value).abs().max()) <= relative * float(value.abs().max()), name
+
+
+def test_compiled_blocks_give_loss_and_gradients_of_the_plain_network_from_one_compilation(tiny_world, cached):
+    batch = batches(cached, tiny.profile(tiny_world).recipe, 0, ALONE)(0)
+    expected = loss_and_gradients(world.load_transformer(tiny_world).train(), batch)
+    model, compiler = world.load_transformer(tiny_world).train(), CompileCounterWithBackend("aot_eager")
+    names = list(model.state_dict())
+    fast.compile_blocks(model, backend=compiler)
+    assert_alike(loss_and_gradients(model, batch), expected, 1e-5)
+    assert compiler.frame_count == 1 and len(model.transformer_blocks) == 2
+    assert list(model.state_dict()) == names
+
+
+def test_attention_kernels_are_chosen_within_the_block_only_and_not_on_a_cpu(monkeypatch):
+    device, order = torch.device("cuda"), torch._C._get_sdp_priority_order
+    before = order()
+    with fast.kernels(torch.device("cpu")):
+        assert order() == before
+    with fast.kernels(device):
+        assert order()[0] == fast.SDPBackend.CUDNN_ATTENTION.value
+    assert order() == before
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
