@@ -11,13 +11,17 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
 from cookbook import engine, profiles  # noqa: E402
+from cookbook.models import critic as critics  # noqa: E402
 from cookbook.train import clips as footage  # noqa: E402
 
+hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is no wrong one
+hypothesis.settings.load_profile("busy machine")
 ALONE = engine.Group(0, 1, torch.device("cpu"))
 
 
@@ -31,6 +35,17 @@ def one_thread():
 def tiny_world(tmp_path_factory) -> Path:
     """A diffusers folder of the world model's classes at tiny sizes, random weights."""
     return tiny.build_world(tmp_path_factory.mktemp("tiny") / "world")
+
+
+@pytest.fixture(scope="session")
+def critic_folder(tmp_path_factory) -> Path:
+    """An untrained critic with its own small tokenizer."""
+    return tiny.build_critic(tmp_path_factory.mktemp("tiny") / "critic")
+
+
+@pytest.fixture
+def critic(critic_folder) -> critics.Critic:
+    return critics.load_critic(critic_folder, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

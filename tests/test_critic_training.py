@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file
+from tiny import clip
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from cookbook import store, video
@@ -22,40 +23,10 @@ from cookbook.workshop import critic as recipe
 from cookbook.workshop import critic_clips, critic_draw, critic_measure
 from cookbook.workshop import critic_training as training
 from cookbook.workshop.critic_reader import Reader
-from cookbook.workshop.tokenizer import build_tokenizer, corpus
 
 THINGS, PLACES = ("red apple", "corn", "lemon"), ("white plate", "tan basket", "blue bowl")
 PROMPTS = [f"Use the right hand to pick up {a} from table to {b}." for a, b in zip(THINGS, PLACES, strict=True)]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)  # so small a model gains nothing from a second
-    yield
-    torch.set_num_threads(2)
-
-
-@pytest.fixture(scope="module")
-def critic_folder(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("critic")
-    build_tokenizer(corpus(PROMPTS), root / "tokenizer")
-    return recipe.init(root / "critic", root / "tokenizer")
-
-
-@pytest.fixture
-def critic(critic_folder) -> critics.Critic:
-    return critics.load_critic(critic_folder, CPU)
-
-
-def clip(seed: int, frames: int = 9, height: int = 64, width: int = 96) -> np.ndarray:
-    """A square that slides over noise."""
-    rng = np.random.default_rng(seed)
-    picture = np.repeat(rng.integers(0, 120, (1, height, width, 3), dtype=np.uint8), frames, 0)
-    for t in range(frames):
-        left = 4 + t * (width - 24) // frames
-        picture[t, 10 + seed % 20 : 26 + seed % 20, left : left + 16] = (200, 40 * (seed % 6), 30)
-    return picture
 
 
 def write_twins(folder: Path, scenes: int) -> Path:

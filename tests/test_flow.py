@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from diffusers import Cosmos2_5_PredictBasePipeline, UniPCMultistepScheduler
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -51,7 +51,6 @@ def test_drawn_sigmas_follow_the_shifted_logit_normal():
     assert abs(float(sigma.median()) - 5 / 6) < 0.01  # the median of the normal, 0, is t = 1/2
 
 
-@settings(deadline=None)
 @given(frames=st.lists(st.integers(0, 3), min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_the_true_velocity_has_no_loss_and_leads_back_to_the_clip(frames, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -23,8 +23,6 @@ from cookbook.judge import judge
 from cookbook.judge.filtering import filter_clips
 from cookbook.profiles import Source
 from cookbook.train import train
-from cookbook.workshop import critic as critic_recipe
-from cookbook.workshop.tokenizer import build_tokenizer, corpus
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 SHIPPED = store.ASSETS / profiles.nano().controls.location
@@ -41,8 +39,7 @@ TYPES = {
 
 def write_assets(root: Path) -> Path:
     """A critic, labelled controls, and two photos with their truth, where the profile looks for them."""
-    build_tokenizer(corpus([PROMPT]), root / "tokenizer")
-    critic_recipe.init(root / "nano" / "critic", root / "tokenizer")
+    tiny.build_critic(root / "nano" / "critic")
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
     for index in range(6):
         kind = ("real", "vanish", "wrong_place")[index % 3]

@@ -13,49 +13,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import PROMPTS, clip
 
 from cookbook import store, video
 from cookbook.errors import UserError
 from cookbook.judge import controls, judge, scoring, statistics
 from cookbook.models import critic as critics
-from cookbook.workshop import critic as recipe
-from cookbook.workshop.tokenizer import build_tokenizer, corpus
-
-PROMPTS = [
-    "Use the right hand to pick up red apple from table to white plate.",
-    "Use the left hand to pick up lemon, ripe, from brown tray to blue bowl.",
-    "Use the right hand to pick up corn from table to tan basket.",
-]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)  # so small a model gains nothing from a second
-    yield
-    torch.set_num_threads(2)
-
-
-@pytest.fixture(scope="session")
-def critic_folder(tmp_path_factory) -> Path:
-    """An untrained critic with its own small tokenizer."""
-    root = tmp_path_factory.mktemp("critic")
-    build_tokenizer(corpus(PROMPTS), root / "tokenizer")
-    return recipe.init(root / "critic", root / "tokenizer")
-
-
-@pytest.fixture(scope="session")
-def critic(critic_folder) -> critics.Critic:
-    return critics.load_critic(critic_folder, torch.device("cpu"))
-
-
-def clip(seed: int, frames: int = 9, height: int = 64, width: int = 96) -> np.ndarray:
-    """A square that slides over noise."""
-    rng = np.random.default_rng(seed)
-    picture = np.repeat(rng.integers(0, 120, (1, height, width, 3), dtype=np.uint8), frames, 0)
-    for t in range(frames):
-        left = 4 + t * (width - 24) // frames
-        picture[t, 10 + seed % 20 : 26 + seed % 20, left : left + 16] = (200, 40 * (seed % 6), 30)
-    return picture
 
 
 def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cookbook import flow, profiles, video
 from cookbook.models import world as world_models
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train import train
+from cookbook.workshop import critic, tokenizer
 
 GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
@@ -30,6 +32,11 @@ CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
 )
+PROMPTS = [
+    "Use the right hand to pick up red apple from table to white plate.",
+    "Use the left hand to pick up lemon, ripe, from brown tray to blue bowl.",
+    "Use the right hand to pick up corn from table to tan basket.",
+]
 
 
 def build_world(folder: Path) -> Path:
@@ -104,6 +111,23 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     fast.chat_template = CHAT
     return fast
+
+
+def build_critic(folder: Path) -> Path:
+    """An untrained critic whose tokenizer knows the words of PROMPTS."""
+    with tempfile.TemporaryDirectory() as words:
+        tokenizer.build_tokenizer(tokenizer.corpus(PROMPTS), Path(words))
+        return critic.init(folder, Path(words))
+
+
+def clip(seed: int, frames: int = 9, height: int = 64, width: int = 96) -> np.ndarray:
+    """A square that slides over noise."""
+    rng = np.random.default_rng(seed)
+    picture = np.repeat(rng.integers(0, 120, (1, height, width, 3), dtype=np.uint8), frames, 0)
+    for t in range(frames):
+        left = 4 + t * (width - 24) // frames
+        picture[t, 10 + seed % 20 : 26 + seed % 20, left : left + 16] = (200, 40 * (seed % 6), 30)
+    return picture
 
 
 def make_clips(folder: Path, count: int = 6) -> Path:
