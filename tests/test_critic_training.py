@@ -119,6 +119,40 @@ def test_first_heads_look_at_the_same_place_before(critic_folder):
 # --- clips and batches ----------------------------------------------------------------------------------------------
 
 
+def write_dreams(folder: Path) -> Path:
+    """Generated clips as `dream_clips` labels them: come true, broken, and false for another reason."""
+    for index, (physics, done) in enumerate([(1, 1), (0, 0), (-1, 0)]):
+        video.write_video(folder / f"videos/dream_{index}.mp4", clip(index + 20), 8)
+        row = {
+            "id": f"dream_{index}", "fps": 8, "label": "dream", "prompt": PROMPTS[index], "hand": "right",
+            "task": "place", "twin_of": f"place_{index}", "physics": physics, "instruction": done,
+            "violation": [8, 8] if physics == 0 else None,
+        }  # fmt: skip
+        store.append_row(folder / "manifest.jsonl", row)
+    return folder
+
+
+def test_dreams_are_asked_about_what_their_truth_tells(tmp_path, critic, examples):
+    dreamt = critic_clips.read_examples([write_dreams(tmp_path)], 16)
+    clips = critic_clips.collect([*examples, *dreamt], 16, CPU)
+    reader = reader_of(critic, clips)
+    draw = critic_draw.Draw(clips, reader.numbers, 16, np.random.default_rng(0))
+    seen = set()
+    for _ in range(20):
+        batch = draw()
+        dreams = np.flatnonzero(clips.kinds[batch.view.clip] == "dream")
+        assert len(dreams) == 4 and (batch.where[dreams] == -1).all() and (batch.stranger[dreams] == -1).all()
+        for row in dreams:
+            clip, labels = int(batch.view.clip[row]), (int(batch.physics[row]), int(batch.instruction[row]))
+            assert labels == (clips.physics[clip], clips.instruction[clip])
+            assert (batch.running[row, :-1] == -1).all() and int(batch.running[row, -1]) == labels[0]
+            seen.add(labels)
+    assert seen == {(1, 1), (0, 0), (-1, 0)}
+    assert not (clips.kinds[draw(short=True).view.clip] == "dream").any()
+    measured = critic_measure.measure(reader, clips)
+    assert 0 <= measured["dreams"] <= 1 and not any(key.endswith("/dream") for key in measured)
+
+
 def test_spoilt_copies_equal_the_judges(clips):
     size = tuple(clips.pixels.shape[1:4])
     for kind in controls.SPOILERS:

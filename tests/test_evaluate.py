@@ -19,7 +19,7 @@ from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.train.clips import Cached
 from cookbook.train.objective import batches
-from cookbook.workshop import ablate, evaluate
+from cookbook.workshop import ablate, dream_clips, evaluate
 from cookbook.workshop.evaluate import CENTRE, NANO, Dreamer
 
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -216,3 +216,21 @@ def test_gradients_that_are_not_finite_are_a_row(tiny_world, monkeypatch):
     args = ablate.Args(tiny_world, Path(), (), Path())
     row, model = ablate.Bench(args, ALONE, None, [], [], None).row(ablate.make())
     assert model is None and row["rate"] is None and "not finite" in ablate.line(row)
+
+
+def test_dreams_are_kept_with_their_truth(tiny_world, heldout, training, tmp_path, monkeypatch):
+    monkeypatch.setattr(dream_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
+    monkeypatch.setattr(dream_clips, "CENTRE", SHORT)
+    args = dream_clips.Args(tiny_world, training, (heldout,), tmp_path, prompts=1, batch=2, workers=1)
+    dream_clips.main(args)
+    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [row["id"][:9] for row in rows] == ["dream0000"] * 2 + ["dream0001"] * 2 + ["dream0003"] * 2
+    scenes = {scene.row["id"]: scene for scene in evaluate.read_scenes((heldout,), 1)}
+    for row in rows:
+        frames, _ = video.read_video(tmp_path / "videos" / f"{row['id']}.mp4")
+        masks = scenes[row["twin_of"]].truth()
+        told = evaluate.rules.judge_clip(
+            frames, masks["mask_target"], masks["mask_receptacle"], row["hand"], row["task"]
+        )
+        assert row["instruction"] == (told.outcome in evaluate.rules.SUCCESS) and row["reason"] == told.reason
+        assert row["physics"] == (1 if row["instruction"] else 0 if told.reason in dream_clips.BROKEN else -1)

@@ -37,7 +37,7 @@ class Example:
     clip: Sampled
     kind: str
     prompt: str
-    physics: int
+    physics: int  # of a dream -1 where its truth does not tell
     instruction: int | None
     breaks: int | None  # first frame in which physics is broken
     scene: str
@@ -61,9 +61,9 @@ def read_examples(folders: Sequence[Path], edge: int) -> list[Example]:
             row["label"],
             row["prompt"],
             row["physics"],
-            row["instruction"] if row["physics"] else None,
+            row["instruction"] if row["physics"] or row["label"] == "dream" else None,
             row["violation"][0] if row.get("violation") else None,
-            row["twin_of"] or row["id"],
+            row["id"] if row["label"] == "dream" else row["twin_of"] or row["id"],
             strangers(row, names, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
         )
         for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))

@@ -60,6 +60,7 @@ def spoil(view: View, row: int, kind: str, other: int, size: tuple[int, ...], rn
 class Draw:
     """Endless batches: broken twins and their originals, instruction twins, and spoilt copies, 5 : 5 : 3 : 3.
 
+    Where there are dreams, they take the place of two fifths of the twins and originals, true and false ones alike.
     Kinds come equally often. Twin and original together leave the model nothing to tell them by but the fault.
 
     Args:
@@ -72,12 +73,13 @@ class Draw:
         self.own = np.array([both(prompt) for prompt in clips.prompts])
         blank = [(0, 0)] * 8
         self.strange = np.array([[both(text) for text in told] or blank for told in clips.strangers])
-        real = clips.kinds == "real"
+        real, dreamt = clips.kinds == "real", clips.kinds == "dream"
         self.sound = np.flatnonzero(real & (clips.instruction == 1))
-        self.broken = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNSEEN))
+        self.broken = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNSEEN) & ~dreamt)
         # clips of other tasks have no twins, and are a kind of their own
         lonely = real & (np.bincount(clips.original, minlength=len(clips)) == 1)
-        self.strays = self._by_kind((clips.physics == 1) & ~lonely) + self._by_kind(lonely)
+        self.strays = self._by_kind((clips.physics == 1) & ~lonely & ~dreamt) + self._by_kind(lonely)
+        self.dreams = [np.flatnonzero(dreamt & (clips.instruction == done)) for done in (0, 1)] if dreamt.any() else []
         if not len(self.sound) or not self.broken:
             raise UserError("the critic learns from sound and broken clips: the data hold only one of the two")
 
@@ -91,10 +93,11 @@ class Draw:
     def __call__(self, short: bool = False) -> Batch:
         """A batch; a short one has clips cut at both ends, and copies with frames dropped from the middle."""
         clips, rng, size = self.clips, self.rng, self.size
-        broken = self._pick(self.broken, size * 5 // 16)
+        dreams = self._pick(self.dreams, 0 if short or not self.dreams else size * 4 // 16)
+        broken = self._pick(self.broken, size * 5 // 16 - len(dreams) // 2)
         strays = self._pick(self.strays, size * 3 // 16)
-        copied = rng.choice(self.sound, size - 2 * len(broken) - len(strays))
-        rows = np.concatenate([broken, clips.original[broken], strays, copied])
+        copied = rng.choice(self.sound, size - 2 * len(broken) - len(dreams) - len(strays))
+        rows = np.concatenate([broken, clips.original[broken], strays, dreams, copied])
         whole = clips.frames
         length = whole - whole // 3 if short else whole
         start = np.zeros(size, int)
@@ -103,9 +106,10 @@ class Draw:
             start = np.minimum(start, np.maximum(clips.breaks[rows] - 1, 0) // 2 * 2)
         breaks = clips.breaks[rows] - start
         physics = np.where((clips.physics[rows] == 0) & (breaks < length), 0, 1)
+        physics[clips.physics[rows] == -1] = -1
         instruction = np.full(size, -1) if short else clips.instruction[rows].copy()
         view = plain_view(clips, rows, start[:, None] + np.arange(length), torch.device("cpu"))
-        first, only_end = size - len(copied), np.zeros(size, bool)
+        first, only_end = size - len(copied), clips.kinds[rows] == "dream"
         for row in range(first, size):
             kind = "dropped" if short else str(rng.choice(WHOLE))
             other = int(rng.choice(self.sound))
@@ -151,4 +155,5 @@ class Draw:
         faults = torch.where(self._put(mirrored)[:, None, None, None], faults.flip(-1), faults)
         faults = torch.where(faults < 0, -1, 1 - faults)
         faults[first:] = -1
+        faults[self._put(self.clips.kinds[rows] == "dream")] = -1
         return faults

@@ -68,9 +68,12 @@ def _asked(clips: Clips, row: int) -> tuple[str, ...]:
 
 
 def _aucs(clips: Clips, rows: np.ndarray, found: np.ndarray, told: Sequence[Sequence[str]]) -> dict[str, float | None]:
+    done, dreamt = clips.instruction[rows], clips.kinds[rows] == "dream"
+    facts = {"dreams": auc(done[dreamt], found[dreamt, 1])} if dreamt.any() else {}
+    rows, found, told = rows[~dreamt], found[~dreamt], [told[number] for number in np.flatnonzero(~dreamt)]
     physics, kinds = clips.physics[rows], clips.kinds[rows]
     unseen = np.isin(kinds, UNSEEN)
-    facts = {"physics": auc(physics[~unseen], found[~unseen, 0])}
+    facts["physics"] = auc(physics[~unseen], found[~unseen, 0])
     facts["physics/unseen"] = auc(physics[unseen | (physics == 1)], found[unseen | (physics == 1), 0])
     for kind in sorted(set(kinds[physics == 0])):
         these = (physics == 1) | (kinds == kind)

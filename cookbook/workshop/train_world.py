@@ -22,6 +22,7 @@ from cookbook.models.text import encode_prompts
 from cookbook.profiles import nano as nano_profile
 from cookbook.show import progress
 from cookbook.workshop import nano
+from cookbook.workshop.critic_clips import other_hand
 from cookbook.workshop.pieces import load_clips, train_in_pieces
 
 ENCODED_AT_ONCE = 16
@@ -45,9 +46,9 @@ class Args:
 
 @torch.no_grad()
 def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
-    """Latents [N, 16, 7, 12, 20] and embeddings [P, L, D], both in half precision, with each clip's index into them.
+    """Latents [2N, 16, 7, 12, 20] and embeddings [P, L, D], both in half precision, with each clip's index into them.
 
-    The last embedding is the empty prompt's.
+    The second half is the first mirrored, with the other hand named. The last embedding is the empty prompt's.
     """
     clips, rows = load_clips(list(args.data))
     if taught := sorted({row["task"] for row in rows} & {"place"}):
@@ -58,11 +59,13 @@ def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
     if not file.exists():
         profile = nano_profile()
         pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
+        both = (*pixels.split(ENCODED_AT_ONCE), *pixels.flip(-1).split(ENCODED_AT_ONCE))
         parts = [
             codec.encode(vae, part.to(device).float().div(127.5).sub(1)).cpu()
-            for part in progress(pixels.split(ENCODED_AT_ONCE), "encoding clips")
+            for part in progress(both, "encoding clips")
         ]
-        told = [profile.prompt_prefix + row["prompt"] for row in rows]
+        told = [row["prompt"] for row in rows]
+        told = [profile.prompt_prefix + prompt for prompt in (*told, *map(other_hand, told))]
         prompts = sorted(set(told))
         index = torch.tensor([prompts.index(prompt) for prompt in told])
         text.model.to(device)
@@ -83,8 +86,10 @@ def main(args: Args) -> None:
     device = world.device()
     inputs = cached_inputs(args, device)
     latents, text, index = inputs["latents"], inputs["text"], inputs["index"]
-    order = torch.randperm(len(latents), generator=torch.Generator().manual_seed(0)).to(device)
+    clips = len(latents) // 2
+    order = torch.randperm(clips, generator=torch.Generator().manual_seed(0)).to(device)
     held_out, training = order[: args.held_out], order[args.held_out :]
+    training = torch.cat([training, training + clips])
     model = nano.build_transformer().to(device)
     shift = nano_profile().recipe.shift
     print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
