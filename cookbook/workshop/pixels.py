@@ -12,6 +12,8 @@ from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
 LAST = 3  # frames at the end that are judged together
 NEAR = 26.0  # largest colour distance to the target's own colours
+FAR = 45.0  # the same where nothing but the target, the arm and their shadows can have come
+SHADES = np.linspace(0.35, 1.05, 8)  # brightness of a thing in shadow and out of it
 CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
 DARK = 85  # levels below which a colourless pixel can be the robot's
 GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
@@ -67,6 +69,7 @@ class Appearance:
     """Colour model of the target in frame 0."""
 
     def __init__(self, first: np.ndarray, mask: np.ndarray) -> None:
+        self.first, self.mask = first, mask
         core = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask
         inside = colour_space(first[core if core.any() else mask])
         outside = colour_space(first[~ndimage.binary_dilation(mask, iterations=2)])
@@ -78,15 +81,39 @@ class Appearance:
         self.recall = self.area / max(int(mask.sum()), 1)
         self.confusers = ndimage.binary_dilation(alike & ~ndimage.binary_dilation(mask, iterations=2))
 
+    def distances(self, frame: np.ndarray, other: cKDTree) -> tuple[np.ndarray, np.ndarray]:
+        """Colour distances (H, W) of a frame's pixels to the target and to other colours."""
+        points = colour_space(frame).reshape(-1, 3)
+        near = self.target.query(points, k=self.few, distance_upper_bound=2 * FAR)[0].reshape(len(points), -1).mean(1)
+        apart = other.query(points, distance_upper_bound=2 * FAR)[0]
+        return near.reshape(frame.shape[:2]), apart.reshape(frame.shape[:2])
+
     def find(self, frame: np.ndarray) -> np.ndarray:
         """Pixels (H, W) bool closer to the target's colours than to any other colour of frame 0."""
-        points = colour_space(frame).reshape(-1, 3)
-        near = self.target.query(points, k=self.few)[0].reshape(len(points), -1).mean(1)
-        other = self.other.query(points, distance_upper_bound=2 * NEAR)[0]
-        return ((near < NEAR) & (near < 0.9 * other)).reshape(frame.shape[:2])
+        near, other = self.distances(frame, self.other)
+        return (near < NEAR) & (near < 0.9 * other)
 
     def track(self, frame: np.ndarray) -> np.ndarray:
         return self.find(frame) & ~self.confusers
+
+    def came(self, frames: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Where the target came into a place (H, W), in most frames (N, H, W, 3).
+
+        What has changed there is the target, the arm or a shadow, so colours elsewhere in the scene do not count: a
+        target that lost some of its colour on the way is still told.
+        """
+        shaded = self.first[place & ~ndimage.binary_dilation(self.mask, iterations=2)] * SHADES[:, None, None]
+        other = cKDTree(np.concatenate([colour_space(shaded.reshape(-1, 3)), colour_space(GRAYS)]))
+        upright = ndimage.binary_dilation(place, self._reach())
+        both = ((self.distances(frame, other), change(frame, self.first)) for frame in frames)
+        return np.mean([(near < FAR) & (near < far) & new for (near, far), new in both], 0) * upright > 0.5
+
+    def _reach(self) -> np.ndarray:
+        """Structure that lengthens a place upwards by the target's height: things stand on their place."""
+        height = int(np.ptp(np.argwhere(self.mask)[:, 0]))
+        column = np.zeros((2 * height + 1, 1), bool)
+        column[: height + 1] = True
+        return column
 
 
 def outline(mask: np.ndarray) -> np.ndarray:

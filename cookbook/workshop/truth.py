@@ -97,6 +97,7 @@ def judge_place(dream: Dream) -> Verdict:
     place = ndimage.binary_dilation(outline(receptacle), iterations=2)
     home = ndimage.binary_dilation(target) & ~(place & ~target)
     stayed = float((found & home).sum()) / model.area
+    found = found | model.came(frames[-LAST:], place) & ~ndimage.binary_dilation(dream.arm())
     groups = blobs(found & ~home, max(5.0, 0.10 * model.area))
     arrived = [group for group in groups if base_share(group, place) >= 0.6]
     seen = sum(int(group.sum()) for group in arrived) / model.area
@@ -114,7 +115,7 @@ def judge_place(dream: Dream) -> Verdict:
         return Verdict("not placed", "the object is seen twice", seen)
     if held_by(arrived[0], dream.arm()):
         return Verdict("not placed", "the object is still in the hand", seen)
-    if seen > 2.0:
+    if seen > 3.0:
         return Verdict("not placed", "the object is too large: nearer to the camera than the receptacle", seen)
     side = moved_side(frames)
     if hand is not None and side != hand:
