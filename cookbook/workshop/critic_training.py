@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from cookbook import store
 from cookbook.errors import UserError
 from cookbook.models.critic import Critic, load_critic
-from cookbook.models.vae import AutoencoderKLWan
+from cookbook.models.vae import AutoencoderKLWan, channels_last
 from cookbook.models.world import compute_dtype
 from cookbook.workshop.critic_clips import Clips, Example, collect, disturb, gather, read_examples, soften
 from cookbook.workshop.critic_draw import Batch, Draw
@@ -144,7 +144,7 @@ def prepare(
     folder = vae if (vae / "config.json").exists() else vae / "vae"
     if not (folder / "config.json").exists():
         raise UserError(f"{vae} holds no VAE: config.json is missing")
-    model = AutoencoderKLWan.from_pretrained(folder, torch_dtype=compute_dtype(device)).to(device).eval()
+    model = channels_last(AutoencoderKLWan.from_pretrained(folder, torch_dtype=compute_dtype(device))).to(device).eval()
     soften(clips, model.requires_grad_(False), jitter=jitter)
     with store.replacing(keep) as temporary, open(temporary, "wb") as file:
         np.save(file, clips.pixels[len(clips) :].cpu().numpy())

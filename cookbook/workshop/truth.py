@@ -41,6 +41,7 @@ from cookbook.workshop.pixels import (
 Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
 SUCCESS: tuple[Outcome, ...] = ("placed", "done")
 HEIGHT = 96  # pixels of the picture in which the lengths below are given
+BACK = 4.0  # how far a hand draws back at least after letting go
 # Where the fingers end from the middle of what is named: lowest and highest (row, column outwards)
 AT = {"reach": ((-30, -6), (4, 9)), "point": ((-18, -4), (18, 26))}
 # Farthest that the arm's nearest pixel may be from the middle of what is pointed at; more for each row that the finger
@@ -72,6 +73,12 @@ class Dream:
 
     def arm(self, frame: int = -1) -> np.ndarray:
         return arm(self.frames[frame], self.frames[0])
+
+    def drew_back(self, thing: np.ndarray) -> bool:
+        """Whether the hand at the end is farther from a thing than before: one that holds it does not part from it."""
+        tips = (fingers(self.arm(frame), str(self.hand)) for frame in range(len(self.frames) // 3, len(self.frames)))
+        apart = [np.inf if tip is None else float(np.linalg.norm(tip - middle(thing))) for tip in tips]
+        return apart[-1] - min(apart) > BACK * len(thing) / HEIGHT if np.isfinite(apart[-1]) else True
 
     def at(self, task: str, frame: int, mask: np.ndarray) -> bool:
         """Whether the fingers are in a frame where that task wants them relative to a mask."""
@@ -113,7 +120,7 @@ def judge_place(dream: Dream) -> Verdict:
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
     if strays or seen_twice(model, frames, home):
         return Verdict("not placed", "the object is seen twice", seen)
-    if held_by(arrived[0], dream.arm()):
+    if held_by(arrived[0], dream.arm()) or not dream.drew_back(arrived[0]):
         return Verdict("not placed", "the object is still in the hand", seen)
     if seen > 3.0:
         return Verdict("not placed", "the object is too large: nearer to the camera than the receptacle", seen)
