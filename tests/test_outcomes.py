@@ -8,6 +8,7 @@ from PIL import Image
 
 from cookbook import profiles, store, video
 from cookbook.judge import outcomes
+from cookbook.workshop import pixels, truth
 
 RED, BLUE, TABLE, ARM = (200, 30, 30), (40, 60, 200), (190, 170, 140), (25, 25, 27)
 HOME, PAD = (40, 110), (36, 60)  # top left of a red box, 12 pixels wide, and of the pad it shall go to, 28 wide
@@ -23,12 +24,16 @@ def picture(box: tuple[int, int] = HOME, hand: int | None = None) -> np.ndarray:
     return frame
 
 
-def dream(carried: bool) -> np.ndarray:
-    """uint8 [25, 96, 160, 3]: the arm comes and goes, and takes the box along or does not."""
+def dream(carried: bool, gap: int = 4, stays: bool = False) -> np.ndarray:
+    """uint8 [25, 96, 160, 3]: the arm comes, takes the box along or does not, and goes or stays.
+
+    gap: columns from the box's left edge to the arm.
+    """
     columns = np.linspace(HOME[1], PAD[1] + 8, 11).round().astype(int)
-    rows = [(picture(), 5), *((picture((40, column) if carried else HOME, column + 4), 1) for column in columns)]
+    rows = [(picture(), 5), *((picture((40, column) if carried else HOME, column + gap), 1) for column in columns)]
     end = (40, int(columns[-1])) if carried else HOME
-    return np.concatenate([np.repeat(frame[None], count, 0) for frame, count in [*rows, (picture(end), 9)]])
+    last = picture(end, int(columns[-1]) + gap if stays else None)
+    return np.concatenate([np.repeat(frame[None], count, 0) for frame, count in [*rows, (last, 9)]])
 
 
 @pytest.fixture
@@ -68,3 +73,34 @@ def test_without_a_truth_nothing_is_said(rows, tmp_path):
     assert outcomes.measure(profiles.nano(), rows, tmp_path / outcomes.NAME) == []
     assert outcomes.measure(profiles.cosmos_2b(), rows, tmp_path / outcomes.NAME) == []
     assert outcomes.rates([])["placed_rate_base"] is None
+
+
+def masks() -> tuple[np.ndarray, np.ndarray]:
+    box, pad = (np.all(picture() == colour, -1) for colour in (RED, BLUE))
+    return box, pad
+
+
+@pytest.mark.parametrize(
+    ("colour", "outcome"),
+    [((190, 50, 60), "placed"), ((185, 45, 45), "placed"), ((110, 160, 40), "not placed"), (BLUE, "not placed")],
+)
+def test_a_little_lost_colour_does_not_hide_the_object(colour, outcome):
+    """A VAE pales things; another colour altogether is another thing."""
+    frames = dream(True)
+    late = frames[8:]
+    late[np.all(late == RED, -1)] = colour
+    assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
+
+
+def test_a_hand_that_stays_still_holds():
+    """Beside the box and not around it, but it never parts from it."""
+    went, stayed = (truth.judge_clip(dream(True, 20, stays), *masks(), "right") for stays in (False, True))
+    assert (went.outcome, stayed.outcome, stayed.reason) == ("placed", "not placed", "the object is still in the hand")
+
+
+def test_a_place_reaches_up_by_the_height_of_what_stands_on_it():
+    box, pad = masks()
+    model = pixels.Appearance(picture(), box)
+    above, below = picture((PAD[0] - 10, 70)), picture((PAD[0] + 22, 70))
+    came = [model.came(np.repeat(frame[None], 3, 0), pad).sum() for frame in (above, below)]
+    assert came[0] > 60 and came[1] == 0
