@@ -71,3 +71,23 @@ def test_generation_table_has_both_methods_with_equal_clips(tiny_world, monkeypa
     assert "32x48, 9 frames, 2 steps, guidance 2, 2 clips on CPU" in printed and printed.count("\n| ") == 3
     with pytest.raises(program.UserError, match="clips is 0"):
         program.main("tiny", clips=0)
+
+
+def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, capsys):
+    program = load("judge", monkeypatch)
+    for name, value in {"FRAMES": 6, "HEIGHT": 64, "WIDTH": 96, "TOKENS": 18}.items():
+        monkeypatch.setattr(program, name, value)
+    text = program.TEXT | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"num_key_value_heads": 1, "head_dim": 32, "vocab_size": 700}
+    text["rope_parameters"] = text["rope_parameters"] | {"mrope_section": [6, 5, 5]}
+    vision = program.VISION | {"depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2}
+    vision |= {"out_hidden_size": 64, "deepstack_visual_indexes": [0]}
+    monkeypatch.setattr(program, "TEXT", text)
+    monkeypatch.setattr(program, "VISION", vision)
+    rows = program.main(clips=9, few=1, out=tmp_path / "judge.md")
+    assert [row.clips for row in rows] == [1, 9, 2]
+    assert all(row.rate > 0 and row.difference < 1e-5 for row in rows[1:]) and rows[0].difference is None
+    assert (tmp_path / "judge.md").read_text().count("\n| ") == 4
+    assert "9 clips of" in capsys.readouterr().out
+    with pytest.raises(program.UserError, match="few is 0"):
+        program.main(few=0)

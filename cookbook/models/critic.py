@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers.video_utils import VideoMetadata
 
 from cookbook import store, video
 from cookbook.errors import UserError
+from cookbook.models import qwen
 from cookbook.models.world import compute_dtype
 
 SYSTEM = "You are a helpful assistant."
@@ -60,6 +62,15 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """Clips of one shape as the model gets them, up to where the questions begin."""
+
+    inputs: dict[str, torch.Tensor]  # on the model's device
+    start: int  # position of the first token of a question
+    seen: list[Seen]
+
+
+@dataclass(frozen=True)
 class Question:
     """What is asked behind the video, and the beginning of the answer, up to the digit."""
 
@@ -74,6 +85,7 @@ class Critic:
     digits: list[int]  # token ids of 1 to 5
     fingerprint: str
     writes: bool  # whether it was trained to write text, not only to score
+    layers: tuple[qwen.Change, ...] = qwen.FAST  # parts of the class that are replaced while it scores
 
     @property
     def token_edge(self) -> int:
@@ -153,10 +165,9 @@ def chat(critic: Critic, question: Question) -> tuple[str, str]:
 
 
 def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[str, torch.Tensor]:
-    """Model inputs of one text per clip, made by the model's own processor from exactly these frames.
+    """Inputs of one text per clip, made by the model's own processor from exactly these frames.
 
-    Raises:
-        UserError: what the processor made of the frames is not what it was given.
+    Pixels are on the model's device, where they are normalised; all else is on the CPU.
     """
     metadata = [
         VideoMetadata(
@@ -168,17 +179,38 @@ def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[st
         )
         for clip in clips
     ]
-    inputs = critic.processor(
+    return critic.processor(
         text=texts,
         videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
         video_metadata=metadata,
         do_sample_frames=False,
         do_resize=False,
         cap_pixels_per_frame=False,
+        device=str(critic.model.device),
         padding=True,
         return_tensors="pt",
-    )
-    return {name: value.to(critic.model.device) for name, value in inputs.items()}
+    ).data
+
+
+def look(critic: Critic, clips: Sequence[Sampled]) -> Watched:
+    """Make clips of one shape ready to be asked about; may run beside the model, in another thread.
+
+    Raises:
+        UserError: what the processor made of the frames is not what it was given.
+    """
+    device = critic.model.device
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # so that copies do not wait for the model
+    with torch.cuda.stream(stream) if stream else nullcontext():
+        inputs = watch(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
+        looks = [seen(critic, clip, inputs, row) for row, clip in enumerate(clips)]
+        # Clips of one shape have the same tokens, so one row of positions serves all
+        first = {name: inputs[name][:1] for name in ("input_ids", "mm_token_type_ids", "video_grid_thw")}
+        positions = critic.model.model.get_rope_index(**first)[0]
+        inputs["position_ids"] = positions.expand(-1, len(clips), -1)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+    if stream:
+        stream.synchronize()
+    return Watched(inputs, int(positions.max()) + 1, looks)
 
 
 def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> Seen:
@@ -207,14 +239,6 @@ def _timestamps(clip: Sampled) -> list[float]:
     return [(a + b) / 2 for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
 
 
-def remember(critic: Critic, inputs: dict[str, torch.Tensor]) -> tuple[DynamicCache, torch.Tensor]:
-    """Keys and values of the videos, for questions to follow, and the hidden states [B, length, width] behind them."""
-    cache = DynamicCache(config=critic.model.config.get_text_config())
-    critic.model.model.rope_deltas = None
-    return cache, critic.model.model(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
-
-
-@torch.no_grad()
 def score(
     critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]
 ) -> tuple[np.ndarray, list[Seen]]:
@@ -224,27 +248,35 @@ def score(
         clips: of one shape (`Sampled.shape`).
         asked: the questions of each clip, equally many.
     """
-    parts = [[chat(critic, question) for question in questions] for questions in asked]
-    inputs = watch(critic, clips, [questions[0][0] for questions in parts])
-    looks = [seen(critic, clip, inputs, row) for row, clip in enumerate(clips)]
-    cache, _ = remember(critic, inputs)
-    length = cache.get_seq_length()
-    probabilities = []
-    for ending in zip(*[[rest for _, rest in questions] for questions in parts], strict=True):
-        probabilities.append(digit_logits(critic, cache, list(ending)).softmax(-1))
-        cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
-    return torch.stack(probabilities, 1).cpu().numpy(), looks
+    watched = look(critic, clips)
+    return answer(critic, watched, asked), watched.seen
 
 
-def digit_logits(critic: Critic, cache: DynamicCache, endings: list[str]) -> torch.Tensor:
+@torch.no_grad()
+def answer(critic: Critic, watched: Watched, asked: Sequence[Sequence[Question]]) -> np.ndarray:
+    """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
+    cache = DynamicCache(config=critic.model.config.get_text_config())
+    with qwen.changed(*critic.layers):
+        critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
+        length, found = cache.get_seq_length(), []
+        for questions in zip(*asked, strict=True):
+            endings = [chat(critic, question)[1] for question in questions]
+            found.append(_digit_logits(critic, cache, endings, watched.start).softmax(-1))
+            cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
+    return torch.stack(found, 1).cpu().numpy()
+
+
+def _digit_logits(critic: Critic, cache: DynamicCache, endings: list[str], start: int) -> torch.Tensor:
     """Logits [len(endings), 5] of the digits behind each ending, after videos whose keys and values are in `cache`.
 
     Padding stands to the right, where nothing sees it. The endings stay in the cache: crop it before the next ones.
     """
+    device = critic.model.device
     tokens = critic.processor.tokenizer(endings, padding=True, padding_side="right", return_tensors="pt")
-    ids, last = tokens["input_ids"].to(critic.model.device), tokens["attention_mask"].sum(1) - 1
-    hidden = critic.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    logits = critic.model.lm_head(hidden[torch.arange(len(endings)), last.to(hidden.device)])
+    ids, last = tokens["input_ids"].to(device), tokens["attention_mask"].sum(1) - 1
+    positions = torch.arange(start, start + ids.shape[1], device=device).expand(3, *ids.shape)
+    hidden = critic.model.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)[0]
+    logits = critic.model.lm_head(hidden[torch.arange(len(endings)), last])
     return logits[:, critic.digits].float()
 
 
@@ -254,6 +286,7 @@ def explain(critic: Critic, clip: Sampled, question: Question, length: int = 102
     if not critic.writes:
         return None
     start, rest = chat(critic, Question(question.text + THINK, ""))
-    inputs = watch(critic, [clip], [start + rest])
+    inputs = {name: value.to(critic.model.device) for name, value in watch(critic, [clip], [start + rest]).items()}
+    critic.model.model.rope_deltas = None  # of an earlier clip
     ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)
     return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -6,14 +6,13 @@ Clips of one shape have the same tokens, positions and masks, so nothing is comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 from transformers.vision_utils import (
     get_vision_attention_seqlens,
     get_vision_interpolation_indices_and_weights,
@@ -21,45 +20,17 @@ from transformers.vision_utils import (
 )
 
 from cookbook.judge.scoring import ask
+from cookbook.models import qwen
 from cookbook.models.critic import Critic, Sampled, chat, watch
 from cookbook.workshop.critic_clips import patches
 
 
-def _embed(self: qwen.Qwen3VLVisionPatchEmbed, patches: torch.Tensor) -> torch.Tensor:
-    """The patch embedding as the matrix product that it is; as a convolution it is many times slower on a GPU."""
-    return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-
-
-def _attend(
-    self: qwen.Qwen3VLVisionAttention, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor], **_: object,
-) -> torch.Tensor:  # fmt: skip
-    """Attention within each frame pair, all pairs in one call: here they are all of one size."""
-    tokens, pairs = len(hidden_states), len(cu_seqlens) - 1
-    query, key, value = self.qkv(hidden_states).view(tokens, 3, self.num_heads, -1).unbind(1)
-    query, key = qwen.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    parts = [part.view(pairs, -1, self.num_heads, self.head_dim).transpose(1, 2) for part in (query, key, value)]
-    mixed = F.scaled_dot_product_attention(*parts, scale=self.scaling)
-    return self.proj(mixed.transpose(1, 2).reshape(tokens, -1))
-
-
-def _add(self: qwen.Qwen3VLTextModel, hidden: torch.Tensor, where: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def _add(self: Qwen3VLTextModel, hidden: torch.Tensor, where: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """DeepStack at places given by number, without asking the device where they are."""
     return hidden.index_add(1, where, seen.view(len(hidden), len(where), -1).to(hidden.dtype))
 
 
-@contextmanager
-def equal_clips() -> Iterator[None]:
-    """Within the block, Qwen3-VL takes clips of one size only, and is fast."""
-    kept = qwen.Qwen3VLVisionPatchEmbed.forward, qwen.Qwen3VLVisionAttention.forward
-    deepstack = qwen.Qwen3VLTextModel._deepstack_process
-    qwen.Qwen3VLVisionPatchEmbed.forward, qwen.Qwen3VLVisionAttention.forward = _embed, _attend
-    qwen.Qwen3VLTextModel._deepstack_process = _add
-    try:
-        yield
-    finally:
-        qwen.Qwen3VLVisionPatchEmbed.forward, qwen.Qwen3VLVisionAttention.forward = kept
-        qwen.Qwen3VLTextModel._deepstack_process = deepstack
+EQUAL_CLIPS = (*qwen.EQUAL_CLIPS, (Qwen3VLTextModel, "_deepstack_process", _add))
 
 
 @dataclass(frozen=True)
@@ -118,6 +89,7 @@ class Reader:
         critic = self.critic
         blank = Sampled(np.zeros((frames, *self.shape[1:], 3), np.uint8), tuple(range(frames)), 8.0)
         inputs = watch(critic, [blank], [chat(critic, ask("physics", None))[0]])
+        inputs = {name: value.to(self.device) for name, value in inputs.items()}
         ids, grid = inputs["input_ids"], inputs["video_grid_thw"]
         positions = critic.model.model.get_rope_index(ids, inputs["mm_token_type_ids"], video_grid_thw=grid)[0][:, 0]
         ids, start = ids[0], positions.max() + 1
@@ -165,7 +137,10 @@ class Reader:
         count, model = len(frames), self.critic.model
         script = self.script(frames.shape[1], asked.shape[1])
         tower, decoder = model.model.visual, model.model.language_model
-        with equal_clips(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with (
+            qwen.changed(*EQUAL_CLIPS),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"),
+        ):
             seen = tower(patches(frames, tower.patch_size, tower.spatial_merge_size), **self._look(count, script.grid))
             fixed = torch.cat([script.ids, self.physics]).expand(count, -1)
             ids = torch.cat([fixed, self.endings[asked].flatten(1)], 1)

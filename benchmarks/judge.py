@@ -1,0 +1,309 @@
+"""Speed of the critic: `cookbook judge` beside a plain `generate` loop, in one run, on the same videos.
+
+    python benchmarks/judge.py                          one GPU, the size of Cosmos-Reason2-2B, 240 clips of 92 frames
+
+Weights are random in the exact configuration; the vocabulary has its full size, but the words are those of the nano
+tokenizer, so that nothing is downloaded. The clips are made first: motion of the shipped clips, enlarged to 432x768,
+each with its own start, mirroring, crop and sensor noise. A clip is: mp4 on disk, decoded, shown at 16 fps as 92 frames
+of 256x480 (5,520 visual tokens, what the published recipe's critic sees), asked both questions, two rows written to
+verdicts.jsonl. The plain loop does the same a clip and a question at a time and takes 8 tokens of text for an answer.
+
+The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run at tiny size on a CPU, for its test.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as record
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLVideoProcessor,
+)
+from transformers.models.qwen3_vl import modeling_qwen3_vl
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+from cookbook import profiles, store
+from cookbook.errors import UserError
+from cookbook.judge import judge_rows, verdicts
+from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
+from cookbook.models import critic as critics
+from cookbook.models import hub, world
+from cookbook.models.critic import Critic
+from cookbook.profiles import Profile
+from cookbook.video import fit, read_video, write_video
+
+# Qwen3-VL-2B, of which Cosmos-Reason2-2B is a further training: 2,127,532,032 parameters
+TEXT = {
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 262144,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5_000_000,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+}
+VISION = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_heads": 16,
+    "out_hidden_size": 2048,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
+FRAMES, HEIGHT, WIDTH, FPS = 92, 432, 768, 16  # of the clips
+TOKENS = 5888  # the budget under which such a clip is shown at 256x480
+PROMPT = "Use the right hand to pick up red apple from brown tray to beige placemat."
+ANSWER = 8  # tokens that the plain loop generates
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method. `difference` is the largest of any probability from one plain pass over the first clip's chat."""
+
+    method: str
+    clips: int
+    warmup: float  # seconds of the first batch, not in `rate`
+    rate: float  # clips per second
+    model: float | None  # seconds per clip in which the model worked
+    difference: float | None
+    peak_gib: float | None  # of the allocator; None on a CPU
+
+
+def build(device: torch.device) -> Critic:
+    """A critic with random weights in bf16 (float32 on a CPU), around the tokenizer and chat template that ship."""
+    shipped = AutoProcessor.from_pretrained(hub.locate(profiles.get("nano").critic))
+    tokenizer = shipped.tokenizer
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    names |= {f"vision_{end}": f"<|vision_{end}|>" for end in ("start", "end")}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    config = Qwen3VLConfig(text_config=TEXT, vision_config=VISION, tie_word_embeddings=True, **ids)
+    config.text_config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForImageTextToText.from_config(config, dtype=world.compute_dtype(device))
+    halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(patch_size=16, **halves),
+        tokenizer,
+        Qwen3VLVideoProcessor(patch_size=16, **halves),
+        shipped.chat_template,
+    )
+    digits = tokenizer.convert_tokens_to_ids(list(critics.DIGITS))
+    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", writes=True)
+
+
+def make_clips(folder: Path, count: int) -> list[dict]:
+    """Distinct videos out of the shipped clips, as rows for `judge_rows`."""
+    sources = sorted((store.ASSETS / "workshop" / "train" / "gr1").glob("*.mp4"))
+    noise = np.random.default_rng(0).integers(-3, 4, (8, HEIGHT, WIDTH, 3), np.int16)
+
+    def make(number: int) -> dict:
+        rng = np.random.default_rng(number)
+        frames = read_video(sources[number % len(sources)])[0]
+        there_and_back = np.abs(
+            (rng.integers(len(frames)) + np.arange(FRAMES)) % (2 * len(frames) - 2) - len(frames) + 1
+        )
+        top, left = rng.integers(0, 12), rng.integers(0, 20)
+        frames = frames[there_and_back, top : top + 84, left : left + 140, :: rng.choice([-1, 1])]
+        frames = fit(np.ascontiguousarray(frames), HEIGHT, WIDTH)
+        grain = noise[rng.integers(0, len(noise), FRAMES)]
+        path = folder / f"{number:04d}.mp4"
+        write_video(path, np.clip(frames + grain, 0, 255).astype(np.uint8), FPS)
+        return {"file": path.name, "path": path, "model": None, "name": path.stem, "prompt": PROMPT, "seed": number}
+
+    with ThreadPoolExecutor(verdicts.READERS) as pool:
+        return list(pool.map(make, range(count)))
+
+
+def plain_inputs(critic: Critic, shown: critics.Sampled, text: str) -> dict[str, torch.Tensor]:
+    """What anybody gets from the processor for one chat."""
+    facts = {"total_num_frames": len(shown.frames), "fps": shown.clip_fps, "frames_indices": list(shown.indices)}
+    made = critic.processor(
+        text=[text],
+        videos=[shown.frames],
+        video_metadata=[facts],
+        do_sample_frames=False,
+        do_resize=False,
+        return_tensors="pt",
+    )
+    return made.to(critic.model.device)
+
+
+def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[dict]) -> None:
+    """A clip and a question at a time, the answer generated and parsed."""
+    for row in rows:
+        for question in QUESTIONS:
+            frames, fps = read_video(row["path"])
+            shown = critics.sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
+            start, rest = critics.chat(critic, replace(ask(question, row["prompt"]), cue=""))
+            inputs = plain_inputs(critic, shown, start + rest)
+            ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
+            text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            store.append_row(folder / "plain.jsonl", {"file": row["file"], "digit": parse_answer(text)})
+
+
+@torch.no_grad()
+def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
+    """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
+    shown = critics.sample_frames(
+        *read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge
+    )
+    found = []
+    for question in QUESTIONS:
+        inputs = plain_inputs(critic, shown, "".join(critics.chat(critic, ask(question, row["prompt"]))))
+        found.append(critic.model(**inputs, logits_to_keep=1).logits[0, -1, critic.digits].float().softmax(-1))
+    return torch.stack(found).cpu().numpy()
+
+
+def measure(
+    method: str, critic: Critic, judge: Callable[[Sequence[dict], str], None], rows: Sequence[dict], first: int
+) -> Row:
+    """Time a method on `rows`, after its first `first` clips once to warm up."""
+    gpu, worked = critic.model.device.type == "cuda", [0.0]
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    answer = verdicts.answer
+
+    def timed(*args: object) -> np.ndarray:
+        start = time.perf_counter()
+        found = answer(*args)
+        worked[0] += time.perf_counter() - start
+        return found
+
+    start = time.perf_counter()
+    judge(rows[:first], "warm")
+    warmup, verdicts.answer = time.perf_counter() - start, timed
+    try:
+        start = time.perf_counter()
+        judge(rows, "timed")
+        seconds = time.perf_counter() - start
+    finally:
+        verdicts.answer = answer
+    peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
+    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak)
+
+
+def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
+    """Clips per second that the readers alone could deliver: decoded and brought to size."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(verdicts.READERS) as pool:
+        size = (setting.critic_fps, setting.critic_tokens, edge)
+        list(pool.map(lambda row: critics.sample_frames(*read_video(row["path"]), *size).indices, rows))
+    return len(rows) / (time.perf_counter() - start)
+
+
+def kernels(critic: Critic, setting: Profile, rows: Sequence[dict], lines: int = 14) -> str:
+    """Where one batch spends its time on the GPU."""
+    size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
+    shown = [critics.sample_frames(*read_video(row["path"]), *size) for row in rows]
+    watched = critics.look(critic, shown)
+    with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        critics.answer(critic, watched, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
+    rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:lines]
+    return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
+
+
+def table(setting: Profile, rows: Sequence[Row], reading: float) -> str:
+    """The rows in Markdown, under a line that says what was measured on what."""
+    made = store.environment()
+    lines = [
+        f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {made['device']}, "
+        f"{os.cpu_count()} CPU cores, torch {made['versions']['torch']}, "
+        f"transformers {made['versions']['transformers']}; reading alone {reading:.3g} clips/s",
+        "",
+        "| method | clips | clips/s | model, s per clip | first batch, s | max difference | peak GiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = (row.rate, row.model, row.warmup, row.difference, row.peak_gib)
+        lines.append(
+            f"| {row.method} | {row.clips} | {' | '.join('-' if n is None else f'{n:.3g}' for n in numbers)} |"
+        )
+    return "\n".join(lines)
+
+
+def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[Row]:
+    """Measure all methods, print the table and write it to a file after each.
+
+    Args:
+        clips: distinct clips for our method; a quarter of them for its variants.
+        few: clips for the plain loop.
+        out: where the table goes.
+    """
+    if not 1 <= few <= clips:
+        raise UserError(f"few is {few}; it must be at least 1 and at most clips, {clips}")
+    setting = replace(profiles.get("2b"), critic_fps=FPS, critic_tokens=TOKENS)
+    clock = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - clock:6.1f} s] {text}", flush=True)
+
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        critic = build(world.device())
+        say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
+        made = make_clips(folder / "clips", clips)
+        size = sum(row["path"].stat().st_size for row in made) / clips / 1e6
+        say(f"{clips} clips of {size:.2f} MB")
+        reading = reading_rate(setting, critic.token_edge, made)
+        truth = plain_probabilities(critic, setting, made[0])
+
+        def ours(chosen: Critic, label: str) -> Callable[[Sequence[dict], str], None]:
+            return lambda rows, part: judge_rows(setting, folder / f"{label}-{part}.jsonl", chosen, rows, False)
+
+        compiled = tuple(
+            (modeling_qwen3_vl, name, torch.compile(getattr(modeling_qwen3_vl, name), dynamic=True))
+            for name in ("apply_rotary_pos_emb_vision", "apply_rotary_pos_emb")
+        )
+        part, batch = made[: clips // 4 or 1], verdicts.BATCH
+        methods = {
+            "plain generate loop": (made[:few], 1, None),
+            "cookbook judge": (made, batch, critic),
+            "the same, the class's own layers": (part, batch, replace(critic, layers=())),
+        }
+        if on_gpu := critic.model.device.type == "cuda":
+            faster = replace(critic, layers=(*critic.layers, *compiled))
+            methods["the same, rotary embedding compiled"] = (part, batch, faster)
+        for label, (chosen, first, judge) in methods.items():
+            if judge is None:
+                row = measure(label, critic, lambda rows, _: plain_loop(critic, setting, folder, rows), chosen, first)
+            else:
+                row = measure(label, judge, ours(judge, label), chosen, first)
+                told = store.read_rows(folder / f"{label}-timed.jsonl")
+                assert len(told) == 2 * len(chosen) and not any(line["error"] for line in told), "verdicts are missing"
+                scored = np.array([line["probabilities"] for line in told[:2]])
+                row = replace(row, difference=float(np.abs(scored - truth).max()))
+            rows.append(row)
+            out.write_text(table(setting, rows, reading) + "\n")
+            say(f"{label}: {row.rate:.3g} clips/s")
+        if on_gpu:
+            say("one batch on the GPU\n" + kernels(critic, setting, made[: verdicts.BATCH]))
+    print(table(setting, rows, reading), flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
