@@ -1,10 +1,13 @@
 """Speed and memory of a training step: ours beside a plain diffusers step, full fine-tuning and LoRA, in one run.
 
-    python benchmarks/train.py                                       one GPU, Cosmos Predict 2.5 2B, the table
+    python benchmarks/train.py --out DIR                             one GPU, Cosmos Predict 2.5 2B
     torchrun --nproc_per_node=2 benchmarks/train.py                  ours on several GPUs, for clips per second
+    python benchmarks/train.py --profile 14b --trained lora          14B; --layers N takes as many blocks as fit
 
 Weights are random in the exact configuration, latents and text embeddings are random and given, as training has them
 from its cache; so nothing is downloaded. A step is forward, backward, clipping and AdamW; ours also averages (EMA).
+Each method is printed as a line of JSON as soon as it is measured, and DIR/train.jsonl and DIR/train.md are kept up to
+date, so that a run that is cut short keeps what it has.
 
 The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run at nano size on a CPU, for its test.
 """
@@ -12,9 +15,11 @@ The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run 
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -22,7 +27,7 @@ import tyro
 from diffusers import CosmosTransformer3DModel
 
 from cookbook import engine, profiles, store
-from cookbook.engine.loop import Run, autocast
+from cookbook.engine.loop import Run
 from cookbook.engine.optim import trainable
 from cookbook.errors import UserError
 from cookbook.models import sizes, world
@@ -32,31 +37,45 @@ from cookbook.train import ready
 from cookbook.train.objective import Batch, flow_loss
 
 PEAK = 989e12  # FLOP per second of an H100 in bf16, dense
-METHODS = tuple((who, lora) for lora in (False, True) for who in ("diffusers", "blocks", "selective"))
+PLAIN = "diffusers"
+METHODS = (PLAIN, "blocks", "selective", "products", "0.25")  # the plain step, and choices of the recipe's recompute
+TRAINED = ("all", "lora")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `seconds` is the median; None in `seconds` means that it did not fit."""
+    """One method. None in `seconds` means that it did not fit."""
 
     method: str
     trained: str
     first_loss: float | None
-    seconds: float | None
+    first_step: float | None  # seconds, compilation included
+    seconds: float | None  # per step, median
+    timed: int  # steps
     clips_per_second: float | None
     mfu: float | None  # of an H100; None on other devices
-    peak_gib: float | None  # of the allocator; None on a CPU
+    peak_gib: float | None  # of the allocator, largest of all processes; None on a CPU
 
 
-def random_network(profile: Profile, device: torch.device) -> CosmosTransformer3DModel:
-    """The profile's network with weights of deviation 0.02, float32."""
-    with device:
-        torch.manual_seed(0)
-        network = CosmosTransformer3DModel.from_config(sizes.config(profile.world))
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.02)
+def random_network(profile: Profile, layers: int | None, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """The profile's network, or its first `layers` blocks, with weights of deviation 0.02."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # a 14B network in float32 would leave no room to make it smaller
+    try:
+        with device:
+            torch.manual_seed(0)
+            network = CosmosTransformer3DModel.from_config(configuration(profile, layers))
+            for parameter in network.parameters():
+                if parameter.ndim > 1:
+                    torch.nn.init.normal_(parameter, std=0.02)
+    finally:
+        torch.set_default_dtype(usual)
     return network
+
+
+def configuration(profile: Profile, layers: int | None) -> dict:
+    settings = sizes.config(profile.world)
+    return settings | {"num_layers": layers or settings["num_layers"]}
 
 
 def random_batch(profile: Profile, count: int, device: torch.device) -> Batch:
@@ -68,18 +87,17 @@ def random_batch(profile: Profile, count: int, device: torch.device) -> Batch:
     return Batch.stack([Batch(clean, noise, torch.full((count,), 0.7), torch.ones(count).long(), words)], device)
 
 
-def plain_step(network: CosmosTransformer3DModel, recipe: Recipe, batch: Batch, device: torch.device) -> Callable:
+def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Callable[[], float]:
     """What one writes by hand with diffusers: its checkpointing, autocast, fused AdamW, clipping."""
     compute = world.compute_dtype(device)
     if recipe.lora_rank:
-        network.to(compute)
         planning.add_lora(network, recipe)
     network.train().enable_gradient_checkpointing()
     weights = list(trainable(network).values())
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, fused=device.type == "cuda")
 
     def step() -> float:
-        with autocast(network, device, compute):
+        with torch.autocast(device.type, compute, enabled=compute != torch.float32):
             loss = flow_loss(network, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
@@ -90,92 +108,113 @@ def plain_step(network: CosmosTransformer3DModel, recipe: Recipe, batch: Batch, 
     return step
 
 
-def our_step(network: CosmosTransformer3DModel, recipe: Recipe, batch: Batch, group: engine.Group) -> Callable:
+def our_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, group: engine.Group) -> Callable[[], float]:
     """The step of `cookbook train`."""
-    compute = world.compute_dtype(group.device)
-    if recipe.lora_rank or not recipe.master_weights:
-        network.to(compute)
-    run = Run(ready(network, recipe, 0, group), recipe, 0, group, compute, str)
+    run = Run(ready(network, recipe, 0, group), recipe, 0, group, world.compute_dtype(group.device), str)
     return lambda: run.advance(flow_loss, lambda number: batch)["loss"]
 
 
-def measure(profile: Profile, who: str, lora: bool, group: engine.Group, steps: int, warmup: int) -> Row:
-    """Build one method from nothing, and time its steps."""
-    recipe = profile.with_recipe("lora").recipe if lora else profile.recipe
-    name, device = "plain diffusers" if who == "diffusers" else f"ours, {who}", group.device
-    trained, seconds, first = f"LoRA {recipe.lora_rank}" if lora else "all", [], None
-    gpu = device.type == "cuda"
+def measure(
+    profile: Profile, method: str, lora: bool, group: engine.Group, steps: int, seconds: float, layers: int | None
+) -> Row:
+    """Build one method from nothing, and time its steps: `steps`, or fewer in `seconds`, but at least 5."""
+    recipe, device = (profile.with_recipe("lora") if lora else profile).recipe, group.device
+    name = "plain diffusers" if method == PLAIN else f"ours, {method}"
+    trained, gpu, first = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda", None
+    compute = world.compute_dtype(device)
+    torch._dynamo.reset()
     gc.collect()  # what the method before has left
     if gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        network, batch = random_network(profile, device), random_batch(profile, recipe.batch, device)
-        if who == "diffusers":
+        dtype = compute if lora or not recipe.master_weights else torch.float32
+        network, batch = random_network(profile, layers, dtype, device), random_batch(profile, recipe.batch, device)
+        if method == PLAIN:
             step = plain_step(network, recipe, batch, device)
         else:
-            step = our_step(network, replace(recipe, recompute=who), batch, group)
-        for number in range(warmup + steps):
-            if gpu:
-                torch.cuda.synchronize()
-            clock = time.perf_counter()
-            loss = step()
-            if gpu:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - clock)
-            first = loss if number == 0 else first
+            step = our_step(network, replace(recipe, recompute=method), batch, group)
+        first, slow = timed(step, gpu)
+        timed(step, gpu)  # the optimizer's first step is behind us, but not the allocator's second
+        taken = []
+        while len(taken) < steps and (len(taken) < 5 or group.largest(sum(taken)) < seconds):
+            taken.append(timed(step, gpu)[1])
     except torch.OutOfMemoryError:
-        return Row(name, trained, first, None, None, None, None)
-    taken = median(seconds[warmup:])
-    settings = sizes.config(profile.world)
+        return Row(name, trained, first, None, None, 0, None, None, None)
+    second = median(taken)
+    settings = configuration(profile, layers)
     parameters = sum(p.numel() for p in sizes.on_meta(settings).parameters())
     flop = 3 * recipe.batch * sizes.forward_flop(settings, parameters, profile.clip.tokens)
-    h100 = gpu and "H100" in torch.cuda.get_device_name()
-    peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
-    return Row(
-        name, trained, first, taken, recipe.batch * group.size / taken, flop / taken / PEAK if h100 else None, peak
-    )
+    h100 = gpu and any(card in torch.cuda.get_device_name() for card in ("H100", "H200"))
+    peak = group.largest(torch.cuda.max_memory_allocated() / 2**30) if gpu else None
+    rate = recipe.batch * group.size / second
+    return Row(name, trained, first, slow, second, len(taken), rate, flop / second / PEAK if h100 else None, peak)
 
 
-def table(profile: Profile, rows: list[Row], group: engine.Group, steps: int) -> str:
+def timed(step: Callable[[], float], gpu: bool) -> tuple[float, float]:
+    """The loss of a step and its seconds."""
+    start = time.perf_counter()
+    loss = step()
+    if gpu:
+        torch.cuda.synchronize()
+    return loss, time.perf_counter() - start
+
+
+def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | None) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made, clip = store.environment(), profile.clip
     shape = f"{clip.height}x{clip.width}, {clip.frames} frames, {clip.tokens} tokens"
+    part = f" ({layers} blocks of it)" if layers else ""
     lines = [
-        f"{profile.world.location}, random weights: {shape}, batch {profile.recipe.batch} per process, "
-        f"{group.size} process(es) on {made['device']}, "
-        f"torch {made['versions']['torch']}, diffusers {made['versions']['diffusers']}; median of {steps} steps",
+        f"{profile.world.location}{part}, random weights: {shape}, batch {profile.recipe.batch} per process, "
+        f"{group.size} process(es) on {made['device']}, torch {made['versions']['torch']}, "
+        f"diffusers {made['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}",
         "",
-        "| method | trained | first loss | s per step | clips/s | MFU | peak GiB |",
-        "|---|---|---|---|---|---|---|",
+        "| method | trained | first loss | first step, s | s per step | of steps | clips/s | MFU | peak GiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        numbers = (row.first_loss, row.seconds, row.clips_per_second, row.mfu, row.peak_gib)
-        cells = ["-" if value is None else f"{value:.4g}" for value in numbers]
-        cells[1] = "out of memory" if row.seconds is None else cells[1]
-        lines.append(f"| {row.method} | {row.trained} | {' | '.join(cells)} |")
+        cells = ["-" if n is None else f"{n:.4g}" if isinstance(n, float) else n for n in asdict(row).values()]
+        cells[4] = "out of memory" if row.seconds is None else cells[4]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def main(profile: str = "2b", steps: int = 20, warmup: int = 3) -> list[Row]:
-    """Measure every method and print the table.
+def main(
+    profile: str = "2b",
+    methods: tuple[str, ...] = METHODS,
+    trained: tuple[str, ...] = TRAINED,
+    steps: int = 20,
+    seconds: float = 60.0,
+    layers: int | None = None,
+    out: Path | None = None,
+) -> list[Row]:
+    """Measure the methods one after the other and print the table.
 
     Args:
         profile: whose network, clip size and recipes.
-        steps: timed steps of each method.
-        warmup: steps before them, not timed.
+        methods: `diffusers` (one process only: it has no way of its own to share weights), or what the recipe's
+            `recompute` may be: blocks, selective, products, none, or a share such as 0.25.
+        trained: all, lora or both.
+        steps: timed steps of each method, after two that are not.
+        seconds: no new step of a method after this time, if there are five.
+        layers: this many blocks instead of all.
+        out: folder for the rows and the table.
     """
-    chosen = profiles.get(profile)
-    if steps < 1:
-        raise UserError(f"steps is {steps}; it must be at least 1")
+    chosen, rows = profiles.get(profile), []
+    if steps < 1 or (layers or 1) < 1:
+        raise UserError("steps and layers must be at least 1")
+    if unknown := set(trained) - set(TRAINED):
+        raise UserError(f"trained is {', '.join(unknown)}; it must be all, lora or both")
     with engine.processes() as group:
-        rows = []
-        for who, lora in METHODS:
-            if who == "diffusers" and group.size > 1:
-                continue  # it has no way of its own to share the weights
-            rows.append(measure(chosen, who, lora, group, steps, warmup))
-            group.say(f"measured {rows[-1].method}, {rows[-1].trained}")
-        group.say(table(chosen, rows, group, steps))
+        for kind, method in ((k, m) for k in trained for m in methods if m != PLAIN or group.size == 1):
+            rows.append(measure(chosen, method, kind == "lora", group, steps, seconds, layers))
+            text = table(chosen, rows, group, layers)
+            group.say(json.dumps(asdict(rows[-1]) | {"processes": group.size}))
+            if out and group.main:
+                store.append_row(out / "train.jsonl", asdict(rows[-1]) | {"processes": group.size})
+                (out / "train.md").write_text(text + "\n")
+        group.say(text)
     return rows
 
 

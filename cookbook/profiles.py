@@ -80,7 +80,7 @@ class Recipe:
     reshuffle: bool = True  # new order each epoch; upstream repeats the first
     accumulate: int = 1  # batches per optimizer step and process, their gradients averaged
     shard: int = 8  # most processes that split one copy of the weights; further ones hold further copies (HSDP)
-    recompute: str = "none"  # in the backward pass: none | blocks | selective (blocks, but attention outputs are kept)
+    recompute: str = "none"  # in the backward pass: none | blocks | selective | products | 0.x (see engine.memory)
     first_loss: float | None = 0.7  # largest loss before training, as a share of the loss without a model; None: any
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -28,21 +29,29 @@ def program(monkeypatch):
     return load("train", monkeypatch)
 
 
-def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys):
+def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys, tmp_path):
     made = tiny.profile(tiny_world)
     lora = replace(made.recipe, name="lora", lora_rank=4)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: replace(made, alternatives=(lora,)))
-    rows = program.main("tiny", steps=2, warmup=1)
+    rows = program.main("tiny", steps=2, out=tmp_path)
     assert [(row.method, row.trained) for row in rows] == [
         (method, trained)
         for trained in ("all", "LoRA 4")
-        for method in ("plain diffusers", "ours, blocks", "ours, selective")
+        for method in ("plain diffusers", "ours, blocks", "ours, selective", "ours, products", "ours, 0.25")
     ]
-    assert [row.first_loss for row in rows] == pytest.approx([rows[0].first_loss] * 6, rel=1e-6)
-    assert all(row.seconds > 0 and row.peak_gib is None and row.mfu is None for row in rows)
+    assert [row.first_loss for row in rows] == pytest.approx([rows[0].first_loss] * 10, rel=1e-6)
+    assert all(row.seconds > 0 and row.timed == 2 and row.peak_gib is None and row.mfu is None for row in rows)
     assert all(row.clips_per_second == pytest.approx(2 / row.seconds) for row in rows)
     printed = capsys.readouterr().out
-    assert "18 tokens, batch 2 per process, 1 process(es)" in printed and printed.count("| ours, ") == 4
+    assert "18 tokens, batch 2 per process, 1 process(es)" in printed and printed.count("| ours, ") == 8
+    kept = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert kept == [asdict(row) | {"processes": 1} for row in rows]
+    assert (tmp_path / "train.md").read_text() in printed
+    few = program.main("tiny", methods=("selective",), trained=("all",), steps=9, seconds=0.0, layers=1)
+    assert [row.timed for row in few] == [5] and "(1 blocks of it)" in capsys.readouterr().out
+    for wrong in ({"trained": ("some",)}, {"steps": 0}, {"methods": ("half",)}):
+        with pytest.raises(program.UserError, match="must be"):
+            program.main("tiny", **wrong)
 
 
 def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world, monkeypatch):
@@ -52,10 +61,10 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
         raise program.torch.OutOfMemoryError
 
     monkeypatch.setattr(program, "our_step", full)
-    profile = profiles.get("tiny")
-    row = program.measure(profile, "blocks", False, program.engine.Group(0, 1, program.world.device()), 1, 0)
+    (row,) = rows = program.main("tiny", methods=("blocks",), trained=("all",))
     assert row.seconds is None
-    assert "out of memory" in program.table(profile, [row], program.engine.Group(0, 1, program.world.device()), 1)
+    alone = program.engine.Group(0, 1, program.world.device())
+    assert "out of memory" in program.table(profiles.get("tiny"), rows, alone, None)
 
 
 def test_generation_table_has_both_methods_with_equal_clips(tiny_world, monkeypatch, capsys):

@@ -61,6 +61,7 @@ def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
         (4, {"shard": 2}),  # two copies, each split over two
         (2, {"shard": 1, "accumulate": 2}),  # two whole copies; upstream does not synchronise these
         (2, {"accumulate": 2, "recompute": "selective"}),
+        (2, {"accumulate": 2, "recompute": "products", "compiled": True}),  # compiled blocks under FSDP2, as on GPUs
     ],
 )
 def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, alone):
@@ -219,7 +220,7 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
             return func(*args, **(kwargs or {}))
 
     seen = {}
-    for choice in CHOICES:
+    for choice in (*CHOICES, "0.4"):
         model = world.load_transformer(tiny_world).train()
         engine.recompute(model, choice)
         with Count() as count:
@@ -235,6 +236,9 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
         "none": layers,
         "blocks": 2 * layers,
         "selective": layers,
+        "products": layers,
+        "0.4": layers,
     }
-    with pytest.raises(UserError, match="recompute is 'all'; it must be one of none, blocks, selective"):
-        engine.recompute(model, "all")
+    for wrong in ("all", "1.5"):
+        with pytest.raises(UserError, match="recompute is .*; it must be one of none, blocks, selective, products or"):
+            engine.recompute(model, wrong)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import tiny
 import torch
 from conftest import ALONE
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from cookbook import engine
 from cookbook.models import fast, world
 from cookbook.train.objective import batches, flow_loss
 
@@ -22,6 +25,18 @@ def assert_alike(found, expected, relative):
     assert found.keys() == expected.keys() and len(found) > 30
     for name, value in expected.items():
         assert float((found[name] - value).abs().max()) <= relative * float(value.abs().max()), name
+
+
+@pytest.mark.parametrize("choice", ["blocks", "selective", "products", "0.4"])
+def test_recomputation_inside_compiled_blocks_gives_the_same(choice, tiny_world, cached, monkeypatch):
+    batch = batches(cached, tiny.profile(tiny_world).recipe, 0, ALONE)(0)
+    expected = loss_and_gradients(world.load_transformer(tiny_world).train(), batch)
+    compiler, compile_blocks = CompileCounterWithBackend("aot_eager_decomp_partition"), fast.compile_blocks
+    monkeypatch.setattr(fast, "compile_blocks", partial(compile_blocks, backend=compiler))
+    model = world.load_transformer(tiny_world).train()
+    engine.recompute(model, choice, compiled=True)
+    assert_alike(loss_and_gradients(model, batch), expected, 1e-5)
+    assert compiler.frame_count == 1
 
 
 def test_compiled_blocks_give_loss_and_gradients_of_the_plain_network_from_one_compilation(tiny_world, cached):

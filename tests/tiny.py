@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import flow, profiles, video
+from cookbook import engine, flow, profiles, video
+from cookbook.engine import memory
+from cookbook.models import fast
 from cookbook.models import world as world_models
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train import train
@@ -161,11 +164,21 @@ def profile(world: Path, steps: int = 6, **recipe) -> Profile:
 
 
 def train_tiny(
-    folder: Path, steps: int, batch: int, die_before_rename: int = 0, run: str = "run", bf16: bool = False, **recipe
+    folder: Path,
+    steps: int,
+    batch: int,
+    die_before_rename: int = 0,
+    run: str = "run",
+    bf16: bool = False,
+    compiled: bool = False,
+    **recipe,
 ) -> None:
-    """Train in FOLDER/RUN on FOLDER/clips, in the precision of a GPU with `bf16`; with `die_before_rename` n, be killed
-    just before the n-th rename."""
+    """Train in FOLDER/RUN on FOLDER/clips, in the precision of a GPU with `bf16`, its blocks `compiled` as there; with
+    `die_before_rename` n, be killed just before the n-th rename."""
     torch.set_num_threads(1)
+    if compiled:
+        fast.compile_blocks = partial(fast.compile_blocks, backend="aot_eager_decomp_partition")
+        engine.recompute = lambda model, choice, _: memory.recompute(model, choice, compiled=True)
     if bf16:
         world_models.compute_dtype = lambda on: torch.bfloat16
     profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch, **recipe)

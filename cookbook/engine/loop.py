@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cookbook.engine import checkpoint
 from cookbook.engine.distributed import Group
 from cookbook.engine.optim import PowerEma, adamw, local, rate_factor, trainable
 from cookbook.errors import UserError
+from cookbook.models import fast
 from cookbook.profiles import Recipe
 
 LOG = "log.jsonl"
@@ -180,8 +181,9 @@ def fit(
     return Trained(store.read_rows(folder / LOG), group.largest(changed))
 
 
-def autocast(model: nn.Module, device: torch.device, compute: torch.dtype) -> Any:
-    """Compute in `compute` where any weight is of another dtype, as float32 master weights are."""
-    if all(parameter.dtype == compute for parameter in model.parameters()):
-        return nullcontext()
-    return torch.autocast(device.type, compute)
+@contextmanager
+def autocast(model: nn.Module, device: torch.device, compute: torch.dtype) -> Iterator[None]:
+    """Compute in `compute` where any weight is of another dtype, as float32 master weights are. Attention is fast."""
+    mixed = any(parameter.dtype != compute for parameter in model.parameters())
+    with fast.kernels(device), torch.autocast(device.type, compute) if mixed else nullcontext():
+        yield

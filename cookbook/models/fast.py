@@ -27,14 +27,14 @@ Forward = Callable[..., torch.Tensor]
 
 
 def kernels(device: torch.device) -> AbstractContextManager:
-    """Within the block attention runs on the fastest kernel. A backward pass that recomputes belongs inside too."""
+    """Within the block attention runs, or is compiled for, the fastest kernel."""
     return sdpa_kernel(_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 def compile_blocks(model: nn.Module, around: Callable[[Forward], Forward] | None = None, **options: Any) -> None:
     """Compile the forward of a diffusers model's blocks (`_no_split_modules`): once, for all of them.
 
-    Hooks stay outside, so FSDP2 may wrap the blocks before or after. Each shape of input is compiled for itself.
+    Hooks stay outside, so FSDP2 may split the blocks afterwards. Each shape of input is compiled for itself.
 
     Args:
         around: makes what is compiled out of a block's forward, such as a checkpointed one.

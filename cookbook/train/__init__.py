@@ -145,11 +145,12 @@ def load(profile: Profile, models: Path, seed: int, group: Group) -> CosmosTrans
 
 
 def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Group) -> CosmosTransformer3DModel:
-    """A loaded network with what the recipe adds: adapters, recomputation, its share of the processes."""
+    """A loaded network with what the recipe adds: adapters, recomputation, its share of the processes. On GPUs the
+    blocks are compiled."""
     if recipe.lora_rank:
         torch.manual_seed(seed)
         planning.add_lora(model, recipe)
-    engine.recompute(model, recipe.recompute)
+    engine.recompute(model, recipe.recompute, group.device.type == "cuda")
     return engine.shard(model.train(), group, world.compute_dtype(group.device), recipe.shard)
 
 

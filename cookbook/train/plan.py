@@ -100,15 +100,18 @@ def memory(
 ) -> dict[str, float]:
     """GB per process by part; `width` processes split the trained weights, `compute` is the bytes of a number in use.
 
-    Activations: with recomputation one input per block (selective: also the outputs of its two attentions) and about 21
-    tensors of tokens x width inside the block at work; without, about 21 per block. 21 makes the sum equal the 43 GB
-    that were measured for the 2B model with every block recomputed; the other two are not measured.
+    Activations: with recomputation one input per block (selective: also the outputs of its two attentions; products:
+    and of its MLP) and about 21 tensors of tokens x width inside the block at work; without, about 21 per block. 21
+    makes the sum equal the 43 GB that were measured for the 2B model with every block recomputed, not compiled; the
+    others are not measured.
     """
     channels = settings["num_attention_heads"] * settings["attention_head_dim"]
     layers = settings["num_layers"]
     frozen_bytes = compute if recipe.lora_rank else 0
     weight_bytes = _bytes(recipe, compute)
-    tensors = {"none": 21 * layers, "blocks": layers + 21, "selective": 3 * layers + 21}[recipe.recompute]
+    kept = {"none": 21, "blocks": 1, "selective": 3, "products": 4}
+    each = kept[recipe.recompute] if recipe.recompute in kept else 21 * float(recipe.recompute)
+    tensors = each * layers + (0 if recipe.recompute == "none" else 21)
     parts = {
         "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes,
         "weights": trained * weight_bytes / width,

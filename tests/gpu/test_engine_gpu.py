@@ -13,7 +13,7 @@ from cookbook import engine, profiles
 from cookbook.engine import checkpoint
 from cookbook.engine.loop import Run
 from cookbook.engine.memory import ATTENTION, CHOICES
-from cookbook.models import sizes
+from cookbook.models import fast, sizes
 from cookbook.train import ready
 from cookbook.train.objective import Batch, flow_loss
 
@@ -73,9 +73,48 @@ def test_recomputation_changes_no_loss_and_selective_keeps_attention():
         "none": 2 * LAYERS,  # nought here: the backend in use is missing in ATTENTION, and `selective` keeps nothing
         "blocks": 4 * LAYERS,
         "selective": 2 * LAYERS,
+        "products": 2 * LAYERS,
     }
     for loss, norm, _ in seen.values():
         assert loss == seen["none"][0] and norm == pytest.approx(seen["none"][1], rel=1e-3)
+
+
+@pytest.mark.parametrize("choice", ["selective", "products", "0.25"])
+def test_compiled_blocks_are_as_near_to_float32_as_plain_ones(choice):
+    """Loss and gradients in bf16: how far from the plain network in float32, beside the plain network in bf16."""
+    clips, found = batch(), {}
+    for name in ("float32", "plain", "compiled"):
+        torch._dynamo.reset()
+        model, mixed = network().train(), name != "float32"
+        if name == "compiled":
+            engine.recompute(model, choice, compiled=True)
+        with fast.kernels(DEVICE), torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
+            loss = flow_loss(model, clips)
+        loss.backward()
+        found[name] = loss.detach().double(), [p.grad for p in model.parameters() if p.grad is not None]
+
+    def distance(name: str) -> tuple[float, float]:
+        (loss, gradients), (true_loss, true) = found[name], found["float32"]
+        apart = sum(float((g - t).double().square().sum()) for g, t in zip(gradients, true, strict=True))
+        return float(abs(loss / true_loss - 1)), (apart / sum(float(t.double().square().sum()) for t in true)) ** 0.5
+
+    (plain_loss, plain), (loss, gradients) = distance("plain"), distance("compiled")
+    assert len(found["plain"][1]) > 40 and 0 < plain < 0.05
+    assert gradients <= 1.2 * plain and loss <= plain_loss + 1e-4
+
+
+def test_attention_is_cudnns():
+    query = torch.randn(1, 16, 512, 128, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    seen = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with fast.kernels(DEVICE), Names():
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert any("cudnn_attention" in name for name in seen), seen
 
 
 @pytest.mark.parametrize("name", ["recommended", "lora"])
