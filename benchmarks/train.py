@@ -78,9 +78,9 @@ def configuration(profile: Profile, layers: int | None) -> dict:
     return settings | {"num_layers": layers or settings["num_layers"]}
 
 
-def random_batch(profile: Profile, count: int, device: torch.device) -> Batch:
+def random_batch(profile: Profile, count: int, device: torch.device, seed: int = 1) -> Batch:
     """`count` clips of the profile's size; one latent frame is given."""
-    settings, random = sizes.config(profile.world), torch.Generator().manual_seed(1)
+    settings, random = sizes.config(profile.world), torch.Generator().manual_seed(seed)
     shape = (count, settings["out_channels"], *profile.clip.latent)
     text = (count, profile.text_tokens, settings["crossattn_proj_in_channels"])
     clean, noise, words = (torch.randn(size, generator=random) for size in (shape, shape, text))

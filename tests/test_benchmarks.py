@@ -100,3 +100,24 @@ def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, 
     assert "9 clips of" in capsys.readouterr().out
     with pytest.raises(program.UserError, match="few is 0"):
         program.main(few=0)
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_precision_table_shows_what_rounding_loses(random, tiny_world, tiny_clips, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    program, made = load("precision", monkeypatch), tiny.profile(tiny_world)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: made)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(tiny_clips)
+    rows = program.main("tiny", None if random else tmp_path, steps=6, rates=(1e-5, 1e-1), out=tmp_path / "table.md")
+    assert [(row.weights, row.rate) for row in rows] == [
+        (weights, rate) for rate in (1e-5, 1e-1) for weights in ("bf16", "float32 master")
+    ]
+    low, low_master, high, high_master = rows
+    assert low.survived < 0.6 < 0.95 < min(high.survived, high_master.survived)
+    assert low_master.survived > 0.95 and low.moved < low_master.moved
+    assert low.loss_first == pytest.approx(low_master.loss_first, rel=0.05)
+    assert all((row.heldout_after is None) == random for row in rows)
+    assert (tmp_path / "table.md").read_text().count("\n| bf16 |") == 2
+    with pytest.raises(program.UserError, match="steps and batch must be at least 1"):
+        program.main("tiny", steps=0)

@@ -99,7 +99,7 @@ def test_compiled_blocks_are_as_near_to_float32_as_plain_ones(choice):
         return float(abs(loss / true_loss - 1)), (apart / sum(float(t.double().square().sum()) for t in true)) ** 0.5
 
     (plain_loss, plain), (loss, gradients) = distance("plain"), distance("compiled")
-    assert len(found["plain"][1]) > 40 and 0 < plain < 0.05
+    assert len(found["plain"][1]) > 40 and 0 < plain < 0.1
     assert gradients <= 1.2 * plain and loss <= plain_loss + 1e-4
 
 

@@ -1,0 +1,180 @@
+"""What bf16 weights lose: the share of updates that survive rounding, and the same steps with float32 master weights.
+
+    cookbook prepare --profile nano && python benchmarks/precision.py --run runs/nano      shipped weights, real clips
+    python benchmarks/precision.py --profile 2b                                            one GPU, random weights
+
+Both ways compute in bf16, on the same batches, each from the same weights at a constant rate. `bf16` is upstream's:
+weights and both moments of Adam in bf16, no other copy. Without --run the weights are random (deviation 0.02) in the
+exact configuration and four small random clips are learnt by heart: which updates survive is a matter of the weights'
+size and of the rate, not of what is learnt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+from train import random_batch, random_network  # the program beside this one
+
+from cookbook import engine, profiles, store
+from cookbook.engine.loop import Run, autocast
+from cookbook.errors import UserError
+from cookbook.models import hub, world
+from cookbook.profiles import Profile, Recipe
+from cookbook.train import clips as footage
+from cookbook.train.objective import batches, flow_loss, heldout_loss
+
+# Mean and last rate of upstream's 1,000 steps, the rate it names, and nano's
+RATES = (1.08e-5, 2.16e-5, 4.32e-5, 6e-4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way at one rate. Losses are means over a tenth of the steps, or held-out losses."""
+
+    weights: str
+    rate: float
+    survived: float  # share of the weights with a gradient that a step changes, mean over steps
+    moved: float  # root mean square over all weights, from start to end
+    loss_first: float
+    loss_last: float
+    heldout_before: float | None
+    heldout_after: float | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on what."""
+
+    network: Callable[[], torch.nn.Module]  # float32, always the same
+    batch_at: Callable
+    heldout: Callable[[torch.nn.Module], float] | None
+
+
+def work(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Work, Profile]:
+    """The run's clips and the profile's weights; without a run random ones at a size that needs little time."""
+    recipe = profile.recipe
+    if run is None:
+        small = replace(profile, clip=replace(profile.clip, frames=17, height=128, width=128), text_tokens=64)
+        random = [random_batch(small, 1, group.device, seed) for seed in range(4)]
+        network = lambda: random_network(small, None, torch.float32, group.device)  # noqa: E731
+        return Work(network, lambda number: random[number % 4], None), small
+    models = hub.locate(profile.world)
+    used, held = footage.split(footage.read_clips(run / "data" / "train"))
+    entries = footage.cache(used + held, profile, models, run / "cache", group)
+    heldout = lambda model: heldout_loss(model, entries[len(used) :], recipe.shift, group)[0]  # noqa: E731
+    return Work(
+        lambda: world.load_transformer(models), batches(entries[: len(used)], recipe, 0, group), heldout
+    ), profile
+
+
+def train(made: Work, recipe: Recipe, group: engine.Group) -> Row:
+    """Train one way, watching every step."""
+    dtype = torch.float32 if recipe.master_weights else torch.bfloat16
+    network = made.network().to(group.device, dtype).train()
+    run = Run(network, recipe, 0, group, torch.bfloat16, str)
+    start = copies(run)
+    before = measured(made, run)
+    shares, losses = [], []
+    for _ in range(recipe.steps):
+        last = copies(run)
+        losses.append(run.advance(flow_loss, made.batch_at)["loss"])
+        shares.append(survived(run, last))
+    far = sum(float((p.detach().float() - s.float()).square().sum()) for p, s in zip(weights(run), start, strict=True))
+    tenth = max(1, recipe.steps // 10)
+    return Row(
+        weights="float32 master" if recipe.master_weights else "bf16",
+        rate=recipe.learning_rate,
+        survived=sum(shares) / len(shares),
+        moved=(far / sum(s.numel() for s in start)) ** 0.5,
+        loss_first=sum(losses[:tenth]) / tenth,
+        loss_last=sum(losses[-tenth:]) / tenth,
+        heldout_before=before,
+        heldout_after=measured(made, run),
+    )
+
+
+def weights(run: Run) -> list[Tensor]:
+    return list(run.parameters.values())
+
+
+def copies(run: Run) -> list[Tensor]:
+    return [p.detach().clone() for p in weights(run)]
+
+
+def survived(run: Run, before: list[Tensor]) -> float:
+    """Share of the weights that changed, of those that Adam has an update for."""
+    changed, due = 0, 0
+    for parameter, old in zip(weights(run), before, strict=True):
+        wanted = run.optimizer.state[parameter]["exp_avg"] != 0
+        changed += int((wanted & (parameter.detach() != old)).sum())
+        due += int(wanted.sum())
+    return changed / due
+
+
+def measured(made: Work, run: Run) -> float | None:
+    if made.heldout is None:
+        return None
+    with autocast(run.model, run.group.device, torch.bfloat16):
+        return made.heldout(run.model)
+
+
+def table(profile: Profile, rows: list[Row], steps: int) -> str:
+    """The rows in Markdown, under a line that says what was measured on what."""
+    made = store.environment()
+    lines = [
+        f"{profile.world.location}: {steps} steps of {profile.recipe.batch} clip(s) at a constant rate, "
+        f"on {made['device']}, torch {made['versions']['torch']}",
+        "",
+        "| weights | rate | updates surviving | weight moved | first loss | last loss | held out before | after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = (row.moved, row.loss_first, row.loss_last, row.heldout_before, row.heldout_after)
+        cells = ["-" if n is None else f"{n:.4g}" for n in numbers]
+        lines.append(f"| {row.weights} | {row.rate:.3g} | {row.survived:.1%} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(
+    profile: str = "nano",
+    run: Path | None = None,
+    steps: int = 60,
+    batch: int = 1,
+    rates: tuple[float, ...] = RATES,
+    out: Path | None = None,
+) -> list[Row]:
+    """Train both ways at every rate and print the table.
+
+    Args:
+        profile: whose network and recipe.
+        run: a prepared run folder: its clips, and the profile's own weights. Without it both are random.
+        steps: of each way.
+        batch: clips per step.
+        rates: constant learning rates, without warm-up.
+        out: a file for the table.
+    """
+    if steps < 1 or batch < 1:
+        raise UserError("steps and batch must be at least 1")
+    chosen, rows = profiles.get(profile), []
+    with engine.processes() as group:
+        for rate in rates:
+            flat = {"warmup": 0, "peak_factor": 1.0, "end_factor": 1.0, "ema_rate": None, "recompute": "none"}
+            recipe = replace(chosen.recipe, steps=steps, batch=batch, learning_rate=rate, **flat)
+            made, used = work(replace(chosen, recipe=recipe), run, group)
+            for master in (False, True):
+                rows.append(train(made, replace(recipe, master_weights=master), group))
+                print(json.dumps(asdict(rows[-1])), flush=True)
+                if out:
+                    out.write_text(table(used, rows, steps) + "\n")
+    print(table(used, rows, steps))
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
