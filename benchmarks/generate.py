@@ -1,49 +1,75 @@
 """Speed of one clip: `cookbook generate` beside diffusers' own pipeline, in one run, from the same noise.
 
     python benchmarks/generate.py                       one GPU, Cosmos Predict 2.5 2B, 432x768, 93 frames, 36 steps
+    python benchmarks/generate.py --peer-steps 6        diffusers' time per step and the rest apart, scaled to 36 steps
+    python benchmarks/generate.py --size 704 1280 --steps 3 --peer-steps 3 --no-fast
 
-Weights are random in the exact configurations (world model, Wan 2.1 VAE) and text embeddings are random and given, so
-nothing is downloaded. A clip is: photo in, denoising with guidance, decoding, mp4 on disk. Not in it: the text encoder
-(once per prompt) and the guardrail. Ours encodes the mp4 of a clip while the next is denoised, so its seconds are those
-of a clip in a row of clips, and the first, which nothing overlaps, stands beside it.
+Weights are random in the exact configurations (world model, Wan 2.1 VAE, 7B text encoder), so nothing is downloaded. A
+clip is: photo in, denoising with guidance, decoding, mp4 on disk. The text encoder, once per prompt and before the
+world model comes, has its own line; NVIDIA's guardrail is not in it. Ours writes the mp4 of a clip while the next is
+denoised: the first clip, which nothing overlaps, and those that follow are told apart.
+
+With random weights the distance of `--fast` from the exact clip says that nothing is broken, not how good the pictures
+are; for that see docs/fast.md. How often `cache` may skip depends on the weights too: evaluations are counted.
 
 The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run at tiny size on a CPU, for its test.
 """
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
 from diffusers import AutoencoderKLWan, Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import flow, profiles, store
 from cookbook.errors import UserError
-from cookbook.generate.maker import TOGETHER
+from cookbook.generate import shortcuts
+from cookbook.generate.maker import TOGETHER, quickened
 from cookbook.generate.sampler import make_clip
 from cookbook.models import hub, sizes, world
 from cookbook.models import vae as codec
+from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import write_video
+
+# Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower is in memory too
+TEXT = {
+    "text_config": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
+    "vision_config": {"out_hidden_size": 3584},
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `difference` is the largest of any pixel (0..1) from diffusers' first clip, before encoding."""
+    """One method or part. None: does not apply, or not measured."""
 
     method: str
-    first: float  # seconds of the first timed clip, alone
-    seconds: float  # per clip, over all timed clips
-    difference: float
-    peak_gib: float | None  # of the allocator; None on a CPU
+    first: float | None = None  # seconds of one clip alone, photo to mp4; scaled where `steps` is not the profile's
+    next: float | None = None  # seconds of each clip that follows
+    one: float | None = None  # seconds of one pass through the network, median
+    passes: int | None = None  # of the network, in one clip of `steps`
+    steps: int | None = None  # that were run
+    peak_gib: float | None = None  # of the allocator; None on a CPU
+    difference: float | None = None  # largest of any pixel (0..1) from the clip it is compared with, before encoding
+    psnr: float | None = None  # dB, from the same
 
 
 class NoGuardrail:
@@ -58,7 +84,7 @@ class NoGuardrail:
 
 @dataclass(frozen=True)
 class Parts:
-    """What both methods share."""
+    """What all methods share."""
 
     profile: Profile
     transformer: CosmosTransformer3DModel
@@ -66,6 +92,14 @@ class Parts:
     photo: np.ndarray  # [H, W, 3]
     text: torch.Tensor  # [1, L, D]
     negative: torch.Tensor
+
+    @property
+    def gpu(self) -> bool:
+        return self.transformer.device.type == "cuda"
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
 def build(profile: Profile, device: torch.device) -> Parts:
@@ -85,13 +119,34 @@ def build(profile: Profile, device: torch.device) -> Parts:
     text = torch.randn(2, profile.text_tokens, settings["crossattn_proj_in_channels"], generator=random)
     clip = profile.clip
     photo = np.random.default_rng(0).integers(0, 255, (clip.height, clip.width, 3), np.uint8)
-    text = text.to(device, dtype)
-    vae = codec.channels_last(vae.to(dtype)).eval().requires_grad_(False)  # as world.load_vae hands it out
+    text, vae = text.to(device, dtype), vae.to(dtype).eval().requires_grad_(False)
     return Parts(profile, transformer.to(dtype).eval(), vae, photo, text[:1], text[1:])
 
 
-def theirs(parts: Parts) -> Callable[[int], np.ndarray]:
-    """Frames [T, H, W, 3] in 0..1 of a seed by diffusers' pipeline, as it is."""
+def embed(profile: Profile, device: torch.device) -> Row:
+    """The text encoder: a prompt and the negative prompt, as one clip needs them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(world.compute_dtype(device))
+    try:
+        with device:
+            encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**TEXT)).eval()
+    finally:
+        torch.set_default_dtype(before)
+    tokenizer = AutoTokenizer.from_pretrained(hub.locate(profiles.nano().world) / "tokenizer")
+    fresh_peak(device)
+
+    def make() -> None:
+        for prompt in ("Use the right hand to pick up the apple.", "static with no motion"):
+            encode_prompts(encoder, tokenizer, [prompt], profile.text_tokens).cpu()
+
+    make()
+    start = time.perf_counter()
+    make()
+    return Row("text encoder 7B, prompt + negative prompt", time.perf_counter() - start, peak_gib=peak(device))
+
+
+def theirs(parts: Parts) -> Callable[[int, int], np.ndarray]:
+    """Frames [T, H, W, 3] in 0..1 of a seed in so many steps by diffusers' pipeline, as it is."""
     profile, clip = parts.profile, parts.profile.clip
     pipeline = Cosmos2_5_PredictBasePipeline(
         text_encoder=None,
@@ -104,7 +159,7 @@ def theirs(parts: Parts) -> Callable[[int], np.ndarray]:
     pipeline.set_progress_bar_config(disable=True)
     shape = (1, parts.vae.config.z_dim, *clip.latent)
 
-    def make(seed: int) -> np.ndarray:
+    def make(seed: int, steps: int) -> np.ndarray:
         return pipeline(
             image=parts.photo,
             prompt_embeds=parts.text,
@@ -113,7 +168,7 @@ def theirs(parts: Parts) -> Callable[[int], np.ndarray]:
             height=clip.height,
             width=clip.width,
             num_frames=clip.frames,
-            num_inference_steps=profile.sampling.steps,
+            num_inference_steps=steps,
             guidance_scale=profile.sampling.guidance,
             conditional_frame_timestep=-1,
             output_type="np",
@@ -122,76 +177,195 @@ def theirs(parts: Parts) -> Callable[[int], np.ndarray]:
     return make
 
 
-def ours(parts: Parts) -> Callable[[int], np.ndarray]:
-    """The same by the function that `cookbook generate` calls."""
+def ours(parts: Parts, fast: frozenset[str] = frozenset()) -> Callable[[int, int], torch.Tensor]:
+    """Pixels [1, 3, T, H, W] in -1..1 by the function that `cookbook generate` calls."""
     sampling = parts.profile.sampling
 
-    def make(seed: int) -> np.ndarray:
+    def make(seed: int, steps: int) -> torch.Tensor:
         given = codec.to_tensor(parts.photo[None]).to(parts.transformer.device)
-        settings = (sampling.steps, sampling.guidance, sampling.shift, seed)
+        settings = (steps, sampling.guidance, sampling.shift, seed, fast)
         size = parts.profile.clip.latent
-        pixels = make_clip(parts.transformer, parts.vae, given, parts.text, parts.negative, size, *settings)
-        return pixels[0].permute(1, 2, 3, 0).add(1).div(2).cpu().numpy()
+        return make_clip(parts.transformer, parts.vae, given, parts.text, parts.negative, size, *settings)
 
     return make
 
 
-def measure(method: str, parts: Parts, make: Callable, together: int, clips: int, truth: np.ndarray | None) -> Row:
-    """Time the method: one clip to warm up, then `clips` of other seeds, mp4 included, `together` in hand."""
-    gpu, turn = parts.transformer.device.type == "cuda", threading.Lock()
-    if gpu:
+def unit(pixels: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Either method's pixels as [T, H, W, 3] in 0..1."""
+    return pixels if isinstance(pixels, np.ndarray) else pixels[0].permute(1, 2, 3, 0).add(1).div(2).cpu().numpy()
+
+
+def fresh_peak(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    warm = make(0)
+
+
+def peak(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+
+
+def in_a_row(parts: Parts, make: Callable, steps: int, clips: int, together: int) -> tuple[list[float], np.ndarray]:
+    """The seconds, from the start, at which each clip's mp4 was on disk; and the frames of the first."""
+    turn, first = threading.Lock(), []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(together) as threads:
 
         def clip(seed: int) -> float:
             with turn:
-                frames = (make(seed) * 255).round().astype(np.uint8)
+                pixels = make(seed, steps)
+                plain = isinstance(pixels, np.ndarray)
+                frames = (pixels * 255).round().astype(np.uint8) if plain else codec.to_frames(pixels)
             write_video(Path(folder) / f"{seed}.mp4", frames, parts.profile.clip.fps)
-            return time.perf_counter()
+            end = time.perf_counter()
+            if not seed:
+                first.append(pixels)
+            say(f"  clip {seed + 1} after {end - start:.2f} s")
+            return end - start
 
         start = time.perf_counter()
-        ends = list(threads.map(clip, range(1, clips + 1)))
-    peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
-    gap = 0.0 if truth is None else float(np.abs(warm - truth).max())
-    return Row(method, ends[0] - start, (max(ends) - start) / clips, gap, peak)
+        return list(threads.map(clip, range(clips))), unit(first[0])
 
 
-def table(profile: Profile, rows: list[Row], clips: int) -> str:
+def measure(
+    method: str, parts: Parts, make: Callable, steps: int, clips: int, together: int, truth: np.ndarray | None
+) -> tuple[Row, np.ndarray]:
+    """Time a method; the row, and its first clip.
+
+    Args:
+        steps: of the timed clips; times are scaled to the profile's where they are fewer.
+        truth: the first clip of the method that this is compared with.
+    """
+    passes: list[float] = []
+
+    def count(*_) -> None:
+        if parts.gpu:
+            torch.cuda.synchronize()
+        passes.append(time.perf_counter())
+
+    clock = time.perf_counter()
+    make(0, 1)  # compiles, and warms up
+    say(f"{method}: ready after {time.perf_counter() - clock:.1f} s")
+    fresh_peak(parts.transformer.device)
+    hook = parts.transformer.register_forward_pre_hook(count)
+    ends, frames = in_a_row(parts, make, steps, clips, together)
+    hook.remove()
+    one = float(np.median(np.diff(passes)))
+    missing = (parts.profile.sampling.steps - steps) * one * len(passes) / clips / steps
+    later = (ends[-1] - ends[0]) / (clips - 1) + missing if clips > 1 else None
+    used = peak(parts.transformer.device)
+    row = Row(method, ends[0] + missing, later, one, len(passes) // clips, steps, used, *distance(frames, truth))
+    say(str(row))
+    return row, frames
+
+
+def distance(frames: np.ndarray, truth: np.ndarray | None) -> tuple[float | None, float | None]:
+    """Largest difference and PSNR; no PSNR of equal clips."""
+    if truth is None:
+        return None, None
+    error = np.abs(frames - truth)
+    square = float(np.square(error, dtype=np.float64).mean())
+    return float(error.max()), -10 * float(np.log10(square)) if square else None
+
+
+def decoding(method: str, parts: Parts) -> Row:
+    """The VAE alone on latents of a clip."""
+    shape = (1, parts.vae.config.z_dim, *parts.profile.clip.latent)
+    device, latents = parts.transformer.device, flow.initial_noise(shape, 0).to(parts.transformer.device)
+    codec.decode(parts.vae, latents)
+    fresh_peak(device)
+    start = time.perf_counter()
+    codec.decode(parts.vae, latents).amax().item()
+    row = Row(method, time.perf_counter() - start, peak_gib=peak(device))
+    say(str(row))
+    return row
+
+
+def table(profile: Profile, rows: list[Row]) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made, clip, sampling = store.environment(), profile.clip, profile.sampling
+    heads = "one clip, s", "each further, s", "pass, s", "passes", "steps run", "peak GiB", "max difference", "PSNR, dB"
     lines = [
         f"{profile.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
-        f"{sampling.steps} steps, guidance {sampling.guidance:g}, {clips} clips on {made['device']}, "
-        f"torch {made['versions']['torch']}, diffusers {made['versions']['diffusers']}",
+        f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {made['device']}, "
+        f"torch {made['versions']['torch']}, diffusers {made['versions']['diffusers']}, {time.strftime('%Y-%m-%d')}",
         "",
-        "| method | first clip, s | s per clip | max difference | peak GiB |",
-        "|---|---|---|---|---|",
+        f"| method | {' | '.join(heads)} |",
+        "|---" * (1 + len(heads)) + "|",
     ]
     for row in rows:
-        numbers = (row.first, row.seconds, row.difference, row.peak_gib)
-        lines.append(f"| {row.method} | {' | '.join('-' if n is None else f'{n:.4g}' for n in numbers)} |")
+        values = row.first, row.next, row.one, row.passes, row.steps, row.peak_gib, row.difference, row.psnr
+        lines.append(f"| {row.method} | {' | '.join('-' if n is None else f'{n:.4g}' for n in values)} |")
     return "\n".join(lines)
 
 
-def main(profile: str = "2b", clips: int = 3) -> list[Row]:
-    """Measure both methods and print the table.
+def main(
+    profile: str = "2b",
+    steps: int | None = None,
+    peer_steps: int | None = None,
+    clips: int = 2,
+    size: tuple[int, int] | None = None,
+    text: bool = True,
+    fast: bool = True,
+    out: Path | None = None,
+) -> list[Row]:
+    """Measure all methods, one after the other, and print the table.
 
     Args:
         profile: whose networks, clip size and sampler settings.
-        clips: timed clips of each method, after one that is not timed.
+        steps: of our clips; the profile's when empty. With fewer, times are scaled.
+        peer_steps: of the clips of diffusers' pipeline, likewise.
+        clips: timed clips of ours, exact, in a row.
+        size: height and width of the clip; the profile's when empty.
+        text: measure the 7B text encoder too.
+        fast: measure each shortcut of `--fast` that this device can, and all of them.
+        out: file that gets the table too, after each row.
     """
-    chosen = profiles.get(profile)
-    if clips < 1:
-        raise UserError(f"clips is {clips}; it must be at least 1")
-    parts = build(chosen, world.device())
-    plain = theirs(parts)
-    truth = plain(0)
-    rows = [
-        measure("diffusers' pipeline", parts, plain, 1, clips, truth),
-        measure("cookbook generate", parts, ours(parts), TOGETHER, clips, truth),
-    ]
-    print(table(chosen, rows, clips))
+    chosen, device = profiles.get(profile), world.device()
+    if size:
+        chosen = replace(chosen, clip=replace(chosen.clip, height=size[0], width=size[1]))
+    full = chosen.sampling.steps
+    steps, peer_steps = steps or full, peer_steps or full
+    if clips < 1 or min(steps, peer_steps) < 2 < full:
+        raise UserError(f"clips is {clips}, steps {steps} and {peer_steps}; at least 1 clip and 2 steps are needed")
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        if out:
+            out.write_text(table(chosen, rows) + "\n")
+
+    if text:
+        say("text encoder")
+        add(embed(chosen, device))
+        say(str(rows[-1]))
+        fresh_peak(device)
+    say("random weights")
+    parts = build(chosen, device)
+    row, truth = measure("diffusers' pipeline", parts, theirs(parts), peer_steps, 1, 1, None)
+    add(row)
+    add(decoding("VAE decoding, as diffusers loads it", parts))
+    codec.channels_last(parts.vae)  # as world.load_vae hands it out
+    add(decoding("VAE decoding, channels last", parts))
+    parts.vae.enable_tiling()
+    add(decoding("VAE decoding, channels last, tiled", parts))
+    parts.vae.disable_tiling()
+    quickened(parts.transformer)
+    same = peer_steps == steps
+    row, exact = measure("cookbook generate", parts, ours(parts), steps, clips, TOGETHER, truth if same else None)
+    add(row)
+    if not same:
+        gap, psnr = distance(unit(ours(parts)(0, peer_steps)), truth)
+        say(f"clips of {peer_steps} steps: {gap:.4g} from diffusers' at most")
+        rows[-1] = replace(row, difference=gap, psnr=psnr)
+    for one in [*shortcuts.NAMES, "all"] if fast else []:
+        if one == "fp8" and not shortcuts.fp8.available(device):
+            continue
+        short = shortcuts.choose([] if one == "all" else [one], device)
+        if one == "fp8":
+            quickened(parts.transformer, short)
+        add(measure(f"cookbook generate --fast {one}", parts, ours(parts, short), steps, 1, 1, exact)[0])
+    print(table(chosen, rows), flush=True)
     return rows
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,17 +68,33 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
     assert "out of memory" in program.table(profiles.get("tiny"), rows, alone, None)
 
 
-def test_generation_table_has_both_methods_with_equal_clips(tiny_world, monkeypatch, capsys):
+def test_generation_table_has_every_method_and_the_exact_clip_is_diffusers_own(
+    tiny_world, monkeypatch, capsys, tmp_path
+):
     program, made = load("generate", monkeypatch), tiny.profile(tiny_world)
-    few = replace(made, sampling=replace(made.sampling, steps=2))
+    few = replace(made, sampling=replace(made.sampling, steps=4))
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
-    assert program.theirs(program.build(few, program.world.device()))(0)[1:].std() > 1e-3, "flat clips prove nothing"
-    rows = program.main("tiny", clips=2)
-    assert [row.method for row in rows] == ["diffusers' pipeline", "cookbook generate"]
-    assert rows[0].difference == 0 and rows[1].difference < 1e-4, "both must make the same clip"
-    assert all(0 < row.seconds and 0 < row.first and row.peak_gib is None for row in rows)
-    printed = capsys.readouterr().out
-    assert "32x48, 9 frames, 2 steps, guidance 2, 2 clips on CPU" in printed and printed.count("\n| ") == 3
+    small = {
+        "vocab_size": 4096,
+        "hidden_size": 256,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    monkeypatch.setitem(program.TEXT, "text_config", program.TEXT["text_config"] | small | {"num_key_value_heads": 1})
+    monkeypatch.setitem(program.TEXT, "vision_config", {"depth": 1, "hidden_size": 16, "num_heads": 1})
+    assert program.theirs(program.build(few, program.world.device()))(0, 4)[1:].std() > 1e-3, "flat: proves nothing"
+    rows = program.main("tiny", out=tmp_path / "table.md")
+    clips = {row.method: row for row in rows if row.passes}
+    ours = "cookbook generate"
+    assert list(clips) == ["diffusers' pipeline", ours, *(f"{ours} --fast {n}" for n in ("guidance", "cache", "all"))]
+    assert clips["diffusers' pipeline"].passes == 8 and clips[ours].difference < 1e-4
+    assert all(0 < row.first and row.peak_gib is None for row in rows)
+    table = (tmp_path / "table.md").read_text()
+    assert "32x48, 9 frames, 4 steps (times of fewer are scaled), guidance 2, on CPU" in table
+    assert table.count("\n| ") == 1 + len(rows) == 10 and table.strip() in capsys.readouterr().out
+    scaled = program.main("tiny", steps=3, peer_steps=2, text=False, fast=False)
+    assert [row.steps for row in scaled if row.passes] == [2, 3] and scaled[-1].difference < 1e-4
     with pytest.raises(program.UserError, match="clips is 0"):
         program.main("tiny", clips=0)
 
@@ -121,3 +138,25 @@ def test_precision_table_shows_what_rounding_loses(random, tiny_world, tiny_clip
     assert (tmp_path / "table.md").read_text().count("\n| bf16 |") == 2
     with pytest.raises(program.UserError, match="steps and batch must be at least 1"):
         program.main("tiny", steps=0)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="NOT RUN: needs pip install -e .[cluster]")
+def test_scaling_table_counts_every_clip_of_both(tiny_world, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    program = load("scale", monkeypatch)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world))
+    memory = {"object_store_memory": 80 * 2**20}
+    whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    for _ in range(2):
+        whole.add_node(num_cpus=program.cluster.CORES, **memory)
+    try:
+        rows = program.main("tiny", clips=6, workers=2, ray=whole.address)
+    finally:
+        whole.shutdown()
+    assert [row.workers for row in rows] == [1, 2] and all(0 < row.rate and 0 < row.seconds for row in rows)
+    printed = capsys.readouterr().out
+    assert printed.count("1 worker(s): clip ") == printed.count("2 worker(s): clip ") == 6
+    with pytest.raises(program.UserError, match="3 clips for each"):
+        program.main("tiny", clips=5, workers=2)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 
 from cookbook import flow
+from cookbook.generate import shortcuts
+from cookbook.models import fast as faster
 from cookbook.models import vae as codec
+
+# Largest clip, in tokens, whose two passes go through the network as one batch: sooner where starting the many small
+# operations takes the time (the nano model), while a large clip only needs twice the memory.
+_SMALL = 8192
 
 
 def guided(
@@ -17,34 +21,42 @@ def guided(
     negative: torch.Tensor,
     mask: torch.Tensor,
     guidance: float,
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The velocity field v = v_text + guidance * (v_text - v_negative), both from one batched pass.
+    fast: frozenset[str] = frozenset(),
+) -> flow.Velocity:
+    """The velocity field v = v_text + guidance * (v_text - v_negative).
 
     Args:
         text, negative: embeddings [1, L, D].
         mask: [1, 1, T, H, W], ones on given latent frames. They share the noise's timestep, as the pre-trained and
             GR1 weights expect (upstream `conditional_frame_timestep = -1`).
         guidance: 0 leaves out the negative pass. NVIDIA's convention: 7 here is 8 in the textbook's.
+        fast: of `shortcuts.NAMES`.
     """
-    both = torch.cat([text, negative]) if guidance else text
-    copies = len(both)
-    padding = mask.new_zeros(1, 1, mask.shape[3] * 8, mask.shape[4] * 8)
+    padding = mask.new_zeros(1, 1, mask.shape[3] * 8, mask.shape[4] * 8).to(text.dtype)
 
-    def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        predicted = transformer(
-            hidden_states=latents.to(both.dtype).expand(copies, -1, -1, -1, -1),
+    def predict(latents: torch.Tensor, sigma: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        copies = len(texts)
+        return transformer(
+            hidden_states=latents.to(text.dtype).expand(copies, -1, -1, -1, -1),
             timestep=sigma.float().expand(copies),
-            encoder_hidden_states=both,
-            condition_mask=mask.to(both.dtype).expand(copies, -1, -1, -1, -1),
-            padding_mask=padding.to(both.dtype),
+            encoder_hidden_states=texts,
+            condition_mask=mask.to(text.dtype).expand(copies, -1, -1, -1, -1),
+            padding_mask=padding,
             return_dict=False,
         )[0].float()
-        if not guidance:
-            return predicted
-        with_text, without = predicted.chunk(2)
-        return with_text + guidance * (with_text - without)
 
-    return velocity
+    def difference(latents: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """v_text and v_text - v_negative."""
+        if mask[0, 0].numel() // 4 <= _SMALL:
+            with_text, without = predict(latents, sigma, torch.cat([text, negative])).chunk(2)
+        else:
+            with_text, without = (predict(latents, sigma, words) for words in (text, negative))
+        return with_text, with_text - without
+
+    def only(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return predict(latents, sigma, text)
+
+    return shortcuts.shortened(only, difference, guidance, fast)
 
 
 @torch.no_grad()
@@ -59,6 +71,7 @@ def make_clip(
     guidance: float,
     shift: float,
     seed: int,
+    fast: frozenset[str] = frozenset(),
 ) -> torch.Tensor:
     """Generate one clip.
 
@@ -66,6 +79,7 @@ def make_clip(
         given: pixels [1, 3, 1 or 5, H, W] in -1..1 that the clip begins with; None for text-to-world.
         shape: latent frames, height and width.
         seed: of NumPy's RandomState, so the same on every machine.
+        fast: of `shortcuts.NAMES`; empty gives the exact clip.
 
     Returns:
         Pixels [1, 3, T, H, W] in -1..1, float32.
@@ -79,5 +93,7 @@ def make_clip(
         known = start.shape[2]
         clean[:, :, :known] = start
     mask = flow.condition_mask(torch.tensor([known]), noise)
-    velocity = guided(transformer, text, negative, mask, guidance)
-    return codec.decode(vae, flow.sample(velocity, noise, clean, mask, steps, shift))
+    velocity = guided(transformer, text, negative, mask, guidance, fast)
+    with faster.kernels(noise.device):
+        latents = flow.sample(velocity, noise, clean, mask, steps, shift)
+    return codec.decode(vae, latents)

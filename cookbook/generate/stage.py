@@ -9,7 +9,7 @@ from typing import Literal
 
 from cookbook import profiles, store
 from cookbook.errors import UserError
-from cookbook.generate import cluster
+from cookbook.generate import cluster, shortcuts
 from cookbook.generate.maker import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
@@ -26,6 +26,7 @@ def generate(
     weights: Path | None = None,
     seeds: int | None = None,
     ray: str | None = None,
+    fast: tuple[Literal["guidance", "cache", "fp8"], ...] | None = None,
     redo: bool = False,
 ) -> dict:
     """Generate videos into `dreams/<model>`.
@@ -39,12 +40,14 @@ def generate(
         seeds: clips per request; the profile's when empty.
         ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
             `cluster`. This process alone when empty.
+        fast: shortcuts that change the clip (`generate.shortcuts` says how), by name, or all that this machine can.
         redo: empty the folder first.
 
     Returns:
         The manifest, with the facts `clips`, `blocked`, `weights`.
     """
     chosen = profiles.get(profile)
+    short = shortcuts.choose(fast, world.device())
     root = store.run_folder(run, profile)
     name = f"generate-{model}"
     tuned = Path(weights) if weights else root / "export" / "diffusers"
@@ -61,11 +64,13 @@ def generate(
     if model == "tuned" and weights is None:
         inputs["convert"] = store.fingerprint(root / "export")
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
+    if short:
+        settings["fast"] = sorted(short)
     stage = store.enter(root / store.FOLDERS[name], name, profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     facts = {"model": model, "weights": fingerprint}
-    rows = _work(todo, count, chosen, folder, base, ray, facts, stage.folder)
+    rows = _work(todo, count, (folder, base, chosen, todo, short), ray, facts, stage.folder)
     outputs = [stage.folder / row["file"] for row in rows if not row["blocked"]]
     outputs += [stage.folder / "requests.jsonl", stage.folder / "dreams.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
@@ -85,17 +90,13 @@ def _read(requests: Path | None, root: Path, profile: Profile) -> tuple[list[Req
     return found, store.digest_of([list(pair) for pair in zip(rows, photos, strict=True)])
 
 
-def _work(
-    todo: list[Request],
-    seeds: int,
-    profile: Profile,
-    folder: Path,
-    base: Path,
-    ray: str | None,
-    facts: dict,
-    out: Path,
-) -> list[dict]:
-    """Make every clip that is not there yet; the rows of dreams.jsonl, in order. `facts` go into every row."""
+def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts: dict, out: Path) -> list[dict]:
+    """Make every clip that is not there yet; the rows of dreams.jsonl, in order.
+
+    Args:
+        parts: arguments of `Maker`.
+        facts: go into every row.
+    """
     table = out / "dreams.jsonl"
     rows = {row["file"]: row for row in store.read_rows(table) if row["blocked"] or (out / row["file"]).exists()}
     with store.replacing(out / "requests.jsonl") as temporary:
@@ -103,13 +104,13 @@ def _work(
     # Seed by seed, so that a run stopped early has some of every prompt
     jobs = [(r, r.seed + k) for k in range(seeds) for r in todo]
     left = [(r, seed) for r, seed in jobs if file_name(r, seed) not in rows]
-    clip, sampling = profile.clip, profile.sampling
+    folder, _, profile, _, fast = parts
     print(
-        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): {clip.frames} frames, "
-        f"{sampling.steps} steps, {len(todo)} prompts x {seeds} seeds"
+        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): {profile.clip.frames} frames, "
+        f"{profile.sampling.steps} steps, {len(todo)} prompts x {seeds} seeds"
+        + (f", not exact: --fast {' '.join(sorted(fast))}" if fast else "")
     )
-    parts = (folder, base, profile, todo)
-    made = () if not left else _one_process(parts, left) if ray is None else cluster.make_all(ray, parts, left)
+    made = () if not left else one_process(parts, left) if ray is None else cluster.make_all(ray, parts, left)
     for row, video in progress(made, f"{facts['model']} clips", len(left)) if left else ():
         if video is not None:
             with store.replacing(out / row["file"]) as temporary:
@@ -119,7 +120,7 @@ def _work(
     return [rows[file_name(r, seed)] for r, seed in jobs]
 
 
-def _one_process(parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
+def one_process(parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
     """The clips in order, each encoded as mp4 while the next is denoised."""
     maker = Maker(*parts)
     threads = ThreadPoolExecutor(TOGETHER)

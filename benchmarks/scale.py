@@ -1,0 +1,121 @@
+"""Many clips on every GPU of this machine against one GPU: `cookbook generate --ray local` beside the single process.
+
+    python benchmarks/scale.py                          16 clips at 432x768, 93 frames, of 1 step each
+
+Needs the extra `cluster`. Weights are random and saved first: the 2B configuration with the text width of the nano
+encoder, which stands in for the 7B one, so nothing is downloaded. Clips per second are counted from the clip at which
+every worker has handed in its first one to the last, so that loading and compiling, once per worker, is not in them;
+the whole time is beside them. Videos come back through Ray and are written by the caller, as in the stage.
+
+The figures of this program HAVE NOT BEEN TAKEN YET on GPUs: it has only run at tiny size on a CPU, for its test.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+
+from cookbook import profiles, store
+from cookbook.errors import UserError
+from cookbook.generate import cluster
+from cookbook.generate.requests import Request
+from cookbook.generate.stage import one_process
+from cookbook.models import hub, sizes, world
+from cookbook.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Row:
+    workers: int
+    seconds: float  # from nothing to the last mp4, loading and compiling included
+    rate: float  # clips per second once every worker has made one
+
+
+def save_world(profile: Profile, folder: Path) -> None:
+    """A diffusers folder with random weights of the profile's world model, and a small text encoder that ships."""
+    small = profile.world if profile.world.ships else profiles.nano().world
+    settings = sizes.config(profile.world)
+    settings["crossattn_proj_in_channels"] = sizes.config(small)["crossattn_proj_in_channels"]
+    vae = AutoencoderKLWan.load_config(hub.locate(small) / "vae") if profile.world.ships else {}  # default: Wan 2.1
+    torch.manual_seed(0)
+    with world.device():
+        dtype = world.compute_dtype(world.device())
+        CosmosTransformer3DModel.from_config(settings).to(dtype).save_pretrained(folder / "transformer")
+        AutoencoderKLWan.from_config(vae).save_pretrained(folder / "vae")
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(hub.locate(small) / part, folder / part)
+
+
+def count(made: Iterator, workers: int) -> Row:
+    start, ends = time.perf_counter(), []
+    for row, video in made:
+        if video is None:
+            raise UserError(f"{row['file']} came back without a video")
+        ends.append(time.perf_counter() - start)
+        print(f"{time.strftime('%H:%M:%S')}  {workers} worker(s): clip {len(ends)} after {ends[-1]:.1f} s", flush=True)
+    return Row(workers, ends[-1], (len(ends) - workers) / (ends[-1] - ends[workers - 1]))
+
+
+def main(
+    profile: str = "2b",
+    clips: int = 16,
+    steps: int = 1,
+    workers: int | None = None,
+    ray: str = "local",
+    out: Path | None = None,
+) -> list[Row]:
+    """Measure one process, then Ray on all GPUs.
+
+    Args:
+        profile: whose world model and clip size.
+        clips: of each of the two measurements.
+        steps: of each clip; few are enough, as clips do not wait for each other.
+        workers: places that Ray has for them; the GPUs of this machine when empty.
+        ray: address of the cluster, as in `cookbook generate`.
+        out: file that gets the table too.
+    """
+    base = profiles.get(profile)
+    workers = workers or torch.cuda.device_count()
+    if workers < 2 or clips < 3 * workers:
+        raise UserError(f"{workers} GPU(s) and {clips} clips: this takes 2 GPUs and 3 clips for each")
+    chosen = replace(base, sampling=replace(base.sampling, steps=steps), guardrail=False)
+    size, frames = f"{base.clip.height},{base.clip.width}", base.clip.frames
+    request = Request(
+        name="scale",
+        inference_type="text2world",
+        prompt="Use the right hand to pick up the apple.",
+        resolution=size,
+        num_output_frames=frames,
+        guidance=base.sampling.guidance,
+    )
+    jobs = [(request, seed) for seed in range(clips)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_world(base, folder)
+        parts = (folder, folder, chosen, [request])
+        rows = [count(one_process(parts, jobs), 1), count(cluster.make_all(ray, parts, jobs), workers)]
+    made = store.environment()
+    lines = [
+        f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
+        f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}",
+        "",
+        "| workers | clips per second | times one | whole time, s |",
+        "|---|---|---|---|",
+        *(f"| {r.workers} | {r.rate:.4g} | {r.rate / rows[0].rate:.3f} | {r.seconds:.1f} |" for r in rows),
+    ]
+    print("\n".join(lines), flush=True)
+    if out:
+        out.write_text("\n".join(lines) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
