@@ -20,7 +20,7 @@ FLAGS = {
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
     "train": STAGE | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"},
     "convert": STAGE | {"--checkpoint", "--redo"},
-    "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--ray", "--redo"},
+    "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--redo"},
     "judge": STAGE | {"--clips", "--calibrate", "--explain", "--redo"},
     "filter": STAGE | {"--threshold", "--uncalibrated", "--redo"},
     "run": STAGE | {"--only", "--from", "-p", "--parameter", "--redo"},

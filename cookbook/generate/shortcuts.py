@@ -3,9 +3,9 @@ time that the exact clip takes, or better.
 
 `guidance`  The negative prompt is asked at every second evaluation only; in between, its last difference from the
             prompt stays in use.
-`cache`     A step in which the velocity will hardly change does not ask the network: where the last two evaluations
-            differed by less than CHANGE of their size, the next step takes the straight line through them. Never two
-            steps in a row.
+`cache`     The network is not asked where the velocity will have changed by less than CHANGE of its size since it was
+            last asked, if it goes on changing with the noise level as it last did; it is then taken from the straight
+            line through the last two answers. At most SKIPS steps in a row.
 `fp8`       The large linear layers compute in 8 bits (`models.fp8`); NVIDIA GPUs from Hopper on.
 """
 
@@ -20,7 +20,7 @@ from cookbook.flow import Velocity
 from cookbook.models import fp8
 
 NAMES = ("guidance", "cache", "fp8")
-CHANGE = 0.2
+CHANGE, SKIPS = 0.05, 2
 
 
 def choose(wanted: Iterable[str] | None, device: torch.device) -> frozenset[str]:
@@ -66,21 +66,22 @@ def shortened(
 
 
 def cached(velocity: Velocity) -> Velocity:
-    """`velocity`, not asked in a step where it will hardly change."""
-    known: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sigma, velocity) of the last two evaluations
-    still = False
+    """`velocity`, not asked in steps where it will hardly have changed."""
+    known: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sigma, velocity) of the last two answers
+    rate, skipped = float("inf"), 0  # relative change per unit of sigma, between the two
 
     def extrapolated(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        nonlocal still
-        if still:
-            still = False
+        nonlocal rate, skipped
+        if skipped < SKIPS and len(known) == 2 and rate * (known[1][0] - sigma) < CHANGE:
+            skipped += 1
             (before, older), (last, newer) = known
             return newer + (newer - older) * (sigma - last) / (last - before)
+        skipped = 0
         known.append((sigma, velocity(latents, sigma)))
-        if len(known) > 1:
-            older, newer = known[-2][1], known[-1][1]
-            still = bool((newer - older).norm() < CHANGE * newer.norm())
-            del known[:-2]
+        del known[:-2]
+        if len(known) == 2:
+            (before, older), (last, newer) = known
+            rate = float((newer - older).norm() / newer.norm() / (before - last))
         return known[-1][1]
 
     return extrapolated
