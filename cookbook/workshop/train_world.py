@@ -42,6 +42,8 @@ class Args:
     learning_rate: float = 8e-4
     text_dropout: float = 0.1
     held_out: int = 64
+    start: Path | None = None
+    """Folder with a finished `transformer/` whose weights are trained on; None begins with random ones."""
 
 
 @torch.no_grad()
@@ -90,7 +92,7 @@ def main(args: Args) -> None:
     order = torch.randperm(clips, generator=torch.Generator().manual_seed(0)).to(device)
     held_out, training = order[: args.held_out], order[args.held_out :]
     training = torch.cat([training, training + clips])
-    model = nano.build_transformer().to(device)
+    model = (nano.build_transformer() if args.start is None else world.load_transformer(args.start)).train().to(device)
     shift = nano_profile().recipe.shift
     print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
 
