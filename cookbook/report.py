@@ -48,9 +48,12 @@ def plot_roc(run: Path) -> Axes:
 
 
 def critic_by_kind(run: Path) -> pd.DataFrame:
-    """AUC of the critic for each kind of planted fake and each question."""
-    critic = results.calibration(run)
-    kinds = {q: {kind: facts["auc"] for kind, facts in critic[q]["per_kind"].items()} for q in results.QUESTIONS}
+    """AUC of the critic for each question and kind of planted fake: twins of the simulator, and faults made without."""
+    found = results.read_json(run / "verdicts" / "calibration.json")
+    kinds = {}
+    for question in results.QUESTIONS:
+        parts = [found[part][question]["per_kind"] for part in ("questions", "apart")]
+        kinds[question] = {kind: facts["auc"] for part in parts for kind, facts in part.items()}
     return pd.DataFrame(kinds).round(2)
 
 
@@ -75,12 +78,19 @@ def plot_scores(run: Path) -> Axes:
 
 
 def plot_best_of_n(run: Path) -> Axes:
-    """The chance that at least one of N clips of a prompt is kept."""
-    chances = results.best_of_n(results.kept_by_prompt(run))
+    """The chance that at least one of N clips of a prompt is kept and, where the truth is known, that the critic's pick
+    of N placed, with its 95 % interval over prompts."""
+    chances, curve = results.best_of_n(results.kept_by_prompt(run)), results.manifest(run, "judge")["best_of_n"]
     ax = show.axes()
-    ax.plot(range(1, len(chances) + 1), chances, "o-", color=show.COLOURS["tuned"])
-    ax.set(xlabel="clips made per prompt (N)", ylabel="prompts with a kept clip", title="Best of N", ylim=(0, 1.02))
+    ax.plot(range(1, len(chances) + 1), chances, "o-", color=show.COLOURS["tuned"], label="one of N is kept")
+    if curve and curve[0]["placed"] is not None:
+        numbers, placed = ([point[key] for point in curve] for key in ("n", "placed"))
+        ax.plot(numbers, placed, "s-", color=show.COLOURS["accent"], label="the critic's pick placed, by the truth")
+        edges = [point["placed_interval"] or [point["placed"]] * 2 for point in curve]
+        ax.fill_between(numbers, *zip(*edges, strict=True), color=show.COLOURS["accent"], alpha=0.15, linewidth=0)
+    ax.set(xlabel="clips made per prompt (N)", ylabel="share of prompts", title="Best of N", ylim=(0, 1.02))
     ax.set_xticks(range(1, len(chances) + 1))
+    ax.legend(frameon=False, loc="lower right")
     return ax
 
 

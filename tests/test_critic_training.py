@@ -155,7 +155,7 @@ def test_dreams_are_asked_about_what_their_truth_tells(tmp_path, critic, example
 
 def test_spoilt_copies_equal_the_judges(clips):
     size = tuple(clips.pixels.shape[1:4])
-    for kind in controls.SPOILERS:
+    for kind in critic_draw.TRAINED:
         length = 6 if kind == "dropped" else 9
         view = critic_clips.plain_view(clips, np.array([0]), np.arange(length)[None])
         breaks = critic_draw.spoil(view, 0, kind, 4, size, np.random.default_rng(3))

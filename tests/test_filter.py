@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
     for number, (stem, pair) in enumerate(scores.items()):
         for model in ("base", "tuned"):
             path = root / f"dreams/{model}/{stem}.mp4"
-            video.write_video(path, np.full((3, 32, 32, 3), 20 * number, np.uint8), 8)
+            video.write_video(path, np.full((3, 32, 32, 3), 40 * number, np.uint8), 8)
             for question, score in zip(("physics", "instruction"), pair, strict=True):
                 row = {
                     "file": f"dreams/{model}/{stem}.mp4",
@@ -30,7 +31,9 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
                     "model": model,
                     "score": score,
                 }
-                row |= {"name": stem[:3], "prompt": PROMPT, "seed": number, "question": question, "critic": "sha256:0"}
+                row |= {"name": stem[:1], "prompt": PROMPT, "seed": number, "question": question, "critic": "sha256:0"}
+                row |= dict.fromkeys(("probabilities", "digit", "explanation", "error", "frames", "fps"))
+                row |= {"visual_tokens": None, "votes": [], "prompt_sha256": "sha256:1"}
                 store.append_row(outputs[0], row)
     if cut is not None:
         facts = {"threshold": cut, "rule": "precision 0.8"}
@@ -107,3 +110,64 @@ def test_bad_input(tmp_path):
     (run / "dreams/tuned/a_seed0.mp4").write_bytes(b"changed")
     with pytest.raises(UserError, match="changed after it was judged"):
         filter_clips("nano", run)
+
+
+def test_top_keeps_the_best_of_each_prompt(tmp_path):
+    scores = {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (2.0, 5.0), "b_seed0": (3.5, 3.5)}
+    filter_clips("nano", write_run(tmp_path, scores), top=1)
+    assert [row["video"] for row in store.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
+    dropped = {row["video"]: row for row in store.read_rows(tmp_path / "kept/dropped.jsonl")}
+    assert dropped["a_seed0.mp4"]["failed"] == ["rank"] and "number 2 of its prompt" in dropped["a_seed0.mp4"]["reason"]
+    assert dropped["a_seed2.mp4"]["failed"] == ["physics"]
+    with pytest.raises(UserError, match="--redo filter"):
+        filter_clips("nano", tmp_path, top=2)
+    with pytest.raises(UserError, match="top is 0"):
+        filter_clips("nano", tmp_path, top=0)
+
+
+def test_best_of_n_keeps_one_of_each_prompt_whatever_it_scores(tmp_path):
+    scores = {"a_seed0": (1.5, 1.2), "a_seed1": (2.5, 1.2), "b_seed0": (1.0, 1.0)}
+    filter_clips("nano", write_run(tmp_path, scores), top=1, threshold=1)
+    assert [row["video"] for row in store.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
+
+
+def test_clips_that_look_the_same_are_kept_once(tmp_path):
+    """The better-scored one of a clip and its copy encoded once more; a clip in which one thing differs is another."""
+    rng = np.random.default_rng(0)
+    frames = np.repeat(np.repeat(rng.integers(60, 190, (9, 12, 20, 3), dtype=np.uint8), 8, 1), 8, 2)
+    other = frames.copy()
+    other[5:, 40:56, 60:76] = 255
+    run = write_run(tmp_path, {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (4.2, 4.2)})
+    rows = store.read_rows(run / "verdicts/verdicts.jsonl")
+    for seed, (picture, crf) in enumerate(((frames, 20), (frames, 30), (other, 20))):
+        path = run / f"dreams/tuned/a_seed{seed}.mp4"
+        video.write_video(path, picture, 8, crf)
+        for row in rows:
+            row["sha256"] = store.digest(path) if row["file"] == f"dreams/tuned/a_seed{seed}.mp4" else row["sha256"]
+    (run / "verdicts/verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    filter_clips("nano", run)
+    assert [row["video"] for row in store.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]
+    (copy,) = store.read_rows(run / "kept/dropped.jsonl")
+    assert copy["failed"] == ["copy"] and copy["reason"] == "looks the same as a_seed1.mp4"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"score": 5.5}, "line 3: score: .*less than or equal to 5"), ({"votes": 4}, "line 3: votes"),
+     ({"colour": "red"}, "line 3: colour"), ({"question": "beauty"}, "line 3: question")],
+)  # fmt: skip
+def test_a_row_that_is_no_verdict_is_named(tmp_path, change, message):
+    path = write_run(tmp_path, SCORES) / "verdicts/verdicts.jsonl"
+    rows = store.read_rows(path)
+    rows[2] |= change
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=message):
+        filter_clips("nano", tmp_path)
+
+
+def test_a_calibration_that_is_none_is_refused(tmp_path):
+    path = write_run(tmp_path, SCORES) / "verdicts/calibration.json"
+    for text, message in (("{", "cannot be used"), ('{"questions": {"physics": {"threshold": 7}}}', "not a score")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            filter_clips("nano", tmp_path)

@@ -98,6 +98,10 @@ def run(tmp_path_factory, tiny_world) -> Path:
         convert("tiny", run=folder)
         for model in ("base", "tuned"):
             generate("tiny", run=folder, model=model)
+        for number, row in enumerate(store.read_rows(folder / "dreams/tuned/dreams.jsonl")):
+            mark = {"file": f"dreams/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
+            mark |= {"question": "physics", "mark": 1 + number % 5, "rater": "somebody"}
+            store.append_row(folder / "marks.jsonl", mark)
         judge("tiny", run=folder)
         filter_clips("tiny", run=folder, threshold=middling(folder / "verdicts" / "verdicts.jsonl"))
     return folder
@@ -128,6 +132,7 @@ ROWS = {
     "`verdicts/verdicts.jsonl`": ["verdicts/verdicts.jsonl"],
     "`verdicts/controls.jsonl`": ["verdicts/controls.jsonl"],
     "`verdicts/truth.jsonl`": ["verdicts/truth.jsonl"],
+    "`marks.jsonl`": ["marks.jsonl"],
     "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
 }
 STAGES = {name: place for name, place in store.FOLDERS.items() if name not in ("generate-base", "report")}

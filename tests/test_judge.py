@@ -224,6 +224,36 @@ def test_best_of_is_the_mean_over_subsets(scores, data):
     assert statistics.best_of(scores, take) == pytest.approx(sum(subsets) / len(subsets))
 
 
+def test_the_pick_of_n_is_worth_its_mean_over_subsets():
+    from itertools import combinations
+
+    scores, worth = [3.0, 1.0, 3.0, 4.0, 2.0], [1.0, 0.0, 0.0, 0.0, 1.0]
+    for take in range(1, 6):
+        found = []
+        for subset in combinations(range(5), take):
+            best = max(scores[i] for i in subset)
+            found.append(np.mean([worth[i] for i in subset if scores[i] == best]))
+        assert statistics.best_of(scores, take, worth) == pytest.approx(np.mean(found))
+    assert statistics.best_of([1, 2, 3], 2, [0, 1, 0]) == pytest.approx(1 / 3)
+    assert statistics.best_of([1, 1, 1, 1], 3, [1, 0, 0, 1]) == 0.5  # a critic that says nothing picks at random
+
+
+def test_kappa_of_agreement_chance_and_reversal():
+    marks = [1, 2, 3, 4, 5] * 4
+    assert statistics.kappa(marks, marks) == 1
+    assert statistics.kappa([6 - mark for mark in marks], marks) == pytest.approx(-1)
+    assert abs(statistics.kappa(np.repeat([1, 2, 4, 5], 5).tolist(), marks)) < 1e-9
+    near, far = [min(5, mark + 1) for mark in marks], [1 if mark == 5 else mark for mark in marks]
+    assert statistics.kappa(near, marks) > 0.7 > 3 * statistics.kappa(far, marks)  # near misses weigh less
+    assert statistics.kappa([3, 3], [3, 3]) is None
+
+
+def test_retest_counts_what_flips():
+    facts = statistics.retest(np.array([1, 2, 3, 4.0]), np.array([1.5, 2, 2.5, 4]), 2.8)
+    assert facts == {"n": 4, "difference": 0.25, "correlation": pytest.approx(0.956, abs=1e-3), "flipped": 0.25}
+    assert statistics.retest(np.array([]), np.array([]), 3.0)["difference"] is None
+
+
 def test_interval_is_wider_over_groups():
     values = np.repeat([0.0, 1.0, 0.0, 1.0, 1.0], 20)
     mean = lambda rows: float(values[rows].mean())  # noqa: E731
@@ -268,7 +298,10 @@ def test_stage_scores_every_dream(run, capsys):
     assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
     assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
     assert manifest["best_of_n"][1]["score"] >= manifest["best_of_n"][0]["score"]
+    assert manifest["best_of_n"][1]["placed"] is None, "nobody knows what these did"
     facts = json.loads((run / "verdicts/calibration.json").read_text())
+    assert facts["again"]["physics"]["n"] == 4 and 0 <= facts["again"]["physics"]["difference"] < 1
+    assert facts["human"]["physics"] == {"n": 0, "kappa": None, "auc": None}
     assert set(facts["questions"]["physics"]["per_kind"]) == {"vanish"}
     assert set(facts["questions"]["instruction"]["per_kind"]) == {"wrong_place"}
     assert set(facts["apart"]["physics"]["per_kind"]) == {
@@ -276,6 +309,7 @@ def test_stage_scores_every_dream(run, capsys):
         "shuffled",
         "spliced",
         "pasted",
+        "erased",
         "dropped",
         "sped_up",
     }
@@ -301,6 +335,29 @@ def test_without_labelled_controls_training_clips_are_spoilt(run, monkeypatch, c
     assert {"frozen", "swapped"} <= set(facts["questions"]["instruction"]["per_kind"])
     judge("smoke", run, calibrate=True)
     assert "the critic is measured" in capsys.readouterr().out
+
+
+def test_marks_of_people_feed_the_calibration(run, capsys):
+    first = judge("smoke", run, calibrate=True)
+    for number, name in enumerate(sorted(path.name for path in (run / "dreams/tuned").glob("*.mp4"))):
+        file = f"dreams/tuned/{name}"
+        for rater, mark in (("a", 1 + number % 5), ("b", 1 + number % 5)):
+            row = {"file": file, "sha256": store.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
+            store.append_row(run / "marks.jsonl", row | {"mark": mark, "rater": rater})
+    facts = judge("smoke", run, calibrate=True)
+    assert facts["human"]["physics"]["n"] == 6 and -1 <= facts["human"]["physics"]["kappa"] <= 1
+    assert facts["human"]["instruction"]["n"] == 0
+    assert (
+        facts["questions"]["physics"]["n"] == first["questions"]["physics"]["n"] + 5
+    )  # one is undecided, at 2.5 to 3.5
+    assert facts["questions"]["physics"]["per_kind"]["marked"]["n"] == 3
+    assert "6 clips marked by people" in capsys.readouterr().out
+    video.write_video(run / file, clip(99), 8)
+    with pytest.raises(UserError, match="changed after it was marked"):
+        judge("smoke", run, calibrate=True)
+    (run / "marks.jsonl").write_text('{"file": "a.mp4", "mark": 6}\n')
+    with pytest.raises(UserError, match="marks.jsonl, line 1"):
+        judge("smoke", run, calibrate=True)
 
 
 KILLED = """

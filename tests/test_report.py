@@ -76,12 +76,16 @@ def run(tmp_path) -> Path:
         for question in results.QUESTIONS
     ]
     calibration = {"questions": {"physics": measured(0.9), "instruction": measured(0.8)}}
+    calibration["apart"] = {
+        question: {"per_kind": {"reversed": {"auc": 1.0, "n": 2}}} for question in results.QUESTIONS
+    }
     rates = {
         f"{rate}_rate_{model}{part}": value
         for rate in ("follow", "placed")
         for model, value in (("base", 0.0), ("tuned", 0.5))
         for part, value in (("", value), ("_interval", [0, 1]))
     }
+    curve = [{"n": n, "placed": n / 2, "placed_interval": [n / 2, 1.0]} for n in (1, 2)]
     truth = [
         {
             **clip,
@@ -100,6 +104,7 @@ def run(tmp_path) -> Path:
             "calibration.json": json.dumps(calibration),
             "controls.jsonl": "",
         },
+        best_of_n=curve,
         **rates,
     )
     told = [
@@ -180,7 +185,8 @@ def test_a_missing_stage_is_named(run):
 
 def test_a_critic_that_could_not_be_measured_is_reported_as_such(run):
     unknown = {"auc": None, "n": 3, "per_kind": {}}
-    store.write_json(run / "verdicts" / "calibration.json", {"questions": {"physics": unknown, "instruction": unknown}})
+    both = {"physics": unknown, "instruction": unknown}
+    store.write_json(run / "verdicts" / "calibration.json", {"questions": both, "apart": both})
     report.write_report("smoke", run)
     assert "could not be measured" in (run / "report" / "report.html").read_text()
     assert results.summary(run)["judge"]["follow_gain"]["gain"] is None

@@ -16,6 +16,7 @@ import numpy as np
 from cookbook import profiles, show, store
 from cookbook.errors import UserError
 from cookbook.judge import calibration, outcomes
+from cookbook.judge import rows as files
 from cookbook.judge.outcomes import MODELS
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
@@ -82,6 +83,8 @@ def judge(
     per_clip = (time.monotonic() - clock) / max(1, fresh)
     told = outcomes.measure(chosen, rows, folder / outcomes.NAME) if clips is None else []
     facts = summarise(verdicts, measured) | outcomes.rates(told)
+    making = [row["seconds"] for row in rows if row.get("seconds") is not None]
+    facts["best_of_n"] = best_of_n(verdicts, told, fmean(making) + per_clip if making and fresh else None)
     print_summary(facts)
     names = ("verdicts.jsonl", "calibration.json", "controls.jsonl", outcomes.NAME)
     outputs = [path for name in names if (path := folder / name).exists()]
@@ -99,7 +102,8 @@ def list_dreams(run: Path) -> tuple[list[dict], dict[str, str]]:
         inputs[f"generate-{model}"] = store.fingerprint(folder)
         for row in store.read_rows(folder / "dreams.jsonl"):
             if not row.get("blocked"):
-                facts = {key: row[key] for key in ("model", "name", "prompt", "seed")} | {"image": row["image_sha256"]}
+                facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
+                facts |= {"image": row["image_sha256"], "seconds": row.get("seconds")}
                 rows.append({"file": f"dreams/{model}/{row['file']}", "path": folder / row["file"], **facts})
     if not rows:
         raise UserError(f"{run / 'dreams'} holds no finished dreams to judge: run `cookbook generate` first")
@@ -145,7 +149,7 @@ def judge_rows(
     profile: Profile, path: Path, critic: Critic, rows: Sequence[dict], explained: bool
 ) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
-    verdicts = store.read_rows(path)
+    verdicts = files.read(path, files.Verdict)
     done: dict[str, set[str]] = {}
     for verdict in verdicts:
         done.setdefault(verdict["file"], set()).add(verdict["question"])
@@ -172,7 +176,7 @@ def judge_rows(
 def summarise(verdicts: Sequence[dict], measured: dict | None) -> dict:
     """Facts for the manifest: how good the critic is, how often each model passes, and what best-of-N is worth."""
     failed = sorted({verdict["file"] for verdict in verdicts if verdict["score"] is None})
-    facts: dict = {"unjudged": failed, "auc_physics": None, "auc_instruction": None, "best_of_n": best_of_n(verdicts)}
+    facts: dict = {"unjudged": failed, "unparsable": sum(v["votes"].count(None) for v in verdicts)}
     for question in QUESTIONS:
         known = measured["questions"][question] if measured else {}
         facts[f"auc_{question}"] = known.get("auc")
@@ -187,22 +191,40 @@ def summarise(verdicts: Sequence[dict], measured: dict | None) -> dict:
     return facts
 
 
-def best_of_n(verdicts: Sequence[dict]) -> list[dict]:
-    """Mean score (of both questions) of the best of n tuned seeds, over all subsets of n, with its interval."""
-    clips: dict[tuple[str, str], list[float]] = {}
+def best_of_n(verdicts: Sequence[dict], told: Sequence[dict], cost: float | None) -> list[dict]:
+    """What picking the best of n tuned seeds by the critic is worth, over all subsets of n, with 95 % intervals.
+
+    Args:
+        told: rows of truth.jsonl, empty where the scenes are not known.
+        cost: seconds to make and judge one clip.
+
+    Returns:
+        For each n: the mean of both scores of the clip that is picked; how often it placed, by the truth, and how much
+        more often than a random one; the seconds that n clips take. None where it is not known.
+    """
+    scores: dict[tuple[str, str], list[float]] = {}
     for verdict in verdicts:
         if verdict["model"] == "tuned" and verdict["score"] is not None:
-            clips.setdefault((verdict["name"], verdict["file"]), []).append(verdict["score"])
-    prompts: dict[str, list[float]] = {}
-    for (name, _), scores in clips.items():
-        prompts.setdefault(name, []).append(fmean(scores))
-    if not prompts:
-        return []
+            scores.setdefault((verdict["name"], verdict["file"]), []).append(verdict["score"])
+    passed = {row["file"]: float(row["passed"]) for row in told}
+    prompts: dict[str, list[tuple[float, float | None]]] = {}
+    for (name, file), both in scores.items():
+        prompts.setdefault(name, []).append((fmean(both), passed.get(file)))
+    known = bool(prompts) and all(worth is not None for clips in prompts.values() for _, worth in clips)
+    columns = [tuple(zip(*clips, strict=True)) for clips in prompts.values()]
     curve = []
-    for take in range(1, min(map(len, prompts.values())) + 1):
-        values = np.array([best_of(scores, take) for scores in prompts.values()])
-        edges = interval(list(prompts), lambda rows, values=values: float(values[rows].mean()))
-        curve.append({"n": take, "score": round(float(values.mean()), 4), "interval": edges})
+    for take in range(1, min(map(len, prompts.values()), default=0) + 1):
+        found = {"score": np.array([best_of(score, take) for score, _ in columns])}
+        if known:
+            found["placed"] = np.array([best_of(score, take, worth) for score, worth in columns])
+            found["gain"] = found["placed"] - [best_of(score, 1, worth) for score, worth in columns]
+        point: dict = {"n": take, "seconds": None if cost is None else round(take * cost, 2)}
+        for name in ("score", "placed", "gain"):
+            values = found.get(name)
+            point[name] = None if values is None else round(float(values.mean()), 4)
+            edges = None if values is None else interval(list(prompts), lambda rows, v=values: float(v[rows].mean()))
+            point[f"{name}_interval"] = edges
+        curve.append(point)
     return curve
 
 
@@ -214,5 +236,13 @@ def print_summary(facts: dict) -> None:
         if (rate := facts[f"placed_rate_{model}"]) is not None:
             low, high = facts[f"placed_rate_{model}_interval"] or (float("nan"), float("nan"))
             print(f"{model}: by the truth {rate:.0%} of the clips place the named object ({low:.0%} to {high:.0%})")
+    if facts["best_of_n"] and (last := facts["best_of_n"][-1])["gain_interval"]:
+        low, high = last["gain_interval"]
+        print(
+            f"best of {last['n']} by the critic: {last['placed']:.0%} place, {last['gain']:+.0%} against a random one "
+            f"({low:+.0%} to {high:+.0%})"
+        )
+    if facts["unparsable"]:
+        print(f"{facts['unparsable']} written answers held no digit; they count as missing")
     if facts["unjudged"]:
         print(f"{len(facts['unjudged'])} clips could not be judged, see verdicts.jsonl; first {facts['unjudged'][0]}")

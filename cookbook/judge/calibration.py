@@ -3,48 +3,70 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from cookbook import show, store
+from cookbook.errors import UserError
 from cookbook.judge import controls as known
+from cookbook.judge import rows as files
 from cookbook.judge.controls import Control
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
-from cookbook.judge.statistics import measure
+from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.judge.verdicts import Task, score_tasks
 from cookbook.models import hub
 from cookbook.models.critic import Critic
 from cookbook.profiles import Profile
-from cookbook.video import read_video
+from cookbook.video import read_video, write_video
 
 NAME = "calibration.json"
-PER_KIND = 20  # one spoilt copy per kind for every so many controls, beside the labelled ones
+MARKS = "marks.jsonl"  # in the run's folder: what people said of its videos
+PER_KIND = 20  # one spoilt copy per kind, and one repeated clip, for every so many controls
+AGAIN = 28  # quantiser under which clips are encoded once more
 
 
 def gather(profile: Profile, run: Path) -> tuple[list[Control], list[Control]]:
-    """(the controls that decide, those reported apart). Without labelled ones, spoilt training clips decide."""
+    """(the controls that decide, those reported apart). Without labelled ones, spoilt training clips decide.
+
+    Clips that people marked are among those that decide.
+    """
+    marks = known.marked(run / MARKS)
     if profile.controls is None:
         good = known.stratified(known.good_clips(run / "data" / "train"), profile.control_clips)
-        return good + known.spoilt(good, max(2, (profile.control_clips - len(good)) // 8)), []
+        each = max(2, (profile.control_clips - len(good)) // (len(known.SPOILERS) + 1))
+        return good + known.spoilt(good, each) + marks, []
     main = known.labelled(hub.locate(profile.controls), profile.control_clips)
     good = [control for control in main if control.kind == "real"]
-    return main, known.spoilt(good, max(2, profile.control_clips // PER_KIND)) if len(good) > 1 else []
+    return main + marks, known.spoilt(good, max(2, profile.control_clips // PER_KIND)) if len(good) > 1 else []
 
 
 def load(folder: Path) -> dict | None:
     """The calibration of a verdicts folder, or None."""
     path = folder / NAME
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        for question in QUESTIONS:
+            cut = found["questions"][question].get("threshold")
+            if cut is not None and not 1 <= cut <= 5:
+                raise ValueError(f"the threshold for {question} is {cut}, not a score from 1 to 5")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be used ({error}): delete it and run `cookbook judge --calibrate`") from None
+    return found
 
 
 def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict:
     """Score the controls into folder/controls.jsonl and write folder/calibration.json, unless it is there."""
     main, apart = gather(profile, run)
+    again = known.repeated(main, 2 * max(2, profile.control_clips // PER_KIND))
     made_from = {
         "critic": critic.fingerprint,
         "prompts": {question: prompt_hash(question) for question in QUESTIONS},
-        "controls": known.listing_hash(main + apart),
+        "controls": known.listing_hash(main + apart + again),
         "critic_fps": profile.critic_fps,
         "critic_tokens": profile.critic_tokens,
     }
@@ -53,12 +75,22 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
         print(f"judge: found {folder / NAME}, the critic is measured")
         return found
     (folder / NAME).unlink(missing_ok=True)
-    rows = _scored(profile, folder / "controls.jsonl", critic, main + apart, store.digest_of(made_from))
-    calibration = {"made_from": made_from, "controls": len(main), "questions": {}, "apart": {}}
+    rows = _scored(profile, folder / "controls.jsonl", critic, main + apart + again, store.digest_of(made_from))
+    calibration = {
+        "made_from": made_from,
+        "controls": len(main),
+        "questions": {},
+        "apart": {},
+        "again": {},
+        "human": {},
+    }
     for question in QUESTIONS:
         calibration["questions"][question] = _measured(rows, question, main)
         # the sound clips are shared: each set of faults is told from the same ones
         calibration["apart"][question] = _measured(rows, question, [c for c in main if c.kind == "real"] + apart)
+        cut = calibration["questions"][question].get("threshold")
+        calibration["again"][question] = _repeated(rows, question, again, cut)
+        calibration["human"][question] = _agreement(rows, question, [c for c in main if c.marks])
     store.write_json(folder / NAME, calibration)
     report(calibration)
     return calibration
@@ -67,16 +99,16 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
 def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control], made_from: str) -> dict[tuple, dict]:
     """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
     rows = store.read_rows(path)
-    if any(row["made_from"] != made_from for row in rows):
+    if any(row.get("made_from") != made_from for row in rows):
         path.unlink()
-        rows = []
+    rows = files.read(path, files.Measured)
     known_rows = {(row["file"], row["kind"], row["question"]): row for row in rows}
     tasks = []
-    for number, control in enumerate(controls):
+    for control in controls:
         tasks.append(
             Task(
-                load=lambda control=control, number=number: _frames(control, number),
-                prompts={question: control.prompt for question in QUESTIONS if getattr(control, question) is not None},
+                load=lambda control=control: _frames(control),
+                prompts=dict.fromkeys(control.questions, control.prompt),
                 done=frozenset(q for q in QUESTIONS if (control.name, control.kind, q) in known_rows),
                 tag=control,
             )
@@ -100,22 +132,56 @@ def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control
     return known_rows
 
 
-def _frames(control: Control, seed: int) -> tuple[np.ndarray, float]:
+def _frames(control: Control) -> tuple[np.ndarray, float]:
     frames, fps = read_video(control.path)
-    if control.spoil is None:
+    if control.spoil is not None:
+        seed = int(store.digest_of([control.path.name, control.spoil])[7:15], 16)
+        frames = known.spoil(control.spoil, frames, read_video(control.other)[0], seed)
+    if not control.again:
         return frames, fps
-    return known.spoil(control.spoil, frames, read_video(control.other)[0], seed), fps
+    with TemporaryDirectory() as folder:
+        write_video(Path(folder) / "again.mp4", frames, fps, crf=AGAIN)
+        return read_video(Path(folder) / "again.mp4")
+
+
+def _answered(rows: dict[tuple, dict], question: str, controls: list[Control]) -> list[tuple[Control, dict]]:
+    """The controls that have a score for this question, with their rows."""
+    found = [(control, rows.get((control.name, control.kind, question))) for control in controls]
+    return [(control, row) for control, row in found if row and row["score"] is not None]
 
 
 def _measured(rows: dict[tuple, dict], question: str, controls: list[Control]) -> dict:
-    chosen = [rows.get((control.name, control.kind, question)) for control in controls]
-    chosen = [row for row in chosen if row and row["score"] is not None]
+    chosen = [row for _, row in _answered(rows, question, controls) if row["label"] is not None]
     labels, scores = (np.array([row[key] for row in chosen]) for key in ("label", "score"))
     return measure(labels, scores, [row["kind"] for row in chosen], [row["scene"] for row in chosen])
 
 
+def _repeated(rows: dict[tuple, dict], question: str, again: list[Control], cut: float | None) -> dict:
+    """The test-retest: scores of the same clips before and after they were encoded once more."""
+    pairs = []
+    for control, row in _answered(rows, question, again):
+        first = _answered(rows, question, [replace(control, again=False)])
+        pairs += [(first[0][1]["score"], row["score"])] if first else []
+    return retest(*np.array(pairs, float).reshape(-1, 2).T, cut)
+
+
+def _agreement(rows: dict[tuple, dict], question: str, controls: list[Control]) -> dict:
+    """The critic beside people: kappa of rounded scores and marks, and AUC on the clips that were marked clearly."""
+    chosen = [
+        (dict(c.marks)[question], row) for c, row in _answered(rows, question, controls) if question in dict(c.marks)
+    ]
+    clear = [row for _, row in chosen if row["label"] is not None]
+    labels, scores = (np.array([row[key] for row in clear]) for key in ("label", "score"))
+    marks, digits = [round(mark) for mark, _ in chosen], [round(row["score"]) for _, row in chosen]
+    return {
+        "n": len(chosen),
+        "kappa": kappa(digits, marks) if chosen else None,
+        "auc": auc(labels, scores) if clear else None,
+    }
+
+
 def report(calibration: dict) -> None:
-    """One line per question: how far the critic can be trusted."""
+    """A few lines per question: how far the critic can be trusted."""
     for question, facts in calibration["questions"].items():
         if facts["auc"] is None:
             print(f"{question}: {facts['n']} controls of one class only, the critic cannot be measured on them")
@@ -126,3 +192,13 @@ def report(calibration: dict) -> None:
             f"{facts['threshold']:.2f} keeps {facts['recall']:.0%} of the sound and {facts['false_alarms']:.0%} of the "
             f"broken clips, {facts['rule']}"
         )
+        apart, again, human = (calibration[part][question] for part in ("apart", "again", "human"))
+        if apart["auc"] is not None and apart["per_kind"]:
+            worst, told = min(apart["per_kind"].items(), key=lambda kind: kind[1]["auc"])
+            print(f"  faults made without a simulator: AUC {apart['auc']:.2f}, worst {worst} {told['auc']:.2f}")
+        if again["n"]:
+            flips = "" if again["flipped"] is None else f", {again['flipped']:.0%} of the decisions flip"
+            print(f"  {again['n']} clips encoded once more: scores move by {again['difference']:.2f}{flips}")
+        if human["n"]:
+            worth = "not defined" if human["kappa"] is None else f"{human['kappa']:.2f}"
+            print(f"  {human['n']} clips marked by people: quadratic kappa {worth}")

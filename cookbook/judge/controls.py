@@ -10,11 +10,15 @@ it cannot be said, and the clip is left out of that question):
 | shuffled  | frames in random order                              | 0       | 0           |
 | spliced   | second half of another clip                         | 0       | 0           |
 | pasted    | from the middle on, a region of another clip        | 0       | None        |
+| erased    | from the middle on, a region is smoothed away       | 0       | None        |
 | dropped   | a third of the frames cut out of the middle         | 0       | None        |
 | sped_up   | three times as fast, then the last frame held       | 0       | None        |
 | swapped   | the clip as it is, with the prompt of another       | None    | 0           |
 
-Frozen and swapped clips obey physics; a critic that calls a slow clip played backwards possible is not far wrong.
+Frozen and swapped clips obey physics; a critic that calls a slow clip played backwards possible is not far wrong. A
+pasted or erased region may fall where nothing moves or stands, and then there is little to see.
+
+Beside them, clips that people marked, and sound and broken ones encoded once more, for the test-retest.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import numpy as np
 
 from cookbook import store
 from cookbook.errors import UserError
+from cookbook.judge import rows
 from cookbook.layout import read_metadata
 from cookbook.video import fit
 
@@ -43,22 +48,43 @@ class Control:
     scene: str  # clips of one scene resemble each other, so intervals are drawn over scenes
     spoil: str | None = None  # fault to make when the clip is read
     other: Path | None = None  # clip that a splice or a paste takes from
+    again: bool = False  # encoded once more when it is read
+    marks: tuple[tuple[str, float], ...] = ()  # (question, mean mark from 1 to 5) where people said what they think
 
     @property
     def name(self) -> str:
-        return f"{self.path.name}:{self.spoil}" if self.spoil else self.path.name
+        name = f"{self.path.parent.name}/{self.path.name}"
+        return name + (f":{self.spoil}" if self.spoil else "") + (":again" if self.again else "")
+
+    @property
+    def questions(self) -> list[str]:
+        """Those whose answer is known or marked."""
+        return [q for q in ("physics", "instruction") if getattr(self, q) is not None or q in dict(self.marks)]
 
 
 Spoiler = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
+def _region(frames: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice, slice, slice]:
+    """A twelfth of the picture somewhere, from the middle of the clip on."""
+    sizes = frames.shape[1] // 3, frames.shape[2] // 4
+    begins = [int(rng.integers(0, size - part)) for size, part in zip(frames.shape[1:3], sizes, strict=True)]
+    where = [slice(begin, begin + part) for begin, part in zip(begins, sizes, strict=True)]
+    return slice(len(frames) // 2, None), *where, slice(None)
+
+
 def _pasted(frames: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    height, width = frames.shape[1] // 3, frames.shape[2] // 4
-    top, left = (
-        int(rng.integers(0, size - part)) for size, part in zip(frames.shape[1:3], (height, width), strict=True)
-    )
-    mixed, half = frames.copy(), len(frames) // 2
-    mixed[half:, top : top + height, left : left + width] = other[half:, top : top + height, left : left + width]
+    mixed, region = frames.copy(), _region(frames, rng)
+    mixed[region] = other[region]
+    return mixed
+
+
+def _erased(frames: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each row of the region runs from the pixel left of it to the pixel right of it."""
+    mixed, region = frames.copy(), _region(frames, rng)
+    hole = mixed[region].astype(float)
+    share = np.linspace(0, 1, hole.shape[2])[:, None]
+    mixed[region] = hole[:, :, :1] * (1 - share) + hole[:, :, -1:] * share
     return mixed
 
 
@@ -81,6 +107,7 @@ SPOILERS: dict[str, tuple[Spoiler, int | None, int | None]] = {
         0,
     ),
     "pasted": (_pasted, 0, None),
+    "erased": (_erased, 0, None),
     "dropped": (_dropped, 0, None),
     "sped_up": (_sped_up, 0, None),
 }
@@ -156,7 +183,32 @@ def spoilt(good: Sequence[Control], each: int) -> list[Control]:
     return copies
 
 
+def marked(path: Path) -> list[Control]:
+    """Clips that people marked (marks.jsonl in the run's folder): sound from a mean of 3.5 on, broken up to 2.5."""
+    told: dict[str, dict[str, list[int]]] = {}
+    seen = {}
+    for row in rows.read(path, rows.Mark):
+        told.setdefault(row["file"], {}).setdefault(row["question"], []).append(row["mark"])
+        seen[row["file"]] = row
+    found = []
+    for file, marks in told.items():
+        clip, means = path.parent / file, {question: float(np.mean(given)) for question, given in marks.items()}
+        if not clip.exists() or store.digest(clip) != seen[file]["sha256"]:
+            raise UserError(f"{clip} is missing or was changed after it was marked; delete its lines in {path}")
+        labels = {q: None if 2.5 < mean < 3.5 else int(mean >= 3.5) for q, mean in means.items()}
+        prompt = seen[file]["prompt"] or ""
+        known = labels.get("physics"), labels.get("instruction")
+        found.append(Control(clip, "marked", prompt, *known, prompt or clip.stem, marks=tuple(means.items())))
+    return found
+
+
+def repeated(controls: Sequence[Control], count: int) -> list[Control]:
+    """Some of the controls, encoded once more: half of them sound, half broken."""
+    groups = [[c for c in controls if (c.kind == "real") == sound] for sound in (True, False)]
+    return [replace(control, again=True) for group in groups for control in group[: count // 2]]
+
+
 def listing_hash(controls: Sequence[Control]) -> str:
     """Hash over the clips, prompts and labels of a set of controls."""
-    rows = [[c.name, c.kind, c.prompt, c.physics, c.instruction, store.digest(c.path)] for c in controls]
-    return store.digest_of(rows)
+    facts = [[c.name, c.kind, c.prompt, c.physics, c.instruction, c.marks, store.digest(c.path)] for c in controls]
+    return store.digest_of(facts)

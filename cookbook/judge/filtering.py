@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
+
+import numpy as np
 
 from cookbook import profiles, show, store
 from cookbook.errors import UserError
-from cookbook.judge import calibration
+from cookbook.judge import calibration, rows
 from cookbook.judge.scoring import QUESTIONS
 from cookbook.layout import write_metadata
+from cookbook.video import fit, read_video
 
 UPSTREAM = 3.5  # the published rule keeps 4 and 5 and drops 1 and 2; between 3 and 4 it says nothing
+# Clips are the same if no cell of their thumbnails differs by more (0..255). Encoding the nano dreams of one run again
+# at crf 34 moved a cell by 13 at most, and any two seeds of a prompt differed by 27 at least somewhere.
+SAME = 16
 
 
 def filter_clips(
     profile: str = "nano",
     run: Path | str | None = None,
     threshold: float | None = None,
+    top: int | None = None,
     uncalibrated: bool = False,
     redo: bool = False,
 ) -> dict:
     """Keep the dreams that score high enough for physics and for following their instruction.
 
     Args:
-        threshold: a score from 1 to 5 for both questions instead of the calibrated ones.
+        threshold: a score from 1 to 5 for both questions instead of the calibrated ones; 1 lets every judged clip pass.
+        top: keep only so many of each prompt, those with the highest mean of both scores. Best-of-N, whatever the
+            scores, is `--top 1 --threshold 1`.
         uncalibrated: work without calibration.json, at `threshold` or 3.5.
 
     Raises:
@@ -35,10 +46,12 @@ def filter_clips(
     verdicts = root / "verdicts"
     if store.read_manifest(verdicts) is None:
         raise UserError(f"{verdicts} is not finished: run `cookbook judge` first")
+    if top is not None and top < 1:
+        raise UserError(f"top is {top}; it must be at least 1")
     cuts, rule = _thresholds(verdicts, threshold, uncalibrated)
-    stage = store.enter(
-        root / "kept", "filter", chosen.name, {"judge": store.fingerprint(verdicts)}, {"thresholds": cuts}, redo
-    )
+    rule += f", and it is among the best {top} of its prompt" if top else ""
+    settings = {"thresholds": cuts} | ({"top": top} if top else {})
+    stage = store.enter(root / "kept", "filter", chosen.name, {"judge": store.fingerprint(verdicts)}, settings, redo)
     if stage.done:
         return stage.manifest
     clips = _tuned(verdicts / "verdicts.jsonl")
@@ -47,30 +60,39 @@ def filter_clips(
     for name in ("videos", "metas"):  # what a killed run left is made again
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir()
-    kept, dropped = [], []
-    for file, answers in sorted(clips.items()):
-        row = _verdict(file, answers, cuts)
-        (kept if row["kept"] else dropped).append(row)
-        if row["kept"]:
-            _keep(root / file, folder, row, chosen.prompt_prefix)
+    fates = [_verdict(file, answers, cuts) for file, answers in sorted(clips.items())]
+    for row in fates:
+        if row["kept"] and (not (root / row["file"]).exists() or store.digest(root / row["file"]) != row["sha256"]):
+            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: --redo judge")
+    _drop_copies(root, fates)
+    _drop_below(fates, top)
+    kept, dropped = ([row for row in fates if row["kept"] == wanted] for wanted in (True, False))
+    for row in kept:
+        _keep(root / row["file"], folder, row, chosen.prompt_prefix)
     with store.replacing(folder / "metadata.csv") as temporary:
         write_metadata(temporary, [(row["video"], row["prompt"]) for row in kept])
-    for name, rows in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
+    for name, part in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
         with store.replacing(folder / name) as temporary:
             temporary.touch()
-            for row in rows:
+            for row in part:
                 store.append_row(temporary, row)
     print(f"filter: kept {len(kept)} of {len(clips)} dreams" + ("" if kept else "; none is good enough to train on"))
-    for question in QUESTIONS:
-        print(
-            f"  {sum(question in row['failed'] for row in dropped)} dropped for {question} below {cuts[question]:.2f}"
-        )
+    for word, why in _WHY.items():
+        if count := sum(word in row["failed"] for row in dropped):
+            print(f"  {count} dropped: {why.format(cut=cuts.get(word, 0))}")
     if not kept:
         show.banner(
             f"no dream passed ({rule}): {folder} is empty; generate more seeds, train longer, or lower the threshold"
         )
     outputs = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("started.json", ".lock")]
     return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
+
+
+_WHY = {
+    **{question: question + " below {cut:.2f}" for question in QUESTIONS},
+    "copy": "the same as a kept one",
+    "rank": "others of the prompt are better",
+}
 
 
 def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tuple[dict[str, float], str]:
@@ -99,7 +121,7 @@ def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tupl
 def _tuned(path: Path) -> dict[str, dict[str, dict]]:
     """Verdicts on the tuned model's dreams: file -> question -> row."""
     clips: dict[str, dict[str, dict]] = {}
-    for row in store.read_rows(path):
+    for row in rows.read(path, rows.Verdict):
         if row["model"] == "tuned":
             clips.setdefault(row["file"], {})[row["question"]] = row
     if not clips:
@@ -129,10 +151,48 @@ def _verdict(file: str, answers: dict[str, dict], cuts: dict[str, float]) -> dic
     }
 
 
+def _best_first(fates: list[dict]) -> list[dict]:
+    """Those still kept, by the mean of their scores."""
+    kept = [row for row in fates if row["kept"]]
+    return sorted(kept, key=lambda row: -fmean(row["scores"].values()))
+
+
+def _drop(row: dict, word: str, reason: str) -> None:
+    row |= {"kept": False, "failed": [*row["failed"], word], "reason": reason}
+
+
+def thumbnails(frames: np.ndarray) -> np.ndarray:
+    """Eight moments of a clip uint8 [T, H, W, 3] as 12 x 20 cells, float [8, 12, 20, 3]."""
+    moments = np.linspace(0, len(frames) - 1, 8).round().astype(int)
+    cells = fit(frames[moments], 96, 160, crop=False).astype(np.float32)
+    return cells.reshape(8, 12, 8, 20, 8, 3).mean((2, 4))
+
+
+def _drop_copies(root: Path, fates: list[dict]) -> None:
+    """Of clips that look the same, keep the one with the highest score."""
+    ordered = _best_first(fates)
+    with ThreadPoolExecutor() as pool:
+        seen = list(pool.map(lambda row: thumbnails(read_video(root / row["file"])[0]), ordered))
+    unlike: list[int] = []
+    for number, row in enumerate(ordered):
+        twin = next((other for other in unlike if np.abs(seen[other] - seen[number]).max() <= SAME), None)
+        if twin is None:
+            unlike.append(number)
+        else:
+            _drop(row, "copy", f"looks the same as {ordered[twin]['video']}")
+
+
+def _drop_below(fates: list[dict], top: int | None) -> None:
+    """Keep the best `top` of each prompt; all where it is None."""
+    places: dict[str, int] = {}
+    for row in _best_first(fates):
+        place = places[row["name"]] = places.get(row["name"], 0) + 1
+        if top and place > top:
+            _drop(row, "rank", f"number {place} of its prompt, of which {top} are kept")
+
+
 def _keep(source: Path, folder: Path, row: dict, prefix: str) -> None:
     """Copy one dream with its caption, as data/train has them."""
-    if not source.exists() or store.digest(source) != row["sha256"]:
-        raise UserError(f"{source} is missing or was changed after it was judged: --redo judge")
     with store.replacing(folder / "videos" / row["video"]) as temporary:
         shutil.copy(source, temporary)
     with store.replacing(folder / "metas" / f"{source.stem}.txt") as temporary:

@@ -8,7 +8,7 @@ from math import comb
 
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
 PRECISION = 0.75  # three of four clips that pass are sound, were sound and broken ones equally many
 RESAMPLES = 500
@@ -99,10 +99,37 @@ def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes
     return facts
 
 
-def best_of(scores: Sequence[float], take: int) -> float:
-    """Mean over all subsets of `take` scores of the best in each: what picking the best of `take` seeds yields."""
-    ordered, total = sorted(scores), comb(len(scores), take)
-    return sum(comb(rank, take - 1) / total * score for rank, score in enumerate(ordered))
+def best_of(scores: Sequence[float], take: int, worth: Sequence[float] | None = None) -> float:
+    """Mean over all subsets of `take` clips of the worth of the best-scored one: what the best of `take` yields.
+
+    Unbiased for any number of clips (Chen et al. 2021 count the same subsets for pass@k). Without `worth`, a clip is
+    worth its score. Among equal scores the choice is a draw, so they share their worth.
+    """
+    scores, worth = np.asarray(scores, float), np.asarray(scores if worth is None else worth, float)
+    shared = np.array([worth[scores == score].mean() for score in scores])
+    total = comb(len(scores), take)
+    return sum(comb(rank, take - 1) / total * shared[row] for rank, row in enumerate(np.argsort(scores)))
+
+
+def kappa(digits: Sequence[int], marks: Sequence[int]) -> float | None:
+    """Cohen's kappa of two series of marks 1 to 5 with quadratic weights: 1 is agreement, 0 what chance alone gives.
+
+    None where both series are one and the same constant, for which it is not defined.
+    """
+    if len(set(digits)) == len(set(marks)) == 1:
+        return None
+    return float(cohen_kappa_score(digits, marks, weights="quadratic", labels=range(1, 6)))
+
+
+def retest(first: np.ndarray, again: np.ndarray, cut: float | None) -> dict:
+    """How scores of the same clips, encoded once more, differ: mean |difference|, correlation, decisions that flip."""
+    varies = len(first) > 2 and first.std() > 0 and again.std() > 0
+    return {
+        "n": len(first),
+        "difference": round(float(np.abs(first - again).mean()), 4) if len(first) else None,
+        "correlation": round(float(np.corrcoef(first, again)[0, 1]), 4) if varies else None,
+        "flipped": round(float(((first >= cut) != (again >= cut)).mean()), 4) if len(first) and cut else None,
+    }
 
 
 def share(passed: np.ndarray, groups: Sequence[str]) -> tuple[float, list[float] | None]:

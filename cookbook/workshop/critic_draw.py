@@ -12,7 +12,8 @@ from cookbook.errors import UserError
 from cookbook.judge.controls import SPOILERS
 from cookbook.workshop.critic_clips import NEVER, SHIFT, UNSEEN, Clips, View, other_hand, plain_view
 
-WHOLE = tuple(kind for kind in SPOILERS if kind != "dropped")  # spoilt copies as long as the clip
+TRAINED = {kind: facts for kind, facts in SPOILERS.items() if kind != "erased"}  # erased regions are never trained on
+WHOLE = tuple(kind for kind in TRAINED if kind != "dropped")  # spoilt copies as long as the clip
 AT_THE_END = ("reversed", "sped_up")  # nobody can say in which frame they turn impossible
 
 

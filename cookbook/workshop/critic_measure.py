@@ -11,12 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cookbook.judge.controls import SPOILERS
 from cookbook.judge.scoring import ask
 from cookbook.judge.statistics import auc, interval
 from cookbook.models.critic import Sampled, load_critic, score
 from cookbook.workshop.critic_clips import UNSEEN, Clips, View, gather, plain_view
-from cookbook.workshop.critic_draw import spoil
+from cookbook.workshop.critic_draw import TRAINED, spoil
 from cookbook.workshop.critic_reader import Reader
 
 AT_ONCE = 32  # clips per forward pass
@@ -126,7 +125,7 @@ def _controls(
         return {}
     asked = np.array([[reader.numbers[clips.prompts[row]]] for row in sound])
     facts, bad = {}, {"physics": [], "instruction": []}
-    for kind, (_, *labels) in SPOILERS.items():
+    for kind, (_, *labels) in TRAINED.items():
         length = clips.frames - (clips.frames // 3 if kind == "dropped" else 0)
         when = np.broadcast_to(np.arange(length), (len(sound), length))
         view = plain_view(clips, sound, when, torch.device("cpu"))
