@@ -32,12 +32,15 @@
 profile: str = "nano"  # smoke, nano, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 threshold: float = 0.0  # score from 1 to 5 for both questions, 0 for the calibrated ones
+top: int = 0  # keep only so many of each prompt, 0 for all that pass
+rater: str = "me"  # under which name your own marks are kept
 explain: bool = False  # let the critic also write its reasons (real critics only)
 
 # %%
 from cookbook import preflight, profiles, report, results, samples, show, store
-from cookbook.judge import judge
+from cookbook.judge import calibration, judge
 from cookbook.judge.filtering import filter_clips
+from cookbook.judge.rating import Rating
 
 settings = profiles.get(profile)
 preflight.require(profile)
@@ -59,21 +62,40 @@ folder = samples.with_dreams(profile, store.run_folder(run or None, profile))
 #
 # ### 4.1 The critic on planted fakes
 #
-# The controls are clips whose truth we know: real ones, and copies in which something was broken on purpose (an object jumps, vanishes, floats, passes through another; the wrong thing is picked, or the wrong hand is used). How well
-# the scores separate the two is the area under the ROC curve, the chance that a sound clip scores above a broken one:
+# The controls are clips whose truth we know: real ones, and copies in which something was broken on purpose (an object jumps, vanishes, floats, passes through another; the wrong thing is picked, or the wrong hand is used). You first.
+#
+# **What you should see:** four clips, six moments of each. Two of them are impossible. Write down which, before you go on.
+
+# %%
+fakes = calibration.puzzle(settings, folder)
+show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number}" for number in range(4)])
+
+# %% [markdown]
+# Now the critic. How well its scores separate sound from broken is the area under the ROC curve, the chance that a sound clip scores above a broken one:
 #
 # $$ \mathrm{AUC} = P(s_{\text{sound}} > s_{\text{broken}}) . $$
 #
 # 1 is perfect, 0.5 is a coin toss. The threshold is the lowest score at which at least three of four clips that pass are sound (were there as many broken ones); where no score reaches that, it is the one that separates best, and
-# says so.
+# says so. It is also the answer to what to do with a 3: what the threshold says.
 #
-# **What you should see:** one line per question, with AUC, its interval and the threshold. An interval that includes 0.5 means: do not trust this critic yet.
+# **What you should see:** for each question AUC, its interval and the threshold; then the AUC on faults made without a simulator (frames shuffled, reversed, cut out; regions pasted or erased), which can be made of *any* clips, also of
+# those at `2b`; then how much a score moves when the very same clip is encoded once more. An interval that includes 0.5 means: do not trust this critic yet.
 
 # %%
 critic = judge(profile, run=folder, calibrate=True)
 
 # %% [markdown]
-# **What you should see:** curves above the dotted line. The table shows which faults the critic sees; a kind near 0.5 is one it is blind to.
+# **What you should see:** the truth of your four clips, and what the critic gave them.
+
+# %%
+import pandas as pd
+
+told = {(row["file"], row["question"]): row["score"] for row in store.read_rows(folder / "verdicts" / "controls.jsonl")}
+pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} for fake in fakes])
+
+# %% [markdown]
+# **What you should see:** curves above the dotted line. The table shows which faults the critic sees; a kind near 0.5 is one it is blind to. A region that is pasted or erased where nothing stands or moves can hardly be seen by anybody,
+# and a frozen clip or one with another's prompt breaks no law of physics, so there only the instruction is asked about.
 
 # %%
 report.plot_roc(folder);
@@ -82,7 +104,27 @@ report.plot_roc(folder);
 report.critic_by_kind(folder)
 
 # %% [markdown]
-# ### 4.2 Verdicts
+# ### 4.2 Your own eye
+#
+# Planted faults are not the faults that a world model makes. For those you are the measure: mark some videos, blind to which model made them and to what the critic says. Your marks go to `marks.jsonl` in the run's folder, and the
+# calibration takes them in: marked videos are controls like the others, and the agreement of critic and people is stated as Cohen's kappa with quadratic weights (1 agreement, 0 what chance gives).
+#
+# **What you should see:** a video with a row of buttons for each question. In an executed copy, where nobody can press them, pictures of the videos.
+
+# %%
+rating = Rating(folder, rater)
+rating.show()
+
+# %% [markdown]
+# Run the next cell when you have marked. **What you should see:** the number of your marks and, with marks, the agreement.
+
+# %%
+print(len(rating.done), "marks by", rater)
+critic = judge(profile, run=folder, calibrate=True)
+pd.DataFrame(critic["human"]).T
+
+# %% [markdown]
+# ### 4.3 Verdicts
 #
 # Now every video of both models gets both scores. Each row says what the critic really saw: frames, rate and visual tokens after its processor had its way with the video. That is worth a look, since a
 # processor that samples two frames judges a photograph.
@@ -93,8 +135,6 @@ report.critic_by_kind(folder)
 verdicts = judge(profile, run=folder, explain=explain)
 
 # %%
-import pandas as pd
-
 first = store.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
 shown = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens", "explanation")
 pd.Series({key: first[key] for key in shown}).to_frame("first verdict")
@@ -124,14 +164,14 @@ show.show_video([folder / file for file in ends["file"]], ["best", "worst"], hei
 show.show_sheet([folder / file for file in ends["file"]], titles)
 
 # %% [markdown]
-# ### 4.3 The filter
+# ### 4.4 The filter
 #
-# A video is kept if both scores reach their thresholds. `kept/` has the layout of `data/train`, so it can be trained on as it is: `cookbook train --data <run>/kept`.
+# A video is kept if both scores reach their thresholds, only once if others look the same, and with `top` only if it is among the best of its prompt. `kept/` has the layout of `data/train`, so it can be trained on as it is: `cookbook train --data <run>/kept`.
 #
 # **What you should see:** how many were kept, and for which question the others fell.
 
 # %%
-filtered = filter_clips(profile, run=folder, threshold=threshold or None)
+filtered = filter_clips(profile, run=folder, threshold=threshold or None, top=top or None)
 
 # %%
 kept, dropped = report.kept_and_dropped(folder)
@@ -151,7 +191,7 @@ report.outcomes(folder)
 results.critic_against_truth(folder)
 
 # %% [markdown]
-# ### 4.4 Best of N
+# ### 4.5 Best of N
 #
 # Is it worth making more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, then the chance that at least one of $N$ drawn seeds is kept is
 #
@@ -159,10 +199,17 @@ results.critic_against_truth(folder)
 #
 # averaged over prompts.
 #
-# **What you should see:** a curve that rises and flattens. Where it flattens, more seeds only cost time.
+# That counts videos; what they are worth is another matter. The second curve follows the video that the critic picks among $N$, and asks the truth whether it placed. Over all subsets of $N$ of the $k$ seeds made (an unbiased
+# estimate), a critic that knows nothing gives a flat line.
+#
+# **What you should see:** a curve that rises and flattens: where it flattens, more seeds only cost time. Then, for the pick of $N$, the `gain` over a random video of the same prompt: as long as its interval includes 0, this critic's pick
+# is not proven to be better than a draw.
 
 # %%
 report.plot_best_of_n(folder);
+
+# %%
+pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 
 # %% [markdown]
 # ### Kept, and dropped
@@ -231,7 +278,8 @@ exercises.check_04_3(any_kept);
 # |---|---|---|
 # | everything passes | a lenient critic, or a threshold by hand that is too low | look at the ROC; leave `threshold` at 0 |
 # | nothing is kept | weak videos, or a critic near 0.5 whose threshold is extreme | more training steps, more seeds; read the reasons |
-# | *calibration.json is missing* | the critic was never measured | run the cell of 4.1 |
+# | *calibration.json is missing* | the critic was never measured | run the cells of 4.1 |
+# | *verdicts was made from other inputs: marks* | you marked videos after they were judged | `cookbook judge --redo`, then `cookbook filter --redo` |
 # | few `visual_tokens` in the verdicts | the processor shrank or thinned the video | the profile's `critic_fps` and `critic_tokens` |
 #
 # **Next:** `cookbook report` puts all of this on one page.

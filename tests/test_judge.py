@@ -351,7 +351,8 @@ def test_marks_of_people_feed_the_calibration(run, capsys):
         facts["questions"]["physics"]["n"] == first["questions"]["physics"]["n"] + 5
     )  # one is undecided, at 2.5 to 3.5
     assert facts["questions"]["physics"]["per_kind"]["marked"]["n"] == 3
-    assert "6 clips marked by people" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "6 clips marked by people" in told and "judging controls: 6 in" in told, "the others keep their scores"
     video.write_video(run / file, clip(99), 8)
     with pytest.raises(UserError, match="changed after it was marked"):
         judge("smoke", run, calibrate=True)

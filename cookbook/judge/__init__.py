@@ -55,6 +55,8 @@ def judge(
     if calibrate:
         return calibration.calibrate(chosen, root, folder, load_critic(source, world.device()))
     rows, inputs = list_dreams(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
+    if clips is None and (root / calibration.MARKS).exists():
+        inputs["marks"] = store.digest(root / calibration.MARKS)
     stage = store.enter(
         folder,
         "judge",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +44,13 @@ def gather(profile: Profile, run: Path) -> tuple[list[Control], list[Control]]:
     return main + marks, known.spoilt(good, max(2, profile.control_clips // PER_KIND)) if len(good) > 1 else []
 
 
+def puzzle(profile: Profile, run: Path) -> list[Control]:
+    """Two sound and two impossible ones among the controls that decide, in no order; always the same."""
+    main, draw = gather(profile, run)[0], random.Random(4)
+    sound, broken = [c for c in main if c.kind == "real"], [c for c in main if c.physics == 0]
+    return draw.sample(draw.sample(sound, 2) + draw.sample(broken, 2), 4)
+
+
 def load(folder: Path) -> dict | None:
     """The calibration of a verdicts folder, or None."""
     path = folder / NAME
@@ -75,7 +83,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
         print(f"judge: found {folder / NAME}, the critic is measured")
         return found
     (folder / NAME).unlink(missing_ok=True)
-    rows = _scored(profile, folder / "controls.jsonl", critic, main + apart + again, store.digest_of(made_from))
+    rows = _scored(profile, folder / "controls.jsonl", critic, main + apart + again, made_from)
     calibration = {
         "made_from": made_from,
         "controls": len(main),
@@ -96,18 +104,20 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
     return calibration
 
 
-def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control], made_from: str) -> dict[tuple, dict]:
+def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control], made: dict) -> dict[tuple, dict]:
     """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
-    rows = store.read_rows(path)
-    if any(row.get("made_from") != made_from for row in rows):
-        path.unlink()
+    sources = {c: store.digest_of({**made, "controls": known.listing_hash([c])}) for c in controls}
     rows = files.read(path, files.Measured)
-    known_rows = {(row["file"], row["kind"], row["question"]): row for row in rows}
+    fresh = [row for row in rows if row["made_from"] in sources.values()]
+    if len(fresh) < len(rows):
+        with store.replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in fresh))
+    known_rows = {(row["file"], row["kind"], row["question"]): row for row in fresh}
     tasks = []
     for control in controls:
         tasks.append(
             Task(
-                load=lambda control=control: _frames(control),
+                load=lambda control=control: frames(control),
                 prompts=dict.fromkeys(control.questions, control.prompt),
                 done=frozenset(q for q in QUESTIONS if (control.name, control.kind, q) in known_rows),
                 tag=control,
@@ -125,22 +135,23 @@ def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control
             "question": question,
             "label": getattr(control, question),
             **answer,
-            "made_from": made_from,
+            "made_from": sources[control],
         }
         store.append_row(path, row)
         known_rows[control.name, control.kind, question] = row
     return known_rows
 
 
-def _frames(control: Control) -> tuple[np.ndarray, float]:
-    frames, fps = read_video(control.path)
+def frames(control: Control) -> tuple[np.ndarray, float]:
+    """What the critic is shown of a control, uint8 [T, H, W, 3], and its rate."""
+    shown, fps = read_video(control.path)
     if control.spoil is not None:
         seed = int(store.digest_of([control.path.name, control.spoil])[7:15], 16)
-        frames = known.spoil(control.spoil, frames, read_video(control.other)[0], seed)
+        shown = known.spoil(control.spoil, shown, read_video(control.other)[0], seed)
     if not control.again:
-        return frames, fps
+        return shown, fps
     with TemporaryDirectory() as folder:
-        write_video(Path(folder) / "again.mp4", frames, fps, crf=AGAIN)
+        write_video(Path(folder) / "again.mp4", shown, fps, crf=AGAIN)
         return read_video(Path(folder) / "again.mp4")
 
 

@@ -22,7 +22,7 @@ from transformers.video_utils import VideoMetadata
 
 from cookbook import store, video
 from cookbook.errors import UserError
-from cookbook.models import qwen
+from cookbook.models import fast, qwen
 from cookbook.models.world import compute_dtype
 
 SYSTEM = "You are a helpful assistant."
@@ -257,7 +257,8 @@ def answer(critic: Critic, watched: Watched, asked: Sequence[Sequence[Question]]
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
     cache = DynamicCache(config=critic.model.config.get_text_config())
     with qwen.changed(*critic.layers):
-        critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
+        with fast.kernels(critic.model.device):
+            critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
         length, found = cache.get_seq_length(), []
         for questions in zip(*asked, strict=True):
             endings = [chat(critic, question)[1] for question in questions]

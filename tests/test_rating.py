@@ -1,0 +1,89 @@
+"""The page on which people mark videos: blind, each mark once, kept at once, and left out the next time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from cookbook import store, video
+from cookbook.errors import UserError
+from cookbook.judge.rating import Rating
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    for model in ("base", "tuned"):
+        stage = store.enter(tmp_path / "dreams" / model, f"generate-{model}", "nano", {}, {})
+        for seed in range(2):
+            row = {"file": f"a_seed{seed}.mp4", "name": "a", "prompt": "Lift <b>it</b>.", "seed": seed, "model": model}
+            video.write_video(stage.folder / row["file"], tiny.clip(seed), 8)
+            store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False, "image_sha256": None})
+        stage.finish(stage.folder.glob("*.*"))
+    return tmp_path
+
+
+def buttons(page, question: int) -> list:
+    return page.children[2 + question].children[1:]
+
+
+def test_marks_are_kept_as_they_are_given(run):
+    rating = Rating(run, rater="ann", count=3)
+    page = rating.page()
+    first, second = rating.clips[0], rating.clips[1]
+    buttons(page, 0)[3].click()
+    assert "1 of 3" in page.children[0].value, "the second question is still open"
+    assert all(button.disabled for button in buttons(page, 0)) and not buttons(page, 1)[0].disabled
+    buttons(page, 1)[1].click()
+    assert "2 of 3" in page.children[0].value and page.children[1].value == second["path"].read_bytes()
+    rows = store.read_rows(run / "marks.jsonl")
+    assert [(row["question"], row["mark"], row["rater"]) for row in rows] == [
+        ("physics", 4, "ann"),
+        ("instruction", 2, "ann"),
+    ]
+    assert {row["file"] for row in rows} == {first["file"]} and rows[0]["sha256"] == store.digest(first["path"])
+    page.children[-1].click()  # skip
+    page.children[-1].click()
+    assert "2 marks are in marks.jsonl" in page.children[0].value
+
+
+def test_nobody_sees_whose_video_it_is(run):
+    rating = Rating(run)
+    page = rating.page()
+    for _ in rating.clips:
+        shown = json.dumps([str(child.get_state()) for child in page.children if hasattr(child, "value")])
+        assert not any(word in shown for word in ("tuned", "base/", "seed", ".mp4")), shown
+        assert "&lt;b&gt;it" in page.children[0].value
+        page.children[-1].click()
+    orders = {tuple(clip["file"] for clip in Rating(run, seed=seed).clips) for seed in range(8)}
+    assert len(orders) > 3, "the order must not tell the model"
+
+
+def test_what_was_marked_is_not_shown_again(run):
+    rating = Rating(run, "ann")
+    rating.mark(0, physics=5, instruction=1)
+    rating.mark(0, physics=2)
+    assert len(store.read_rows(run / "marks.jsonl")) == 2, "each mark counts once"
+    assert len(Rating(run, "ann").clips) == 3 and len(Rating(run, "bob").clips) == 4
+
+
+def test_without_buttons_there_are_pictures(run, monkeypatch, capsys):
+    monkeypatch.setenv("HEADLESS", "1")
+    Rating(run).show()
+    assert "rating.mark(0, physics=4, instruction=2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "marks", "message"),
+    [
+        (9, {"physics": 3}, "no clip 9"),
+        (0, {"physics": 6}, "whole number"),
+        (0, {"beauty": 3}, "physics or instruction"),
+    ],
+)
+def test_what_is_no_mark_is_refused(run, number, marks, message):
+    with pytest.raises(UserError, match=message):
+        Rating(run).mark(number, **marks)
+    assert not (run / "marks.jsonl").exists()
