@@ -26,9 +26,9 @@ make critic-held place 70 13 held-out all
 python3 -m cookbook.workshop.train_text --out "$models"
 python3 -m cookbook.workshop.train_vae --data "$data"/{place,lift,tour} --clips 420 --out "$models/codec" --image-steps 1000 --clip-steps 3300
 cp -r "$models/codec/vae" "$models/vae"
-# The critic first needs the VAE, and can run beside the world model on one GPU.
 python3 -m cookbook.workshop.train_world --data "$data"/{lift,tour,reach,point,push} --models "$models" --out "$models/base" --steps 10000
 python3 -m cookbook.workshop.nano --vae "$models" --text "$models" --transformer "$models/base" --out "$models/world"
-python3 -m cookbook.workshop.critic train --data "$data"/{critic,lift,tour} --held-out "$data/critic-held" --vae "$models/vae" \
+python3 -m cookbook.workshop.dream_clips --models "$models/world" --train assets/workshop/train --data "$data/critic" --out "$data/dreams"
+python3 -m cookbook.workshop.critic train --data "$data"/{critic,lift,tour,dreams} --held-out "$data/critic-held" --vae "$models/vae" \
   --tokenizer "$models/tokenizer" --out "$models/critic" --minutes 5.5 --device cuda --batch 32
 echo "finished: $models/world and $models/critic"

@@ -58,19 +58,15 @@ def moved(video: torch.Tensor) -> torch.Tensor:
 
 
 def reconstruction_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Absolute and squared error of pixels in -1..1, moving ones counting fourfold, of their spatial differences, and
-    of the colour of cells of 4 x 4 pixels.
+    """Absolute and squared error of pixels in -1..1, moving ones counting fourfold, and of their spatial differences.
 
-    Few pixels move, and they are what a world model is about. Colour has a term of its own because an object that ends
-    on a thing of another colour costs few decibels and can no longer be told.
+    Few pixels move, and they are what a world model is about.
     """
     error = made.float() - true
     weight = 1 + 3 * moved(true).float()
     weight = weight / weight.mean()
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    hue = torch.stack([error[:, 0] - error[:, 1], (error[:, 0] + error[:, 1]) / 2 - error[:, 2]], 1)
-    hue = nn.functional.avg_pool3d(weight * hue, (1, 4, 4))
-    return (weight * error.abs()).mean() + 3 * (weight * error.square()).mean() + 0.3 * edges + hue.abs().mean()
+    return (weight * error.abs()).mean() + 3 * (weight * error.square()).mean() + 0.3 * edges
 
 
 def autoencoder_loss(vae: AutoencoderKLWan, video: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -155,8 +151,7 @@ def main(args: Args) -> None:
             video = training[clip, :, draw(training.shape[2], args.image_batch, generator)][:, :, None]
         else:
             video = training[draw(len(training), args.clip_batch, generator)]
-        mirrored = torch.rand(len(video), 1, 1, 1, 1, generator=generator, device=device) < 0.5
-        return autoencoder_loss(vae, pixels(torch.where(mirrored, video.flip(-1), video)), generator)
+        return autoencoder_loss(vae, pixels(video), generator)
 
     with whole_clip():
         average = train_in_pieces(
