@@ -115,7 +115,7 @@ def judge_place(dream: Dream) -> Verdict:
     if not arrived:
         elsewhere = sum(int(group.sum()) for group in groups) / model.area
         return Verdict("not placed", "the object ended elsewhere" if elsewhere > 0.3 else "the object is gone", 0.0)
-    if seen < 0.22:
+    if seen < 0.18:
         return Verdict("undetermined", "too little of the object is seen", seen)
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
     if strays or seen_twice(model, frames, home):
