@@ -210,17 +210,17 @@ def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
     start = time.perf_counter()
     with ThreadPoolExecutor(verdicts.READERS) as pool:
         size = (setting.critic_fps, setting.critic_tokens, edge)
-        list(pool.map(lambda row: critics.sample_frames(*read_video(row["path"]), *size).indices, rows))
+        list(pool.map(lambda row: critics.sample_video(row["path"], *size).indices, rows))
     return len(rows) / (time.perf_counter() - start)
 
 
 def kernels(critic: Critic, setting: Profile, rows: Sequence[dict], lines: int = 14) -> str:
     """Where one batch spends its time on the GPU."""
     size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
-    shown = [critics.sample_frames(*read_video(row["path"]), *size) for row in rows]
-    watched = critics.look(critic, shown)
+    shown = [critics.sample_video(row["path"], *size) for row in rows]
+    watched = critics.look(critic, shown, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
     with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        critics.answer(critic, watched, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
+        critics.answer(critic, watched)
     rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:lines]
     return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
 

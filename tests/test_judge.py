@@ -430,3 +430,13 @@ def test_bad_verdict_line(run):
     (run / "verdicts/verdicts.jsonl").write_text("{}}\n{}\n")
     with pytest.raises(UserError, match="line 1"):
         judge("smoke", run)
+
+
+def test_reading_a_file_shows_what_its_frames_would(tmp_path):
+    for height, width, fps, tokens in ((64, 96, 8, 1024), (80, 100, 30, 60)):
+        video.write_video(tmp_path / "a.mp4", clip(1, 40, height, width), fps)
+        whole = critics.sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)
+        streamed = critics.sample_video(tmp_path / "a.mp4", 8, tokens, 16)
+        assert streamed.shape == whole.shape and np.array_equal(streamed.frames, whole.frames)
+    squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *whole.frames.shape[1:3], crop=False)
+    assert np.abs(squashed[0].astype(int) - whole.frames[0]).max() <= 1, "Pillow's to one level"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -20,12 +21,11 @@ from cookbook.judge import rows as files
 from cookbook.judge.outcomes import MODELS
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
-from cookbook.judge.verdicts import Task, score_tasks
+from cookbook.judge.verdicts import Judge, Task, score_tasks
 from cookbook.layout import read_metadata, read_text
 from cookbook.models import hub, world
-from cookbook.models.critic import Critic, critic_fingerprint, load_critic
+from cookbook.models.critic import Critic, critic_fingerprint, load_critic, sample_video
 from cookbook.profiles import Profile
-from cookbook.video import read_video
 
 
 def judge(
@@ -157,7 +157,7 @@ def judge_rows(
         done.setdefault(verdict["file"], set()).add(verdict["question"])
     tasks = [
         Task(
-            load=lambda row=row: read_video(row["path"]),
+            sample=partial(sample_video, row["path"]),
             prompts={q: row["prompt"] for q in QUESTIONS if q == "physics" or row["prompt"]},
             done=frozenset(done.get(row["file"], ())),
             tag=row,
@@ -165,7 +165,7 @@ def judge_rows(
         for row in rows
     ]
     open_clips = sum(not task.prompts.keys() <= task.done for task in tasks)
-    answers = score_tasks(critic, tasks, profile.critic_fps, profile.critic_tokens, explained)
+    answers = score_tasks(Judge(critic, profile.critic_fps, profile.critic_tokens, explained), tasks)
     total = sum(len(task.prompts.keys() - task.done) for task in tasks)
     for task, question, answer in show.progress(answers, "judging", total):
         row = {key: task.tag[key] for key in ("file", "model", "name", "prompt", "seed")}

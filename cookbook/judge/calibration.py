@@ -17,9 +17,9 @@ from cookbook.judge import rows as files
 from cookbook.judge.controls import Control
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
-from cookbook.judge.verdicts import Task, score_tasks
+from cookbook.judge.verdicts import Judge, Task, score_tasks
 from cookbook.models import hub
-from cookbook.models.critic import Critic
+from cookbook.models.critic import Critic, sample_frames
 from cookbook.profiles import Profile
 from cookbook.video import read_video, write_video
 
@@ -117,14 +117,14 @@ def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control
     for control in controls:
         tasks.append(
             Task(
-                load=lambda control=control: frames(control),
+                sample=lambda *size, control=control: sample_frames(*frames(control), *size),
                 prompts=dict.fromkeys(control.questions, control.prompt),
                 done=frozenset(q for q in QUESTIONS if (control.name, control.kind, q) in known_rows),
                 tag=control,
             )
         )
     total = sum(len(task.prompts.keys() - task.done) for task in tasks)
-    answers = score_tasks(critic, tasks, profile.critic_fps, profile.critic_tokens)
+    answers = score_tasks(Judge(critic, profile.critic_fps, profile.critic_tokens), tasks)
     for task, question, answer in show.progress(answers, "judging controls", total):
         control = task.tag
         row = {

@@ -1,123 +1,102 @@
 """From clips to scores, in batches of fixed make-up, so that a killed and resumed run gives the same scores.
 
-While the model works on one batch, the next is made ready and the clips behind it are read, so that a GPU does not
-wait for the decoding of videos; no more than that is held in memory.
+While the model works on one batch, the next are decoded and made ready in other threads, so that a GPU does not wait
+for videos; no more than these few are held in memory.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, TypeVar
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from cookbook.errors import UserError
 from cookbook.judge.scoring import QUESTIONS, ask, expected, parse_answer, prompt_hash
-from cookbook.models.critic import Critic, Sampled, Watched, answer, explain, look, sample_frames
+from cookbook.models.critic import Critic, Sampled, answer, explain, look
 
 BATCH = 8  # clips per forward pass
-READERS = min(16, os.cpu_count() or 1)
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
+TOGETHER = 3  # batches in hand: one in the model, the others being decoded and made ready
+READERS = min(16, os.cpu_count() or 1)  # clips decoded at a time
 
 
 @dataclass(frozen=True)
 class Task:
     """One clip to be scored."""
 
-    load: Callable[[], tuple[np.ndarray, float]]  # frames uint8 [T, H, W, 3] and their rate
+    sample: Callable[[float, int, int], Sampled]  # the frames to show for fps, most tokens, and a token's edge
     prompts: dict[str, str | None]  # question -> instruction; only what is asked
     done: frozenset[str] = frozenset()  # questions that have their row already
     tag: Any = field(default=None, compare=False)
 
 
-def score_tasks(
-    critic: Critic, tasks: Sequence[Task], fps: float, tokens: int, explained: bool = False
-) -> Iterator[tuple[Task, str, dict]]:
-    """Yield (task, question, answer) for every open question, in the order of `tasks`.
+Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answer
 
-    An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
-    visual_tokens, prompt_sha256, critic and error. A clip that cannot be judged gets its error and no score, and the
-    others go on.
-    """
-    hashes = {question: prompt_hash(question) for question in QUESTIONS}
+
+class Judge:
+    """A critic that scores batches of clips. May be called from several threads: they take turns with the model."""
+
+    def __init__(self, critic: Critic, fps: float, tokens: int, explained: bool = False) -> None:
+        self.critic, self.explained, self.size = critic, explained, (fps, tokens, critic.token_edge)
+        self.told = {q: {"prompt_sha256": prompt_hash(q), "critic": critic.fingerprint} for q in QUESTIONS}
+        self._turn, self._readers = Lock(), ThreadPoolExecutor(READERS)
+
+    def __call__(self, batch: Sequence[Task]) -> Answers:
+        """The answer to each question about each clip of a batch.
+
+        An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
+        visual_tokens, prompt_sha256, critic and error. A clip that cannot be judged gets its error and no score, and
+        the others go on.
+        """
+        answers: Answers = {}
+        groups: dict[tuple, list[int]] = {}  # clips that share a pass: of one shape, and asked the same questions
+        clips = list(self._readers.map(self._read, batch))
+        for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
+            if isinstance(clip, UserError):
+                answers |= {(row, question): _unjudged(str(clip)) for question in task.prompts}
+            elif task.prompts:
+                groups.setdefault((clip.shape, tuple(task.prompts)), []).append(row)
+        for (_, questions), rows in groups.items():
+            asked = [[ask(question, batch[row].prompts[question]) for question in questions] for row in rows]
+            watched = look(self.critic, [clips[row] for row in rows], asked)
+            with self._turn:
+                probabilities = answer(self.critic, watched)
+                for place, row in enumerate(rows):
+                    for column, question in enumerate(questions):
+                        text = explain(self.critic, clips[row], asked[place][column]) if self.explained else None
+                        facts = _judged(probabilities[place, column], text) | vars(watched.seen[place])
+                        answers[row, question] = facts
+        return {(row, question): facts | self.told[question] for (row, question), facts in answers.items()}
+
+    def _read(self, task: Task) -> Sampled | UserError:
+        try:
+            return task.sample(*self.size)
+        except UserError as error:
+            return error
+
+
+def score_tasks(judge: Callable[[Sequence[Task]], Answers], tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
+    """Yield (task, question, answer) for every open question, in the order of `tasks`."""
     batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
     batches = [batch for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
-    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as watcher:
-        clips = _ahead(lambda task: _read(task, fps, tokens, critic.token_edge), chain(*batches), readers, 2 * READERS)
-        read = ([next(clips) for _ in batch] for batch in batches)
-        ready = _ahead(lambda pair: _gather(critic, *pair), zip(batches, read, strict=True), watcher, 1)
-        for batch, (groups, failed) in zip(batches, ready, strict=True):
-            answers = failed | _ask(critic, batch, groups, explained)
-            for row, task in enumerate(batch):
-                for question in task.prompts:
-                    if question not in task.done:
-                        told = {"prompt_sha256": hashes[question], "critic": critic.fingerprint}
-                        yield task, question, answers[row, question] | told
-
-
-def _ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], pool: ThreadPoolExecutor, depth: int
-) -> Iterator[Result]:
-    """`work(item)` of each item in order, `depth` of them under way before they are asked for."""
-    queue = deque()
-    for item in items:
-        queue.append(pool.submit(work, item))
-        if len(queue) > depth:
-            yield queue.popleft().result()
-    while queue:
-        yield queue.popleft().result()
-
-
-def _read(task: Task, fps: float, tokens: int, edge: int) -> Sampled | UserError:
-    """The frames of a clip that the critic is to see, or why there are none."""
+    threads = ThreadPoolExecutor(TOGETHER)
     try:
-        return sample_frames(*task.load(), fps, tokens, edge)
-    except UserError as error:
-        return error
+        for batch, answers in zip(batches, threads.map(judge, batches), strict=True):
+            yield from open_answers(batch, answers)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Clips of a batch that share a pass: of one shape, and asked the same questions."""
-
-    rows: list[int]  # places in the batch
-    clips: list[Sampled]
-    questions: tuple[str, ...]
-    watched: Watched
-
-
-def _gather(critic: Critic, batch: Sequence[Task], clips: Sequence[Sampled | UserError]) -> tuple[list[_Group], dict]:
-    """The clips of a batch by shape and questions, made ready; and an answer for each that could not be read."""
-    groups: dict[tuple, list[int]] = {}
-    failed = {}
-    for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
-        if isinstance(clip, UserError):
-            failed |= {(row, question): _unjudged(str(clip)) for question in task.prompts}
-        elif task.prompts:
-            groups.setdefault((clip.shape, tuple(task.prompts)), []).append(row)
-    return [
-        _Group(rows, chosen := [clips[row] for row in rows], questions, look(critic, chosen))
-        for (_, questions), rows in groups.items()
-    ], failed
-
-
-def _ask(critic: Critic, batch: Sequence[Task], groups: Sequence[_Group], explained: bool) -> dict:
-    """The answer to each question about each row of a batch."""
-    answers = {}
-    for group in groups:
-        asked = [[ask(question, batch[row].prompts[question]) for question in group.questions] for row in group.rows]
-        probabilities = answer(critic, group.watched, asked)
-        for place, row in enumerate(group.rows):
-            for column, question in enumerate(group.questions):
-                text = explain(critic, group.clips[place], asked[place][column]) if explained else None
-                answers[row, question] = _judged(probabilities[place, column], text) | vars(group.watched.seen[place])
-    return answers
+def open_answers(batch: Sequence[Task], answers: Answers) -> Iterator[tuple[Task, str, dict]]:
+    """Those answers of a batch that have no row yet."""
+    for row, task in enumerate(batch):
+        for question in task.prompts:
+            if question not in task.done:
+                yield task, question, answers[row, question]
 
 
 def _judged(probabilities: np.ndarray, text: str | None) -> dict:

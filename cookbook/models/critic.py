@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 from transformers.cache_utils import DynamicCache
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
@@ -65,7 +67,8 @@ class Seen:
 class Watched:
     """Clips of one shape as the model gets them, up to where the questions begin."""
 
-    inputs: dict[str, torch.Tensor]  # on the model's device
+    inputs: dict[str, torch.Tensor]  # on the model's device, as all that follows
+    endings: list[tuple[torch.Tensor, torch.Tensor]]  # of each question: tokens [B, L], place of the last one [B]
     start: int  # position of the first token of a question
     seen: list[Seen]
 
@@ -86,6 +89,12 @@ class Critic:
     fingerprint: str
     writes: bool  # whether it was trained to write text, not only to score
     layers: tuple[qwen.Change, ...] = qwen.FAST  # parts of the class that are replaced while it scores
+    reading: Lock = field(default_factory=Lock, repr=False)  # whose turn it is with the tokenizer, which is not shared
+
+    def __post_init__(self) -> None:
+        device = self.model.device
+        # Beside the model's own, so that copies do not wait for it; one for good, as each keeps memory of its own
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
     def token_edge(self) -> int:
@@ -122,23 +131,19 @@ def critic_fingerprint(folder: Path) -> str:
     return store.digest_of({path.name: store.digest(path) for path in sorted(files)})
 
 
-def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int, edge: int) -> Sampled:
-    """Choose frames at `wanted_fps` (never more than there are) and shrink them to at most `tokens` visual tokens.
-
-    Args:
-        frames: uint8 [T, H, W, 3] at `fps`.
-        edge: pixels along the side of one visual token; two frames share a token.
+def choose_frames(
+    count: int, fps: float, height: int, width: int, wanted_fps: float, tokens: int, edge: int
+) -> tuple[np.ndarray, int, int]:
+    """Which frames to show, at `wanted_fps` (never more than there are), and at what height and width, so that they
+    make at most `tokens` visual tokens of `edge` x `edge` pixels; two frames share a token.
 
     Raises:
-        UserError: the clip has fewer than two frames at that rate, or the budget holds not one token a frame pair.
+        UserError: fewer than two frames at that rate, or the budget holds not one token a frame pair.
     """
     step = max(1.0, fps / wanted_fps)
-    indices = np.round(np.arange(0, len(frames) - 1 + 1e-6, step)).astype(int)
+    indices = np.round(np.arange(0, count - 1 + 1e-6, step)).astype(int)
     if len(indices) < 2:
-        raise UserError(
-            f"{len(frames)} frames at {fps:g} fps are too short: the critic needs 2 frames at {wanted_fps:g} fps"
-        )
-    height, width = frames.shape[1:3]
+        raise UserError(f"{count} frames at {fps:g} fps are too short: the critic needs 2 frames at {wanted_fps:g} fps")
     budget = tokens // math.ceil(len(indices) / 2)
     if budget < 1:
         raise UserError(
@@ -149,8 +154,37 @@ def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int
         shrink = math.sqrt(budget * edge * edge / (height * width))
         rows = min(budget, max(1, math.floor(height * shrink / edge)))
         columns = max(1, min(budget // rows, math.floor(width * shrink / edge)))
-    chosen = video.fit(frames[indices], rows * edge, columns * edge, crop=False)
-    return Sampled(chosen, tuple(indices.tolist()), float(fps))
+    return indices, rows * edge, columns * edge
+
+
+def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int, edge: int) -> Sampled:
+    """What the critic is to see of frames uint8 [T, H, W, 3] at `fps`; see `choose_frames`."""
+    indices, height, width = choose_frames(len(frames), fps, *frames.shape[1:3], wanted_fps, tokens, edge)
+    shown = np.stack([_resized(frames[index], height, width) for index in indices])
+    return Sampled(shown, tuple(indices.tolist()), float(fps))
+
+
+def sample_video(path: Path, wanted_fps: float, tokens: int, edge: int) -> Sampled:
+    """`sample_frames` of a file, which never holds all its frames as RGB. For one of many readers at a time.
+
+    Raises:
+        UserError: also where the file is not a readable video.
+    """
+    frames, fps = video.decode(path, threads=1)
+    size = frames[0].height, frames[0].width
+    indices, height, width = choose_frames(len(frames), fps, *size, wanted_fps, tokens, edge)
+    shown = np.empty((len(indices), height, width, 3), np.uint8)
+    for place, index in enumerate(indices):
+        shown[place] = _resized(frames[index].to_ndarray(format="rgb24"), height, width)
+    return Sampled(shown, tuple(indices.tolist()), fps)
+
+
+def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture [H, W, 3] squashed, bicubic with antialiasing: Pillow's to one level, in a sixth of its time."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+    return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def chat(critic: Critic, question: Question) -> tuple[str, str]:
@@ -192,15 +226,18 @@ def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[st
     ).data
 
 
-def look(critic: Critic, clips: Sequence[Sampled]) -> Watched:
-    """Make clips of one shape ready to be asked about; may run beside the model, in another thread.
+def look(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]) -> Watched:
+    """Make clips and what is asked of them ready for the model; may run in another thread, beside the model.
+
+    Args:
+        clips: of one shape (`Sampled.shape`).
+        asked: the questions of each clip, equally many.
 
     Raises:
         UserError: what the processor made of the frames is not what it was given.
     """
     device = critic.model.device
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # so that copies do not wait for the model
-    with torch.cuda.stream(stream) if stream else nullcontext():
+    with critic.reading, torch.cuda.stream(critic.stream) if critic.stream else nullcontext():
         inputs = watch(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
         looks = [seen(critic, clip, inputs, row) for row, clip in enumerate(clips)]
         # Clips of one shape have the same tokens, so one row of positions serves all
@@ -208,9 +245,10 @@ def look(critic: Critic, clips: Sequence[Sampled]) -> Watched:
         positions = critic.model.model.get_rope_index(**first)[0]
         inputs["position_ids"] = positions.expand(-1, len(clips), -1)
         inputs = {name: value.to(device) for name, value in inputs.items()}
-    if stream:
-        stream.synchronize()
-    return Watched(inputs, int(positions.max()) + 1, looks)
+        endings = [_tokens(critic, questions, device) for questions in zip(*asked, strict=True)]
+        if critic.stream:
+            critic.stream.synchronize()
+    return Watched(inputs, endings, int(positions.max()) + 1, looks)
 
 
 def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> Seen:
@@ -239,46 +277,39 @@ def _timestamps(clip: Sampled) -> list[float]:
     return [(a + b) / 2 for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
 
 
+def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """What follows the video in the chat of each question, padded to the right, where nothing sees the padding."""
+    rests = [chat(critic, question)[1] for question in questions]
+    made = critic.processor.tokenizer(rests, padding=True, padding_side="right", return_tensors="pt")
+    return made["input_ids"].to(device), made["attention_mask"].sum(1).sub(1).to(device)
+
+
 def score(
     critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]
 ) -> tuple[np.ndarray, list[Seen]]:
-    """Probabilities [clips, questions, 5] of the digits 1 to 5, and what was seen of each clip.
-
-    Args:
-        clips: of one shape (`Sampled.shape`).
-        asked: the questions of each clip, equally many.
-    """
-    watched = look(critic, clips)
-    return answer(critic, watched, asked), watched.seen
+    """Probabilities [clips, questions, 5] of the digits 1 to 5, and what was seen of each clip; see `look`."""
+    watched = look(critic, clips, asked)
+    return answer(critic, watched), watched.seen
 
 
 @torch.no_grad()
-def answer(critic: Critic, watched: Watched, asked: Sequence[Sequence[Question]]) -> np.ndarray:
+def answer(critic: Critic, watched: Watched) -> np.ndarray:
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
+    device, found = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
     with qwen.changed(*critic.layers):
-        with fast.kernels(critic.model.device):
+        with fast.kernels(device):
             critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
-        length, found = cache.get_seq_length(), []
-        for questions in zip(*asked, strict=True):
-            endings = [chat(critic, question)[1] for question in questions]
-            found.append(_digit_logits(critic, cache, endings, watched.start).softmax(-1))
+        length = cache.get_seq_length()
+        for ids, last in watched.endings:
+            positions = torch.arange(watched.start, watched.start + ids.shape[1], device=device).expand(3, *ids.shape)
+            hidden = critic.model.model(
+                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            logits = critic.model.lm_head(hidden[torch.arange(len(ids), device=device), last])
+            found.append(logits[:, critic.digits].float().softmax(-1))
             cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
     return torch.stack(found, 1).cpu().numpy()
-
-
-def _digit_logits(critic: Critic, cache: DynamicCache, endings: list[str], start: int) -> torch.Tensor:
-    """Logits [len(endings), 5] of the digits behind each ending, after videos whose keys and values are in `cache`.
-
-    Padding stands to the right, where nothing sees it. The endings stay in the cache: crop it before the next ones.
-    """
-    device = critic.model.device
-    tokens = critic.processor.tokenizer(endings, padding=True, padding_side="right", return_tensors="pt")
-    ids, last = tokens["input_ids"].to(device), tokens["attention_mask"].sum(1) - 1
-    positions = torch.arange(start, start + ids.shape[1], device=device).expand(3, *ids.shape)
-    hidden = critic.model.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)[0]
-    logits = critic.model.lm_head(hidden[torch.arange(len(endings)), last])
-    return logits[:, critic.digits].float()
 
 
 @torch.no_grad()
@@ -287,7 +318,10 @@ def explain(critic: Critic, clip: Sampled, question: Question, length: int = 102
     if not critic.writes:
         return None
     start, rest = chat(critic, Question(question.text + THINK, ""))
-    inputs = {name: value.to(critic.model.device) for name, value in watch(critic, [clip], [start + rest]).items()}
+    with critic.reading:
+        inputs = watch(critic, [clip], [start + rest])
+    inputs = {name: value.to(critic.model.device) for name, value in inputs.items()}
     critic.model.model.rope_deltas = None  # of an earlier clip
     ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)
-    return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    with critic.reading:
+        return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
