@@ -13,11 +13,12 @@ The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from cookbook.errors import UserError
 from cookbook.judge import judge_rows, verdicts
 from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
 from cookbook.models import critic as critics
-from cookbook.models import hub, world
+from cookbook.models import hub, qwen, world
 from cookbook.models.critic import Critic
 from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
@@ -114,27 +115,27 @@ def build(device: torch.device) -> Critic:
     return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", writes=True)
 
 
-def make_clips(folder: Path, count: int) -> list[dict]:
-    """Distinct videos out of the shipped clips, as rows for `judge_rows`."""
+def make_clip(path: Path, number: int) -> None:
+    """A video of its own out of a shipped clip: there and back in time from some moment, cropped, grainy."""
+    rng = np.random.default_rng(number)
     sources = sorted((store.ASSETS / "workshop" / "train" / "gr1").glob("*.mp4"))
-    noise = np.random.default_rng(0).integers(-3, 4, (8, HEIGHT, WIDTH, 3), np.int16)
+    frames = read_video(sources[number % len(sources)])[0]
+    last = len(frames) - 1
+    moments = np.abs((rng.integers(2 * last) + np.arange(FRAMES)) % (2 * last) - last)
+    top, left = rng.integers(0, 12), rng.integers(0, 20)
+    frames = frames[moments, top : top + 84, left : left + 140, :: rng.choice([-1, 1])]
+    grain = rng.integers(-3, 4, (8, HEIGHT, WIDTH, 3), np.int16)[rng.integers(0, 8, FRAMES)]
+    frames = np.clip(fit(np.ascontiguousarray(frames), HEIGHT, WIDTH) + grain, 0, 255)
+    write_video(path, frames.astype(np.uint8), FPS)
 
-    def make(number: int) -> dict:
-        rng = np.random.default_rng(number)
-        frames = read_video(sources[number % len(sources)])[0]
-        there_and_back = np.abs(
-            (rng.integers(len(frames)) + np.arange(FRAMES)) % (2 * len(frames) - 2) - len(frames) + 1
-        )
-        top, left = rng.integers(0, 12), rng.integers(0, 20)
-        frames = frames[there_and_back, top : top + 84, left : left + 140, :: rng.choice([-1, 1])]
-        frames = fit(np.ascontiguousarray(frames), HEIGHT, WIDTH)
-        grain = noise[rng.integers(0, len(noise), FRAMES)]
-        path = folder / f"{number:04d}.mp4"
-        write_video(path, np.clip(frames + grain, 0, 255).astype(np.uint8), FPS)
-        return {"file": path.name, "path": path, "model": None, "name": path.stem, "prompt": PROMPT, "seed": number}
 
-    with ThreadPoolExecutor(verdicts.READERS) as pool:
-        return list(pool.map(make, range(count)))
+def make_clips(folder: Path, count: int) -> list[dict]:
+    """Distinct videos as rows for `judge_rows`. Must come before CUDA is used, as it forks."""
+    paths = [folder / f"{number:04d}.mp4" for number in range(count)]
+    with ProcessPoolExecutor(verdicts.READERS, multiprocessing.get_context("fork")) as pool:
+        list(pool.map(make_clip, paths, range(count)))
+    facts = {"model": None, "prompt": PROMPT, "seed": 0}
+    return [{"file": path.name, "path": path, "name": path.stem, **facts} for path in paths]
 
 
 def plain_inputs(critic: Critic, shown: critics.Sampled, text: str) -> dict[str, torch.Tensor]:
@@ -263,46 +264,54 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        made = make_clips(folder / "clips", clips)
+        say(f"{clips} clips of {sum(row['path'].stat().st_size for row in made) / clips / 1e6:.2f} MB")
         critic = build(world.device())
         say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
-        made = make_clips(folder / "clips", clips)
-        size = sum(row["path"].stat().st_size for row in made) / clips / 1e6
-        say(f"{clips} clips of {size:.2f} MB")
         reading = reading_rate(setting, critic.token_edge, made)
         truth = plain_probabilities(critic, setting, made[0])
+        on_gpu = critic.model.device.type == "cuda"
 
-        def ours(chosen: Critic, label: str) -> Callable[[Sequence[dict], str], None]:
-            return lambda rows, part: judge_rows(setting, folder / f"{label}-{part}.jsonl", chosen, rows, False)
+        def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
+            def work(some: Sequence[dict], part: str) -> None:
+                judge_rows(setting, folder / f"{label}-{part}.jsonl", chosen, some, False)
 
-        compiled = tuple(
-            (modeling_qwen3_vl, name, torch.compile(getattr(modeling_qwen3_vl, name), dynamic=True))
-            for name in ("apply_rotary_pos_emb_vision", "apply_rotary_pos_emb")
-        )
-        part, batch = made[: clips // 4 or 1], verdicts.BATCH
-        methods = {
-            "plain generate loop": (made[:few], 1, None),
-            "cookbook judge": (made, batch, critic),
-            "the same, the class's own layers": (part, batch, replace(critic, layers=())),
-        }
-        if on_gpu := critic.model.device.type == "cuda":
-            faster = replace(critic, layers=(*critic.layers, *compiled))
-            methods["the same, rotary embedding compiled"] = (part, batch, faster)
-        for label, (chosen, first, judge) in methods.items():
-            if judge is None:
-                row = measure(label, critic, lambda rows, _: plain_loop(critic, setting, folder, rows), chosen, first)
-            else:
-                row = measure(label, judge, ours(judge, label), chosen, first)
-                told = store.read_rows(folder / f"{label}-timed.jsonl")
-                assert len(told) == 2 * len(chosen) and not any(line["error"] for line in told), "verdicts are missing"
-                scored = np.array([line["probabilities"] for line in told[:2]])
-                row = replace(row, difference=float(np.abs(scored - truth).max()))
+            row = measure(label, chosen, work, clips, verdicts.BATCH)
+            told = store.read_rows(folder / f"{label}-timed.jsonl")
+            assert len(told) == 2 * len(clips) and not any(line["error"] for line in told), "verdicts are missing"
+            scored = np.array([line["probabilities"] for line in told[:2]])
+            note(replace(row, difference=float(np.abs(scored - truth).max())))
+
+        def note(row: Row) -> None:
             rows.append(row)
             out.write_text(table(setting, rows, reading) + "\n")
-            say(f"{label}: {row.rate:.3g} clips/s")
+            say(f"{row.method}: {row.rate:.3g} clips/s")
+
+        ours("cookbook judge", critic, made)
         if on_gpu:
             say("one batch on the GPU\n" + kernels(critic, setting, made[: verdicts.BATCH]))
+        part = made[: clips // 4 or 1]
+        ours("the same, the class's own layers", replace(critic, layers=()), part)
+        note(
+            measure(
+                "plain generate loop", critic, lambda some, _: plain_loop(critic, setting, folder, some), made[:few], 1
+            )
+        )
+        if on_gpu:
+            for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
+                ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
     print(table(setting, rows, reading), flush=True)
     return rows
+
+
+def compiled() -> tuple[qwen.Change, ...]:
+    """Parts of the class made of many small kernels, each compiled into one."""
+    parts = [
+        (modeling_qwen3_vl, "apply_rotary_pos_emb_vision"),
+        (modeling_qwen3_vl, "apply_rotary_pos_emb"),
+        (modeling_qwen3_vl.Qwen3VLTextMLP, "forward"),
+    ]
+    return tuple((place, name, torch.compile(getattr(place, name), dynamic=True)) for place, name in parts)
 
 
 if __name__ == "__main__":
