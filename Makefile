@@ -12,7 +12,9 @@ run: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
+# Without trust JupyterLab hides the videos of notebooks that you have not run yourself.
 lab: .venv/ready
+	$(BIN)/jupyter trust notebooks/*.ipynb
 	$(BIN)/jupyter lab --notebook-dir .
 
 # Removes the environment and caches. Your results in runs/ are kept.

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ import tyro
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
+from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
 
 from cookbook import preflight, profiles, results, store
@@ -156,7 +157,10 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         raise UserError(
             f"{source.name}: the kernel died, most often for want of memory (the executed copy: {target})"
         ) from None
-    cells = [cell for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code"]
+    book = nbformat.read(target, as_version=4)
+    with suppress(OSError):  # a home that cannot be written to
+        NotebookNotary().sign(book)  # its outputs are this user's own; without trust JupyterLab shows no videos
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
     if idle := unexecuted(cells):
         raise UserError(f"{source.name}: code cell {idle[0]} of {len(cells)} did not run (the executed copy: {target})")
     return {

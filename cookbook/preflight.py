@@ -15,6 +15,7 @@ from cookbook.profiles import Profile, Source
 
 GUARDRAIL = Source("nvidia/Cosmos-Guardrail1", "main", licence=profiles.NVIDIA_MODEL_LICENCE, gated=True)
 INSTALL = 'pip install -c constraints.txt -e ".[dev,sim]"'
+OPTIONAL = ("mujoco", "ray", "playwright")  # packages of extras that no notebook needs
 STATES = {True: "ok", False: "MISSING", None: "-"}
 
 
@@ -97,7 +98,7 @@ def _hardware(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
 
 
 def _software(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
-    absent = [name for name, (here, _) in machine.versions.items() if here is None and name not in ("mujoco", "ray")]
+    absent = [name for name, (here, _) in machine.versions.items() if here is None and name not in OPTIONAL]
     other = [f"{name} {here}" for name, (here, tested) in machine.versions.items() if here not in (None, tested)]
     packages = f"no {', '.join(absent)}" if absent else f"not tested: {', '.join(other)}" if other else "those tested"
     right = (3, 11) <= sys.version_info[:2] <= (3, 12)

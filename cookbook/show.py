@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TypeVar
@@ -113,6 +114,25 @@ def show_prompts(rows: Sequence[tuple[str, Path]], height: int = 144) -> None:
         player = mediapy.show_video(frames, fps=fps, height=height, codec="h264", qp=QUALITY, return_html=True)
         cells.append(f"<tr><td style='text-align:left'>{escape(prompt)}</td><td>{player}</td></tr>")
     display(HTML(f"<table><tr><th>Input prompt file</th><th>Video file</th></tr>{''.join(cells)}</table>"))
+
+
+def browse(draw: Callable[..., None], **choices: Sequence) -> None:
+    """In a notebook, let the reader choose: a slider for each list of numbers, a menu for any other, and what
+    `draw(**chosen)` shows below them.
+
+    Nothing happens headless (`cookbook run` sets HEADLESS), so no state of a widget gets into files. A still with the
+    same information must stand beside it.
+    """
+    if os.environ.get("HEADLESS"):
+        return
+    import ipywidgets
+
+    def control(name: str, values: Sequence) -> ipywidgets.Widget:
+        kind = ipywidgets.SelectionSlider if isinstance(values[0], (int, float)) else ipywidgets.Dropdown
+        wide = ipywidgets.Layout(width="90%")
+        return kind(options=list(values), description=name.replace("_", " "), layout=wide)
+
+    ipywidgets.interact(draw, **{name: control(name, values) for name, values in choices.items()})
 
 
 def axes(width: float = 6.0, height: float = 3.2) -> Axes:

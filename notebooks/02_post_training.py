@@ -115,6 +115,32 @@ ax.hist(sigmas.numpy(), bins=50, color=show.COLOURS["accent"])
 ax.set(xlabel="noise level", ylabel="draws", title=f"shift {settings.recipe.shift:g}: half of the draws above {sigmas.median():.2f}");
 
 # %% [markdown]
+# What does that look like? Here the first half of a training clip is put on the line at several noise levels, as in training with its first frame given, and turned back into pixels.
+#
+# **What you should see:** at 0.4 the motion can still be read off; at 0.8 hardly the objects, and what happens next must be *decided*. More than half of the training happens above it. (In Jupyter, move the slider.)
+
+# %%
+from cookbook import video
+from cookbook.models import hub, vae, world
+
+codec = world.load_vae(hub.locate(settings.world)).to(world.device())
+frames, fps = video.read_video(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
+window = video.window(frames, fps, settings.clip, 0.0, settings.recipe.resample, settings.recipe.crop)
+clean = vae.encode(codec, vae.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
+noise = flow.initial_noise(tuple(clean.shape), seed).to(clean.device)
+given = flow.condition_mask(torch.tensor([1]), clean)
+
+
+def seen(noise_level):
+    latents = flow.noised(clean, noise, torch.tensor([noise_level], device=clean.device), given)
+    return vae.to_frames(vae.decode(codec, latents))
+
+
+levels = (0.0, 0.4, 0.6, 0.8, 0.95)
+show.show_sheet([seen(level) for level in levels], [f"noise level {level}" for level in levels])
+show.browse(lambda noise_level: show.show_sheet([seen(noise_level)], columns=4, width=160), noise_level=[n / 20 for n in range(21)])
+
+# %% [markdown]
 # ### 2.2 Training
 #
 # The plan first: what will be trained on what, in how much memory, for how long, and on what these estimates rest. Nothing is computed or downloaded here, so

@@ -159,6 +159,44 @@ several = [clip("tuned", key) for key in sorted(made["tuned"]) if key[0] == name
 show.show_sheet(several, [path.stem[-6:] for path in several])
 
 # %% [markdown]
+# In Jupyter you can look at every pair of photo and seed here, base beside tuned.
+
+# %%
+photos = {made["tuned"][key]["prompt"]: key[0] for key in shared}
+
+
+def side_by_side(prompt, seed):
+    both = [(model, (photos[prompt], seed)) for model in ("base", "tuned") if (photos[prompt], seed) in made[model]]
+    show.show_video([clip(*one) for one in both], [model for model, _ in both], height=144)
+
+
+show.browse(side_by_side, prompt=list(photos), seed=sorted({seed for _, seed in made["tuned"]}))
+
+# %% [markdown]
+# ### How much guidance?
+#
+# The first video once more, same photo and same noise: without guidance, with the profile's, and with three times as much. Requests of your own are rows like these.
+#
+# **What you should see:** with too much, colours get hard and shapes break. What less does depends on the model: the nano model has learnt one task and reaches for the object even without
+# guidance; a model that knows many things needs it to choose. Which strength is best is a question for the judge of the next notebook, not for a formula.
+
+# %%
+import json
+
+first = store.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0]
+strengths = [settings.sampling.guidance * factor for factor in (0, 1, 3)]
+asked = [first | {"name": f"guidance_{strength:g}", "guidance": strength} for strength in strengths]
+sweep = folder / "guidance" / store.digest_of([asked, rows["tuned"][0]["weights"]])[-8:]  # other weights, another folder
+sweep.mkdir(parents=True, exist_ok=True)
+(sweep / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+generate(profile, run=sweep, requests=sweep / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1)
+
+done = sweep / "dreams" / "tuned"
+strong = {row["guidance"]: done / row["file"] for row in store.read_rows(done / "dreams.jsonl") if not row["blocked"]}
+show.show_sheet(list(strong.values()), [f"guidance {strength:g}" for strength in strong])
+show.browse(lambda guidance: show.show_video(strong[guidance], height=144), guidance=list(strong))
+
+# %% [markdown]
 # ## Exercises
 #
 # Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The

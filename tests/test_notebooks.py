@@ -12,8 +12,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from nbformat.sign import NotebookNotary
 
-from cookbook import notebooks, profiles, store
+from cookbook import notebooks, profiles, show, store
 from cookbook.errors import UserError
 from cookbook.train.plan import departures
 
@@ -58,6 +59,7 @@ def test_the_ipynb_equals_its_py_twin(path, book):
 def test_kernel_is_python3_and_no_widget_state_is_kept(book):
     assert book.metadata.kernelspec.name == "python3"
     assert "widgets" not in book.metadata
+    assert not [o for cell in code(book) for o in cell.outputs if any("widget" in kind for kind in o.get("data", {}))]
 
 
 def test_parameters_are_annotated_literals_with_a_comment(book):
@@ -122,6 +124,17 @@ def test_notebook_02_gives_a_reason_for_each_departure():
         assert f"`{what.split()[0]}`" in text or what in text, departure
 
 
+@pytest.mark.parametrize("values, control", [([0.5, 1.0], "SelectionSlider"), (["a", "b"], "Dropdown")])
+def test_a_choice_is_a_slider_for_numbers_and_a_menu_for_words(values, control, monkeypatch):
+    monkeypatch.delenv("HEADLESS", raising=False)
+    made = []
+    monkeypatch.setattr("ipywidgets.interact", lambda draw, **controls: made.append((draw, controls)))
+    show.browse(print, what_now=values)
+    ((draw, controls),) = made
+    assert draw is print and list(controls) == ["what_now"]
+    assert type(controls["what_now"]).__name__ == control and controls["what_now"].options == tuple(values)
+
+
 # The runner
 
 
@@ -147,7 +160,8 @@ def written(tmp_path, monkeypatch):
     return write
 
 
-def test_a_good_notebook_runs_in_this_python_with_its_parameters(written, capsys):
+def test_a_good_notebook_runs_in_this_python_with_its_parameters(written, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
     run = written("import sys\nprint('python', sys.executable)", "print('count', count + 1)")
     assert notebooks.run_all("smoke", run=run, parameters=(("count", "41"),)) == {}
     text = (run / "notebooks" / "00_try.ipynb").read_text()
@@ -156,6 +170,17 @@ def test_a_good_notebook_runs_in_this_python_with_its_parameters(written, capsys
     assert timing["seconds"] > 0 and timing["cells"] == 4
     out = capsys.readouterr().out
     assert "[1/1] 00_try" in out and "no report yet: train" in out
+    assert NotebookNotary().check_signature(nbformat.read(run / "notebooks" / "00_try.ipynb", as_version=4))
+
+
+def test_choices_are_for_people_and_leave_no_trace_headless(written):
+    draw = "from cookbook import show\nshow.browse(lambda level: print('chosen', level), level=[0.5, 1.0])"
+    run = written(draw)
+    notebooks.run_all("smoke", run=run)
+    executed = (run / "notebooks" / "00_try.ipynb").read_text()
+    assert (
+        '"widgets"' not in executed and "widget-view" not in executed and "chosen" not in executed.split(draw[-20:])[-1]
+    )
 
 
 def test_a_failing_cell_stops_the_run_and_its_copy_is_kept(written):
