@@ -274,7 +274,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
         def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
             def work(some: Sequence[dict], part: str) -> None:
-                judge_rows(setting, folder / f"{label}-{part}.jsonl", chosen, some, False)
+                judge_rows(folder / f"{label}-{part}.jsonl", verdicts.Panel(chosen, FPS, TOKENS), some, False)
 
             row = measure(label, chosen, work, clips, verdicts.BATCH)
             told = store.read_rows(folder / f"{label}-timed.jsonl")

@@ -25,9 +25,8 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 
 from cookbook import profiles, store
 from cookbook.errors import UserError
-from cookbook.generate import cluster
 from cookbook.generate.requests import Request
-from cookbook.generate.stage import one_process
+from cookbook.generate.stage import many_processes, one_process
 from cookbook.models import hub, sizes, world
 from cookbook.profiles import Profile
 
@@ -101,7 +100,7 @@ def main(
         folder = Path(temporary)
         save_world(base, folder)
         parts = (folder, folder, chosen, [request])
-        rows = [count(one_process(parts, jobs), 1), count(cluster.make_all(ray, parts, jobs), workers)]
+        rows = [count(one_process(parts, jobs), 1), count(many_processes(ray, parts, jobs), workers)]
     made = store.environment()
     lines = [
         f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cookbook import profiles
+from cookbook import cluster, profiles
 
 
 def load(name: str, monkeypatch):
@@ -150,7 +150,7 @@ def test_scaling_table_counts_every_clip_of_both(tiny_world, monkeypatch, capsys
     memory = {"object_store_memory": 80 * 2**20}
     whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
     for _ in range(2):
-        whole.add_node(num_cpus=program.cluster.CORES, **memory)
+        whole.add_node(num_cpus=cluster.CORES, **memory)
     try:
         rows = program.main("tiny", clips=6, workers=2, ray=whole.address)
     finally:

@@ -1,4 +1,4 @@
-"""Generation on a Ray cluster of several nodes (on this machine): the same clips as a single process, whoever dies."""
+"""Generation and judging on a Ray cluster of several nodes (on this machine): as by one process, whoever dies."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-from cookbook import store
+from cookbook import cluster, store
+from cookbook.cluster import ATTEMPTS, CORES
 from cookbook.errors import UserError
-from cookbook.generate import cluster, generate
-from cookbook.generate.cluster import ATTEMPTS, CORES
+from cookbook.generate import generate
+from cookbook.generate.maker import TOGETHER
+from cookbook.judge import judge_rows
+from cookbook.judge.verdicts import Panel
+from cookbook.video import write_video
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="NOT RUN: generation on several GPUs or machines needs pip install -e .[cluster]"
@@ -68,6 +73,33 @@ def test_a_node_killed_in_the_middle_loses_no_clip(tmp_path, nodes, requests, ti
     alone = generate("tiny", run=tmp_path / "alone", **settings)
     videos = [{name: v for name, v in made["outputs"].items() if name.endswith(".mp4")} for made in (shared, alone)]
     assert videos[0] == videos[1], "a cluster must make the very same clips"
+
+
+@needs_ray
+def test_verdicts_of_a_cluster_are_those_of_one_process(tmp_path, nodes, critic_folder):
+    """40 clips, 80 verdicts, and a node that is killed among them: none twice, none missing, the same scores."""
+    address, whole, members = nodes
+    rows = []
+    for number in range(40):
+        path = tmp_path / "clips" / f"{number:02d}.mp4"
+        write_video(path, tiny.clip(number), 8)
+        rows.append({"file": path.name, "path": path, "model": None, "name": path.stem, "prompt": "Wave.", "seed": 0})
+    table = tmp_path / "shared.jsonl"
+
+    def kill_one() -> None:
+        while not (table.exists() and table.read_text().count("\n") >= 3):
+            time.sleep(0.02)
+        whole.remove_node(members[0], allow_graceful=False)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    shared, _ = judge_rows(table, Panel(critic_folder, 8, 1024, address), rows, False)
+    killer.join()
+    alone, _ = judge_rows(tmp_path / "alone.jsonl", Panel(critic_folder, 8, 1024), rows, False)
+    assert sorted(shared, key=lambda row: (row["file"], row["question"])) == sorted(
+        alone, key=lambda row: (row["file"], row["question"])
+    )
+    assert len(store.read_rows(table)) == 80
 
 
 @needs_ray
@@ -138,16 +170,21 @@ class Named:
         self.name = name
 
 
+def named(request: Named, seed: int) -> str:
+    return f"{request.name}, seed {seed}"
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("deadly", [{}, {"a": 1}, {"e": 2}, {"a": 1, "b": 1, "d": 2}])
 def test_each_clip_once_whichever_worker_dies(workers, deadly):
     ray = FakeRay(dict(deadly))
     jobs = [(Named(name), 0) for name in "abcde"]
-    made = list(cluster._Round(ray, ray.worker, workers, jobs))
-    assert sorted(made) == list("abcde")
+    made = list(cluster._Round(ray, ray.worker, workers, jobs, named, TOGETHER))
+    assert sorted(clip for _, clip in made) == list("abcde")
+    assert all(request.name == clip for (request, _), clip in made)
 
 
 def test_a_clip_that_kills_its_workers_is_named():
     ray = FakeRay({"b": ATTEMPTS})
     with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died with it in hand"):
-        list(cluster._Round(ray, ray.worker, 2, [(Named(name), 0) for name in "abc"]))
+        list(cluster._Round(ray, ray.worker, 2, [(Named(name), 0) for name in "abc"], named, TOGETHER))

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from cookbook import profiles, store
+from cookbook import cluster, profiles, store
 from cookbook.errors import UserError
-from cookbook.generate import cluster, shortcuts
+from cookbook.generate import shortcuts
 from cookbook.generate.maker import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
@@ -110,7 +110,7 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
         f"{profile.sampling.steps} steps, {len(todo)} prompts x {seeds} seeds"
         + (f", not exact: --fast {' '.join(sorted(fast))}" if fast else "")
     )
-    made = () if not left else one_process(parts, left) if ray is None else cluster.make_all(ray, parts, left)
+    made = () if not left else one_process(parts, left) if ray is None else many_processes(ray, parts, left)
     for row, video in progress(made, f"{facts['model']} clips", len(left)) if left else ():
         if video is not None:
             with store.replacing(out / row["file"]) as temporary:
@@ -118,6 +118,12 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
         rows[row["file"]] = facts | row
         store.append_row(table, facts | row)
     return [rows[file_name(r, seed)] for r, seed in jobs]
+
+
+def many_processes(ray: str, parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
+    """The clips as they get ready, made by the workers of the Ray cluster at that address."""
+    made = cluster.each(ray, Maker, parts, jobs, lambda request, seed: f"{request.name}, seed {seed}", TOGETHER)
+    yield from (clip for _, clip in made)
 
 
 def one_process(parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:

@@ -21,11 +21,10 @@ from cookbook.judge import rows as files
 from cookbook.judge.outcomes import MODELS
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
-from cookbook.judge.verdicts import Judge, Task, score_tasks
+from cookbook.judge.verdicts import Panel, Task
 from cookbook.layout import read_metadata, read_text
-from cookbook.models import hub, world
-from cookbook.models.critic import Critic, critic_fingerprint, load_critic, sample_video
-from cookbook.profiles import Profile
+from cookbook.models import hub
+from cookbook.models.critic import sample_video, writes
 
 
 def judge(
@@ -34,6 +33,7 @@ def judge(
     clips: Path | str | None = None,
     calibrate: bool = False,
     explain: bool = False,
+    ray: str | None = None,
     redo: bool = False,
 ) -> dict:
     """Score every dream of a run, or every mp4 of a folder, for physics and for following its instruction.
@@ -43,6 +43,8 @@ def judge(
             Prompts come from its dreams.jsonl or metadata.csv, else from <stem>.txt, else from the file's name.
         calibrate: only measure the critic on the controls, and return the calibration.
         explain: let the critic also write its reasoning (real models; the nano critic cannot write).
+        ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
+            `cluster`. This process alone when empty.
         redo: judge everything anew.
 
     Returns:
@@ -52,8 +54,9 @@ def judge(
     root = store.run_folder(run, chosen.name)
     folder = root / "verdicts" if clips is None else root / f"verdicts-{Path(clips).absolute().name}"
     source = hub.locate(chosen.critic)
+    panel = Panel(source, chosen.critic_fps, chosen.critic_tokens, ray)
     if calibrate:
-        return calibration.calibrate(chosen, root, folder, load_critic(source, world.device()))
+        return calibration.calibrate(chosen, root, folder, panel)
     rows, inputs = list_dreams(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
     if clips is None and (root / calibration.MARKS).exists():
         inputs["marks"] = store.digest(root / calibration.MARKS)
@@ -61,27 +64,25 @@ def judge(
         folder,
         "judge",
         chosen.name,
-        inputs
-        | {"critic": critic_fingerprint(source), "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
+        inputs | {"critic": panel.fingerprint, "prompts": store.digest_of([prompt_hash(q) for q in QUESTIONS])},
         {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain},
         redo,
     )
     if stage.done:
         return stage.manifest
-    critic = load_critic(source, world.device())
     print(
         f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {chosen.critic_tokens} visual tokens a clip"
     )
-    if explain and not critic.writes:
+    if explain and not writes(source):
         show.banner("this critic was trained to score, not to write: explanations stay empty")
     measured = (
-        calibration.calibrate(chosen, root, folder, critic) if clips is None else calibration.load(root / "verdicts")
+        calibration.calibrate(chosen, root, folder, panel) if clips is None else calibration.load(root / "verdicts")
     )
-    if measured is None or measured["made_from"]["critic"] != critic.fingerprint:
+    if measured is None or measured["made_from"]["critic"] != panel.fingerprint:
         measured = None
         show.banner("this critic is not measured on clips of known truth: run `cookbook judge --calibrate` first")
     clock = time.monotonic()
-    verdicts, fresh = judge_rows(chosen, folder / "verdicts.jsonl", critic, rows, explain)
+    verdicts, fresh = judge_rows(folder / "verdicts.jsonl", panel, rows, explain)
     per_clip = (time.monotonic() - clock) / max(1, fresh)
     told = outcomes.measure(chosen, rows, folder / outcomes.NAME) if clips is None else []
     facts = summarise(verdicts, measured) | outcomes.rates(told)
@@ -91,7 +92,7 @@ def judge(
     names = ("verdicts.jsonl", "calibration.json", "controls.jsonl", outcomes.NAME)
     outputs = [path for name in names if (path := folder / name).exists()]
     facts["seconds_per_clip"] = round(per_clip, 3) if fresh else None
-    return stage.finish(outputs, clips=len(rows), critic=critic.fingerprint, **facts)
+    return stage.finish(outputs, clips=len(rows), critic=panel.fingerprint, **facts)
 
 
 def list_dreams(run: Path) -> tuple[list[dict], dict[str, str]]:
@@ -147,9 +148,7 @@ def prompt_beside(path: Path) -> str | None:
     return words if len(words.split()) >= 4 else None
 
 
-def judge_rows(
-    profile: Profile, path: Path, critic: Critic, rows: Sequence[dict], explained: bool
-) -> tuple[list[dict], int]:
+def judge_rows(path: Path, panel: Panel, rows: Sequence[dict], explained: bool) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
     verdicts = files.read(path, files.Verdict)
     done: dict[str, set[str]] = {}
@@ -160,14 +159,14 @@ def judge_rows(
             sample=partial(sample_video, row["path"]),
             prompts={q: row["prompt"] for q in QUESTIONS if q == "physics" or row["prompt"]},
             done=frozenset(done.get(row["file"], ())),
+            explained=explained,
             tag=row,
         )
         for row in rows
     ]
     open_clips = sum(not task.prompts.keys() <= task.done for task in tasks)
-    answers = score_tasks(Judge(critic, profile.critic_fps, profile.critic_tokens, explained), tasks)
     total = sum(len(task.prompts.keys() - task.done) for task in tasks)
-    for task, question, answer in show.progress(answers, "judging", total):
+    for task, question, answer in show.progress(panel.score(tasks), "judging", total):
         row = {key: task.tag[key] for key in ("file", "model", "name", "prompt", "seed")}
         verdict = {**row, "sha256": store.digest(task.tag["path"]), "question": question, **answer}
         store.append_row(path, verdict)

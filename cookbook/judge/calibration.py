@@ -17,9 +17,9 @@ from cookbook.judge import rows as files
 from cookbook.judge.controls import Control
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
-from cookbook.judge.verdicts import Judge, Task, score_tasks
+from cookbook.judge.verdicts import Panel, Task
 from cookbook.models import hub
-from cookbook.models.critic import Critic, sample_frames
+from cookbook.models.critic import sample_frames
 from cookbook.profiles import Profile
 from cookbook.video import read_video, write_video
 
@@ -67,12 +67,12 @@ def load(folder: Path) -> dict | None:
     return found
 
 
-def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict:
+def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
     """Score the controls into folder/controls.jsonl and write folder/calibration.json, unless it is there."""
     main, apart = gather(profile, run)
     again = known.repeated(main, 2 * max(2, profile.control_clips // PER_KIND))
     made_from = {
-        "critic": critic.fingerprint,
+        "critic": panel.fingerprint,
         "prompts": {question: prompt_hash(question) for question in QUESTIONS},
         "controls": known.listing_hash(main + apart + again),
         "critic_fps": profile.critic_fps,
@@ -83,7 +83,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
         print(f"judge: found {folder / NAME}, the critic is measured")
         return found
     (folder / NAME).unlink(missing_ok=True)
-    rows = _scored(profile, folder / "controls.jsonl", critic, main + apart + again, made_from)
+    rows = _scored(profile, folder / "controls.jsonl", panel, main + apart + again, made_from)
     calibration = {
         "made_from": made_from,
         "controls": len(main),
@@ -104,7 +104,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, critic: Critic) -> dict
     return calibration
 
 
-def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control], made: dict) -> dict[tuple, dict]:
+def _scored(profile: Profile, path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
     """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
     sources = {c: store.digest_of({**made, "controls": known.listing_hash([c])}) for c in controls}
     rows = files.read(path, files.Measured)
@@ -124,8 +124,7 @@ def _scored(profile: Profile, path: Path, critic: Critic, controls: list[Control
             )
         )
     total = sum(len(task.prompts.keys() - task.done) for task in tasks)
-    answers = score_tasks(Judge(critic, profile.critic_fps, profile.critic_tokens), tasks)
-    for task, question, answer in show.progress(answers, "judging controls", total):
+    for task, question, answer in show.progress(panel.score(tasks), "judging controls", total):
         control = task.tag
         row = {
             "file": control.name,

@@ -10,14 +10,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from cookbook import cluster
 from cookbook.errors import UserError
 from cookbook.judge.scoring import QUESTIONS, ask, expected, parse_answer, prompt_hash
-from cookbook.models.critic import Critic, Sampled, answer, explain, look
+from cookbook.models import world
+from cookbook.models.critic import Critic, Sampled, answer, critic_fingerprint, explain, load_critic, look
 
 BATCH = 8  # clips per forward pass
 TOGETHER = 3  # batches in hand: one in the model, the others being decoded and made ready
@@ -31,6 +35,7 @@ class Task:
     sample: Callable[[float, int, int], Sampled]  # the frames to show for fps, most tokens, and a token's edge
     prompts: dict[str, str | None]  # question -> instruction; only what is asked
     done: frozenset[str] = frozenset()  # questions that have their row already
+    explained: bool = False  # the critic is to write its reasons, too
     tag: Any = field(default=None, compare=False)
 
 
@@ -38,11 +43,18 @@ Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answe
 
 
 class Judge:
-    """A critic that scores batches of clips. May be called from several threads: they take turns with the model."""
+    """A critic that scores batches of clips: what a single process calls, and every actor of a cluster.
 
-    def __init__(self, critic: Critic, fps: float, tokens: int, explained: bool = False) -> None:
-        self.critic, self.explained, self.size = critic, explained, (fps, tokens, critic.token_edge)
-        self.told = {q: {"prompt_sha256": prompt_hash(q), "critic": critic.fingerprint} for q in QUESTIONS}
+    May be called from several threads: they take turns with the model.
+
+    Args:
+        critic: loaded, or the folder to load.
+    """
+
+    def __init__(self, critic: Critic | Path, fps: float, tokens: int) -> None:
+        self.critic = critic if isinstance(critic, Critic) else load_critic(critic, world.device())
+        self.size = fps, tokens, self.critic.token_edge
+        self.told = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
         self._turn, self._readers = Lock(), ThreadPoolExecutor(READERS)
 
     def __call__(self, batch: Sequence[Task]) -> Answers:
@@ -67,7 +79,8 @@ class Judge:
                 probabilities = answer(self.critic, watched)
                 for place, row in enumerate(rows):
                     for column, question in enumerate(questions):
-                        text = explain(self.critic, clips[row], asked[place][column]) if self.explained else None
+                        wanted = batch[row].explained
+                        text = explain(self.critic, clips[row], asked[place][column]) if wanted else None
                         facts = _judged(probabilities[place, column], text) | vars(watched.seen[place])
                         answers[row, question] = facts
         return {(row, question): facts | self.told[question] for (row, question), facts in answers.items()}
@@ -79,24 +92,49 @@ class Judge:
             return error
 
 
-def score_tasks(judge: Callable[[Sequence[Task]], Answers], tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
-    """Yield (task, question, answer) for every open question, in the order of `tasks`."""
-    batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
-    batches = [batch for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
-    threads = ThreadPoolExecutor(TOGETHER)
-    try:
-        for batch, answers in zip(batches, threads.map(judge, batches), strict=True):
-            yield from open_answers(batch, answers)
-    finally:
-        threads.shutdown(cancel_futures=True)
+class Panel:
+    """Who scores: this process, or the workers of a Ray cluster.
+
+    Args:
+        critic: loaded, or the folder to load, as every machine of a cluster sees it.
+        ray: address of the cluster, as in `cookbook generate`; None for this process.
+    """
+
+    def __init__(self, critic: Critic | Path, fps: float, tokens: int, ray: str | None = None) -> None:
+        self.parts, self.ray = (critic, fps, tokens), ray
+        self.fingerprint = critic.fingerprint if isinstance(critic, Critic) else critic_fingerprint(critic)
+
+    @cached_property
+    def here(self) -> Judge:
+        return Judge(*self.parts)
+
+    def score(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
+        """(task, question, answer) for every open question; in the order of `tasks` unless many work on them."""
+        batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
+        batches = [batch for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
+        for batch, answers in self._work(batches):
+            for row, task in enumerate(batch):
+                for question in task.prompts:
+                    if question not in task.done:
+                        yield task, question, answers[row, question]
+
+    def _work(self, batches: list[Sequence[Task]]) -> Iterator[tuple[Sequence[Task], Answers]]:
+        if not batches:
+            return
+        if self.ray:
+            jobs = [(batch,) for batch in batches]
+            for (batch,), answers in cluster.each(self.ray, Judge, self.parts, jobs, _name, TOGETHER):
+                yield batch, answers
+            return
+        judge, threads = self.here, ThreadPoolExecutor(TOGETHER)
+        try:
+            yield from zip(batches, threads.map(judge, batches), strict=True)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
-def open_answers(batch: Sequence[Task], answers: Answers) -> Iterator[tuple[Task, str, dict]]:
-    """Those answers of a batch that have no row yet."""
-    for row, task in enumerate(batch):
-        for question in task.prompts:
-            if question not in task.done:
-                yield task, question, answers[row, question]
+def _name(batch: Sequence[Task]) -> str:
+    return f"{len(batch)} clips from {batch[0].tag['file']} on"
 
 
 def _judged(probabilities: np.ndarray, text: str | None) -> dict:

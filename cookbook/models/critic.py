@@ -120,9 +120,12 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     if any(len(ids) != 1 for ids in digits):
         raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so they have no probability of their own")
     model = model.to(device).eval().requires_grad_(False)
-    # A model that cannot write has nothing to say about how to sample its words
-    writes = (folder / "generation_config.json").exists()
-    return Critic(model, processor, [ids[0] for ids in digits], critic_fingerprint(folder), writes)
+    return Critic(model, processor, [ids[0] for ids in digits], critic_fingerprint(folder), writes(folder))
+
+
+def writes(folder: Path) -> bool:
+    """Whether the critic can write: one that cannot has nothing to say about how to sample its words."""
+    return (folder / "generation_config.json").exists()
 
 
 def critic_fingerprint(folder: Path) -> str:

@@ -1,8 +1,8 @@
-"""Generation on many GPUs or machines: Ray starts one actor per GPU around the `Maker` that a single process uses.
+"""Work on many GPUs or machines: Ray starts one actor per GPU around the object that a single process calls.
 
-Ray places the actors, moves clips and notices deaths; here is only who gets which clip. Each machine must see the
-weights and the photos under the same paths (a shared file system). Videos come back as bytes and the caller alone
-writes them, so a clip made twice, because the news of the first was lost with its machine, is written once.
+Ray places the actors, moves results and notices deaths; here is only who gets which job. Each machine must see the
+files under the same paths (a shared file system). The caller alone writes, so a job done twice, because the news of the
+first was lost with its machine, is written once.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from cookbook.errors import UserError
-from cookbook.generate.maker import TOGETHER, Maker
-from cookbook.generate.requests import Request
 
-Job = tuple[Request, int]  # request and seed
 CORES = 2  # per actor, where the cluster has no GPU
-ATTEMPTS = 3  # a clip that took so many workers with it is itself the reason
+ATTEMPTS = 3  # a job that took so many workers with it is itself the reason
 PATIENCE = 60  # seconds without any news before it is said that no worker runs
 
 
@@ -70,14 +67,24 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def make_all(address: str, parts: tuple, jobs: list[Job]) -> Iterator[tuple[dict, bytes | None]]:
-    """Every clip of `jobs` once, in the order they get ready: its row and its mp4.
+def each(
+    address: str,
+    worker: Callable[..., Any],
+    parts: tuple,
+    jobs: Sequence[tuple],
+    name: Callable[..., str],
+    together: int,
+) -> Iterator[tuple[tuple, Any]]:
+    """Every job once, in the order they get ready: the job and what came of it.
 
     Args:
-        parts: arguments of `Maker`.
+        worker: class whose objects are called with a job's arguments; may be called from several threads.
+        parts: arguments of the class.
+        name: what a job is called, from its arguments.
+        together: jobs in the hands of one worker.
 
     Raises:
-        UserError: what a `Maker` raised, no room for even one actor, or a clip whose workers die.
+        UserError: what a worker raised, no room for even one actor, or a job whose workers die.
     """
     with connected(address) as ray:
         available = ray.cluster_resources()
@@ -85,21 +92,23 @@ def make_all(address: str, parts: tuple, jobs: list[Job]) -> Iterator[tuple[dict
         places = gpus or int(available.get("CPU", 0)) // CORES
         if not places:
             raise UserError(f"the Ray cluster at {address} has no GPU and fewer than {CORES} CPU cores")
-        print(f"generate: Ray at {address}, {places} x {'1 GPU' if gpus else f'{CORES} CPU cores'}")
+        print(f"Ray at {address}: {places} x {'1 GPU' if gpus else f'{CORES} CPU cores'}")
         resources = {"num_gpus": 1} if gpus else {"num_cpus": CORES}
-        actor = ray.remote(**resources, max_restarts=0, max_concurrency=TOGETHER)(Maker)
-        yield from _Round(ray, lambda: actor.remote(*parts), min(places, len(jobs)), jobs)
+        actor = ray.remote(**resources, max_restarts=0, max_concurrency=together)(worker)
+        yield from _Round(ray, lambda: actor.remote(*parts), min(places, len(jobs)), jobs, name, together)
 
 
 class _Round:
-    """One batch of clips over actors that may die: iterating gives the finished clips."""
+    """All jobs over actors that may die: iterating gives those that are done."""
 
-    def __init__(self, ray: Any, start: Any, workers: int, jobs: list[Job]):
-        self.ray, self.start, self.left = ray, start, deque(jobs)
-        self.lost: dict[str, int] = {}  # clip -> workers that died over it
+    def __init__(
+        self, ray: Any, start: Any, workers: int, jobs: Sequence[tuple], name: Callable[..., str], together: int
+    ):
+        self.ray, self.start, self.left, self.name, self.together = ray, start, deque(jobs), name, together
+        self.lost: dict[str, int] = {}  # job -> workers that died over it
         self.waiting: dict[Any, Any] = {}  # reference that is ready once the actor has loaded its models -> the actor
-        self.running: dict[Any, tuple[Any, Job]] = {}
-        self.idle: list[Any] = []  # actors that found no clip left; a death may leave one
+        self.running: dict[Any, tuple[Any, tuple]] = {}
+        self.idle: list[Any] = []  # actors that found no job left; a death may leave one
         for _ in range(workers):
             self.hire()
 
@@ -109,23 +118,23 @@ class _Round:
         self.waiting[worker.__ray_ready__.remote()] = worker
 
     def give(self, worker: Any) -> None:
-        """Hand the worker its next clip, if one is left."""
+        """Hand the worker its next job, if one is left."""
         if not self.left:
             self.idle.append(worker)
             return
         job = self.left.popleft()
         self.running[worker.__call__.remote(*job)] = (worker, job)
 
-    def __iter__(self) -> Iterator[tuple[dict, bytes | None]]:
+    def __iter__(self) -> Iterator[tuple[tuple, Any]]:
         while self.left or self.running:
             ready, _ = self.ray.wait([*self.running, *self.waiting], timeout=PATIENCE)
             if not ready and not self.running:
-                print("generate: no worker of the cluster runs; waiting for a machine to come back", flush=True)
+                print("no worker of the cluster runs; waiting for a machine to come back", flush=True)
             for reference in ready:
                 yield from self.take(reference)
 
-    def take(self, reference: Any) -> Iterator[tuple[dict, bytes | None]]:
-        """One piece of news: an actor is ready, a clip is done, or an actor died with its clip."""
+    def take(self, reference: Any) -> Iterator[tuple[tuple, Any]]:
+        """One piece of news: an actor is ready, a job is done, or an actor died with its job."""
         hired = self.waiting.pop(reference, None)
         worker, job = (hired, None) if hired is not None else self.running.pop(reference)
         try:
@@ -136,13 +145,13 @@ class _Round:
             self.bury(worker, job, error)
             return
         if hired is None:
-            yield result
-        for _ in range(TOGETHER if hired is not None else 1):
+            yield job, result
+        for _ in range(self.together if hired is not None else 1):
             self.give(worker)
 
-    def bury(self, worker: Any, job: Job | None, error: Exception) -> None:
-        """The worker is dead: its clip goes to the next free one, and a new worker is asked for (once)."""
-        name = f"{job[0].name}, seed {job[1]}" if job else "loading the models"
+    def bury(self, worker: Any, job: tuple | None, error: Exception) -> None:
+        """The worker is dead: its job goes to the next free one, and a new worker is asked for (once)."""
+        name = self.name(*job) if job else "loading the models"
         self.lost[name] = self.lost.get(name, 0) + 1
         if self.lost[name] >= ATTEMPTS:
             raise UserError(f"{name}: {ATTEMPTS} workers died with it in hand ({_last_line(error)})") from None
@@ -151,6 +160,6 @@ class _Round:
             self.left.appendleft(job)
         while self.left and self.idle:
             self.give(self.idle.pop())
-        if not any(other is worker for other, _ in self.running.values()):  # the last of its clips tells of the death
-            print(f"generate: a worker died over {name}; its clips are made by the others", flush=True)
+        if not any(other is worker for other, _ in self.running.values()):  # the last of its jobs tells of the death
+            print(f"a worker died over {name}; others do its work", flush=True)
             self.hire()
