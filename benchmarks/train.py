@@ -33,7 +33,7 @@ from cookbook.errors import UserError
 from cookbook.models import sizes, world
 from cookbook.profiles import Profile, Recipe
 from cookbook.train import plan as planning
-from cookbook.train import ready
+from cookbook.train.network import ready
 from cookbook.train.objective import Batch, flow_loss
 
 PEAK = 989e12  # FLOP per second of an H100 in bf16, dense

@@ -65,33 +65,24 @@ folder = samples.with_clips(profile, store.run_folder(run or None, profile))
 # A recipe is a frozen dataclass. The published experiment (`upstream`) is reproduced exactly, with every value that it inherits; ours (`recommended`)
 # departs from it where a reason can be given.
 #
-# **What you should see:** the recipe of this run beside the recommended and the published one for real weights, only where they differ.
+# **What you should see:** the recipe of this run, ours for the real 2B model and the published one side by side, wherever this run differs, and why.
+# `cookbook train --explain` prints every value.
 
 # %%
 from dataclasses import asdict
 
 import pandas as pd
 
-columns = {"this run": settings.recipe, "recommended, 2b": profiles.recommended_recipe(), "upstream": profiles.upstream_recipe()}
-shown = {name: {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in asdict(r).items()} for name, r in columns.items()}
-table = pd.DataFrame(shown)
-table[table.nunique(axis=1) > 1].drop("name")
+from cookbook.train import explain
+
+pd.set_option("display.max_colwidth", None)
+table = pd.DataFrame(asdict(row) for row in explain.compare(settings)).set_index("field")
+table.insert(1, "recommended, 2b", {row.field: row.ours for row in explain.compare(profiles.get("2b"))})
+table[table.reason != ""]
 
 # %% [markdown]
-# Why `recommended` departs from `upstream`:
-#
-# | field | upstream | reason for the departure |
-# |---|---|---|
-# | `warmup` | 1000 of 1000 steps | the run ends where its warm-up ends: the learning rate is a ramp that only its last step reaches |
-# | `peak_factor`, `end_factor`, `cycle` | 0.5, 0.2 over 100,000 steps | the decay begins after training has ended; ours falls to a tenth within the run |
-# | `given_frames` | none 50 %, one 25 %, two 25 % | half of the steps train text-to-video, but the task is image-to-video |
-# | `master_weights` | off: weights and Adam in bf16 | computed for weights of deviation 0.02: at these learning rates only 15 to 30 % of the updates survive bf16 rounding |
-# | `crop` | squash | generation crops; a model should meet in use the shapes it was trained on |
-# | `resample` | native rate | a 30 fps file and a 16 fps file would show the same motion at different speeds |
-# | `reshuffle` | same order each epoch | a fixed order correlates neighbouring batches for no gain |
-# | `recompute` | selective | activations of whole blocks are computed again on the way back: that is what was measured at full size; short clips (nano) need none of it |
-# | at most 4 windows of a clip | any | windows are encoded once and kept, so that the VAE is not in memory while training |
-# | clips held out | none | a loss on clips that were never trained on is the only one that shows learning |
+# Two things differ that are no value of a recipe: clips are held out, because a loss on clips that were never trained on is the only one that shows learning; and at most
+# four windows of a longer clip are used, each encoded once and kept, so that the VAE is not in memory while training (`--no-cache` encodes in every step instead).
 #
 # The nano values differ once more (`batch`, `learning_rate`, `steps`, `clip_norm`, `save_every`), because a network of a few million parameters learns
 # with a larger step than one of two billion.
@@ -160,7 +151,10 @@ plan = train(profile, run=folder, recipe=recipe or None, steps=steps or None, se
 #
 # whose window grows with the run: the first steps are forgotten, the last are averaged.
 #
-# On several GPUs the same code runs under `torchrun`; weights are then sharded with FSDP2.
+# On several GPUs the same code runs under `torchrun`; weights are then sharded with FSDP2, and only one process ever reads them. On a GPU each block of the network is compiled.
+#
+# For a run of hours: `--sample-every 200` makes clips of fixed seeds with the weights of that step, `--tensorboard` draws the log as it grows, and `--base model.pt` starts from
+# weights in NVIDIA's own file format.
 #
 # **What you should see:** the number of cached clips, a line a minute while it works, and a summary at the end.
 

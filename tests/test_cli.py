@@ -18,7 +18,9 @@ FLAGS = {
     "doctor": {"--profile"},
     "verify": {"--profile"},
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
-    "train": STAGE | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"},
+    "train": STAGE
+    | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"}
+    | {"--base", "--no-cache", "--sample-every", "--tensorboard"},
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--redo"},
     "judge": STAGE | {"--clips", "--calibrate", "--explain", "--ray", "--redo"},

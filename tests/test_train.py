@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -24,9 +25,10 @@ from cookbook import engine, profiles, store, video
 from cookbook.engine import checkpoint
 from cookbook.engine.optim import PowerEma, ema_exponent, rate_factor, trainable
 from cookbook.errors import UserError
-from cookbook.models import world
-from cookbook.train import _require_trained, train
+from cookbook.models import names, world
 from cookbook.train import clips as footage
+from cookbook.train import train
+from cookbook.train.network import require_trained
 from cookbook.train.objective import Batch, batches, sample
 
 
@@ -190,7 +192,7 @@ def test_healthy_and_random_first_losses_are_told_apart(before, refused):
     """0.03 and 3 are reported for the 2B model, 0.37 is the shipped nano model's, 1.5 a model that learnt nothing."""
     for made in map(profiles.get, ("smoke", "nano", "2b", "14b")):
         with pytest.raises(UserError) if refused else nullcontext():
-            _require_trained(before, 1.65, made.recipe.first_loss, Path("models"))
+            require_trained(before, 1.65, made.recipe.first_loss, Path("models"))
 
 
 def test_data_that_was_not_prepared_is_refused(tiny_profile, tmp_path):
@@ -239,6 +241,98 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
     state = {part: {} for part in checkpoint.PARTS} | {"model": {"net.final_layer.linear.weight": torch.zeros(64, 32)}}
     with pytest.raises(UserError, match="not a whole checkpoint"):
         checkpoint.load(broken, state, ALONE)
+
+
+# base weights of one's own, no cache, and what is shown on the way
+
+
+def native_file(path: Path, models: Path, change=lambda state: state) -> Path:
+    """A file as NVIDIA releases them: native names, bookkeeping included."""
+    state = names.as_native(world.load_transformer(models).state_dict())
+    state |= {"net.accum_iteration": torch.tensor(5), "net.blocks.0.self_attn._extra_state": io.BytesIO(b"te")}
+    torch.save(change(state), path)
+    return path
+
+
+def test_a_native_file_gives_the_weights_of_the_folder_it_came_from(tiny_world, tiny_clips, tiny_profile, tmp_path):
+    tiny_profile(steps=2)
+    file = native_file(tmp_path / "base.pt", tiny_world)
+    manifest = train("tiny", run=tmp_path / "own", data=tiny_clips, base=file)
+    other = train("tiny", run=tmp_path / "usual", data=tiny_clips)
+    assert losses(tmp_path / "own") == losses(tmp_path / "usual")
+    bases = [m["settings"]["base weights"] for m in (manifest, other)]
+    assert bases[0] == store.digest(file) != bases[1]
+    native_file(file, tiny_world, lambda state: {name: 2 * value for name, value in list(state.items())[:-2]})
+    train("tiny", run=tmp_path / "doubled", data=tiny_clips, base=file)
+    assert losses(tmp_path / "doubled")[0] != losses(tmp_path / "usual")[0], "the file, not the folder, must be used"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda state: dict(list(state.items())[1:]), r"base.pt: 1 weights do not fit this network \(missing "),
+        (
+            lambda state: state | {"net.blocks.9.mlp.layer1.weight": torch.zeros(2)},
+            "unexpected transformer_blocks.9.ff",
+        ),
+        (
+            lambda state: state | {"net.x_embedder.proj.1.weight": torch.zeros(2)},
+            r"patch_embed.proj.weight is \[2\], exp",
+        ),
+        (lambda state: {"model": 1}, r"holds no weights named net\.\*"),
+        (lambda state: state | {"net.x": print}, "is damaged or holds more than tensors"),
+    ],
+)
+def test_native_files_that_do_not_fit_are_refused(change, complaint, tiny_world, tiny_clips, tiny_profile, tmp_path):
+    tiny_profile(steps=2)
+    file = native_file(tmp_path / "base.pt", tiny_world, change)
+    with pytest.raises(UserError, match=complaint):
+        train("tiny", run=tmp_path / "run", data=tiny_clips, base=file)
+
+
+def test_flags_that_cannot_be_are_refused(tiny_clips, tiny_profile, tmp_path, monkeypatch):
+    tiny_profile(steps=2)
+    where = {"run": tmp_path, "data": tiny_clips}
+    with pytest.raises(UserError, match="none.pt: no such file; --base takes a .pt file"):
+        train("tiny", **where, base=tmp_path / "none.pt")
+    with pytest.raises(UserError, match="sample_every is 0; it must be at least 1"):
+        train("tiny", **where, sample_every=0)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train("tiny", **where, tensorboard=True)
+    tiny_profile(steps=2, lora_rank=4)
+    with pytest.raises(UserError, match="--base trains all weights"):
+        train("tiny", **where, base=tmp_path / "none.pt")
+
+
+def test_encoding_in_every_step_gives_the_same_and_keeps_nothing(trained, tiny_profile, tiny_clips, tmp_path, capsys):
+    folder, _ = trained
+    tiny_profile(steps=12)
+    train("tiny", run=tmp_path, data=tiny_clips, cache=False)
+    assert losses(tmp_path) == losses(folder) and not (tmp_path / "cache").exists()
+    parts = train("2b", run=tmp_path / "none", plan=True, cache=False)["memory_gb"]
+    assert parts["VAE and text encoder"] == pytest.approx(17.4, abs=0.1)
+
+
+def test_samples_are_clips_of_fixed_seeds_and_disturb_nothing(trained, tiny_profile, tiny_clips, tmp_path):
+    folder, _ = trained
+    tiny_profile(steps=12)
+    manifest = train("tiny", run=tmp_path, data=tiny_clips, sample_every=6)
+    assert losses(tmp_path) == losses(folder)
+    files = sorted((tmp_path / "checkpoints/samples").iterdir())
+    assert [file.name for file in files] == ["step_000000006_seed0.mp4", "step_000000012_seed0.mp4"]
+    assert {f"samples/{file.name}" for file in files} <= set(manifest["outputs"])
+    early, late = (video.read_video(file)[0].astype(int) for file in files)
+    assert early.shape == (9, 32, 48, 3) and np.abs(early - late).max() > 3, "other weights make another clip"
+
+
+def test_tensorboard_has_every_row_of_the_log(tiny_profile, tiny_clips, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="not installed")
+    tiny_profile(steps=3)
+    train("tiny", run=tmp_path, data=tiny_clips, tensorboard=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "checkpoints/tensorboard")).Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert curve == [(step, pytest.approx(loss)) for step, loss in enumerate(losses(tmp_path), 1)]
 
 
 # killed, and in many processes
@@ -328,6 +422,9 @@ def test_plans_of_the_real_models_need_nothing(profile, recipe, parameters, trai
     text = capsys.readouterr().out
     for word in ("GB to download", "NVIDIA Open Model License", "gated", "departures", "one H100"):
         assert word in text
+    for machine in ("1 H100: ", "8 H100: ", "4 machines of 8 H100: "):
+        assert f"on paper      {machine}" in text
+    assert ("GB each (does not fit: 80)" in text) == (profile == "14b"), "one card for all weights of 14B"
     assert not (tmp_path / "none").exists()
 
 

@@ -192,6 +192,8 @@ def train_rank(rank: int, size: int, port: int, folder: Path, steps: int, batch:
     """`train_tiny` as one of several processes, as torchrun starts them but without its start-up time."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    if rank:
+        world_models.load_transformer = None  # one process reads the weights, the others get their shares from it
     train_tiny(folder, steps, batch, 0 if rank else die, **more)
 
 

@@ -4,9 +4,7 @@ network, or refused. Tensors are read one by one, when they are asked for: a che
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +21,9 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
-from cookbook.models import names, sizes
+from cookbook.models import names, sizes, world
+from cookbook.models.names import EMA, NET
 
-NET, EMA = "net.", "net_ema."
 LORA = ".lora_"
 
 
@@ -79,7 +77,8 @@ def read(path: Path, models: Path) -> Weights:
         UserError: the checkpoint is truncated or partial, holds no EMA, or belongs to another network.
     """
     if path.is_file():
-        state, shapes = read_file(path)
+        state = world.read_native(path)
+        shapes = {name: value.shape for name, value in state.items()}
         if not any(name.startswith(EMA) for name in state):
             net = _part(state, NET, shapes)
             check_shapes(path, {name: shapes[NET + name] for name in net}, models)
@@ -100,23 +99,6 @@ def read(path: Path, models: Path) -> Weights:
 def _part(state: Mapping[str, Tensor], prefix: str, shapes: Mapping[str, Any]) -> Lazy:
     own = sorted(name.removeprefix(prefix) for name in shapes if name.startswith(prefix))
     return Lazy(own, lambda name: state[prefix + name])
-
-
-def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, torch.Size]]:
-    """The tensors of a native `.pt` file, mapped and not loaded, and their shapes. Bookkeeping entries are left out."""
-    try:
-        with torch.serialization.safe_globals([io.BytesIO, bytes]):  # TransformerEngine's _extra_state
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is damaged or holds more than tensors ({_last_line(error)})") from None
-    state = {
-        name: value
-        for name, value in (found.items() if isinstance(found, dict) else ())
-        if isinstance(value, Tensor) and names.to_diffusers(name.removeprefix(EMA)) is not None
-    }
-    if not any(name.startswith(NET) for name in state):
-        raise UserError(f"{path} holds no weights named {NET}*: not a world model in NVIDIA's native form")
-    return state, {name: value.shape for name, value in state.items()}
 
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -131,7 +132,8 @@ def shard(model: nn.Module, group: Group, compute: torch.dtype, most: int = 8) -
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
     for parameter in frozen:
-        parameter.data = parameter.data.to(group.device)
+        if not parameter.is_meta:  # `fill` will give it a place
+            parameter.data = parameter.data.to(group.device)
     blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
     for module in (*blocks, model):  # the root too lets go after a forward pass: a measurement may precede training
         fully_shard(
@@ -142,3 +144,14 @@ def shard(model: nn.Module, group: Group, compute: torch.dtype, most: int = 8) -
             ignored_params=frozen,
         )
     return model
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], group: Group) -> None:
+    """Give a model that was split without memory (on the device `meta`) its weights.
+
+    Args:
+        state: all of them in the main process, which sends each process its share; elsewhere empty. So no other process
+            ever holds the whole network.
+    """
+    model.to_empty(device=group.device)
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))

@@ -143,6 +143,7 @@ def fit(
     group: Group,
     compute: torch.dtype,
     spell: Callable[[str], str] = str,
+    watch: Callable[[int, dict], None] = lambda step, row: None,
 ) -> Trained:
     """Train `model` in place for `recipe.steps`, continuing from the newest checkpoint in `folder` if there is one.
 
@@ -151,6 +152,7 @@ def fit(
         batch_at: number -> batch of this process. It must be a pure function, else a resumed run differs.
         compute: dtype of the computation; weights of another dtype are used through autocast.
         spell: a parameter's name in the model -> its name in the checkpoint.
+        watch: called in every process after a step, with the number of finished steps and the log's row.
 
     Raises:
         UserError: gradients that are not finite, a checkpoint that does not fit, or no disk for the next.
@@ -169,6 +171,7 @@ def fit(
                 store.append_row(folder / LOG, row)
             if run.step in due:
                 saver.save(run.step, run.state())
+            watch(run.step, row)
     finally:
         saver.close()
     group.barrier()

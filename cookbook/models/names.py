@@ -12,6 +12,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+NET, EMA = "net.", "net_ema."  # before a name in a checkpoint: the weights of the last step, and their average
+
 # (native, diffusers), tried in order on whole dotted segments
 _PAIRS = (
     ("x_embedder.proj.1", "patch_embed.proj"),

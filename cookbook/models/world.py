@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForCo
 
 from cookbook import store
 from cookbook.errors import UserError
+from cookbook.models import names
 from cookbook.models.vae import channels_last
 
 
@@ -37,16 +40,52 @@ class TextEncoder:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> CosmosTransformer3DModel:
-    """The denoiser from `folder/transformer`, on the CPU. Every weight must be there and have the right shape."""
+def load_transformer(
+    folder: Path, dtype: torch.dtype = torch.float32, native: Path | None = None
+) -> CosmosTransformer3DModel:
+    """The denoiser from `folder/transformer`, on the CPU. Every weight must be there and have the right shape.
+
+    Args:
+        native: a `.pt` file in NVIDIA's names whose `net.*` are loaded instead of the folder's weights.
+    """
     path = folder / "transformer"
     _require(path / "config.json", folder)
     model = CosmosTransformer3DModel.from_config(CosmosTransformer3DModel.load_config(path))
     state: dict[str, torch.Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        state |= load_file(file)
-    load_strictly(model, state, path)
+    if native:
+        found = read_native(native)
+        state = names.as_diffusers({name: found[name] for name in found if name.startswith(names.NET)})
+    else:
+        for file in sorted(path.glob("*.safetensors")):
+            state |= load_file(file)
+    load_strictly(model, state, native or path)
     return model if dtype == torch.float32 else model.to(dtype)
+
+
+def read_native(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a `.pt` file in NVIDIA's names, `net.*` and perhaps `net_ema.*`, mapped and not loaded.
+
+    Bookkeeping entries are left out.
+
+    Raises:
+        UserError: the file is missing or damaged, holds more than tensors, or is no world model in this form.
+    """
+    try:
+        with torch.serialization.safe_globals([io.BytesIO, bytes]):  # TransformerEngine's _extra_state
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+        raise UserError(f"{path} is damaged or holds more than tensors ({reason})") from None
+    state = {
+        name: value
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if isinstance(value, torch.Tensor) and names.to_diffusers(name.removeprefix(names.EMA)) is not None
+    }
+    if not any(name.startswith(names.NET) for name in state):
+        raise UserError(f"{path} holds no weights named {names.NET}*: not a world model in NVIDIA's native form")
+    return state
 
 
 def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], origin: Path) -> None:

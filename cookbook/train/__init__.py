@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from diffusers import CosmosTransformer3DModel
 
 from cookbook import engine, profiles, store
 from cookbook.engine import Group
@@ -24,11 +21,23 @@ from cookbook.profiles import Profile, Recipe
 from cookbook.train import clips as footage
 from cookbook.train import explain as reasons
 from cookbook.train import plan as planning
-from cookbook.train.clips import Cached, Clip
+from cookbook.train import watch as watching
+from cookbook.train.clips import Clip, Entry
+from cookbook.train.network import load, require_trained
 from cookbook.train.objective import batches, flow_loss, heldout_loss
 
 # How a step's work is divided: a run may continue on other processes, which changes these but not its result.
 DIVISION = ("batch", "accumulate", "shard", "recompute")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the flags of the same names say, beside the recipe."""
+
+    base: Path | None
+    cache: bool
+    sample_every: int | None
+    tensorboard: bool
 
 
 def train(
@@ -39,6 +48,10 @@ def train(
     steps: int | None = None,
     clips_per_step: int | None = None,
     seed: int = 0,
+    base: Path | str | None = None,
+    cache: bool = True,
+    sample_every: int | None = None,
+    tensorboard: bool = False,
     plan: bool = False,
     explain: bool = False,
     redo: bool = False,
@@ -52,6 +65,11 @@ def train(
         steps: instead of the recipe's number of optimizer steps.
         clips_per_step: of all processes together, in several passes where the recipe's batch is smaller. If not given:
             those that the run was begun with, on however many processes it continues; else one batch per process.
+        base: a `.pt` file in NVIDIA's names (`net.*`) whose weights to start from, instead of the profile's.
+        cache: latents and text embeddings are made once and kept on disk; with --no-cache both encoders stay in memory
+            and make them anew in every step.
+        sample_every: steps between sample clips of fixed seeds in `checkpoints/samples`; none if not given.
+        tensorboard: also write the log for TensorBoard, which must be installed.
         plan: only say what would be done: nothing is downloaded, read or written but the list of clips.
         explain: only print every value of the recipe beside the published one, and why ours differs.
 
@@ -66,18 +84,23 @@ def train(
     if explain:
         print(reasons.describe(chosen))
         return {"fields": [asdict(row) for row in reasons.compare(chosen)]}
+    if sample_every is not None and sample_every < 1:
+        raise UserError(f"sample_every is {sample_every}; it must be at least 1")
+    if base and chosen.recipe.lora_rank:
+        raise UserError("--base trains all weights: adapters (LoRA) are merged into the profile's own when converted")
+    options = Options(Path(base).expanduser().absolute() if base else None, cache, sample_every, tensorboard)
     folder = store.run_folder(run, profile)
     source = Path(data).expanduser().absolute() if data else folder / "data" / "train"
     with engine.processes() as group:
         wanted = clips_per_step or group.share(None if redo else _begun_with(folder / "checkpoints"))
         if wanted is not None:
             chosen = replace(chosen, recipe=planning.divide(chosen.recipe, wanted, group.size))
-        made = _plan(chosen, source, group)
+        made = _plan(chosen, source, options, group)
         if plan:
             return asdict(made)
         if data is None and store.read_manifest(folder / "data") is None:
             raise UserError(f"{folder / 'data'} is not finished; type `cookbook prepare --profile {profile}` first")
-        return _train(chosen, made, folder, source, data is None, seed, redo, group)
+        return _train(chosen, made, folder, source, data is None, seed, redo, options, group)
 
 
 def _begun_with(folder: Path) -> int | None:
@@ -86,7 +109,7 @@ def _begun_with(folder: Path) -> int | None:
     return known and known["settings"].get("clips per step")
 
 
-def _plan(profile: Profile, source: Path, group: Group) -> planning.Plan:
+def _plan(profile: Profile, source: Path, options: Options, group: Group) -> planning.Plan:
     """Count, print, return."""
     if source.is_dir():
         used, held = map(len, footage.split(footage.read_clips(source)))
@@ -97,71 +120,83 @@ def _plan(profile: Profile, source: Path, group: Group) -> planning.Plan:
         used, shown = total - held, f"{profile.train_data.location} (not here yet, {profile.train_data.gigabytes:g} GB)"
     else:
         used, held, shown = None, None, source
-    made = planning.make(profile, group.size, used, held)
-    group.say(planning.describe(made, profile, group.size, group.device, shown))
+    made = planning.make(profile, group.size, used, held, options.cache)
+    group.say(planning.describe(made, profile, group.size, group.device, shown, options.base, options.cache))
     return made
 
 
 def _train(
-    profile: Profile, made: planning.Plan, folder: Path, source: Path, own: bool, seed: int, redo: bool, group: Group
+    profile: Profile,
+    made: planning.Plan,
+    folder: Path,
+    source: Path,
+    own: bool,
+    seed: int,
+    redo: bool,
+    options: Options,
+    group: Group,
 ) -> dict[str, Any]:
     models = group.share(group.from_main(lambda: hub.locate(profile.world)))
-    stage = group.from_main(lambda: _enter(profile, folder, source, own, models, made, seed, redo))
+    inputs = (folder, source, own, models, made, seed, redo, options.base)
+    stage = group.from_main(lambda: _enter(profile, *inputs))
     if manifest := group.share(stage.manifest if stage else None):
         return manifest
     used, held = footage.split(footage.read_clips(source))
-    entries = footage.cache(used + held, profile, models, folder / "cache", group)
-    facts = _fit(profile, folder / "checkpoints", models, entries[: len(used)], entries[len(used) :], seed, group)
+    if options.cache:
+        entries = footage.cache(used + held, profile, models, folder / "cache", group)
+    else:
+        entries = footage.online(used + held, profile, models, group)
+    parts = entries[: len(used)], entries[len(used) :]
+    facts = _fit(profile, folder / "checkpoints", models, *parts, seed, options, group)
     if stage:
         outputs = [path for path in stage.folder.glob("iter_*/**/*") if path.is_file()]
-        outputs += [stage.folder / LOG, stage.folder / POINTER]
+        outputs += [stage.folder / LOG, stage.folder / POINTER, *stage.folder.glob(f"{watching.SAMPLES}/*.mp4")]
         manifest = stage.finish(outputs, **_facts(profile.recipe, used, held, made), **facts)
         _report(manifest)
     return group.share(manifest)
 
 
 def _enter(
-    profile: Profile, folder: Path, source: Path, own: bool, models: Path, made: planning.Plan, seed: int, redo: bool
+    profile: Profile,
+    folder: Path,
+    source: Path,
+    own: bool,
+    models: Path,
+    made: planning.Plan,
+    seed: int,
+    redo: bool,
+    base: Path | None,
 ) -> store.Stage:
     inputs = {"data": store.fingerprint(folder / "data")} if own else {"clips": store.fingerprint(source)}
+    if base and not base.is_file():
+        raise UserError(f"{base}: no such file; --base takes a .pt file")
     settings = {
         "recipe": {name: value for name, value in asdict(profile.recipe).items() if name not in DIVISION},
         "seed": seed,
         "clips per step": made.clips_per_step,
-        "base weights": world.weights_fingerprint(models),
+        "base weights": store.digest(base) if base else world.weights_fingerprint(models),
     }
     return store.enter(folder / "checkpoints", "train", profile.name, inputs, settings, redo)
 
 
-def load(profile: Profile, models: Path, seed: int, group: Group) -> CosmosTransformer3DModel:
-    """The base network, every weight checked, ready to train on this group.
-
-    Weights that are trained are float32 (`master_weights`, LoRA's adapters) or, as upstream, in the dtype of the
-    computation; frozen ones are in the dtype of the computation.
-    """
-    recipe, compute = profile.recipe, world.compute_dtype(group.device)
-    whole = recipe.master_weights and not recipe.lora_rank
-    return ready(world.load_transformer(models, torch.float32 if whole else compute), recipe, seed, group)
-
-
-def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Group) -> CosmosTransformer3DModel:
-    """A loaded network with what the recipe adds: adapters, recomputation, its share of the processes. On GPUs the
-    blocks are compiled."""
-    if recipe.lora_rank:
-        torch.manual_seed(seed)
-        planning.add_lora(model, recipe)
-    engine.recompute(model, recipe.recompute, group.device.type == "cuda")
-    return engine.shard(model.train(), group, world.compute_dtype(group.device), recipe.shard)
-
-
 def _fit(
-    profile: Profile, folder: Path, models: Path, used: list[Cached], held: list[Cached], seed: int, group: Group
+    profile: Profile,
+    folder: Path,
+    models: Path,
+    used: list[Entry],
+    held: list[Entry],
+    seed: int,
+    options: Options,
+    group: Group,
 ) -> dict[str, Any]:
     recipe, compute = profile.recipe, world.compute_dtype(group.device)
-    model = load(profile, models, seed, group)
+    watches = [watching.curves(folder, group)] if options.tensorboard else []
+    model = load(profile, models, seed, group, options.base)
+    if options.sample_every:
+        watches += [watching.samples(model, held, profile, models, folder, options.sample_every, group)]
     with autocast(model, group.device, compute):
         before, still = heldout_loss(model, held, recipe.shift, group)
-    group.from_main(lambda: _require_trained(before, still, recipe.first_loss, models))
+    group.from_main(lambda: require_trained(before, still, recipe.first_loss, options.base or models))
     start = time.monotonic()
     trained = engine.fit(
         model,
@@ -173,6 +208,7 @@ def _fit(
         group,
         compute,
         names.to_native,
+        lambda step, row: [watch(step, row) for watch in watches],
     )
     with autocast(model, group.device, compute):
         after, _ = heldout_loss(model, held, recipe.shift, group)
@@ -188,21 +224,6 @@ def _fit(
         "seconds_training": round(time.monotonic() - start, 1),
         "seconds_per_step": sorted(row["seconds"] for row in trained.rows)[len(losses) // 2],
     }
-
-
-def _require_trained(before: float, still: float, limit: float | None, models: Path) -> None:
-    """Refuse base weights that predict hardly better than nothing, as those that were never loaded do.
-
-    The measure is the loss of predicting no velocity on the same clips, which is about 1.6 for any profile. The 2B
-    model is reported at about 0.03, or 3 where its weights were silently not loaded (predict2.5 issue 160); the shipped
-    nano model has 0.37.
-    """
-    if limit is not None and not before <= limit * still:  # so that nan is refused too
-        raise UserError(
-            f"the loss before training is {before:.3f}, {before / still:.2f} times the {still:.3f} of no model at all; "
-            f"trained weights stay below {limit:g} times. {models} is not a trained base model of this kind, or the "
-            "clips are not encoded as it expects; a recipe with first_loss=None trains any weights"
-        )
 
 
 def _facts(recipe: Recipe, used: list[Clip], held: list[Clip], made: planning.Plan) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Layout: `videos/<stem>.mp4` with its caption in `metas/<stem>.txt`. Of each clip the latents of a few windows are kept,
 of each caption its embedding; both lie in the run's `cache/` under the hash of everything they are made from, so they
-are made once.
+are made once. `online` makes the same anew whenever they are asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,6 +42,27 @@ class Cached:
 
     def text(self) -> Tensor:
         return load_file(self.embedding)["text"]
+
+
+@dataclass(frozen=True)
+class Online:
+    """A clip whose latents and embedding are made when asked for, by encoders that stay in memory. As `Cached`."""
+
+    clip: Clip
+    profile: Profile
+    vae: AutoencoderKLWan
+    encoder: world.TextEncoder
+
+    def window(self, share: float) -> Tensor:
+        parts = windows(self.clip.video, self.profile.clip, self.profile.recipe)
+        return vae.encode(self.vae, vae.to_tensor(parts[int(share * len(parts))]))[0].cpu()
+
+    def text(self) -> Tensor:
+        models, prompt = self.encoder, self.clip.prompt
+        return text.encode_prompts(models.model, models.tokenizer, [prompt], self.profile.text_tokens)[0].cpu()
+
+
+Entry = Cached | Online
 
 
 def read_clips(folder: Path) -> list[Clip]:
@@ -90,6 +112,15 @@ def cache(clips: list[Clip], profile: Profile, models: Path, folder: Path, group
     _encode_captions(list(captions.items())[group.rank :: group.size], profile, models, group)
     group.barrier()
     return entries
+
+
+def online(clips: list[Clip], profile: Profile, models: Path, group: Group) -> list[Online]:
+    """Nothing is kept on disk; both encoders of the folder `models` are loaded in each process."""
+    dtype = world.compute_dtype(group.device)
+    codec = world.load_vae(models, dtype).to(group.device)
+    encoder = world.load_text_encoder(models, dtype)
+    encoder.model.to(group.device)
+    return [Online(clip, profile, codec, encoder) for clip in clips]
 
 
 _PARTS = ("vae", "text_encoder", "tokenizer")

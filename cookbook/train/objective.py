@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from cookbook import flow
 from cookbook.engine import Group
-from cookbook.profiles import Recipe
-from cookbook.train.clips import Cached
+from cookbook.profiles import Recipe, Sampling
+from cookbook.train.clips import Entry
 
 SIGMAS = 8  # noise levels of the held-out loss
 
@@ -35,7 +35,7 @@ class Batch:
         return Batch(*(torch.cat(parts).to(device) for parts in zip(*(vars(s).values() for s in samples), strict=True)))
 
 
-def sample(clips: list[Cached], recipe: Recipe, seed: int, number: int) -> Batch:
+def sample(clips: list[Entry], recipe: Recipe, seed: int, number: int) -> Batch:
     """Training sample `number` = 0, 1, ... as a batch of one, on the CPU."""
     epoch, position = divmod(number, len(clips))
     order = np.random.default_rng([seed, epoch if recipe.reshuffle else 0]).permutation(len(clips))
@@ -54,7 +54,7 @@ def sample(clips: list[Cached], recipe: Recipe, seed: int, number: int) -> Batch
     )
 
 
-def batches(clips: list[Cached], recipe: Recipe, seed: int, group: Group) -> Callable[[int], Batch]:
+def batches(clips: list[Entry], recipe: Recipe, seed: int, group: Group) -> Callable[[int], Batch]:
     """number -> this process's share of that batch's samples, in order over the processes.
 
     A step of `recipe.accumulate` batches so has the samples of one batch that is as many times as large.
@@ -67,21 +67,38 @@ def batches(clips: list[Cached], recipe: Recipe, seed: int, group: Group) -> Cal
     return at
 
 
+def velocity(model: nn.Module, latents: Tensor, mask: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B]; `mask` [B, 1, T, H, W] marks given frames."""
+    dtype = next(model.parameters()).dtype
+    height, width = latents.shape[-2:]
+    return model(
+        hidden_states=latents.to(dtype),
+        condition_mask=mask.to(dtype),
+        timestep=sigma,
+        encoder_hidden_states=text.to(dtype),
+        padding_mask=latents.new_zeros(1, 1, 8 * height, 8 * width, dtype=dtype),
+        return_dict=False,
+    )[0]
+
+
 def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of given frames."""
     mask = flow.condition_mask(batch.given, batch.clean)
     latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
-    dtype = next(model.parameters()).dtype
-    height, width = batch.clean.shape[-2:]
-    predicted = model(
-        hidden_states=latents.to(dtype),
-        condition_mask=mask.to(dtype),
-        timestep=batch.sigma,
-        encoder_hidden_states=batch.text.to(dtype),
-        padding_mask=latents.new_zeros(1, 1, 8 * height, 8 * width, dtype=dtype),
-        return_dict=False,
-    )[0]
-    return predicted, mask
+    return velocity(model, latents, mask, batch.sigma, batch.text), mask
+
+
+@torch.no_grad()
+def preview(model: nn.Module, clip: Entry, sampling: Sampling, seed: int, device: torch.device) -> Tensor:
+    """Latents [1, C, T, H, W] that the model makes of a clip's first frame and caption; all processes take part."""
+    clean, text = clip.window(0)[None].to(device), clip.text()[None].to(device)
+    mask = flow.condition_mask(torch.tensor([1]), clean)
+    noise = flow.initial_noise(tuple(clean.shape), seed).to(device)
+
+    def field(latents: Tensor, sigma: Tensor) -> Tensor:
+        return velocity(model, latents, mask, sigma.view(1), text).float()
+
+    return flow.sample(field, noise, clean, mask, sampling.steps, sampling.shift)
 
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -90,7 +107,7 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
     return flow.loss(predicted, batch.clean, batch.noise, mask)
 
 
-def probes(clips: list[Cached], shift: float) -> list[Callable[[], Batch]]:
+def probes(clips: list[Entry], shift: float) -> list[Callable[[], Batch]]:
     """The held-out measurement: each clip's first window at fixed noise and fixed noise levels, one frame given.
 
     The levels are the middles of equally likely parts of the training distribution, so their mean stands for the
@@ -99,7 +116,7 @@ def probes(clips: list[Cached], shift: float) -> list[Callable[[], Batch]]:
     shares = (torch.arange(SIGMAS) + 0.5) / SIGMAS
     levels = flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
 
-    def probe(number: int, clip: Cached, sigma: Tensor) -> Batch:
+    def probe(number: int, clip: Entry, sigma: Tensor) -> Batch:
         clean = clip.window(0)[None]
         noise = flow.initial_noise(tuple(clean.shape), number)
         return Batch(clean, noise, sigma.view(1), torch.tensor([1]), clip.text()[None])
@@ -112,7 +129,7 @@ def probes(clips: list[Cached], shift: float) -> list[Callable[[], Batch]]:
 
 
 @torch.no_grad()
-def heldout_loss(model: nn.Module, clips: list[Cached], shift: float, group: Group) -> tuple[float, float]:
+def heldout_loss(model: nn.Module, clips: list[Entry], shift: float, group: Group) -> tuple[float, float]:
     """Mean loss over the probes, and the loss of predicting zero velocity on the same; shared by the processes."""
     work = probes(clips, shift)
     sums = [0.0, 0.0]

@@ -18,6 +18,9 @@ H100 = 272e12  # 2B, 31,104 tokens, eager, full recomputation: 3.79 s a step, 27
 TWO_CORES = 80e9  # 9.9 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
 LARGE = 1e9  # parameters from which a plan assumes a GPU, whatever this machine has
 
+NODE = 8  # GPUs of one machine
+WITHIN, BETWEEN = 300e9, 40e9  # bytes per second and GPU: NVLink, 400 Gb/s network. ASSUMED, not measured
+
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
@@ -54,8 +57,9 @@ def divide(recipe: Recipe, clips: int, size: int) -> Recipe:
     return replace(recipe, batch=batch, accumulate=share // batch)
 
 
-def make(profile: Profile, size: int, clips: int | None, heldout: int | None) -> Plan:
-    """Count everything on shapes alone. `clips` are the ones trained on, None where the data is not there yet."""
+def make(profile: Profile, size: int, clips: int | None, heldout: int | None, cache: bool = True) -> Plan:
+    """Count everything on shapes alone. `clips` are the ones trained on, None where the data is not there yet; without
+    `cache` the encoders stay in memory: what a download holds beside the network, 2 bytes a number."""
     recipe, settings, tokens = profile.recipe, sizes.config(profile.world), profile.clip.tokens
     network = sizes.on_meta(settings)
     parameters = sum(p.numel() for p in network.parameters())
@@ -66,7 +70,11 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None) ->
     speed, where = (H100, "one H100, measured eager") if gpu else (TWO_CORES, "two CPU cores, measured")
     per_process = recipe.batch * recipe.accumulate
     step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
-    per_step, split = per_process * size, copies(size, recipe.shard)
+    per_step, split, compute = per_process * size, copies(size, recipe.shard), 2 if gpu else 4
+    parts = memory(settings, recipe, parameters, trained, tokens, split[1], compute)
+    beside = profile.world.gigabytes - 2 * parameters / 1e9
+    if not cache and beside > 0:
+        parts["VAE and text encoder"] = round(beside, 2)
     return Plan(
         parameters=parameters,
         trained=trained,
@@ -77,8 +85,8 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None) ->
         clips_per_step=per_step,
         copies=split,
         epochs=round(recipe.steps * per_step / clips, 1) if clips else None,
-        memory_gb=memory(settings, recipe, parameters, trained, tokens, split[1], 2 if gpu else 4),
-        checkpoint_gb=checkpoint_gb(recipe, trained, 2 if gpu else 4),
+        memory_gb=parts,
+        checkpoint_gb=checkpoint_gb(recipe, trained, compute),
         step_seconds=step,
         seconds=step * recipe.steps,
         basis=f"3 forwards of a step's clips at {speed:.3g} FLOP/s ({where})",
@@ -112,13 +120,14 @@ def memory(
     kept = {"none": 21, "blocks": 1, "selective": 3, "products": 4}
     each = kept[recipe.recompute] if recipe.recompute in kept else 21 * float(recipe.recompute)
     tensors = each * layers + (0 if recipe.recompute == "none" else 21)
+    in_use = parameters * compute * (1 if width == 1 else 2 / layers)  # FSDP2 gathers a block, and the next
     parts = {
         "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes,
         "weights": trained * weight_bytes / width,
         "gradients": trained * weight_bytes / width,
         "Adam": 2 * trained * weight_bytes / width,
         "EMA": 4 * trained / width if recipe.ema_rate else 0,
-        "weights in bf16": parameters * compute if weight_bytes > compute and not recipe.lora_rank else 0,
+        "weights in bf16": in_use if weight_bytes > compute and not recipe.lora_rank else 0,
         "activations": tensors * recipe.batch * tokens * channels * compute,
     }
     return {name: round(part / 1e9, 2) for name, part in parts.items() if part}
@@ -135,7 +144,52 @@ def add_lora(network: torch.nn.Module, recipe: Recipe) -> None:
             parameter.data = parameter.data.float()
 
 
-def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data: Path | str) -> str:
+@dataclass(frozen=True)
+class Scale:
+    """A run on `gpus` H100s, by the same counting; `exchange` is what a step sends, in seconds if nothing hid it."""
+
+    gpus: int
+    memory_gb: float
+    clips_per_step: int
+    exchange: float
+    step_seconds: float
+    hours: float
+
+    def describe(self) -> str:
+        where = f"{self.gpus} H100" if self.gpus <= NODE else f"{self.gpus // NODE} machines of {NODE} H100"
+        fits = "" if self.memory_gb < 80 else " (does not fit: 80)"
+        return (
+            f"{where}: {self.memory_gb:.1f} GB each{fits}, {self.step_seconds:.2f} s a step of {self.clips_per_step} "
+            f"(exchange {self.exchange:.2f} s), {self.hours:.1f} h = {self.gpus * self.hours:.1f} GPU hours"
+        )
+
+
+def at_scale(profile: Profile, gpus: int, cache: bool = True) -> Scale:
+    """The recipe's steps on so many GPUs, each with the recipe's batch.
+
+    Weights are gathered for the forward and the backward pass and gradients scattered in float32 within a copy, then
+    summed over copies. FSDP2 does this beside the computation, so a step takes the longer of the two.
+    """
+    plan, recipe = make(profile, gpus, None, None, cache), profile.recipe
+    count, width = plan.copies
+    weights = 2 * plan.trained * (2 + 2)  # twice gathered in bf16, once scattered in float32
+    inside = weights * (width - 1) / width / (WITHIN if width <= NODE else BETWEEN)
+    across = 2 * 4 * plan.trained / width * (count - 1) / count / (WITHIN if gpus <= NODE else BETWEEN)
+    step = max(plan.step_seconds, inside + across)
+    return Scale(
+        gpus, sum(plan.memory_gb.values()), plan.clips_per_step, inside + across, step, step * recipe.steps / 3600
+    )
+
+
+def describe(
+    plan: Plan,
+    profile: Profile,
+    size: int,
+    device: torch.device,
+    data: Path | str,
+    base: Path | None = None,
+    cache: bool = True,
+) -> str:
     """The plan as the lines that are printed."""
     recipe, clip = profile.recipe, profile.clip
     parts = " + ".join(f"{name} {gb:g}" for name, gb in plan.memory_gb.items())
@@ -147,7 +201,7 @@ def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
     lines = [
         f"train: profile {profile.name}, recipe {recipe.name}, {size} process(es) on {device.type} in {dtype}{split}",
-        f"  base weights  {_origin(profile)}",
+        f"  base weights  {base or _origin(profile)}",
         f"  clips         {data}: {counted}",
         f"  network       {plan.parameters / 1e6:.1f} M parameters, training {what}",
         f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
@@ -157,6 +211,8 @@ def describe(plan: Plan, profile: Profile, size: int, device: torch.device, data
         f"  disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written",
         f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
     ]
+    if plan.parameters > LARGE:
+        lines += [f"  on paper      {at_scale(profile, gpus, cache).describe()}" for gpus in (1, NODE, 4 * NODE)]
     return "\n".join(lines)
 
 

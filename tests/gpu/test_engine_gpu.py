@@ -14,7 +14,7 @@ from cookbook.engine import checkpoint
 from cookbook.engine.loop import Run
 from cookbook.engine.memory import ATTENTION, CHOICES
 from cookbook.models import fast, sizes
-from cookbook.train import ready
+from cookbook.train.network import ready
 from cookbook.train.objective import Batch, flow_loss
 
 pytestmark = [
