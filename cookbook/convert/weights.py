@@ -9,7 +9,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Weights:
     ema: Mapping[str, Tensor]
     adapter: Mapping[str, Tensor] | None = None  # averaged LoRA matrices, where those are what was trained
     lora: tuple[int, float] | None = None  # their rank and alpha
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # what NVIDIA's network holds beside its weights
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,12 +79,13 @@ def read(path: Path, models: Path) -> Weights:
     Raises:
         UserError: the checkpoint is truncated or partial, holds no EMA, or belongs to another network.
     """
+    buffers = names.bookkeeping(CosmosTransformer3DModel.load_config(models / "transformer"))
     if path.is_file():
         state, shapes = read_file(path)
         if not any(name.startswith(EMA) for name in state):
             net = _part(state, NET, shapes)
             check_shapes(path, {name: shapes[NET + name] for name in net}, models)
-            return Weights(net, net)
+            return Weights(net, net, buffers=buffers)
     else:
         state, shapes = read_folder(path / "model")
     net, ema = (_part(state, prefix, shapes) for prefix in (NET, EMA))
@@ -92,9 +94,9 @@ def read(path: Path, models: Path) -> Weights:
     if lost := sorted(net.keys() ^ ema.keys()):
         raise UserError(f"{path}: {len(lost)} weights are not there both with {NET} and {EMA} ({', '.join(lost[:3])})")
     if any(LORA in name for name in net):
-        return _merged(path, net, ema, {name: shapes[NET + name] for name in net}, models)
+        return replace(_merged(path, net, ema, {name: shapes[NET + name] for name in net}, models), buffers=buffers)
     check_shapes(path, {name: shapes[NET + name] for name in net}, models)
-    return Weights(net, ema)
+    return Weights(net, ema, buffers=buffers)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str, shapes: Mapping[str, Any]) -> Lazy:

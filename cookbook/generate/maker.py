@@ -81,7 +81,7 @@ class Maker:
             row = self._row(request, seed)
             if self.guardrail and not self.guardrail.check_text_safety(request.prompt):
                 return row | {"blocked": True, "reason": "guardrail: prompt", "seconds": 0.0, "sha256": None}, None
-            frames = codec.to_frames(self._pixels(request, seed, row["steps"], row["shift"]))
+            frames = codec.to_frames(self.pixels(request, seed))
             if self.guardrail and (frames := self.guardrail.check_video_safety(frames)) is None:
                 return row | {"blocked": True, "reason": "guardrail: video", "seconds": 0.0, "sha256": None}, None
         with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,8 @@ class Maker:
             "blocked": False,
         }
 
-    def _pixels(self, request: Request, seed: int, steps: int, shift: float) -> torch.Tensor:
+    def pixels(self, request: Request, seed: int) -> torch.Tensor:
+        """The clip [1, 3, T, H, W] in -1..1, float32, before any guardrail or encoding."""
         height, width = request.size
         return make_clip(
             self.transformer,
@@ -119,9 +120,9 @@ class Maker:
             self.text[self._prompt(request)].to(self.device),
             self.text[self._negative(request)].to(self.device),
             (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
-            steps,
+            request.num_steps or self.profile.sampling.steps,
             request.guidance,
-            shift,
+            request.shift or self.profile.sampling.shift,
             seed,
             self.fast,
         )
