@@ -10,9 +10,8 @@ world model comes, has its own line; NVIDIA's guardrail is not in it. Ours write
 denoised: the first clip, which nothing overlaps, and those that follow are told apart.
 
 With random weights the distance of `--fast` from the exact clip says that nothing is broken, not how good the pictures
-are; for that see docs/fast.md. How often `cache` may skip depends on the weights too: evaluations are counted.
-
-The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run at tiny size on a CPU, for its test.
+are; for that see benchmarks/shortcuts.py. How often `cache` skips depends on the weights too, and random ones never let
+it: a last row takes every skip that the rule could allow, so that real weights lie between the last two.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForCondition
 from cookbook import flow, profiles, store
 from cookbook.errors import UserError
 from cookbook.generate import shortcuts
-from cookbook.generate.maker import TOGETHER, quickened
+from cookbook.generate.maker import TOGETHER
 from cookbook.generate.sampler import make_clip
-from cookbook.models import hub, sizes, world
+from cookbook.models import fp8, hub, sizes, world
 from cookbook.models import vae as codec
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
@@ -62,8 +61,9 @@ class Row:
     """One method or part. None: does not apply, or not measured."""
 
     method: str
-    first: float | None = None  # seconds of one clip alone, photo to mp4; scaled where `steps` is not the profile's
-    next: float | None = None  # seconds of each clip that follows
+    pixels: float | None = None  # seconds from the photo to frames in memory, or of the part; scaled, see `measure`
+    mp4: float | None = None  # seconds to write the mp4; of random weights, noise, which is slow to encode
+    next: float | None = None  # seconds of each clip that follows, all in all
     one: float | None = None  # seconds of one pass through the network, median
     passes: int | None = None  # of the network, in one clip of `steps`
     steps: int | None = None  # that were run
@@ -206,22 +206,25 @@ def peak(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
 
 
-def in_a_row(parts: Parts, make: Callable, steps: int, clips: int, together: int) -> tuple[list[float], np.ndarray]:
-    """The seconds, from the start, at which each clip's mp4 was on disk; and the frames of the first."""
+def in_a_row(
+    parts: Parts, make: Callable, steps: int, clips: int, together: int
+) -> tuple[list[tuple[float, float]], np.ndarray]:
+    """The seconds, from the start, at which each clip's frames were there and its mp4; and the frames of the first."""
     turn, first = threading.Lock(), []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(together) as threads:
 
-        def clip(seed: int) -> float:
+        def clip(seed: int) -> tuple[float, float]:
             with turn:
                 pixels = make(seed, steps)
                 plain = isinstance(pixels, np.ndarray)
                 frames = (pixels * 255).round().astype(np.uint8) if plain else codec.to_frames(pixels)
+                there = time.perf_counter() - start
             write_video(Path(folder) / f"{seed}.mp4", frames, parts.profile.clip.fps)
-            end = time.perf_counter()
+            end = time.perf_counter() - start
             if not seed:
                 first.append(pixels)
-            say(f"  clip {seed + 1} after {end - start:.2f} s")
-            return end - start
+            say(f"  clip {seed + 1}: frames after {there:.2f} s, mp4 after {end:.2f} s")
+            return there, end
 
         start = time.perf_counter()
         return list(threads.map(clip, range(clips))), unit(first[0])
@@ -247,14 +250,15 @@ def measure(
     make(0, 1)  # compiles, and warms up
     say(f"{method}: ready after {time.perf_counter() - clock:.1f} s")
     fresh_peak(parts.transformer.device)
-    hook = parts.transformer.register_forward_pre_hook(count)
+    hook = parts.transformer.norm_out.register_forward_pre_hook(count)  # where each pass through the network ends
     ends, frames = in_a_row(parts, make, steps, clips, together)
     hook.remove()
     one = float(np.median(np.diff(passes)))
     missing = (parts.profile.sampling.steps - steps) * one * len(passes) / clips / steps
-    later = (ends[-1] - ends[0]) / (clips - 1) + missing if clips > 1 else None
-    used = peak(parts.transformer.device)
-    row = Row(method, ends[0] + missing, later, one, len(passes) // clips, steps, used, *distance(frames, truth))
+    there, end = ends[0]
+    later = (ends[-1][1] - end) / (clips - 1) + missing if clips > 1 else None
+    used, passed = peak(parts.transformer.device), len(passes) // clips
+    row = Row(method, there + missing, end - there, later, one, passed, steps, used, *distance(frames, truth))
     say(str(row))
     return row, frames
 
@@ -284,7 +288,17 @@ def decoding(method: str, parts: Parts) -> Row:
 def table(profile: Profile, rows: list[Row]) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made, clip, sampling = store.environment(), profile.clip, profile.sampling
-    heads = "one clip, s", "each further, s", "pass, s", "passes", "steps run", "peak GiB", "max difference", "PSNR, dB"
+    heads = (
+        "frames, s",
+        "mp4, s",
+        "each further, s",
+        "pass, s",
+        "passes",
+        "steps run",
+        "peak GiB",
+        "max difference",
+        "PSNR, dB",
+    )
     lines = [
         f"{profile.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
         f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {made['device']}, "
@@ -294,7 +308,7 @@ def table(profile: Profile, rows: list[Row]) -> str:
         "|---" * (1 + len(heads)) + "|",
     ]
     for row in rows:
-        values = row.first, row.next, row.one, row.passes, row.steps, row.peak_gib, row.difference, row.psnr
+        values = row.pixels, row.mp4, row.next, row.one, row.passes, row.steps, row.peak_gib, row.difference, row.psnr
         lines.append(f"| {row.method} | {' | '.join('-' if n is None else f'{n:.4g}' for n in values)} |")
     return "\n".join(lines)
 
@@ -350,7 +364,6 @@ def main(
     parts.vae.enable_tiling()
     add(decoding("VAE decoding, channels last, tiled", parts))
     parts.vae.disable_tiling()
-    quickened(parts.transformer)
     same = peer_steps == steps
     row, exact = measure("cookbook generate", parts, ours(parts), steps, clips, TOGETHER, truth if same else None)
     add(row)
@@ -358,13 +371,16 @@ def main(
         gap, psnr = distance(unit(ours(parts)(0, peer_steps)), truth)
         say(f"clips of {peer_steps} steps: {gap:.4g} from diffusers' at most")
         rows[-1] = replace(row, difference=gap, psnr=psnr)
-    for one in [*shortcuts.NAMES, "all"] if fast else []:
-        if one == "fp8" and not shortcuts.fp8.available(device):
+    limit = shortcuts.CHANGE
+    for one in [*shortcuts.NAMES, "all", "all, every skip taken"] if fast else []:
+        if one == "fp8" and not fp8.available(device):
             continue
-        short = shortcuts.choose([] if one == "all" else [one], device)
-        if one == "fp8":
-            quickened(parts.transformer, short)
+        short = shortcuts.choose([one] if one in shortcuts.NAMES else [], device)
+        if one == "fp8":  # for good: what follows takes it too
+            fp8.to_float8(parts.transformer)
+        shortcuts.CHANGE = float("inf") if one.endswith("taken") else limit
         add(measure(f"cookbook generate --fast {one}", parts, ours(parts, short), steps, 1, 1, exact)[0])
+    shortcuts.CHANGE = limit
     print(table(chosen, rows), flush=True)
     return rows
 

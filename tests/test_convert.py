@@ -46,9 +46,9 @@ def test_every_file_is_proven(exported):
     folder, manifest = exported
     assert manifest["max_abs_diff"] == 0
     assert {row["file"]: row["tensors"] for row in manifest["checks"]} == {
-        "model.pt": 98,
-        "model_ema_fp32.pt": 49,
-        "model_ema_bf16.pt": 49,
+        "model.pt": 2 * (49 + 7),
+        "model_ema_fp32.pt": 49 + 7,
+        "model_ema_bf16.pt": 49 + 7,
         "diffusers/transformer": 49,
     }
     assert not list((folder / "export").rglob(".model*"))
@@ -62,8 +62,20 @@ def test_files_have_the_published_names(exported):
     assert {name.split(".")[0] for name in both} == {"net", "net_ema"}
     assert fp32.keys() == bf16.keys() == {name for name in both if name.startswith("net.")}
     assert "net.blocks.1.cross_attn.output_proj.weight" in fp32 and "net.x_embedder.proj.1.weight" in fp32
-    assert {t.dtype for t in bf16.values()} == {torch.bfloat16}
+    assert {t.dtype for name, t in bf16.items() if names.to_diffusers(name)} == {torch.bfloat16}
     assert any(not torch.equal(both[name], fp32[name]) for name in fp32), "weights and average must differ"
+
+
+def test_what_nvidias_network_holds_beside_its_weights_is_there(exported):
+    """A strict load into `MinimalV1LVGDiT` needs these; the values are those of a new one with this configuration."""
+    state = torch.load(exported[0] / "export/model_ema_bf16.pt", weights_only=True)
+    beside = {name.removeprefix("net."): t.tolist() for name, t in state.items() if names.to_diffusers(name) is None}
+    counters = ("accum_video_sample_counter", "accum_image_sample_counter", "accum_iteration", "accum_train_in_hours")
+    assert beside == dict.fromkeys(counters, 0) | {
+        "pos_embedder.seq": [float(n) for n in range(16)],  # the longest side of the largest clip, in patches
+        "pos_embedder.dim_spatial_range": pytest.approx([0, 0.2, 0.4, 0.6, 0.8]),  # heads of 32: 10 for each side
+        "pos_embedder.dim_temporal_range": pytest.approx([n / 6 for n in range(6)]),  # and 12 for time
+    }
 
 
 def test_a_second_conversion_does_nothing(exported, capsys):
@@ -288,10 +300,9 @@ def names_of(file: Path) -> list[str]:
 
 @pytest.fixture
 def native(exported, tmp_path):
-    """A file as NVIDIA releases them: bf16, `net.` alone, with bookkeeping that no network needs."""
+    """A file as NVIDIA releases them: bf16, `net.` alone, with entries of TransformerEngine's that are no tensors."""
     state = torch.load(exported[0] / "export/model_ema_bf16.pt", weights_only=True)
-    extra = {"net.accum_iteration": torch.zeros(1), "net.pos_embedder.seq": torch.arange(9)}
-    torch.save(state | extra | {"net.blocks.0.self_attn.attn_op._extra_state": io.BytesIO(b"")}, tmp_path / "native.pt")
+    torch.save(state | {"net.blocks.0.self_attn.attn_op._extra_state": io.BytesIO(b"")}, tmp_path / "native.pt")
     return tmp_path / "native.pt", state
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import safe_open
@@ -51,25 +52,30 @@ def expected(trained: Weights, back: bool = False) -> dict[str, Mapping[str, Ten
         back: the weights come from a native `.pt` file, so what is made of them is a checkpoint in its place.
     """
 
-    def named(**parts: tuple[Mapping[str, Tensor], torch.dtype | None]) -> Lazy:
-        """Both parts behind their prefixes, each in its dtype (None: as it is)."""
+    def named(
+        beside: Mapping[str, Tensor] = MappingProxyType({}), **parts: tuple[Mapping[str, Tensor], torch.dtype | None]
+    ) -> Lazy:
+        """Both parts behind their prefixes, each in its dtype (None: as it is), and with each what stands beside it."""
         prefixes = {"net": NET, "ema": EMA}
 
         def tensor(name: str) -> Tensor:
             state, dtype = parts["ema" if name.startswith(EMA) else "net"]
-            found = state[name.removeprefix(EMA).removeprefix(NET)]
-            return found if dtype is None else found.to(dtype)
+            name = name.removeprefix(EMA).removeprefix(NET)
+            if name in beside:
+                return beside[name]
+            return state[name] if dtype is None else state[name].to(dtype)
 
-        return Lazy((prefixes[part] + name for part, (state, _) in parts.items() for name in state), tensor)
+        return Lazy((prefixes[part] + name for part in parts for name in (*parts[part][0], *beside)), tensor)
 
     pipeline = {"diffusers/transformer": named(net=(trained.ema, trained.dtype))}
     if back:
         return {CHECKPOINT: named(net=(trained.net, None), ema=(trained.ema, torch.float32))} | pipeline
     files = {
-        "model.pt": named(net=(trained.net, None), ema=(trained.ema, None)),
-        "model_ema_fp32.pt": named(net=(trained.ema, torch.float32)),
-        "model_ema_bf16.pt": named(net=(trained.ema, torch.bfloat16)),
+        "model.pt": {"net": (trained.net, None), "ema": (trained.ema, None)},
+        "model_ema_fp32.pt": {"net": (trained.ema, torch.float32)},
+        "model_ema_bf16.pt": {"net": (trained.ema, torch.bfloat16)},
     }
+    files = {file: named(beside=trained.buffers, **parts) for file, parts in files.items()}
     adapter = {} if trained.adapter is None else {ADAPTER: named(net=(trained.adapter, None))}
     return files | pipeline | adapter
 
@@ -96,7 +102,8 @@ def compare(file: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
     differing, gap = [], 0.0
     for name in sorted(wanted.keys() & found.keys()):
         want, have = wanted[name], found[name]
-        dtypes.add(str(have.dtype).removeprefix("torch."))
+        if names.to_diffusers(name.removeprefix(EMA)) is not None:  # of the weights
+            dtypes.add(str(have.dtype).removeprefix("torch."))
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             problems.append(f"{name} is {have.dtype} {list(have.shape)}, expected {want.dtype} {list(want.shape)}")
         elif not same_bits(want, have):
@@ -110,7 +117,7 @@ def compare(file: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Equal bit by bit, so that 0 and -0 differ and a NaN equals itself."""
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+    return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
 def check(export: Path, checkpoint: Path, models: Path) -> list[Row]:

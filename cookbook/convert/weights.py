@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Weights:
     ema: Mapping[str, Tensor]
     adapter: Mapping[str, Tensor] | None = None  # averaged LoRA matrices, where those are what was trained
     lora: tuple[int, float] | None = None  # their rank and alpha
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # what NVIDIA's network holds beside its weights
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,13 +77,14 @@ def read(path: Path, models: Path) -> Weights:
     Raises:
         UserError: the checkpoint is truncated or partial, holds no EMA, or belongs to another network.
     """
+    buffers = names.bookkeeping(CosmosTransformer3DModel.load_config(models / "transformer"))
     if path.is_file():
         state = world.read_native(path)
         shapes = {name: value.shape for name, value in state.items()}
         if not any(name.startswith(EMA) for name in state):
             net = _part(state, NET, shapes)
             check_shapes(path, {name: shapes[NET + name] for name in net}, models)
-            return Weights(net, net)
+            return Weights(net, net, buffers=buffers)
     else:
         state, shapes = read_folder(path / "model")
     net, ema = (_part(state, prefix, shapes) for prefix in (NET, EMA))
@@ -91,9 +93,9 @@ def read(path: Path, models: Path) -> Weights:
     if lost := sorted(net.keys() ^ ema.keys()):
         raise UserError(f"{path}: {len(lost)} weights are not there both with {NET} and {EMA} ({', '.join(lost[:3])})")
     if any(LORA in name for name in net):
-        return _merged(path, net, ema, {name: shapes[NET + name] for name in net}, models)
+        return replace(_merged(path, net, ema, {name: shapes[NET + name] for name in net}, models), buffers=buffers)
     check_shapes(path, {name: shapes[NET + name] for name in net}, models)
-    return Weights(net, ema)
+    return Weights(net, ema, buffers=buffers)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str, shapes: Mapping[str, Any]) -> Lazy:

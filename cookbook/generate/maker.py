@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import CosmosTransformer3DModel
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 
 from cookbook import store
@@ -19,7 +18,6 @@ from cookbook.generate.requests import Request
 from cookbook.generate.sampler import make_clip
 from cookbook.models import fp8, world
 from cookbook.models import vae as codec
-from cookbook.models.fast import compile_blocks
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, read_image, read_video, write_video
@@ -57,7 +55,9 @@ class Maker:
         }
         del encoder
         self.vae = world.load_vae(base, dtype).to(self.device)
-        self.transformer = quickened(world.load_transformer(folder, dtype).to(self.device).eval(), fast)
+        self.transformer = world.load_transformer(folder, dtype).to(self.device).eval()
+        if "fp8" in fast:
+            fp8.to_float8(self.transformer)
 
     def _prompt(self, request: Request) -> str:
         """Generate under the captions' own prefix; upstream trains with it and generates without."""
@@ -81,7 +81,7 @@ class Maker:
             row = self._row(request, seed)
             if self.guardrail and not self.guardrail.check_text_safety(request.prompt):
                 return row | {"blocked": True, "reason": "guardrail: prompt", "seconds": 0.0, "sha256": None}, None
-            frames = codec.to_frames(self._pixels(request, seed, row["steps"], row["shift"]))
+            frames = codec.to_frames(self.pixels(request, seed))
             if self.guardrail and (frames := self.guardrail.check_video_safety(frames)) is None:
                 return row | {"blocked": True, "reason": "guardrail: video", "seconds": 0.0, "sha256": None}, None
         with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,8 @@ class Maker:
             "blocked": False,
         }
 
-    def _pixels(self, request: Request, seed: int, steps: int, shift: float) -> torch.Tensor:
+    def pixels(self, request: Request, seed: int) -> torch.Tensor:
+        """The clip [1, 3, T, H, W] in -1..1, float32, before any guardrail or encoding."""
         height, width = request.size
         return make_clip(
             self.transformer,
@@ -119,9 +120,9 @@ class Maker:
             self.text[self._prompt(request)].to(self.device),
             self.text[self._negative(request)].to(self.device),
             (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
-            steps,
+            request.num_steps or self.profile.sampling.steps,
             request.guidance,
-            shift,
+            request.shift or self.profile.sampling.shift,
             seed,
             self.fast,
         )
@@ -138,15 +139,6 @@ class Maker:
             if len(frames) < 5:
                 raise UserError(f"{path}: {len(frames)} frames; video2world needs at least 5")
         return codec.to_tensor(fit(np.asarray(frames), height, width)).to(self.device)
-
-
-def quickened(transformer: CosmosTransformer3DModel, fast: frozenset[str] = frozenset()) -> CosmosTransformer3DModel:
-    """The network, changed in place: compiled on a GPU, which keeps its result, and with `fp8` in 8 bits."""
-    if "fp8" in fast:
-        fp8.to_float8(transformer)
-    if transformer.device.type == "cuda":
-        compile_blocks(transformer)
-    return transformer
 
 
 def file_name(request: Request, seed: int) -> str:

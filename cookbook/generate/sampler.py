@@ -9,10 +9,7 @@ from cookbook import flow
 from cookbook.generate import shortcuts
 from cookbook.models import fast as faster
 from cookbook.models import vae as codec
-
-# Largest clip, in tokens, whose two passes go through the network as one batch: sooner where starting the many small
-# operations takes the time (the nano model), while a large clip only needs twice the memory.
-_SMALL = 8192
+from cookbook.models.denoiser import Denoiser
 
 
 def guided(
@@ -26,37 +23,13 @@ def guided(
     """The velocity field v = v_text + guidance * (v_text - v_negative).
 
     Args:
-        text, negative: embeddings [1, L, D].
-        mask: [1, 1, T, H, W], ones on given latent frames. They share the noise's timestep, as the pre-trained and
-            GR1 weights expect (upstream `conditional_frame_timestep = -1`).
+        text, negative: embeddings [B, L, D].
+        mask: [B, 1, T, H, W], ones on given latent frames.
         guidance: 0 leaves out the negative pass. NVIDIA's convention: 7 here is 8 in the textbook's.
         fast: of `shortcuts.NAMES`.
     """
-    padding = mask.new_zeros(1, 1, mask.shape[3] * 8, mask.shape[4] * 8).to(text.dtype)
-
-    def predict(latents: torch.Tensor, sigma: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        copies = len(texts)
-        return transformer(
-            hidden_states=latents.to(text.dtype).expand(copies, -1, -1, -1, -1),
-            timestep=sigma.float().expand(copies),
-            encoder_hidden_states=texts,
-            condition_mask=mask.to(text.dtype).expand(copies, -1, -1, -1, -1),
-            padding_mask=padding,
-            return_dict=False,
-        )[0].float()
-
-    def difference(latents: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """v_text and v_text - v_negative."""
-        if mask[0, 0].numel() // 4 <= _SMALL:
-            with_text, without = predict(latents, sigma, torch.cat([text, negative])).chunk(2)
-        else:
-            with_text, without = (predict(latents, sigma, words) for words in (text, negative))
-        return with_text, with_text - without
-
-    def only(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        return predict(latents, sigma, text)
-
-    return shortcuts.shortened(only, difference, guidance, fast)
+    network = Denoiser(transformer, [text, negative] if guidance else [text], mask)
+    return shortcuts.shortened(network, guidance, fast)
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
-"""What `--fast` leaves out. Each shortcut changes the clip and none is taken unless asked for; together they halve the
-time that the exact clip takes, or better.
+"""What `--fast` leaves out. Each shortcut changes the clip, and none is taken unless asked for.
 
-`guidance`  The negative prompt is asked at every second evaluation only; in between, its last difference from the
-            prompt stays in use.
+`guidance`  The negative prompt is asked at every second evaluation only. In between, its difference from the prompt is
+            taken from the straight line through its last two.
 `cache`     The network is not asked where the velocity will have changed by less than CHANGE of its size since it was
             last asked, if it goes on changing with the noise level as it last did; it is then taken from the straight
             line through the last two answers. At most SKIPS steps in a row.
@@ -37,51 +36,66 @@ def choose(wanted: Iterable[str] | None, device: torch.device) -> frozenset[str]
     return chosen or frozenset(NAMES if fp8.available(device) else NAMES[:2])
 
 
+class Line:
+    """A quantity that changes with the noise level, from where it was last known."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sigma, value) of the last two times
+
+    def learn(self, sigma: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Note a value; it is given back."""
+        self.known = [*self.known[-1:], (sigma, value)]
+        return value
+
+    def at(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The value on the straight line through the last two, or the only one."""
+        last, newer = self.known[-1]
+        before, older = self.known[0]
+        return newer if len(self.known) == 1 else newer + (newer - older) * (sigma - last) / (last - before)
+
+    def change(self, sigma: torch.Tensor) -> float:
+        """How far from its last value, in sizes of that, it will be at `sigma`; it must be known twice."""
+        last, newer = self.known[-1]
+        before, older = self.known[0]
+        return float((newer - older).norm() / newer.norm() * (last - sigma) / (before - last))
+
+
 def shortened(
-    only: Velocity,
-    difference: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    guidance: float,
-    fast: frozenset[str],
+    network: Callable[..., list[torch.Tensor]], guidance: float, fast: frozenset[str] = frozenset()
 ) -> Velocity:
-    """The velocity field of one clip, called once per step from noise to clip.
+    """The velocity field of one clip, to be called once per step, from noise to clip.
 
     Args:
-        only: v_text.
-        difference: v_text and v_text - v_negative.
-        guidance: 0 leaves out the negative pass.
+        network: (latents, sigma, texts) -> velocities under the first so many texts: the prompt, the negative prompt.
+        guidance: 0 leaves out the negative prompt.
     """
-    kept: list[torch.Tensor] = []  # the last difference, until it has been used once
+    apart, alone = Line(), False  # v_text - v_negative, and whether the prompt is asked alone this time
 
     def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        nonlocal alone
         if not guidance:
-            return only(latents, sigma)
-        if kept:
-            return only(latents, sigma) + guidance * kept.pop()
-        with_text, apart = difference(latents, sigma)
-        if "guidance" in fast:
-            kept.append(apart)
-        return with_text + guidance * apart
+            return network(latents, sigma, 1)[0]
+        if alone:
+            with_text, difference = network(latents, sigma, 1)[0], apart.at(sigma)
+        else:
+            with_text, without = network(latents, sigma, 2)
+            difference = apart.learn(sigma, with_text - without)
+        alone = "guidance" in fast and not alone
+        return with_text + guidance * difference
 
     return cached(velocity) if "cache" in fast else velocity
 
 
 def cached(velocity: Velocity) -> Velocity:
     """`velocity`, not asked in steps where it will hardly have changed."""
-    known: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sigma, velocity) of the last two answers
-    rate, skipped = float("inf"), 0  # relative change per unit of sigma, between the two
+    line, skipped = Line(), 0
 
     def extrapolated(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        nonlocal rate, skipped
-        if skipped < SKIPS and len(known) == 2 and rate * (known[1][0] - sigma) < CHANGE:
+        nonlocal skipped
+        if skipped < SKIPS and len(line.known) == 2 and line.change(sigma) < CHANGE:
             skipped += 1
-            (before, older), (last, newer) = known
-            return newer + (newer - older) * (sigma - last) / (last - before)
+            return line.at(sigma)
         skipped = 0
-        known.append((sigma, velocity(latents, sigma)))
-        del known[:-2]
-        if len(known) == 2:
-            (before, older), (last, newer) = known
-            rate = float((newer - older).norm() / newer.norm() / (before - last))
-        return known[-1][1]
+        return line.learn(sigma, velocity(latents, sigma))
 
     return extrapolated

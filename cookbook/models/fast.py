@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -29,6 +29,12 @@ Forward = Callable[..., torch.Tensor]
 def kernels(device: torch.device) -> AbstractContextManager:
     """Within the block attention runs, or is compiled for, the fastest kernel."""
     return sdpa_kernel(_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def compiled(function: Forward, device: torch.device) -> Forward:
+    """The function, compiled for a GPU: once for all blocks it is given, and for each shape of input."""
+    return torch.compile(function, fullgraph=True, dynamic=False) if device.type == "cuda" else function
 
 
 def compile_blocks(model: nn.Module, around: Callable[[Forward], Forward] | None = None, **options: Any) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ _PAIRS = (
     ("final_layer.linear", "proj_out"),
 )
 
-# Bookkeeping that NVIDIA's files carry and no network needs.
+# Bookkeeping that NVIDIA's network keeps beside its weights, and diffusers' does not.
 _DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\.(seq|dim_spatial_range|dim_temporal_range)|.*_extra_state)$")
 
 
@@ -63,6 +65,24 @@ def to_diffusers(name: str) -> str | None:
 def to_native(name: str) -> str:
     """A diffusers parameter name in NVIDIA's spelling, without the `net.` prefix."""
     return _rename(name, _TO_NATIVE)
+
+
+def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What NVIDIA's network of a diffusers `config` holds beside its weights when new, in native names without prefix:
+    training counters at zero, and the tables of the position embedding. Without them it cannot be loaded strictly."""
+    longest = max(size // patch for size, patch in zip(config["max_size"], config["patch_size"], strict=True))
+    side = config["attention_head_dim"] // 6 * 2
+
+    def table(channels: int) -> torch.Tensor:
+        return torch.arange(0, channels, 2).float() / channels
+
+    return {
+        **{f"accum_{what}": torch.tensor(0) for what in ("video_sample_counter", "image_sample_counter", "iteration")},
+        "accum_train_in_hours": torch.tensor(0.0),
+        "pos_embedder.seq": torch.arange(longest).float(),
+        "pos_embedder.dim_spatial_range": table(side),
+        "pos_embedder.dim_temporal_range": table(config["attention_head_dim"] - 2 * side),
+    }
 
 
 def as_diffusers(state: Mapping[str, T]) -> dict[str, T]:

@@ -122,16 +122,15 @@ def velocity(
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The generate stage's guided velocity for many clips with prompts of their own, text [B, L, D].
 
-    Its sampler joins both passes of one clip into a batch of two; here the clips fill the batch. bf16 on a GPU is
-    autocast around the network alone, so that the solver stays in float32.
+    bf16 on a GPU is autocast around the network alone, so that the solver stays in float32.
     """
     device = text.device
-    passes = [guided(transformer, words, words, mask, 0.0) for words in ((text, negative) if scale else (text,))]
+    with autocast(transformer, device, world.compute_dtype(device)):
+        field = guided(transformer, text, negative, mask, scale)
 
     def field_at(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         with autocast(transformer, device, world.compute_dtype(device)):
-            predicted = [one(latents, sigma) for one in passes]
-        return predicted[0] + scale * (predicted[0] - predicted[1]) if scale else predicted[0]
+            return field(latents, sigma)
 
     return field_at
 

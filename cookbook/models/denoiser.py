@@ -1,0 +1,93 @@
+"""The world model on one batch of clips, step after step: what no step changes is computed once.
+
+That is the texts' keys and values, the rotations of the position embedding and the masks. The first block's
+self-attention has not met the text yet, so that all texts of a step share it. The numbers are those of
+`CosmosTransformer3DModel.forward`, whose layers do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import CosmosTransformer3DModel
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from cookbook.models.fast import compiled
+
+KeyValue = tuple[Tensor, Tensor]  # [B, heads, L, channels of a head] each
+
+
+def _heads(attention: nn.Module, x: Tensor) -> Tensor:
+    return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
+
+
+def _see(block: nn.Module, x: Tensor, when: KeyValue, rotations: KeyValue) -> Tensor:
+    """The block's self-attention: x [B, N, C]."""
+    normed, gate = block.norm1(x, *when)
+    return x + gate * block.attn1(normed, image_rotary_emb=rotations)
+
+
+def _read(block: nn.Module, x: Tensor, text: KeyValue, when: KeyValue) -> Tensor:
+    """The rest of the block: attention to the text, and the feed-forward layer."""
+    normed, gate = block.norm2(x, *when)
+    attention = block.attn2
+    query = attention.norm_q(_heads(attention, attention.to_q(normed)))
+    seen = scaled_dot_product_attention(query, *text).transpose(1, 2).flatten(2)
+    x = x + gate * attention.to_out[0](seen)
+    normed, gate = block.norm3(x, *when)
+    return x + gate * block.ff(normed)
+
+
+def _both(block: nn.Module, x: Tensor, text: KeyValue, when: KeyValue, rotations: KeyValue) -> Tensor:
+    return _read(block, _see(block, x, when, rotations), text, when)
+
+
+class Denoiser:
+    """Velocities of clips under several texts each.
+
+    Args:
+        texts: embeddings [B, L, D], one for each velocity wanted; a clip's prompt and its negative prompt.
+        mask: [B, 1, T, H, W], ones on given latent frames.
+    """
+
+    def __init__(self, transformer: CosmosTransformer3DModel, texts: Sequence[Tensor], mask: Tensor):
+        self.transformer, self.dtype = transformer, texts[0].dtype
+        self.masks = torch.cat([mask, torch.zeros_like(mask)], 1).to(self.dtype)  # the second: of padding, none
+        self.rotations = transformer.rope(mask)
+        self.texts = [self._keys_and_values(transformer.crossattn_proj(text)) for text in texts]
+
+    def _keys_and_values(self, text: Tensor) -> list[KeyValue]:
+        """For each block."""
+        attentions = [block.attn2 for block in self.transformer.transformer_blocks]
+        return [(a.norm_k(_heads(a, a.to_k(text))), _heads(a, a.to_v(text))) for a in attentions]
+
+    def __call__(self, latents: Tensor, sigma: Tensor, texts: int | None = None) -> list[Tensor]:
+        """Velocities [B, C, T, H, W], float32, under the first so many texts (all when None).
+
+        Args:
+            latents: [B, C, T, H, W].
+            sigma: scalar in 0..1, the noise level of all frames; given frames share it, as the pre-trained and GR1
+                weights expect (upstream `conditional_frame_timestep = -1`).
+        """
+        net = self.transformer
+        x = net.patch_embed(torch.cat([latents.to(self.dtype), self.masks], 1))  # [B, t, h, w, C]
+        grid, x = x.shape[1:4], x.flatten(1, 3)
+        when = net.time_embed(x, sigma.float().expand(len(x)))[::-1]
+        see, read, both = (compiled(part, x.device) for part in (_see, _read, _both))
+        first, *others = net.transformer_blocks
+        seen = see(first, x, when, self.rotations)
+        velocities = []
+        for text in self.texts[:texts]:
+            x = read(first, seen, text[0], when)
+            for block, words in zip(others, text[1:], strict=True):
+                x = both(block, x, words, when, self.rotations)
+            velocities.append(self._pixels(net.proj_out(net.norm_out(x, *when)), grid).float())
+        return velocities
+
+    def _pixels(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
+        """Tokens [B, t*h*w, p*p*C] as latents [B, C, t, h*p, w*p]."""
+        side = self.transformer.config.patch_size[1]
+        patches = patches.unflatten(2, (side, side, -1)).unflatten(1, tuple(grid))  # [B, t, h, w, p, p, C]
+        return patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
