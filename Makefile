@@ -4,7 +4,14 @@ PROFILE ?= nano
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab clean
+# In an unpacked bundle nothing is looked for on the network.
+ifneq ($(wildcard wheels/*.whl),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := wheels
+export HF_HUB_OFFLINE := 1
+endif
+
+.PHONY: run test lab bundle clean
 
 run: .venv/ready
 	$(BIN)/cookbook run --profile $(PROFILE)
@@ -16,6 +23,10 @@ test: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter trust notebooks/*.ipynb
 	$(BIN)/jupyter lab --notebook-dir .
+
+# One file for a classroom without network: tar xf cookbook-bundle.tar, cd cookbook, make run.
+bundle: .venv/ready
+	$(BIN)/python -m cookbook.bundle cookbook-bundle.tar
 
 # Removes the environment and caches. Your results in runs/ are kept.
 clean:
