@@ -8,7 +8,7 @@ each with its own start, mirroring, crop and sensor noise. A clip is: mp4 on dis
 of 256x480 (5,520 visual tokens, what the published recipe's critic sees), asked both questions, two rows written to
 verdicts.jsonl. The plain loop does the same a clip and a question at a time and takes 8 tokens of text for an answer.
 
-The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run at tiny size on a CPU, for its test.
+Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
 
 from __future__ import annotations

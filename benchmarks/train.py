@@ -9,7 +9,7 @@ from its cache; so nothing is downloaded. A step is forward, backward, clipping 
 Each method is printed as a line of JSON as soon as it is measured, and DIR/train.jsonl and DIR/train.md are kept up to
 date, so that a run that is cut short keeps what it has.
 
-The figures of this program HAVE NOT BEEN TAKEN YET on an H100: it has only run at nano size on a CPU, for its test.
+Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
 
 from __future__ import annotations
