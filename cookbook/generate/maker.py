@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import CosmosTransformer3DModel
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 
 from cookbook import store
 from cookbook.errors import UserError
+from cookbook.generate import plan
 from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
 from cookbook.generate.sampler import make_clip
-from cookbook.models import fp8, world
+from cookbook.models import fp8, sizes, world
 from cookbook.models import vae as codec
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
@@ -47,17 +49,29 @@ class Maker:
         self._turn = threading.Lock()
         dtype = world.compute_dtype(self.device)
         self.guardrail = load_guardrail() if profile.guardrail else None
-        encoder = world.load_text_encoder(base, dtype)
-        encoder.model.to(self.device)
+        encoder, self.vae = world.load_text_encoder(base, dtype), world.load_vae(base, dtype)
+        if self.device.type == "cuda":
+            encoder.model.to(self._place(folder, encoder.model, requests))
         texts = sorted({text for request in requests for text in (self._prompt(request), self._negative(request))})
         self.text = {
             text: encode_prompts(encoder.model, encoder.tokenizer, [text], profile.text_tokens).cpu() for text in texts
         }
         del encoder
-        self.vae = world.load_vae(base, dtype).to(self.device)
+        self.vae.to(self.device)
         self.transformer = world.load_transformer(folder, dtype).to(self.device).eval()
         if "fp8" in fast:
             fp8.to_float8(self.transformer)
+
+    def _place(self, folder: Path, encoder: torch.nn.Module, requests: list[Request]) -> torch.device:
+        """Where the text encoder goes, by the GPU's free memory; the VAE is told whether to work in tiles."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        network = sizes.on_meta(CosmosTransformer3DModel.load_config(folder / "transformer"))
+        count, each = plan.numbers(network) + plan.numbers(self.vae), world.compute_dtype(self.device).itemsize
+        pixels = max(height * width for height, width in (request.size for request in requests))
+        chosen = plan.fit(free, each * plan.numbers(encoder), each * count, pixels)
+        print(plan.told(chosen, free), flush=True)
+        self.vae.use_tiling = chosen.tiled
+        return self.device if chosen.encoder else torch.device("cpu")
 
     def _prompt(self, request: Request) -> str:
         """Generate under the captions' own prefix; upstream trains with it and generates without."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from cookbook import cluster, profiles, store
 from cookbook.errors import UserError
-from cookbook.generate import shortcuts
+from cookbook.generate import plan, shortcuts
 from cookbook.generate.maker import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
@@ -107,7 +107,8 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
     folder, _, profile, _, fast = parts
     print(
         f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): {profile.clip.frames} frames, "
-        f"{profile.sampling.steps} steps, {len(todo)} prompts x {seeds} seeds"
+        f"{profile.sampling.steps} steps, {len(todo)} prompts x {seeds} seeds, "
+        + plan.cost(profile, left, world.device().type == "cuda")
         + (f", not exact: --fast {' '.join(sorted(fast))}" if fast else "")
     )
     made = () if not left else one_process(parts, left) if ray is None else many_processes(ray, parts, left)
