@@ -23,7 +23,7 @@ FLAGS = {
     | {"--base", "--no-cache", "--sample-every", "--tensorboard"},
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--redo"},
-    "judge": STAGE | {"--clips", "--calibrate", "--explain", "--ray", "--redo"},
+    "judge": STAGE | {"--clips", "--calibrate", "--explain", "--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--uncalibrated", "--redo"},
     "run": STAGE | {"--only", "--from", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},

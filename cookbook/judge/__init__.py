@@ -33,6 +33,7 @@ def judge(
     clips: Path | str | None = None,
     calibrate: bool = False,
     explain: bool = False,
+    critic: Path | str | None = None,
     ray: str | None = None,
     redo: bool = False,
 ) -> dict:
@@ -43,6 +44,8 @@ def judge(
             Prompts come from its dreams.jsonl or metadata.csv, else from <stem>.txt, else from the file's name.
         calibrate: only measure the critic on the controls, and return the calibration.
         explain: let the critic also write its reasoning (real models; the nano critic cannot write).
+        critic: folder of another critic than the profile's, such as one of notebook 05; its verdicts go to
+            `verdicts-<folder name>`.
         ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
             `cluster`. This process alone when empty.
         redo: judge everything anew.
@@ -52,8 +55,9 @@ def judge(
     """
     chosen = profiles.get(profile)
     root = store.run_folder(run, chosen.name)
-    folder = root / "verdicts" if clips is None else root / f"verdicts-{Path(clips).absolute().name}"
-    source = hub.locate(chosen.critic)
+    own = "-".join(["verdicts", *([Path(critic).absolute().name] if critic else [])])
+    folder = root / (own if clips is None else f"{own}-{Path(clips).absolute().name}")
+    source = Path(critic).expanduser().absolute() if critic else hub.locate(chosen.critic)
     panel = Panel(source, chosen.critic_fps, chosen.critic_tokens, ray)
     if calibrate:
         return calibration.calibrate(chosen, root, folder, panel)
@@ -75,9 +79,7 @@ def judge(
     )
     if explain and not writes(source):
         show.banner("this critic was trained to score, not to write: explanations stay empty")
-    measured = (
-        calibration.calibrate(chosen, root, folder, panel) if clips is None else calibration.load(root / "verdicts")
-    )
+    measured = calibration.calibrate(chosen, root, folder, panel) if clips is None else calibration.load(root / own)
     if measured is None or measured["made_from"]["critic"] != panel.fingerprint:
         measured = None
         show.banner("this critic is not measured on clips of known truth: run `cookbook judge --calibrate` first")

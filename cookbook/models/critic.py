@@ -225,6 +225,7 @@ def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[st
         cap_pixels_per_frame=False,
         device=str(critic.model.device),
         padding=True,
+        padding_side="left",  # so that all chats end in the same place
         return_tensors="pt",
     ).data
 

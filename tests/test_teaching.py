@@ -1,0 +1,91 @@
+"""Post-training the critic on labelled clips: it learns the labels and can be loaded as a critic."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from cookbook import profiles, store, video
+from cookbook.errors import UserError
+from cookbook.judge import training
+from cookbook.judge.scoring import ask
+from cookbook.models import critic as critics
+from cookbook.models.critic import sample_frames
+from cookbook.profiles import Source
+
+
+def shown(bright: bool, seed: int, *size) -> critics.Sampled:
+    frames = tiny.clip(seed, frames=5)
+    return sample_frames(255 - frames if bright else frames, 8.0, *size)
+
+
+@pytest.fixture
+def examples(critic_folder, monkeypatch) -> list[training.Example]:
+    """Bright clips are worth 5, dark ones 1."""
+    full = profiles.nano()
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.replace(full, critic=Source(str(critic_folder))))
+    return [
+        training.Example(f"{bright}{seed}", partial(shown, bright, seed), "physics", None, 5 if bright else 1)
+        for seed in range(4)
+        for bright in (False, True)
+    ]
+
+
+def scores(folder: Path) -> tuple[float, float]:
+    critic = critics.load_critic(folder, torch.device("cpu"))
+    clips = [shown(bright, 77, 8, 1024, critic.token_edge) for bright in (False, True)]
+    found, _ = critics.score(critic, clips, [[ask("physics", None)]] * 2)
+    return tuple(found[:, 0] @ np.arange(1, 6))
+
+
+def test_it_learns_what_the_labels_say(examples, critic_folder, tmp_path):
+    before = scores(critic_folder)
+    made = training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, batch=4, learning_rate=3e-3)
+    dark, bright = scores(tmp_path / "taught")
+    assert abs(before[0] - before[1]) < 0.5 and bright - dark > 2, "clips that it was not trained on"
+    assert made["loss_last"] < made["loss_first"] / 2 and made["weights_changed"] > 0
+    assert training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3) == made
+    with pytest.raises(UserError, match="--redo train-critic"):
+        training.train_critic(examples[:-1], tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3)
+
+
+def test_digits_are_drawn_equally_often(examples):
+    many = [*examples, *[training.Example("x", None, "physics", None, 3)], *examples]
+    drawn = [training.draw(many, 0, number).digit for number in range(300)]
+    assert all(70 < drawn.count(digit) < 130 for digit in (1, 3, 5))
+    assert drawn == [training.draw(many, 0, number).digit for number in range(300)]
+
+
+def table(folder: Path, text: str) -> Path:
+    video.write_video(folder / "videos" / "a.mp4", tiny.clip(0), 8)
+    (folder / "train.csv").write_text(text)
+    return folder
+
+
+def test_videophy_2_layout_is_read(tmp_path):
+    text = 'video_url,caption,pc,sa\nhttps://somewhere/x/a.mp4,"Pour it, slowly.",4,2\nhttps://somewhere/a.mp4,Go.,1,\n'
+    found = training.read_labelled(table(tmp_path, text))
+    assert [(e.question, e.prompt, e.digit) for e in found] == [
+        ("physics", "Pour it, slowly.", 4),
+        ("instruction", "Pour it, slowly.", 2),
+        ("physics", "Go.", 1),
+    ]
+    assert found[0].sample(8, 1024, 16).frames.shape == (9, 64, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("b.mp4,Go.,3,3", "line 2: .*no such clip"), ("a.mp4,,3,3", "line 2: no caption"),
+     ("a.mp4,Go.,7,", "line 2: pc or sa")],
+)  # fmt: skip
+def test_bad_labels_are_named(tmp_path, row, message):
+    with pytest.raises(UserError, match=message):
+        training.read_labelled(table(tmp_path, f"video_url,caption,pc,sa\n{row}\n"))
+    with pytest.raises(UserError, match="holds 0 tables"):
+        training.read_labelled(tmp_path / "videos")
+    assert store.read_manifest(tmp_path) is None
