@@ -1,7 +1,7 @@
 """`make bundle`: one file with the checkout and the wheels of the lock, for a classroom without network.
 
-The file unpacks to a git clone with a folder `wheels/`; where that folder is, the Makefile installs from it alone. Wheels
-are those of the system and the Python version that the bundle was made with.
+The file unpacks to a git clone with a folder `wheels/`; where that folder is, the Makefile installs from it alone. The
+wheels are those of the system and the Python version that the bundle was made with.
 """
 
 from __future__ import annotations
