@@ -14,6 +14,7 @@ from cookbook.judge import list_dreams, rows
 from cookbook.judge.calibration import MARKS
 from cookbook.judge.scoring import QUESTIONS
 
+STILLS = 3  # pictures shown where there are no buttons: each adds 15 kB to a notebook that must stay below 400
 ASKED = {
     "physics": "Could this be real? 1 impossible … 5 natural",
     "instruction": "Was it done? 1 not at all … 5 fully",
@@ -59,9 +60,10 @@ class Rating:
     def show(self) -> None:
         """The page with its buttons, which Tab and Enter press, too; where nobody watches, the videos as pictures."""
         if os.environ.get("HEADLESS"):
-            titles = [f"clip {number}: {clip['prompt']}" for number, clip in enumerate(self.clips)]
-            show.show_sheet([clip["path"] for clip in self.clips], titles)
-            print("to mark without buttons: rating.mark(0, physics=4, instruction=2)")
+            few = self.clips[:STILLS]
+            titles = [f"clip {number}: {clip['prompt']}" for number, clip in enumerate(few)]
+            show.show_sheet([clip["path"] for clip in few], titles)
+            print(f"the first {len(few)} of {len(self.clips)}; to mark without buttons: rating.mark(0, physics=4, instruction=2)")
         else:
             from IPython.display import display
 
