@@ -63,7 +63,8 @@ class Rating:
             few = self.clips[:STILLS]
             titles = [f"clip {number}: {clip['prompt']}" for number, clip in enumerate(few)]
             show.show_sheet([clip["path"] for clip in few], titles)
-            print(f"the first {len(few)} of {len(self.clips)}; to mark without buttons: rating.mark(0, physics=4, instruction=2)")
+            print(f"the first {len(few)} of {len(self.clips)}")
+            print("to mark without buttons: rating.mark(0, physics=4, instruction=2)")
         else:
             from IPython.display import display
 
