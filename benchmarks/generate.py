@@ -12,6 +12,8 @@ denoised: the first clip, which nothing overlaps, and those that follow are told
 With random weights the distance of `--fast` from the exact clip says that nothing is broken, not how good the pictures
 are; for that see benchmarks/shortcuts.py. How often `cache` skips depends on the weights too, and random ones never let
 it: a last row takes every skip that the rule could allow, so that real weights lie between the last two.
+
+Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ TEXT = {
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
     },
-    "vision_config": {"out_hidden_size": 3584},
+    "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
 }
 
 

@@ -60,7 +60,7 @@ folder = samples.with_checkpoint(profile, store.run_folder(run or None, profile)
 # The published loader is not strict: a name that does not match is left out with a warning, and the model then makes noise, or videos just like those of the base model. So here every written file is
 # **read again in a new process** and compared with the checkpoint, tensor by tensor.
 #
-# **What you should see:** four rows, each *equal bit by bit*, and a largest difference of 0.
+# **What you should see:** one row per file (four; five where LoRA was trained, whose adapter is a file too), each *equal bit by bit*, and a largest difference of 0.
 
 # %%
 exported = convert(profile, run=folder)

@@ -74,6 +74,7 @@ def test_the_flag_chooses_what_the_device_can_and_refuses_what_it_cannot(monkeyp
     assert shortcuts.choose(("cache",), CPU) == {"cache"}
     with pytest.raises(UserError, match="--fast fp8 needs an NVIDIA GPU of compute capability 9.0"):
         shortcuts.choose(("fp8", "cache"), CPU)
+    assert shortcuts.choose(("fp8",), None) == {"fp8"}, "the workers of a cluster may have what this machine has not"
     monkeypatch.setattr(fp8, "available", lambda device: True)
     assert shortcuts.choose((), CPU) == set(shortcuts.NAMES)
 
@@ -90,7 +91,11 @@ def test_rounding_to_fp8_keeps_each_row_to_its_own_scale():
 def test_an_fp8_layer_is_near_the_layer_it_replaces():
     torch.manual_seed(0)
     linear, x = torch.nn.Linear(64, 48, bias=False), torch.randn(2, 16, 64)
-    made, expected = fp8.Float8Linear(linear)(x), linear(x)
+    layer, expected = fp8.Float8Linear(linear), linear(x)
+    try:
+        made = layer(x)
+    except RuntimeError as error:
+        pytest.skip(f"NOT RUN: PyTorch {torch.__version__} has no such product for CPUs ({str(error)[-60:]})")
     assert made.shape == expected.shape
     assert 1e-3 < (made - expected).norm() / expected.norm() < 0.06
 

@@ -22,8 +22,11 @@ NAMES = ("guidance", "cache", "fp8")
 CHANGE, SKIPS = 0.05, 2
 
 
-def choose(wanted: Iterable[str] | None, device: torch.device) -> frozenset[str]:
+def choose(wanted: Iterable[str] | None, device: torch.device | None) -> frozenset[str]:
     """The shortcuts of `--fast`: None for none, nothing behind the flag for all that this device can.
+
+    Args:
+        device: None where others compute; fp8 is then taken if named.
 
     Raises:
         UserError: fp8 is asked for by name and the device has none.
@@ -31,9 +34,9 @@ def choose(wanted: Iterable[str] | None, device: torch.device) -> frozenset[str]
     if wanted is None:
         return frozenset()
     chosen = frozenset(wanted)
-    if "fp8" in chosen and not fp8.available(device):
+    if "fp8" in chosen and device and not fp8.available(device):
         raise UserError("--fast fp8 needs an NVIDIA GPU of compute capability 9.0 or more (H100); leave fp8 out")
-    return chosen or frozenset(NAMES if fp8.available(device) else NAMES[:2])
+    return chosen or frozenset(NAMES if device and fp8.available(device) else NAMES[:2])
 
 
 class Line:

@@ -47,7 +47,7 @@ def generate(
         The manifest, with the facts `clips`, `blocked`, `weights`.
     """
     chosen = profiles.get(profile)
-    short = shortcuts.choose(fast, world.device())
+    short = shortcuts.choose(fast, None if ray else world.device())
     root = store.run_folder(run, profile)
     name = f"generate-{model}"
     tuned = Path(weights) if weights else root / "export" / "diffusers"
