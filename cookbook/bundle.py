@@ -6,6 +6,7 @@ wheels are those of the system and the Python version that the bundle was made w
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -29,7 +30,7 @@ def bundle(out: Path, root: Path = ROOT) -> Path:
     Raises:
         UserError: no git clone, or a package of the lock that cannot be had.
     """
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.absolute().parent) as folder:
         clone = Path(folder) / "cookbook"
         _run(["git", "clone", "--quiet", "--depth=1", "--no-tags", root.absolute().as_uri(), clone], root)
         _run(["git", "remote", "remove", "origin"], clone)
@@ -39,6 +40,7 @@ def bundle(out: Path, root: Path = ROOT) -> Path:
         _pip("wheel", "--wheel-dir=wheels", *needed, cwd=clone)
         for own in clone.glob("wheels/cookbook-*.whl"):
             own.unlink()  # the clone is installed, not a copy
+        _run(["git", "clean", "-dfqx", "--exclude=wheels"], clone)  # what building left
         _pip("install", "--dry-run", "--ignore-installed", "--no-index", "--find-links=wheels", *needed, cwd=clone)
         wheels = list(clone.glob("wheels/*.whl"))
         print(f"bundle: {len(wheels)} wheels of {sum(wheel.stat().st_size for wheel in wheels) / 1e9:.1f} GB")
@@ -49,15 +51,15 @@ def bundle(out: Path, root: Path = ROOT) -> Path:
 
 def _pip(*words: str, cwd: Path) -> str:
     """pip of this Python on the project with its extras, at the versions of the lock."""
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    return _run([*pip, *words, "-c", "constraints.txt", PROJECT], cwd)
+    pip = [sys.executable, "-m", "pip"]
+    return _run([*pip, *words, "--quiet", "-c", "constraints.txt", PROJECT], cwd)
 
 
 def _run(command: list, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise UserError(f"{' '.join(map(str, command[:4]))} ...: {said[-1]}")
+        said = [line for line in done.stderr.splitlines() if re.match("ERROR|fatal", line)] or [done.stderr.strip()]
+        raise UserError(f"{' '.join(map(str, command[:5]))} ...: {'; '.join(said)}")
     return done.stdout
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
+from safetensors import safe_open
 from torch.distributed.checkpoint import FileSystemReader
 
 from cookbook import profiles, store, video
@@ -215,6 +217,23 @@ def test_checkpoint_keys_are_as_documented(run):
         mine = [pattern for name, pattern in patterns if name == part]
         assert all(any(re.fullmatch(pattern, key) for pattern in mine) for key in written)
         assert all(any(re.fullmatch(pattern, key) for key in written) for pattern in mine)
+
+
+def test_the_adapter_file_is_as_documented(tiny_profile, tiny_clips, tmp_path):
+    tiny_profile(steps=1, lora_rank=4)
+    train("tiny", run=tmp_path, data=tiny_clips)
+    convert("tiny", run=tmp_path)
+    page = re.search(r"## The adapter file\n(.*?)\n## ", PAGE.read_text(), re.S)[1]
+    with safe_open(tmp_path / re.match(r"\s*`([^`]+)`", page)[1], "pt") as file:
+        facts = json.loads(file.metadata()["lora_adapter_metadata"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    keys = dict(re.findall(r"^\| `([^`]+)` \| \[(.*?)\] \|", page, re.M))
+    assert set(facts) <= set(re.findall(r"`(transformer\.\w+)`", page)) and facts["transformer.r"] == 4
+    modules = facts["transformer.target_modules"]
+    assert {key.replace("<module>", module) for key in keys for module in modules} == set(tensors)
+    for key, tensor in tensors.items():
+        side = next(shape for pattern, shape in keys.items() if key.endswith(pattern.split(">")[1])).split(", ")
+        assert tensor.dtype == torch.float32 and tensor.shape[side.index("r")] == 4
 
 
 def test_a_renamed_or_retyped_field_is_noticed(run):

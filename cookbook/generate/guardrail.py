@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cookbook.errors import UserError
 
 
-def load_guardrail():
+def load_guardrail() -> Any:
     """The checker of `cosmos_guardrail`: `check_text_safety(prompt) -> bool`, `check_video_safety(frames) -> frames`.
 
     Raises:

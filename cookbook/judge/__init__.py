@@ -232,6 +232,7 @@ def best_of_n(verdicts: Sequence[dict], told: Sequence[dict], cost: float | None
 
 
 def print_summary(facts: dict) -> None:
+    """The stage's rates and intervals, one a line."""
     for model in MODELS:
         if (rate := facts[f"follow_rate_{model}"]) is not None:
             low, high = facts[f"follow_rate_{model}_interval"] or (float("nan"), float("nan"))

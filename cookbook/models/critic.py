@@ -83,6 +83,8 @@ class Question:
 
 @dataclass
 class Critic:
+    """A loaded critic and what is needed to question it."""
+
     model: Qwen3VLForConditionalGeneration
     processor: Qwen3VLProcessor
     digits: list[int]  # token ids of 1 to 5

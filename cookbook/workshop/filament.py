@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -41,7 +42,7 @@ def vulkan_missing() -> str:
 
 
 @functools.cache
-def context():
+def context() -> Any:
     """The one Filament engine of this process."""
     if importlib.util.find_spec("mujoco.studio") is None:
         raise complaint("mujoco-studio is not installed")

@@ -106,6 +106,9 @@ def assemble(vae: Path, text: Path, transformer: Path, out: Path) -> None:
     CosmosTransformer3DModel.from_pretrained(transformer / "transformer", **half).save_pretrained(out / "transformer")
     encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(text / "text_encoder", dtype=torch.float16)
     encoder.save_pretrained(out / "text_encoder")
+    for config in (out / "vae" / "config.json", out / "transformer" / "config.json"):
+        plain = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(plain, indent=2) + "\n")  # whose machine it came from is nobody's business
     shutil.copytree(text / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     write_pipeline(out)
 
