@@ -11,7 +11,7 @@ export PIP_FIND_LINKS := wheels
 export HF_HUB_OFFLINE := 1
 endif
 
-.PHONY: run test lab bundle clean
+.PHONY: run test lab bundle reset clean
 
 run: .venv/ready
 	$(BIN)/cookbook run --profile $(PROFILE)
@@ -27,6 +27,11 @@ lab: .venv/ready
 # One file for a classroom without network: tar xf cookbook-bundle.tar, cd cookbook, make run.
 bundle: .venv/ready
 	$(BIN)/python -m cookbook.bundle cookbook-bundle.tar
+
+# Back to the start of a class: the results of one profile go, and the notebooks are as committed.
+reset:
+	rm -rf "$${COOKBOOK_HOME:-.}/runs/$(PROFILE)" "$${COOKBOOK_HOME:-.}/runs/$(PROFILE)-samples"
+	git checkout -- notebooks
 
 # Removes the environment and caches. Your results in runs/ are kept.
 clean:

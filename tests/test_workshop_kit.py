@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,9 @@ def test_the_exercises_it_names_exist():
     assert named and named <= set(exercises.__all__)
 
 
-def test_the_reset_brings_notebooks_back_and_removes_results(tmp_path):
+def test_the_reset_brings_notebooks_back_and_removes_results(tmp_path, monkeypatch):
+    monkeypatch.delenv("COOKBOOK_HOME", raising=False)
+    shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00.ipynb").write_text("as committed")
     for command in ("init", "add .", "-c user.name=a -c user.email=a@b commit -m x"):

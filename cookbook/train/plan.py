@@ -156,6 +156,7 @@ class Scale:
     hours: float
 
     def describe(self) -> str:
+        """One line: machines, memory, seconds a step, hours."""
         where = f"{self.gpus} H100" if self.gpus <= NODE else f"{self.gpus // NODE} machines of {NODE} H100"
         fits = "" if self.memory_gb < 80 else " (does not fit: 80)"
         return (
