@@ -177,7 +177,7 @@ def recommended_recipe() -> Recipe:
         crop=True,
         resample=True,
         reshuffle=True,
-        recompute="blocks",
+        recompute="0.25",
     )
 
 
@@ -252,7 +252,7 @@ def cosmos_2b() -> Profile:
         recipe=recommended_recipe(),
         alternatives=(
             upstream_recipe(),
-            replace(recommended_recipe(), name="lora", lora_rank=32, learning_rate=1e-4),
+            replace(recommended_recipe(), name="lora", lora_rank=32, learning_rate=1e-4, recompute="0.2"),
         ),
         sampling=Sampling(steps=36, guidance=7.0, shift=5.0, negative_prompt=None, seeds=5, base_seeds=1),
         controls=None,
@@ -268,16 +268,16 @@ def cosmos_2b() -> Profile:
 def cosmos_14b() -> Profile:
     """Cosmos Predict 2.5 14B, judged by Cosmos Reason 2 8B; eight 80 GB GPUs."""
     small = cosmos_2b()
-    slower, wider = 2**-15.5, 32
+    slower, large = 2**-15.5, {"shard": 32, "recompute": "selective"}
     return replace(
         small,
         name="14b",
         world=replace(small.world, location="nvidia/Cosmos-Predict2.5-14B", gigabytes=46.0),
         critic=replace(small.critic, location="nvidia/Cosmos-Reason2-8B", gigabytes=17.5),
         clip=replace(small.clip, frames=45),
-        recipe=replace(small.recipe, learning_rate=slower, shard=wider),
+        recipe=replace(small.recipe, learning_rate=slower, **large),
         alternatives=tuple(
-            replace(recipe, shard=wider, **({} if recipe.lora_rank else {"learning_rate": slower}))
+            replace(recipe, **large, **({} if recipe.lora_rank else {"learning_rate": slower}))
             for recipe in small.alternatives
         ),
         hardware="8 GPUs of 80 GB",

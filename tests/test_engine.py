@@ -179,7 +179,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monke
 def test_lora_is_one_flag_apart_and_changes_nothing_else(name):
     full, lora = profiles.get(name).recipe, profiles.get(name, "lora").recipe
     apart = {field for field, value in vars(full).items() if value != getattr(lora, field)}
-    assert lora.lora_rank and apart <= {"name", "lora_rank", "learning_rate"}
+    assert lora.lora_rank and apart <= {"name", "lora_rank", "learning_rate", "recompute"}
 
 
 LORA = {"lora_rank": 4, "learning_rate": 3e-2}

@@ -14,7 +14,7 @@ from cookbook.profiles import Profile, Recipe
 from cookbook.train.explain import departures
 
 # FLOP per second that training was measured to sustain, three forwards counted per step.
-H100 = 272e12  # 2B, 31,104 tokens, eager, full recomputation: 3.79 s a step, 27.5 % of 989 TFLOP/s
+H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, recompute 0.25: 2.54 s a step on a busy host (docs/gpu_figures.md)
 TWO_CORES = 80e9  # 9.9 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
 LARGE = 1e9  # parameters from which a plan assumes a GPU, whatever this machine has
 
@@ -67,7 +67,7 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None, ca
         add_lora(network, recipe)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     gpu = torch.cuda.is_available() or parameters > LARGE
-    speed, where = (H100, "one H100, measured eager") if gpu else (TWO_CORES, "two CPU cores, measured")
+    speed, where = (H100, "one H100, measured") if gpu else (TWO_CORES, "two CPU cores, measured")
     per_process = recipe.batch * recipe.accumulate
     step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
     per_step, split, compute = per_process * size, copies(size, recipe.shard), 2 if gpu else 4
@@ -108,27 +108,26 @@ def memory(
 ) -> dict[str, float]:
     """GB per process by part; `width` processes split the trained weights, `compute` is the bytes of a number in use.
 
-    Activations: with recomputation one input per block (selective: also the outputs of its two attentions; products:
-    and of its MLP) and about 21 tensors of tokens x width inside the block at work; without, about 21 per block. 21
-    makes the sum equal the 43 GB that were measured for the 2B model with every block recomputed, not compiled; the
-    others are not measured.
+    Activations, in tensors of tokens x width: a block that keeps all has 33, so that a quarter of them makes the sums
+    equal what was measured for 2B on an H100 (all weights 61.5 GB, LoRA 35.6 GB: docs/gpu_figures.md). Otherwise a
+    block keeps its input (selective: also the outputs of its two attentions; products: and of its MLP), and 21 more
+    are at work in one block at a time; not measured. Gradients come while activations go: the larger counts.
     """
     channels = settings["num_attention_heads"] * settings["attention_head_dim"]
-    layers = settings["num_layers"]
-    frozen_bytes = compute if recipe.lora_rank else 0
+    layers, size = settings["num_layers"], recipe.batch * tokens * compute
     weight_bytes = _bytes(recipe, compute)
-    kept = {"none": 21, "blocks": 1, "selective": 3, "products": 4}
-    each = kept[recipe.recompute] if recipe.recompute in kept else 21 * float(recipe.recompute)
-    tensors = each * layers + (0 if recipe.recompute == "none" else 21)
-    in_use = parameters * compute * (1 if width == 1 else 2 / layers)  # FSDP2 gathers a block, and the next
+    kept = {"none": 33, "blocks": 1, "selective": 3, "products": 4}
+    each = kept[recipe.recompute] if recipe.recompute in kept else 33 * float(recipe.recompute)
+    work = 21 if recipe.recompute in ("blocks", "selective", "products") else 0
+    cast = 2 * parameters / layers * compute  # the weights of a block and the next, gathered and in bf16
     parts = {
-        "frozen weights": (parameters - trained if recipe.lora_rank else 0) * frozen_bytes,
+        "frozen weights": (parameters - trained) * compute if recipe.lora_rank else 0,
         "weights": trained * weight_bytes / width,
-        "gradients": trained * weight_bytes / width,
         "Adam": 2 * trained * weight_bytes / width,
         "EMA": 4 * trained / width if recipe.ema_rate else 0,
-        "weights in bf16": in_use if weight_bytes > compute and not recipe.lora_rank else 0,
-        "activations": tensors * recipe.batch * tokens * channels * compute,
+        "weights in use": 0 if recipe.lora_rank or weight_bytes == compute and width == 1 else cast,
+        "activations, then gradients": max(each * layers * size * channels, trained * weight_bytes / width)
+        + work * size * channels,
     }
     return {name: round(part / 1e9, 2) for name, part in parts.items() if part}
 
