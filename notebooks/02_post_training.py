@@ -84,6 +84,21 @@ table[table.reason != ""]
 # Two things differ that are no value of a recipe: clips are held out, because a loss on clips that were never trained on is the only one that shows learning; and at most
 # four windows of a longer clip are used, each encoded once and kept, so that the VAE is not in memory while training (`--no-cache` encodes in every step instead).
 #
+# **What bf16 weights lose.** A bf16 number has about three digits. An update that is smaller than half of the last one is rounded away, and the published recipe has no other copy
+# of the weights. Measured, each way from the same weights over the same 40 clips at a constant rate:
+#
+# | network | rate | weights | updates that survive | a weight moved by | held-out loss |
+# |---|---|---|---|---|---|
+# | nano, shipped weights | 1.08e-5 (upstream's mean) | bf16 | 2.7 % | 3.0e-5 | 0.370 to 0.359 |
+# | | | float32 | 100 % | 1.1e-4 | 0.370 to **0.263** |
+# | nano, shipped weights | 6e-4 (nano's own) | bf16 | 60 % | 3.4e-3 | 0.370 to 0.218 |
+# | | | float32 | 100 % | 3.5e-3 | 0.370 to 0.221 |
+# | 2B, random weights | 1.08e-5 | bf16 | 3.8 % | 2.5e-5 | not measured |
+# | | | float32 | 99.9 % | 5.2e-5 | not measured |
+#
+# So at the published rates a float32 copy matters much, and at nano's large rate not at all. Nano: `python benchmarks/precision.py --run runs/nano --batch 1 --steps 40 --rates
+# 1.08e-5 6e-4`, two CPU cores, one thread, PyTorch 2.14.1, 2026-11-25; one run each. 2B: [figures from GPUs](../docs/gpu_figures.md).
+#
 # The nano values differ once more (`batch`, `learning_rate`, `steps`, `clip_norm`, `save_every`), because a network of a few million parameters learns
 # with a larger step than one of two billion.
 #
