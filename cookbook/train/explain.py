@@ -23,7 +23,7 @@ REASONS = {
     "given_frames": "half of upstream's steps train text-to-video, but the task is image-to-video",
     "save_every": "nano: a shorter run is saved more often",
     "lora_rank": "adapters instead of all weights, for less memory; targets and kind as in both published LoRA recipes",
-    "master_weights": "bf16 weights lose 96 % of the updates to rounding at upstream's mean rate (docs/gpu_figures.md)",
+    "master_weights": "bf16 weights lose most updates to rounding: 96 % at upstream's mean rate (docs/gpu_figures.md)",
     "crop": "generation keeps the aspect ratio and crops; upstream trains on squashed pictures",
     "resample": "a 30 fps and a 16 fps file would show the same motion at two speeds",
     "reshuffle": "a fixed order shows the same neighbours in each epoch, for no gain",
