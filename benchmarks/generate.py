@@ -2,16 +2,17 @@
 
     python benchmarks/generate.py                       one GPU, Cosmos Predict 2.5 2B, 432x768, 93 frames, 36 steps
     python benchmarks/generate.py --peer-steps 6        diffusers' time per step and the rest apart, scaled to 36 steps
-    python benchmarks/generate.py --size 704 1280 --steps 3 --peer-steps 3 --no-fast
+    python benchmarks/generate.py --size 704 1280 --steps 3 --peer-steps 3 --no-parts --no-fast
 
 Weights are random in the exact configurations (world model, Wan 2.1 VAE, 7B text encoder), so nothing is downloaded. A
 clip is: photo in, denoising with guidance, decoding, mp4 on disk. The text encoder, once per prompt and before the
 world model comes, has its own line; NVIDIA's guardrail is not in it. Ours writes the mp4 of a clip while the next is
-denoised: the first clip, which nothing overlaps, and those that follow are told apart.
+denoised: the first clip, which nothing overlaps, and those that follow are told apart. An mp4 takes the same time
+whatever made the frames, and is timed once, in the row of the exact clip.
 
 With random weights the distance of `--fast` from the exact clip says that nothing is broken, not how good the pictures
 are; for that see benchmarks/shortcuts.py. How often `cache` skips depends on the weights too, and random ones never let
-it: a last row takes every skip that the rule could allow, so that real weights lie between the last two.
+it: the rows named so take every skip that the rule could allow, and real weights lie between them and those above.
 
 Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -209,11 +211,11 @@ def peak(device: torch.device) -> float | None:
 
 
 def in_a_row(
-    parts: Parts, make: Callable, steps: int, clips: int, together: int
+    parts: Parts, make: Callable, steps: int, clips: int, mp4: bool
 ) -> tuple[list[tuple[float, float]], np.ndarray]:
     """The seconds, from the start, at which each clip's frames were there and its mp4; and the frames of the first."""
     turn, first = threading.Lock(), []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(together) as threads:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(TOGETHER) as threads:
 
         def clip(seed: int) -> tuple[float, float]:
             with turn:
@@ -221,7 +223,8 @@ def in_a_row(
                 plain = isinstance(pixels, np.ndarray)
                 frames = (pixels * 255).round().astype(np.uint8) if plain else codec.to_frames(pixels)
                 there = time.perf_counter() - start
-            write_video(Path(folder) / f"{seed}.mp4", frames, parts.profile.clip.fps)
+            if mp4:
+                write_video(Path(folder) / f"{seed}.mp4", frames, parts.profile.clip.fps)
             end = time.perf_counter() - start
             if not seed:
                 first.append(pixels)
@@ -233,7 +236,13 @@ def in_a_row(
 
 
 def measure(
-    method: str, parts: Parts, make: Callable, steps: int, clips: int, together: int, truth: np.ndarray | None
+    method: str,
+    parts: Parts,
+    make: Callable,
+    steps: int,
+    truth: np.ndarray | None = None,
+    clips: int = 1,
+    mp4: bool = False,
 ) -> tuple[Row, np.ndarray]:
     """Time a method; the row, and its first clip.
 
@@ -241,26 +250,28 @@ def measure(
         steps: of the timed clips; times are scaled to the profile's where they are fewer.
         truth: the first clip of the method that this is compared with.
     """
-    passes: list[float] = []
+    passes: list = []  # when each ended: seconds, or on a GPU an event, since waiting for it would cost time
 
     def count(*_) -> None:
+        passes.append(torch.cuda.Event(enable_timing=True) if parts.gpu else time.perf_counter())
         if parts.gpu:
-            torch.cuda.synchronize()
-        passes.append(time.perf_counter())
+            passes[-1].record()
 
     clock = time.perf_counter()
     make(0, 1)  # compiles, and warms up
     say(f"{method}: ready after {time.perf_counter() - clock:.1f} s")
     fresh_peak(parts.transformer.device)
     hook = parts.transformer.norm_out.register_forward_pre_hook(count)  # where each pass through the network ends
-    ends, frames = in_a_row(parts, make, steps, clips, together)
+    ends, frames = in_a_row(parts, make, steps, clips, mp4)
     hook.remove()
-    one = float(np.median(np.diff(passes)))
+    apart = [a.elapsed_time(b) / 1000 if parts.gpu else b - a for a, b in pairwise(passes)]
+    one = float(np.median(apart))
     missing = (parts.profile.sampling.steps - steps) * one * len(passes) / clips / steps
     there, end = ends[0]
     later = (ends[-1][1] - end) / (clips - 1) + missing if clips > 1 else None
     used, passed = peak(parts.transformer.device), len(passes) // clips
-    row = Row(method, there + missing, end - there, later, one, passed, steps, used, *distance(frames, truth))
+    wrote = end - there if mp4 else None
+    row = Row(method, there + missing, wrote, later, one, passed, steps, used, *distance(frames, truth))
     say(str(row))
     return row, frames
 
@@ -321,7 +332,7 @@ def main(
     peer_steps: int | None = None,
     clips: int = 2,
     size: tuple[int, int] | None = None,
-    text: bool = True,
+    parts: bool = True,
     fast: bool = True,
     out: Path | None = None,
 ) -> list[Row]:
@@ -333,7 +344,7 @@ def main(
         peer_steps: of the clips of diffusers' pipeline, likewise.
         clips: timed clips of ours, exact, in a row.
         size: height and width of the clip; the profile's when empty.
-        text: measure the 7B text encoder too.
+        parts: measure the 7B text encoder and the VAE by themselves too.
         fast: measure each shortcut of `--fast` that this device can, and all of them.
         out: file that gets the table too, after each row.
     """
@@ -351,37 +362,41 @@ def main(
         if out:
             out.write_text(table(chosen, rows) + "\n")
 
-    if text:
+    if parts:
         say("text encoder")
         add(embed(chosen, device))
         say(str(rows[-1]))
         fresh_peak(device)
     say("random weights")
-    parts = build(chosen, device)
-    row, truth = measure("diffusers' pipeline", parts, theirs(parts), peer_steps, 1, 1, None)
+    built = build(chosen, device)
+    row, truth = measure("diffusers' pipeline", built, theirs(built), peer_steps)
     add(row)
-    add(decoding("VAE decoding, as diffusers loads it", parts))
-    codec.channels_last(parts.vae)  # as world.load_vae hands it out
-    add(decoding("VAE decoding, channels last", parts))
-    parts.vae.enable_tiling()
-    add(decoding("VAE decoding, channels last, tiled", parts))
-    parts.vae.disable_tiling()
+    if parts:
+        add(decoding("VAE decoding, as diffusers loads it", built))
+    codec.channels_last(built.vae)  # as world.load_vae hands it out
+    if parts:
+        add(decoding("VAE decoding, channels last", built))
+        built.vae.enable_tiling()
+        add(decoding("VAE decoding, channels last, tiled", built))
+        built.vae.disable_tiling()
     same = peer_steps == steps
-    row, exact = measure("cookbook generate", parts, ours(parts), steps, clips, TOGETHER, truth if same else None)
+    row, exact = measure("cookbook generate", built, ours(built), steps, truth if same else None, clips, mp4=True)
     add(row)
     if not same:
-        gap, psnr = distance(unit(ours(parts)(0, peer_steps)), truth)
+        gap, psnr = distance(unit(ours(built)(0, peer_steps)), truth)
         say(f"clips of {peer_steps} steps: {gap:.4g} from diffusers' at most")
-        rows[-1] = replace(row, difference=gap, psnr=psnr)
+        add(replace(rows.pop(), difference=gap, psnr=psnr))
     limit = shortcuts.CHANGE
-    for one in [*shortcuts.NAMES, "all", "all, every skip taken"] if fast else []:
+    every = ", every skip taken"
+    for label in ["guidance", "cache" + every, "fp8", "all", "all" + every] if fast else []:
+        one = label.removesuffix(every)
         if one == "fp8" and not fp8.available(device):
             continue
         short = shortcuts.choose([one] if one in shortcuts.NAMES else [], device)
         if one == "fp8":  # for good: what follows takes it too
-            fp8.to_float8(parts.transformer)
-        shortcuts.CHANGE = float("inf") if one.endswith("taken") else limit
-        add(measure(f"cookbook generate --fast {one}", parts, ours(parts, short), steps, 1, 1, exact)[0])
+            fp8.to_float8(built.transformer)
+        shortcuts.CHANGE = float("inf") if label != one else limit
+        add(measure(f"cookbook generate --fast {label}", built, ours(built, short), steps, exact)[0])
     shortcuts.CHANGE = limit
     print(table(chosen, rows), flush=True)
     return rows
