@@ -240,7 +240,11 @@ def test_masks_are_of_what_the_prompt_names():
 def verdict_of(clip, frames=None):
     masks = clip.truth["mask_target"], clip.truth["mask_receptacle"]
     return truth.judge_clip(
-        clip.frames if frames is None else frames, *masks, clip.row["hand"], clip.row["task"]
+        clip.frames if frames is None else frames,
+        *masks,
+        clip.row["hand"],
+        clip.row["task"],
+        toward=clip.row["toward"],
     ).outcome
 
 

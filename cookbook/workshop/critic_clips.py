@@ -6,6 +6,7 @@ spliced, ...; the table of `cookbook/judge/controls.py`) cost no more than the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,7 @@ def strangers(row: dict, names: dict[str, list[str]], rng: np.random.Generator) 
 
 def other_hand(prompt: str) -> str:
     """The instruction as it is for a mirrored clip."""
-    swap = {"right hand": "left hand", "left hand": "right hand"}
-    return next((prompt.replace(old, new) for old, new in swap.items() if old in prompt), prompt)
+    return re.sub(r"\b(left|right)\b", lambda side: "right" if side[0] == "left" else "left", prompt)
 
 
 @dataclass

@@ -175,7 +175,7 @@ def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
     scene = world.scene
     for index in range(len(scene.items)):
         path = item_path(world, log, index)
-        handled = index == scene.target and scene.task in ("place", "lift", "push")
+        handled = index == scene.target and scene.task in ("place", "lift", "push", "move")
         if not handled and np.linalg.norm(path[-1] - path[0]) > 0.03:
             return False, f"item {index} was moved"
     return CHECKS[scene.task](world, robot, log)
@@ -200,6 +200,17 @@ def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
         return False, "not lifted"
     if log.held[-1] >= 0 or np.linalg.norm(path[-1] - path[0]) > 0.05:
         return False, "not put back"
+    if log.hand != world.scene.hand:
+        return False, "by the other hand"
+    return True, ""
+
+
+def judge_move(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    end = item_path(world, log, world.scene.target)[-1]
+    if log.grasp_frame is None or log.held[-1] >= 0:
+        return False, "not grasped" if log.grasp_frame is None else "not released"
+    if (away := float(np.hypot(*(end[:2] - world.scene.spot)))) > 0.05 or end[2] < TABLE:
+        return False, f"{away:.2f} m from where it should be"
     if log.hand != world.scene.hand:
         return False, "by the other hand"
     return True, ""
@@ -272,5 +283,5 @@ def judge_tour(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
 
 CHECKS = {
     "place": judge_place, "lift": judge_lift, "push": judge_push, "reach": judge_reach, "point": judge_point,
-    "tour": judge_tour,
+    "tour": judge_tour, "move": judge_move,
 }  # fmt: skip

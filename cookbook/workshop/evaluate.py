@@ -100,10 +100,9 @@ def finish(frames: np.ndarray, scene: Scene) -> dict:
         path = Path(folder) / "clip.mp4"
         video.write_video(path, frames, NANO.clip.fps)
         seen, _ = video.read_video(path)
-    truth = scene.truth()
-    verdict = rules.judge_clip(
-        seen, truth["mask_target"], truth["mask_receptacle"], scene.row["hand"], scene.row["task"]
-    )
+    truth, row = scene.truth(), scene.row
+    masks = truth["mask_target"], truth["mask_receptacle"]
+    verdict = rules.judge_clip(seen, *masks, row["hand"], row["task"], toward=row.get("toward"))
     return {**vars(verdict), "seen": round(verdict.seen, 4), "passed": verdict.outcome in rules.SUCCESS}
 
 

@@ -120,6 +120,7 @@ def scene_row(scene: Scene) -> dict:
         "prompt": prompt(scene),
         "hand": scene.hand,
         "aim": scene.aim,
+        "toward": scene.toward,
         "object": name_item(target),
         "object_kind": target.kind,
         "object_colour": target.colour,

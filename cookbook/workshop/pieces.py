@@ -52,12 +52,14 @@ def train_in_pieces(
     clip_norm: float = 1.0,
     log_every: int = 100,
     report: Callable[[nn.Module], dict] | None = None,
+    report_every: int | None = None,
 ) -> nn.Module:
     """Train `model` in place until `steps` or the minutes run out; call again with the same `out` to continue.
 
     Args:
         out: folder of `state.pt` (weights, average, optimizer, step) and `log.jsonl`.
         report: called with the averaged model at the end of a piece; its figures go into the log.
+        report_every: and after every so many steps, for a curve.
 
     Returns:
         The exponential moving average of the weights, as a model.
@@ -76,6 +78,11 @@ def train_in_pieces(
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
         print(f"continuing at step {start} of {steps}", flush=True)
+
+    def tell(step: int) -> None:
+        figures = report(average.eval())
+        store.append_row(out / "log.jsonl", {"step": step, **figures})
+        print(f"after step {step}: {figures}", flush=True)
 
     def save(step: int) -> None:
         with store.replacing(state_file) as temporary:
@@ -108,18 +115,17 @@ def train_in_pieces(
             store.append_row(out / "log.jsonl", row)
             print(f"step {step + 1}/{steps}  loss {mean:.4f}  {seconds:.3f} s/step", flush=True)
             losses.clear()
+        if report_every and (step + 1) % report_every == 0 and step + 1 < steps:
+            tell(step + 1)
         if time.monotonic() - saved > SAVE_SECONDS:
             save(step + 1)
             saved = time.monotonic()
     else:
         step = steps
     save(step)
-    average.eval()
     if report is not None:
-        figures = report(average)
-        store.append_row(out / "log.jsonl", {"step": step, **figures})
-        print(f"after step {step}: {figures}", flush=True)
-    return average
+        tell(step)
+    return average.eval()
 
 
 def load_clips(folders: list[Path], limit: int | None = None) -> tuple[np.ndarray, list[dict]]:

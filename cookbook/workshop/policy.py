@@ -177,6 +177,8 @@ class Plan:
 def intended(world: World, rng: Generator) -> Goal:
     """The goal that the instruction asks for."""
     scene = world.scene
+    if scene.spot:  # on the bare table
+        return Goal(scene.task, scene.hand, scene.target, scene.spot)
     deck, place = world.decks[scene.destination], scene.receptacles[scene.destination]
     room = np.maximum(np.array([deck.half_x, deck.half_y]) - world.sizes[scene.target][1], 0)
     spot = np.array(place.position) + rng.uniform(-0.2, 0.2, 2) * room
@@ -331,11 +333,13 @@ def point_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
 
 WAYPOINTS = {
     "place": place_waypoints, "lift": lift_waypoints, "reach": reach_waypoints, "push": push_waypoints,
-    "point": point_waypoints, "tour": tour_waypoints,
+    "point": point_waypoints, "tour": tour_waypoints, "move": place_waypoints,
 }  # fmt: skip
 
 
-STOPS = {"place": ("move", "lower"), "lift": ("lift", "hold"), "tour": ("rise", "move")}  # stretch of a halt
+STOPS = {  # stretch of a halt
+    "place": ("move", "lower"), "move": ("move", "lower"), "lift": ("lift", "hold"), "tour": ("rise", "move"),
+}  # fmt: skip
 
 
 def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:

@@ -15,10 +15,11 @@ from numpy.random import Generator
 from cookbook.workshop import objects, receptacles
 from cookbook.workshop.shapes import COLOURS
 
-Task = Literal["place", "reach", "push", "lift", "point", "tour"]
+Task = Literal["place", "reach", "push", "lift", "point", "tour", "move"]
+Toward = Literal["left", "right"]
 Pairs = Literal["train", "held-out", "all"]
 Point = tuple[float, float]
-TASKS: tuple[Task, ...] = ("place", "reach", "push", "lift", "point", "tour")
+TASKS: tuple[Task, ...] = ("place", "reach", "push", "lift", "point", "tour", "move")
 TABLE = 0.90
 HELD_OUT_PERCENT = 20
 HOME = np.array([0.275, 0.315])  # x and |y| of the palms at the start
@@ -70,6 +71,7 @@ class Scene:
     """`items[target]` is the object of the instruction, `receptacles[destination]` where it goes.
 
     `aim`: what the hand reaches for or points at, the item or the receptacle; `item` in every other task.
+    `toward`: the side, as the robot sees it, to which `move` brings the target; `spot`: the bare place where it ends.
     """
 
     seed: tuple[int, int]
@@ -83,6 +85,8 @@ class Scene:
     destination: int = 0
     scale: float = 1.0
     aim: Literal["item", "receptacle"] = "item"
+    toward: Toward | None = None
+    spot: Point | None = None
 
     def rng(self, stream: int) -> Generator:
         """Independent random streams of one scene: 0 sampling, 1 building, 2 policy, 3 twins."""
@@ -162,10 +166,26 @@ def place_main(layout: Layout, hand: str, task: Task, source: bool) -> tuple[Poi
             layout.used += [(ahead + [0.07, 0], 0.055), (ahead + [0.14, 0], 0.055)]
         else:
             target = layout.put((0.34, 0.46), zone, 0.108 if source else 0.055)
-        near = ((0.38, 0.60), (-0.40, 0.40)) if task == "push" else ((0.36, 0.46), reach_zone(hand, 0.03))
+        near = ((0.38, 0.60), (-0.40, 0.40)) if task in ("push", "move") else ((0.36, 0.46), reach_zone(hand, 0.03))
         destination = layout.put(*near, 0.118)
         if target and destination:
             return destination, target
+    return None
+
+
+def choose_spot(rng: Generator, layout: Layout, hand: str, start: Point, source: bool) -> tuple[Toward, Point] | None:
+    """Where `move` puts a target that starts there, and on which side that is; None when no side is free.
+
+    Far enough to be seen, and to leave what the target stood on.
+    """
+    far = 0.18 if source else 0.13
+    low, high = reach_zone(hand, 0.0)
+    ways: list[tuple[Toward, float]] = [("left", far), ("right", -far)]
+    for toward, aside in ways if rng.random() < 0.5 else ways[::-1]:
+        spot = (start[0], start[1] + aside)
+        if low <= spot[1] <= high and layout.free(np.array(spot), 0.05):
+            layout.used.append((np.array(spot), 0.05))
+            return toward, spot
     return None
 
 
@@ -284,12 +304,17 @@ def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, random
     target = Placed(item, colour, start, float(rng.uniform(-0.6, 0.6)), len(holders) - 1 if source else -1)
     count = int(rng.integers(3, 7)) if randomize else int(rng.integers(1, 4))
     aim = "receptacle" if task in ("reach", "point") and rng.random() < 0.5 else "item"
-    both = task in ("place", "tour")
-    keep_clear(layout, hand, [start, spots[0]] if both else [start] if aim == "item" else [spots[0]])
+    moved = choose_spot(rng, layout, hand, start, source is not None) if task == "move" else None
+    if task == "move" and moved is None:
+        return None
+    toward, spot = moved or (None, None)
+    end = spot or (spots[0] if task in ("place", "tour") else None)
+    keep_clear(layout, hand, [start, end] if end else [start] if aim == "item" else [spots[0]])
     others = place_distractors(rng, layout, hand, (item,), (colour,), count)
     view, look = sample_view(rng, randomize), random_look(rng) if randomize else plain_look(rng)
     scale = 1.0 if randomize else 1.15
-    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, scale=scale, aim=aim)
+    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, scale=scale, aim=aim,
+                 toward=toward, spot=spot)  # fmt: skip
 
 
 def name_item(item: Placed) -> str:
@@ -319,5 +344,6 @@ def prompt(scene: Scene) -> str:
         "lift": f"lift {item} from {source} and put it back.",
         "point": f"point at {aim}.",
         "tour": f"reach for {item} and then point at {place}.",
+        "move": f"pick up {item} from {source} and put it down farther {scene.toward}.",
     }
     return f"Use the {scene.hand} hand to {forms[scene.task]}"

@@ -23,7 +23,7 @@ from cookbook.profiles import nano as nano_profile
 from cookbook.show import progress
 from cookbook.workshop import nano
 from cookbook.workshop.critic_clips import other_hand
-from cookbook.workshop.pieces import load_clips, train_in_pieces
+from cookbook.workshop.pieces import autocast, load_clips, train_in_pieces
 
 ENCODED_AT_ONCE = 16
 
@@ -129,12 +129,16 @@ def main(args: Args) -> None:
 
     @torch.no_grad()
     def report(average: torch.nn.Module) -> dict:
-        losses = [flow_loss(average, held_out, torch.Generator(device).manual_seed(k), 0.0).item() for k in range(8)]
-        return {"held_out_loss": sum(losses) / len(losses)}
+        def mean(chosen: torch.Tensor) -> float:
+            draws = (torch.Generator(device).manual_seed(k) for k in range(8))
+            return sum(flow_loss(average, chosen, draw, 0.0).item() for draw in draws) / 8
+
+        with autocast(device):
+            return {"held_out_loss": mean(held_out), "own_loss": mean(training[: len(held_out)])}
 
     average = train_in_pieces(
         model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, warmup=300, ema_decay=0.9995,
-        report=report,
+        report=report, report_every=1000,
     )  # fmt: skip
     average.cpu().save_pretrained(args.out / "transformer")
 

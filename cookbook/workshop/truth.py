@@ -5,6 +5,7 @@ Known are the masks of what the prompt names in frame 0 (from the simulator) and
 place  the object has left its place, is seen once, whole and out of the hand, its base inside the receptacle's outline
 lift   the object is seen above its place in some frames, and at the end in its place again, out of the hand
 push   the object is seen once, farther from the robot and not far aside, out of the hand
+move   the object is seen once, on the asked side of its place, out of the hand
 reach  the fingers end about a hand's length beyond what is named
 point  the fingers end just before what is named
 tour   the fingers are at the object in the first two thirds, then at the receptacle at the end
@@ -66,6 +67,7 @@ class Dream:
     target: np.ndarray
     receptacle: np.ndarray
     hand: str | None
+    toward: str | None = None
 
     def found(self, model: Appearance) -> np.ndarray:
         """The target's pixels at the end."""
@@ -183,6 +185,25 @@ def judge_push(dream: Dream) -> Verdict:
     return not_done("the object is in the hand", seen) if held_by(groups[0], dream.arm()) else Verdict("done", "", seen)
 
 
+def judge_move(dream: Dream) -> Verdict:
+    model = Appearance(dream.frames[0], dream.target)
+    if model.recall < 0.35:
+        return Verdict("undetermined", "the target's colours do not stand out in frame 0")
+    home, unit = ndimage.binary_dilation(dream.target), len(dream.target) / HEIGHT
+    found = dream.found(model)
+    groups = blobs(found & ~home, max(5.0, 0.2 * model.area))
+    if (found & home).sum() >= 0.5 * model.area or not groups:
+        return not_done("the object is seen twice" if groups else "the object is still in its place or gone")
+    seen, (down, aside) = float(groups[0].sum()) / model.area, (middle(groups[0]) - middle(dream.target)) / unit
+    aside = -aside if dream.toward == "left" else aside
+    if aside < 6 or abs(down) > aside:
+        return not_done("the object went elsewhere", seen)
+    if len(groups) > 1 and groups[1].sum() > 0.5 * model.area:
+        return not_done("the object is seen twice", seen)
+    held = held_by(groups[0], dream.arm()) or not dream.drew_back(groups[0])
+    return not_done("the object is in the hand", seen) if held else Verdict("done", "", seen)
+
+
 def disturbed(dream: Dream) -> bool:
     """Whether the target is seen elsewhere at the end; what a hand covers is given the benefit of the doubt."""
     if dream.target.sum() > 0.03 * dream.target.size:
@@ -213,6 +234,7 @@ def judge_tour(dream: Dream) -> Verdict:
 
 RULES: dict[str, Callable[[Dream], Verdict]] = {
     "lift": judge_lift, "push": judge_push, "reach": judge_reach, "point": judge_point, "tour": judge_tour,
+    "move": judge_move,
 }  # fmt: skip
 
 
@@ -223,14 +245,16 @@ def judge_clip(
     hand: str | None = None,
     task: str = "place",
     reference: np.ndarray | None = None,
+    toward: str | None = None,
 ) -> Verdict:
     """Judge a clip (N, H, W, 3) uint8 by the masks (H, W) of frame 0 in a truth file, and the asked hand.
 
     reference: the known first picture (H, W, 3), to refuse a clip of another scene.
+    toward: of `move`, the asked side as the robot sees it: left or right.
     """
     if not same_scene(frames, reference):
         return Verdict("undetermined", "this is not the known scene throughout")
-    dream = Dream(frames, target, receptacle, hand)
+    dream = Dream(frames, target, receptacle, hand, toward)
     if task == "place":
         return judge_place(dream)
     if target.sum() < 8 or (task == "tour" and receptacle.sum() < 20):

@@ -64,7 +64,7 @@ def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
     def add(row: dict, label: str, frames: np.ndarray, truth: dict, wanted: bool, reference: np.ndarray) -> None:
         seen = codec(frames) if codec else frames
         masks = truth["mask_target"], truth["mask_receptacle"]
-        verdict = judge_clip(seen, *masks, row["hand"], row["task"], reference)
+        verdict = judge_clip(seen, *masks, row["hand"], row["task"], reference, row.get("toward"))
         agree = (verdict.outcome in SUCCESS) == wanted
         results.append({"id": row["id"], "label": label, "wanted": wanted, "agree": agree, **vars(verdict)})
 
