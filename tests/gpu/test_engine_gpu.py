@@ -1,28 +1,33 @@
 """The training engine at the 2B model's full width, few layers. Where there is no GPU these are listed as not run."""
 
 import gc
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+import wide
 from conftest import ALONE
-from diffusers import CosmosTransformer3DModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cookbook import engine, profiles
-from cookbook.engine import checkpoint
-from cookbook.engine.loop import Run
+from cookbook import engine
 from cookbook.engine.memory import ATTENTION, CHOICES
-from cookbook.models import fast, sizes
-from cookbook.train.network import ready
-from cookbook.train.objective import Batch, flow_loss
+from cookbook.engine.optim import ema_exponent
+from cookbook.models import fast, world
+from cookbook.train.network import adapt
+from cookbook.train.objective import flow_loss
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: needs an NVIDIA GPU"),
 ]
-DEVICE = torch.device("cuda")
-LAYERS = 2
+DEVICE = world.device()
+GROUP = replace(ALONE, device=DEVICE)
+LAYERS = wide.SETTINGS["num_layers"]
+WATCHED = "transformer_blocks.1.attn1.to_q.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -32,34 +37,100 @@ def freed():
     torch.cuda.empty_cache()
 
 
-def network() -> CosmosTransformer3DModel:
-    """Two layers of Cosmos Predict 2.5 2B, random weights."""
-    settings = sizes.CONFIGS["nvidia/Cosmos-Predict2.5-2B"] | {"num_layers": LAYERS}
-    torch.manual_seed(0)
-    with DEVICE:
-        return CosmosTransformer3DModel.from_config(settings)
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A folder with the run `one`, its rows, and after each step a weight and that weight's average."""
+    folder, seen = tmp_path_factory.mktemp("wide"), []
+
+    def watch(run):
+        seen.append((run.parameters[WATCHED].detach().clone(), run.ema.weights[WATCHED].clone()))
+
+    return folder, wide.train(wide.recipe(), GROUP, folder / "one", watch), seen
 
 
-def batch() -> Batch:
-    """One clip of 5 latent frames of 16 x 16."""
-    random = torch.Generator().manual_seed(1)
-    clean, noise = (torch.randn(1, 16, 5, 16, 16, generator=random) for _ in range(2))
-    text = torch.randn(1, 16, 100_352, generator=random)
-    return Batch.stack([Batch(clean, noise, torch.tensor([0.7]), torch.tensor([1]), text)], DEVICE)
+def assert_alike(rows: list[dict], expected: list[dict], loss: float, norm: float) -> None:
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for key, tolerance in (("loss", loss), ("grad_norm", norm)):
+        assert [row[key] for row in rows] == pytest.approx([row[key] for row in expected], rel=tolerance)
 
 
-class Count(TorchDispatchMode):
-    """How often attention runs."""
+def test_a_run_resumed_from_a_checkpoint_made_beside_training_equals_the_unbroken_one(unbroken):
+    folder, rows, _ = unbroken
+    assert_alike(wide.train(wide.recipe(), GROUP, folder / "one"), rows[wide.SAVED :], 1e-4, 1e-3)
 
-    attention = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.attention += func in ATTENTION
-        return func(*args, **(kwargs or {}))
+def test_averages_are_the_weighted_means_of_the_weights_that_were(unbroken):
+    """Weight t of T steps counts t^(g + 1) - (t - 1)^(g + 1), g from the relative width (arXiv 2312.02696)."""
+    seen, power = unbroken[2], ema_exponent(wide.recipe().ema_rate) + 1
+    shares = [((t + 1) ** power - t**power) / len(seen) ** power for t in range(len(seen))]
+    expected = sum(share * weight.double() for share, (weight, _) in zip(shares, seen, strict=True))
+    moved = (seen[-1][0] - seen[0][0]).abs().max()
+    assert moved > 0 and (seen[-1][1] - expected).abs().max() < 1e-3 * moved
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="not run: needs two NVIDIA GPUs")
+def test_two_ranks_equal_one_and_each_goes_on_from_the_others_checkpoint(unbroken):
+    folder, rows, _ = unbroken
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*start, wide.__file__, str(folder)], check=True)
+    found = json.loads((folder / wide.ROWS).read_text())
+    left = rows[wide.SAVED :]
+    for name, expected in {"split": rows, "copies": rows, "one": left}.items():
+        assert_alike(found[name], expected, 5e-3, 5e-2)
+    assert_alike(wide.train(wide.recipe(), GROUP, folder / "split"), left, 5e-3, 5e-2)
+
+
+def test_lora_resumed_equals_the_unbroken_run_and_trains_adapters_only(tmp_path):
+    recipe, frozen = wide.recipe("lora"), []
+
+    def watch(run):
+        frozen.append(run.model.get_parameter(WATCHED.replace("weight", "base_layer.weight")).detach().clone())
+
+    rows = wide.train(recipe, GROUP, tmp_path, watch)
+    assert torch.equal(frozen[0], frozen[-1])
+    assert_alike(wide.train(recipe, GROUP, tmp_path), rows[wide.SAVED :], 1e-4, 1e-3)
+
+
+@pytest.mark.parametrize(("name", "choice"), [("recommended", None), ("lora", None), ("recommended", "selective")])
+def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choice):
+    """Loss and gradients in bf16: how far from plain diffusers in float32, beside plain diffusers in bf16."""
+    recipe, clips, found = wide.recipe(name), wide.clip(0, DEVICE), {}
+    for way in ("float32", "plain", "compiled"):
+        model, mixed = wide.network(DEVICE).train(), way != "float32"
+        if recipe.lora_rank and mixed:
+            model.to(torch.bfloat16)
+        adapt(model, recipe, 0)
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:  # zero at first, which would leave the other half without gradients
+                torch.nn.init.normal_(weight, std=0.02)
+        if way == "compiled":
+            engine.recompute(model, choice or recipe.recompute, compiled=True)
+        with fast.kernels(DEVICE) if way == "compiled" else nullcontext():
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
+                loss = flow_loss(model, clips)
+            loss.backward()
+        found[way] = loss.detach().double(), [p.grad for p in model.parameters() if p.grad is not None]
+
+    def distance(way: str) -> tuple[float, float]:
+        (loss, gradients), (true_loss, true) = found[way], found["float32"]
+        apart = sum(float((g - t).double().square().sum()) for g, t in zip(gradients, true, strict=True))
+        return float(abs(loss / true_loss - 1)), (apart / sum(float(t.double().square().sum()) for t in true)) ** 0.5
+
+    (plain_loss, plain), (loss, gradients) = distance("plain"), distance("compiled")
+    assert len(found["plain"][1]) >= 40 and 0 < plain < 0.1
+    assert gradients <= 1.2 * plain and loss <= plain_loss + 1e-4
 
 
 def test_recomputation_changes_no_loss_and_selective_keeps_attention():
-    model, clips, seen = network().train(), batch(), {}
+    model, clips, seen = wide.network(DEVICE).train(), wide.clip(0, DEVICE), {}
+
+    class Count(TorchDispatchMode):
+        attention = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.attention += func in ATTENTION
+            return func(*args, **(kwargs or {}))
+
     for choice in CHOICES:
         engine.recompute(model, choice)
         with Count() as count:
@@ -79,30 +150,6 @@ def test_recomputation_changes_no_loss_and_selective_keeps_attention():
         assert loss == seen["none"][0] and norm == pytest.approx(seen["none"][1], rel=1e-3)
 
 
-@pytest.mark.parametrize("choice", ["selective", "products", "0.25"])
-def test_compiled_blocks_are_as_near_to_float32_as_plain_ones(choice):
-    """Loss and gradients in bf16: how far from the plain network in float32, beside the plain network in bf16."""
-    clips, found = batch(), {}
-    for name in ("float32", "plain", "compiled"):
-        torch._dynamo.reset()
-        model, mixed = network().train(), name != "float32"
-        if name == "compiled":
-            engine.recompute(model, choice, compiled=True)
-        with fast.kernels(DEVICE), torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
-            loss = flow_loss(model, clips)
-        loss.backward()
-        found[name] = loss.detach().double(), [p.grad for p in model.parameters() if p.grad is not None]
-
-    def distance(name: str) -> tuple[float, float]:
-        (loss, gradients), (true_loss, true) = found[name], found["float32"]
-        apart = sum(float((g - t).double().square().sum()) for g, t in zip(gradients, true, strict=True))
-        return float(abs(loss / true_loss - 1)), (apart / sum(float(t.double().square().sum()) for t in true)) ** 0.5
-
-    (plain_loss, plain), (loss, gradients) = distance("plain"), distance("compiled")
-    assert len(found["plain"][1]) > 40 and 0 < plain < 0.1
-    assert gradients <= 1.2 * plain and loss <= plain_loss + 1e-4
-
-
 def test_attention_is_cudnns():
     query = torch.randn(1, 16, 512, 128, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
     seen = []
@@ -115,28 +162,3 @@ def test_attention_is_cudnns():
     with fast.kernels(DEVICE), Names():
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert any("cudnn_attention" in name for name in seen), seen
-
-
-@pytest.mark.parametrize("name", ["recommended", "lora"])
-def test_a_run_resumed_from_a_checkpoint_made_beside_training_repeats_its_losses(name, tmp_path):
-    recipe = replace(profiles.get("2b", name).recipe, warmup=1, save_every=2, steps=4, lora_rank=None)
-    recipe = replace(recipe, lora_rank=4) if name == "lora" else recipe
-    group, clips = replace(ALONE, device=DEVICE), batch()
-
-    def start() -> Run:
-        model = network() if name == "recommended" else network().to(torch.bfloat16)
-        return Run(ready(model, recipe, 0, group), recipe, 0, group, torch.bfloat16, str)
-
-    run, saver = start(), checkpoint.Saver(tmp_path, recipe, group)
-    losses = []
-    for step in range(1, 5):
-        losses.append(run.advance(flow_loss, lambda number: clips)["loss"])
-        if step == 2:
-            saver.save(step, run.state())
-    saver.close()
-    del run
-    again = start()
-    again.resume(tmp_path)
-    assert [again.advance(flow_loss, lambda number: clips)["loss"] for _ in range(2)] == pytest.approx(
-        losses[2:], rel=1e-4
-    )

@@ -1,0 +1,83 @@
+"""Training two layers of Cosmos Predict 2.5 2B at full width, random weights. As a program, one of several ranks:
+
+torchrun --nproc_per_node=2 tests/gpu/wide.py FOLDER       goes on from FOLDER/one too, which one process has made
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import CosmosTransformer3DModel
+
+from cookbook import engine, profiles
+from cookbook.engine import checkpoint
+from cookbook.engine.loop import Run
+from cookbook.models import sizes, world
+from cookbook.profiles import Recipe
+from cookbook.train.network import ready
+from cookbook.train.objective import Batch, flow_loss
+
+SETTINGS = sizes.CONFIGS["nvidia/Cosmos-Predict2.5-2B"] | {"num_layers": 2}
+CLIPS, STEPS, SAVED = 2, 4, 2  # clips of a step, steps of a run, steps before its checkpoint
+ROWS = "rows.json"
+
+
+def recipe(name: str = "recommended") -> Recipe:
+    """The recipe of 2B, with a rate at which four steps change the loss."""
+    return replace(
+        profiles.get("2b", name).recipe, learning_rate=3e-4, warmup=1, peak_factor=1.0, save_every=SAVED, steps=STEPS
+    )
+
+
+def network(device: torch.device) -> CosmosTransformer3DModel:
+    torch.manual_seed(0)
+    with device:
+        return CosmosTransformer3DModel.from_config(SETTINGS)
+
+
+def clip(number: int, device: torch.device) -> Batch:
+    """Clip 0, 1, ... of 5 latent frames of 16 x 16. Neighbours differ in noise level, so in their gradients' size."""
+    random = torch.Generator().manual_seed(number)
+    clean, noise = (torch.randn(1, 16, 5, 16, 16, generator=random) for _ in range(2))
+    text = torch.randn(1, 16, SETTINGS["crossattn_proj_in_channels"], generator=random)
+    return Batch.stack([Batch(clean, noise, torch.tensor([(0.3, 0.95)[number % 2]]), torch.tensor([1]), text)], device)
+
+
+def train(
+    recipe: Recipe, group: engine.Group, folder: Path, after: Callable[[Run], None] = lambda run: None
+) -> list[dict]:
+    """Rows of the steps that are left: all, with a checkpoint on the way, or those after the one in `folder`."""
+    shared = replace(recipe, accumulate=CLIPS // group.size)
+    compute = world.compute_dtype(group.device)
+    model = network(group.device).to(compute if recipe.lora_rank else torch.float32)
+    run, saver = (
+        Run(ready(model, shared, 0, group), shared, 0, group, compute, str),
+        checkpoint.Saver(folder, shared, group),
+    )
+    run.resume(folder)
+    first, rows = run.step, []
+    while run.step < STEPS:
+        rows.append(run.advance(flow_loss, lambda number: clip(number * group.size + group.rank, group.device)))
+        after(run)
+        if not first and run.step == SAVED:
+            saver.save(run.step, run.state())
+    saver.close()
+    return rows
+
+
+def main(folder: Path) -> None:
+    """Weights split over the ranks, a whole copy in each, and split from the checkpoint of one process."""
+    with engine.processes() as group:
+        cases = {"split": group.size, "copies": 1, "one": group.size}
+        rows = {name: train(replace(recipe(), shard=shard), group, folder / name) for name, shard in cases.items()}
+        if group.main:
+            (folder / ROWS).write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
