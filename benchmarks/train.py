@@ -41,6 +41,8 @@ PLAIN = "diffusers"
 METHODS = (PLAIN, "blocks", "selective", "products", "0.25")  # the plain step, and choices of the recipe's recompute
 TRAINED = ("all", "lora")
 
+Step = Callable[[], tuple[float, float]]  # -> the loss and the norm of its gradients
+
 
 @dataclass(frozen=True)
 class Row:
@@ -49,6 +51,7 @@ class Row:
     method: str
     trained: str
     first_loss: float | None
+    first_norm: float | None  # of its gradients, before clipping
     first_step: float | None  # seconds, compilation included
     seconds: float | None  # per step, median
     timed: int  # steps
@@ -87,7 +90,7 @@ def random_batch(profile: Profile, count: int, device: torch.device, seed: int =
     return Batch.stack([Batch(clean, noise, torch.full((count,), 0.7), torch.ones(count).long(), words)], device)
 
 
-def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Callable[[], float]:
+def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Step:
     """What one writes by hand with diffusers: its checkpointing, autocast, fused AdamW, clipping."""
     compute = world.compute_dtype(device)
     if recipe.lora_rank:
@@ -96,22 +99,27 @@ def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: t
     weights = list(trainable(network).values())
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, fused=device.type == "cuda")
 
-    def step() -> float:
+    def step() -> tuple[float, float]:
         with torch.autocast(device.type, compute, enabled=compute != torch.float32):
             loss = flow_loss(network, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return float(loss.detach()), float(norm)
 
     return step
 
 
-def our_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, group: engine.Group) -> Callable[[], float]:
+def our_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, group: engine.Group) -> Step:
     """The step of `cookbook train`."""
     run = Run(ready(network, recipe, 0, group), recipe, 0, group, world.compute_dtype(group.device), str)
-    return lambda: run.advance(flow_loss, lambda number: batch)["loss"]
+
+    def step() -> tuple[float, float]:
+        row = run.advance(flow_loss, lambda number: batch)
+        return row["loss"], row["grad_norm"]
+
+    return step
 
 
 def measure(
@@ -120,7 +128,7 @@ def measure(
     """Build one method from nothing, and time its steps: `steps`, or fewer in `seconds`, but at least 5."""
     recipe, device = (profile.with_recipe("lora") if lora else profile).recipe, group.device
     name = "plain diffusers" if method == PLAIN else f"ours, {method}"
-    trained, gpu, first = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda", None
+    trained, gpu, first = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda", (None, None)
     compute = world.compute_dtype(device)
     torch._dynamo.reset()
     gc.collect()  # what the method before has left
@@ -140,7 +148,7 @@ def measure(
         while len(taken) < steps and (len(taken) < 5 or group.largest(sum(taken)) < seconds):
             taken.append(timed(step, gpu)[1])
     except torch.OutOfMemoryError:
-        return Row(name, trained, first, None, None, 0, None, None, None)
+        return Row(name, trained, *first, None, None, 0, None, None, None)
     second = median(taken)
     settings = configuration(profile, layers)
     parameters = sum(p.numel() for p in sizes.on_meta(settings).parameters())
@@ -148,16 +156,16 @@ def measure(
     h100 = gpu and any(card in torch.cuda.get_device_name() for card in ("H100", "H200"))
     peak = group.largest(torch.cuda.max_memory_allocated() / 2**30) if gpu else None
     rate = recipe.batch * group.size / second
-    return Row(name, trained, first, slow, second, len(taken), rate, flop / second / PEAK if h100 else None, peak)
+    return Row(name, trained, *first, slow, second, len(taken), rate, flop / second / PEAK if h100 else None, peak)
 
 
-def timed(step: Callable[[], float], gpu: bool) -> tuple[float, float]:
-    """The loss of a step and its seconds."""
+def timed(step: Step, gpu: bool) -> tuple[tuple[float, float], float]:
+    """What a step returns, and its seconds."""
     start = time.perf_counter()
-    loss = step()
+    found = step()
     if gpu:
         torch.cuda.synchronize()
-    return loss, time.perf_counter() - start
+    return found, time.perf_counter() - start
 
 
 def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | None) -> str:
@@ -170,12 +178,12 @@ def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | 
         f"{group.size} process(es) on {made['device']}, torch {made['versions']['torch']}, "
         f"diffusers {made['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}",
         "",
-        "| method | trained | first loss | first step, s | s per step | of steps | clips/s | MFU | peak GiB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | trained | first loss | norm | first step, s | s per step | of steps | clips/s | MFU | peak GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = ["-" if n is None else f"{n:.4g}" if isinstance(n, float) else n for n in asdict(row).values()]
-        cells[4] = "out of memory" if row.seconds is None else cells[4]
+        cells[5] = "out of memory" if row.seconds is None else cells[5]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

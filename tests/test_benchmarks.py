@@ -41,6 +41,7 @@ def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world
         for method in ("plain diffusers", "ours, blocks", "ours, selective", "ours, products", "ours, 0.25")
     ]
     assert [row.first_loss for row in rows] == pytest.approx([rows[0].first_loss] * 10, rel=1e-6)
+    assert [row.first_norm for row in rows[:5]] == pytest.approx([rows[0].first_norm] * 5, rel=1e-5)
     assert all(row.seconds > 0 and row.timed == 2 and row.peak_gib is None and row.mfu is None for row in rows)
     assert all(row.clips_per_second == pytest.approx(2 / row.seconds) for row in rows)
     printed = capsys.readouterr().out
