@@ -443,25 +443,77 @@ def test_ten_thousand_verdicts_survive_kills_in_constant_memory(tmp_path, critic
     assert late - early < 100e6, f"{(late - early) / 1e6:.0f} MB more after 10,000 rows than after 1,000"
 
 
-def test_folder_of_clips(run, tmp_path):
-    folder = tmp_path / "real_clips"
+def write_mixed(folder: Path) -> Path:
+    """Sound clips of several sizes and rates among files that nobody can judge."""
     video.write_video(folder / "long.mp4", clip(1, frames=40, height=80, width=100), 30)
+    (folder / "long.txt").write_text("The robot arm is performing a task. Lift the cup.")
     video.write_video(folder / "Use the left hand to wave..mp4", clip(2), 10)
     video.write_video(folder / "one.mp4", clip(2, frames=1), 10)
-    (folder / "broken.mp4").write_bytes(b"no video")
-    (folder / "long.txt").write_text("The robot arm is performing a task. Lift the cup.")
-    manifest = judge("smoke", run, clips=folder)
+    whole = (folder / "Use the left hand to wave..mp4").read_bytes()
+    for name, content in {"corrupt": b"no video", "empty": b"", "headers": whole[: whole.index(b"mdat") + 4]}.items():
+        (folder / f"{name}.mp4").write_bytes(content)
+    return folder
+
+
+UNJUDGED = {"one": "too short", "corrupt": "not a readable", "empty": "not a readable", "headers": "holds no frames"}
+
+
+def test_folder_of_clips(run, tmp_path):
+    """Another fps, a corrupt video, a clip of no length: each has its own outcome, and the others go on."""
+    manifest = judge("smoke", run, clips=write_mixed(tmp_path / "real_clips"))
     rows = store.read_rows(run / "verdicts-real_clips/verdicts.jsonl")
     told = {(row["file"], row["question"]): row for row in rows}
     assert told["long.mp4", "instruction"]["prompt"] == "Lift the cup."
     assert told["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
-    assert told["Use the left hand to wave..mp4", "instruction"]["prompt"] == "Use the left hand to wave."
-    assert ("one.mp4", "instruction") not in told and "too short" in told["one.mp4", "physics"]["error"]
-    assert (
-        told["broken.mp4", "physics"]["score"] is None
-        and "not a readable video" in told["broken.mp4", "physics"]["error"]
-    )
-    assert manifest["unjudged"] == ["broken.mp4", "one.mp4"]
+    waving = [told["Use the left hand to wave..mp4", question] for question in scoring.QUESTIONS]
+    assert all(row["prompt"] == "Use the left hand to wave." and 1 <= row["score"] <= 5 for row in waving)
+    for name, reason in UNJUDGED.items():
+        row = told[f"{name}.mp4", "physics"]
+        assert row["score"] is None and reason in row["error"] and f"{name}.mp4" in row["error"] + row["file"]
+        assert (f"{name}.mp4", "instruction") not in told, "nobody told what was to be done"
+    assert manifest["unjudged"] == sorted(f"{name}.mp4" for name in UNJUDGED)
+
+
+def test_a_question_without_a_cue_is_left_out_and_the_other_goes_on(run, tmp_path, monkeypatch, capsys):
+    prompts = Path(shutil.copytree(scoring.PROMPTS, tmp_path / "prompts"))
+    (prompts / "physics.txt").write_text("Is it real?\n")
+    whole = judge("smoke", run, clips=write_mixed(tmp_path / "clips"))
+    monkeypatch.setattr(scoring, "PROMPTS", prompts)
+    manifest = judge("smoke", run, clips=tmp_path / "clips", redo=True)
+    assert "physics is not asked" in capsys.readouterr().out
+    rows = store.read_rows(run / "verdicts-clips/verdicts.jsonl")
+    broken, other = ([row for row in rows if row["question"] == question] for question in scoring.QUESTIONS)
+    assert len(broken) == 6 and all(row["score"] is None for row in broken)
+    assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in broken) == 2
+    assert {row["error"] for row in other} == {None} and len(other) == 2
+    assert manifest["inputs"]["prompts"] != whole["inputs"]["prompts"], "mended, it is judged anew"
+    facts = judge("smoke", run, calibrate=True)["questions"]
+    assert facts["physics"]["auc"] is None and facts["physics"]["n"] == 0 and 0 <= facts["instruction"]["auc"] <= 1
+
+
+def test_a_missing_model_stops_before_any_clip_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
+    class Enough(Exception):
+        """What ends the first run."""
+
+    def stop(path, row, append=store.append_row):
+        append(path, row)
+        if path.name == "verdicts.jsonl" and len(store.read_rows(path)) == 5:
+            raise Enough
+
+    with monkeypatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(store, "append_row", stop)
+        judge("smoke", run)
+    before = rows_of(run)
+    for name in ("model.safetensors", "tokenizer.json"):
+        file = tmp_path / "assets/nano/critic" / name
+        file.rename(tmp_path / name)
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=rf"critic/{name} is missing.*download"):
+            patch.setattr(video, "decode", lambda *_, **__: pytest.fail("a clip was decoded"))
+            judge("smoke", run)
+        (tmp_path / name).rename(file)
+    assert rows_of(run) == before and len(before) == 5
+    judge("smoke", run)
+    assert rows_of(run)[:5] == before and len(rows_of(run)) == 24
 
 
 def test_bad_places(run, tmp_path):

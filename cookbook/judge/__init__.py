@@ -19,7 +19,7 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration, outcomes
 from cookbook.judge import rows as files
 from cookbook.judge.outcomes import MODELS
-from cookbook.judge.scoring import QUESTIONS, prompt_hash
+from cookbook.judge.scoring import QUESTIONS, faults, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
 from cookbook.judge.verdicts import Panel, Task
 from cookbook.layout import read_metadata, read_text
@@ -77,6 +77,8 @@ def judge(
     print(
         f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {chosen.critic_tokens} visual tokens a clip"
     )
+    for question, reason in faults().items():
+        show.banner(f"{question} is not asked: {reason}")
     if explain and not writes(source):
         show.banner("this critic was trained to score, not to write: explanations stay empty")
     measured = calibration.calibrate(chosen, root, folder, panel) if clips is None else calibration.load(root / own)

@@ -35,6 +35,17 @@ def read_rubric(question: str) -> tuple[str, str]:
     return text, cue + " "
 
 
+def faults() -> dict[str, str]:
+    """The questions whose rubric cannot be asked, each with the reason."""
+    found = {}
+    for question in QUESTIONS:
+        try:
+            read_rubric(question)
+        except UserError as error:
+            found[question] = str(error)
+    return found
+
+
 def ask(question: str, instruction: str | None) -> Question:
     """The question about one clip."""
     text, cue = read_rubric(question)

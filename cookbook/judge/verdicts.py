@@ -19,7 +19,7 @@ import numpy as np
 
 from cookbook import cluster
 from cookbook.errors import UserError
-from cookbook.judge.scoring import QUESTIONS, ask, expected, parse_answer, prompt_hash
+from cookbook.judge.scoring import QUESTIONS, ask, expected, faults, parse_answer, prompt_hash
 from cookbook.models import world
 from cookbook.models.critic import Critic, Sampled, answer, critic_fingerprint, explain, load_critic, look
 
@@ -55,23 +55,24 @@ class Judge:
         self.critic = critic if isinstance(critic, Critic) else load_critic(critic, world.device())
         self.size = fps, tokens, self.critic.token_edge
         self.told = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
+        self.faults = faults()
         self._turn, self._readers = Lock(), ThreadPoolExecutor(READERS)
 
     def __call__(self, batch: Sequence[Task]) -> Answers:
         """The answer to each question about each clip of a batch.
 
         An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
-        visual_tokens, prompt_sha256, critic and error. A clip that cannot be judged gets its error and no score, and
-        the others go on.
+        visual_tokens, prompt_sha256, critic and error. A clip that cannot be judged, or a question whose rubric cannot
+        be asked, gets its error and no score, and the others go on.
         """
         answers: Answers = {}
         groups: dict[tuple, list[int]] = {}  # clips that share a pass: of one shape, and asked the same questions
         clips = list(self._readers.map(self._read, batch))
         for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
-            if isinstance(clip, UserError):
-                answers |= {(row, question): _unjudged(str(clip)) for question in task.prompts}
-            elif task.prompts:
-                groups.setdefault((clip.shape, tuple(task.prompts)), []).append(row)
+            reasons = dict.fromkeys(task.prompts, str(clip)) if isinstance(clip, UserError) else self.faults
+            answers |= {(row, q): _unjudged(reasons[q]) for q in task.prompts if q in reasons}
+            if askable := tuple(q for q in task.prompts if q not in reasons):
+                groups.setdefault((clip.shape, askable), []).append(row)
         for (_, questions), rows in groups.items():
             asked = [[ask(question, batch[row].prompts[question]) for question in questions] for row in rows]
             watched = look(self.critic, [clips[row] for row in rows], asked)

@@ -7,6 +7,7 @@ is a short continuation. Equal, up to rounding, to the processor and the model c
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -110,9 +111,7 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     Raises:
         UserError: a file is missing, the folder holds another model, or a digit is not one token.
     """
-    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
-        if not (folder / name).exists():
-            raise UserError(f"{folder} is not a Qwen3-VL critic: {name} is missing")
+    fingerprint = critic_fingerprint(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder)
         model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=compute_dtype(device))
@@ -122,7 +121,7 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     if any(len(ids) != 1 for ids in digits):
         raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so they have no probability of their own")
     model = model.to(device).eval().requires_grad_(False)
-    return Critic(model, processor, [ids[0] for ids in digits], critic_fingerprint(folder), writes(folder))
+    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, writes(folder))
 
 
 def writes(folder: Path) -> bool:
@@ -131,7 +130,17 @@ def writes(folder: Path) -> bool:
 
 
 def critic_fingerprint(folder: Path) -> str:
-    """One hash over weights, configuration and tokenizer, as kept in every verdict."""
+    """One hash over weights, configuration and tokenizer, as kept in every verdict.
+
+    Raises:
+        UserError: a file that a critic needs is missing.
+    """
+    index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
+    if index.exists():
+        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json", *weights):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name} is missing, without it there is no critic: copy or download it again")
     files = [path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)]
     return store.digest_of({path.name: store.digest(path) for path in sorted(files)})
 
