@@ -109,6 +109,8 @@ report.critic_by_kind(folder)
 # Planted faults are not the faults that a world model makes. For those you are the measure: mark some videos, blind to which model made them and to what the critic says. Your marks go to `marks.jsonl` in the run's folder, and the
 # calibration takes them in: marked videos are controls like the others, and the agreement of critic and people is stated as Cohen's kappa with quadratic weights (1 agreement, 0 what chance gives).
 #
+# Two videos of one prompt are easier to tell apart than one is to mark: `Rating(folder, rater, pairs=True)` shows them side by side. Tab and Enter press the buttons, too.
+#
 # **What you should see:** a video with a row of buttons for each question. In an executed copy, where nobody can press them, pictures of the videos.
 
 # %%

@@ -10,7 +10,7 @@ import tiny
 
 from cookbook import store, video
 from cookbook.errors import UserError
-from cookbook.judge.rating import Rating
+from cookbook.judge.rating import Rating, _paired
 
 
 @pytest.fixture
@@ -25,8 +25,17 @@ def run(tmp_path) -> Path:
     return tmp_path
 
 
-def buttons(page, question: int) -> list:
-    return page.children[2 + question].children[1:]
+def column(page, slot: int = 0):
+    """A video and its rows of buttons."""
+    return page.children[1].children[slot]
+
+
+def buttons(page, question: int, slot: int = 0) -> list:
+    return column(page, slot).children[1 + question].children[1].children
+
+
+def all_within(widget) -> list:
+    return [widget, *(each for child in getattr(widget, "children", ()) for each in all_within(child))]
 
 
 def test_marks_are_kept_as_they_are_given(run):
@@ -37,7 +46,7 @@ def test_marks_are_kept_as_they_are_given(run):
     assert "1 of 3" in page.children[0].value, "the second question is still open"
     assert all(button.disabled for button in buttons(page, 0)) and not buttons(page, 1)[0].disabled
     buttons(page, 1)[1].click()
-    assert "2 of 3" in page.children[0].value and page.children[1].value == second["path"].read_bytes()
+    assert "2 of 3" in page.children[0].value and column(page).children[0].value == second["path"].read_bytes()
     rows = store.read_rows(run / "marks.jsonl")
     assert [(row["question"], row["mark"], row["rater"]) for row in rows] == [
         ("physics", 4, "ann"),
@@ -53,12 +62,33 @@ def test_nobody_sees_whose_video_it_is(run):
     rating = Rating(run)
     page = rating.page()
     for _ in rating.clips:
-        shown = json.dumps([str(child.get_state()) for child in page.children if hasattr(child, "value")])
+        shown = json.dumps([str(part.get_state()) for part in all_within(page) if hasattr(part, "value")])
         assert not any(word in shown for word in ("tuned", "base/", "seed", ".mp4")), shown
         assert "&lt;b&gt;it" in page.children[0].value
         page.children[-1].click()
     orders = {tuple(clip["file"] for clip in Rating(run, seed=seed).clips) for seed in range(8)}
     assert len(orders) > 3, "the order must not tell the model"
+
+
+def test_two_videos_of_one_prompt_side_by_side(run):
+    rating = Rating(run, "ann", count=3, pairs=True)
+    left, right = rating.clips
+    page = rating.page()
+    assert [column(page, slot).children[0].value for slot in (0, 1)] == [c["path"].read_bytes() for c in (left, right)]
+    for question in (0, 1):
+        buttons(page, question, 1)[4].click()
+    assert buttons(page, 0, 1)[0].disabled and not buttons(page, 0, 0)[0].disabled, "the left one is still open"
+    for question in (0, 1):
+        buttons(page, question, 0)[1].click()
+    assert "4 marks are in marks.jsonl" in page.children[0].value
+    marks = [(row["file"], row["mark"]) for row in store.read_rows(run / "marks.jsonl")]
+    assert marks == [(right["file"], 5)] * 2 + [(left["file"], 2)] * 2
+    assert len(Rating(run, "ann", pairs=True).clips) == 2, "the two that are left"
+    sides = {Rating(run, seed=seed, pairs=True).clips[0]["model"] for seed in range(8)}
+    assert sides == {"base", "tuned"}, "the side must not tell the model"
+    for clip, prompt in zip(rating.clips, ("Wave.", "Lift it."), strict=True):
+        clip["prompt"] = prompt
+    assert not _paired(rating.clips), "of different prompts"
 
 
 def test_what_was_marked_is_not_shown_again(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,21 @@ class Rating:
         rater: who marks; a name of any kind.
         count: most videos to show.
         seed: of the order.
+        pairs: show two videos of one prompt beside each other, left and right by chance; each gets its own marks.
 
     Raises:
         UserError: the run has no finished dreams, or marks.jsonl holds a row that is no mark.
     """
 
-    def __init__(self, run: Path, rater: str = "me", count: int = 8, seed: int = 0) -> None:
+    def __init__(self, run: Path, rater: str = "me", count: int = 8, seed: int = 0, pairs: bool = False) -> None:
+        self.beside = 2 if pairs else 1
         self.path, self.rater, self.place = run / MARKS, rater, 0
         told = [row for row in rows.read(self.path, rows.Mark) if row["rater"] == rater]
         self.done = {(row["file"], row["question"]) for row in told}
         seen = {row["file"] for row in told}
         clips = [row for row in list_dreams(run)[0] if row["file"] not in seen]
         random.Random(seed).shuffle(clips)
-        self.clips = clips[:count]
+        self.clips = _paired(clips)[: count - count % 2] if pairs else clips[:count]
 
     def mark(self, number: int, **marks: int) -> None:
         """Note marks of clip `number` = 0, 1, ..., as in `mark(0, physics=4, instruction=2)`; each once."""
@@ -60,7 +63,7 @@ class Rating:
     def show(self) -> None:
         """The page with its buttons, which Tab and Enter press, too; where nobody watches, the videos as pictures."""
         if os.environ.get("HEADLESS"):
-            few = self.clips[:STILLS]
+            few = self.clips[: STILLS - STILLS % self.beside]
             titles = [f"clip {number}: {clip['prompt']}" for number, clip in enumerate(few)]
             show.show_sheet([clip["path"] for clip in few], titles)
             print(f"the first {len(few)} of {len(self.clips)}")
@@ -71,43 +74,65 @@ class Rating:
             display(self.page())
 
     def page(self) -> Any:
-        """A widget: one video, its instruction, and a row of buttons per question."""
+        """A widget: the instruction, then each video (of one prompt) over a row of buttons per question."""
         import ipywidgets as widgets
 
-        film, text = widgets.Video(format="mp4", loop=True, autoplay=True, width=480), widgets.HTML()
-        lines = {}
-        for question, words in ASKED.items():
-            buttons = [widgets.Button(description=str(mark), layout={"width": "3em"}) for mark in range(1, 6)]
-            for button in buttons:
-                button.on_click(
-                    lambda pressed, question=question: self._press(question, int(pressed.description), turn)
-                )
-            lines[question] = widgets.HBox([widgets.Label(words, layout={"width": "24em"}), *buttons])
-        skip = widgets.Button(description="skip")
-        skip.on_click(lambda _: self._next(turn))
-        page = widgets.VBox([text, film, *lines.values(), skip])
+        text, skip = widgets.HTML(), widgets.Button(description="skip")
+        films = [
+            widgets.Video(format="mp4", loop=True, autoplay=True, width=480 // self.beside) for _ in range(self.beside)
+        ]
+        rows = [
+            {question: self._row(slot, question, lambda: turn()) for question in QUESTIONS}
+            for slot in range(self.beside)
+        ]
+        columns = [widgets.VBox([film, *row.values()]) for film, row in zip(films, rows, strict=True)]
+        page = widgets.VBox([text, widgets.HBox(columns), skip])
 
         def turn() -> None:
-            if self.place == len(self.clips):
+            if self.place >= len(self.clips):
                 page.children = [widgets.HTML(f"{len(self.done)} marks are in {self.path.name}. Thank you.")]
                 return
-            clip = self.clips[self.place]
-            film.value = clip["path"].read_bytes()
-            text.value = f"{self.place + 1} of {len(self.clips)}: <b>{show.escape(clip['prompt'])}</b>"
-            for question, line in lines.items():
-                for button in line.children[1:]:
-                    button.disabled = (clip["file"], question) in self.done
+            text.value = f"{self.place + 1} of {len(self.clips)}: <b>{show.escape(self._open()[0]['prompt'])}</b>"
+            for clip, film, row in zip(self._open(), films, rows, strict=True):
+                film.value = clip["path"].read_bytes()
+                for question, line in row.items():
+                    for button in line.children[1].children:
+                        button.disabled = (clip["file"], question) in self.done
 
+        skip.on_click(lambda _: self._next(turn))
         turn()
         return page
 
-    def _press(self, question: str, mark: int, turn: Any) -> None:
-        self.mark(self.place, **{question: mark})
-        if all((self.clips[self.place]["file"], each) in self.done for each in QUESTIONS):
-            self._next(turn)
-        else:
-            turn()
+    def _row(self, slot: int, question: str, turn: Callable[[], None]) -> Any:
+        """What is asked, over the buttons 1 to 5, about the video in this place."""
+        import ipywidgets as widgets
 
-    def _next(self, turn: Any) -> None:
-        self.place += 1
+        def press(pressed: Any) -> None:
+            self.mark(self.place + slot, **{question: int(pressed.description)})
+            whole = all((clip["file"], each) in self.done for clip in self._open() for each in QUESTIONS)
+            self._next(turn) if whole else turn()
+
+        buttons = [widgets.Button(description=str(mark), layout={"width": "3em"}) for mark in range(1, 6)]
+        for button in buttons:
+            button.on_click(press)
+        return widgets.VBox([widgets.Label(ASKED[question]), widgets.HBox(buttons)])
+
+    def _open(self) -> list[dict]:
+        """The clips that are shown now."""
+        return self.clips[self.place : self.place + self.beside]
+
+    def _next(self, turn: Callable[[], None]) -> None:
+        self.place += self.beside
         turn()
+
+
+def _paired(clips: list[dict]) -> list[dict]:
+    """The clips in twos of one prompt; what finds no partner is left out."""
+    alone: dict[str, dict] = {}
+    found = []
+    for clip in clips:
+        if (other := alone.pop(clip["prompt"], None)) is None:
+            alone[clip["prompt"]] = clip
+        else:
+            found += [other, clip]
+    return found
