@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -52,6 +54,15 @@ class Machine:
     @cached_property
     def cores(self) -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @cached_property
+    def processor(self) -> str:
+        """What the processor calls itself, and whether it has matrix units for bf16 (AMX)."""
+        file = Path("/proc/cpuinfo")
+        text = file.read_text() if file.exists() else ""
+        name = re.search(r"^model name\s*: (.+)$", text, re.M)
+        told = name[1].strip() if name else platform.processor() or platform.machine()
+        return told + (" with AMX" if " amx_bf16" in text else "")
 
     @cached_property
     def memory_gb(self) -> float:

@@ -7,7 +7,6 @@ ran. Executed copies are kept in the run's `notebooks/`, also of a notebook that
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +29,18 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
 
-from cookbook import preflight, profiles, results, store
+from cookbook import budget, preflight, profiles, results, store
 from cookbook.errors import UserError
+from cookbook.machine import Machine
 
 ROOT = store.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
+MADE = {
+    "01": ["data"],
+    "02": ["train"],
+    "03": ["convert", "generate-base", "generate-tuned"],
+    "04": ["judge", "filter"],
+}
 
 
 def run_all(
@@ -69,14 +76,18 @@ def run_all(
     chosen = select(only, start)
     given = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     _check_kernel()
-    preflight.plan(settings.name)
+    budget.plan(settings.name)
     if redo:
         remove(folder, redo)
     before = _finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
+        fresh = not any((folder / store.FOLDERS[stage]).exists() for stage in MADE.get(source.stem[:2], ()))
+        disk = _written(folder)
         timing = execute(source, folder / "notebooks" / source.name, given[source])
-        _remember(folder, profile, source.stem, timing)
+        timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
+        if fresh:  # what was found or only continued would count as time that it does not take
+            _remember(folder, profile, source.stem, timing)
         print(f"{timing['seconds']:.0f} s, {timing['peak_memory_gb']:.1f} GB", flush=True)
     return _conclude(profile, folder, before)
 
@@ -135,12 +146,13 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     """Execute one notebook into `target`, which is kept whatever happens.
 
     Returns:
-        seconds, peak_memory_gb (largest resident memory of the kernel and its children) and the number of code cells.
+        seconds, peak_memory_gb (largest resident memory of the kernel and its children) and `cells`: the same of each
+        code cell of the source, in order.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     clock = time.monotonic()
     try:
-        with _headless(), _peak_memory() as peak:
+        with _headless(), _memory() as samples:
             papermill.execute_notebook(
                 str(source),
                 str(target),
@@ -148,7 +160,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=str(ROOT),
-                extra_arguments=["--log-level=40"],
+                extra_arguments=["--log-level=50"],
             )
     except PapermillExecutionError as error:
         reason = f"cell {error.exec_count} failed with {error.ename}: {_plain(error.evalue)}"
@@ -165,9 +177,29 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         raise UserError(f"{source.name}: code cell {idle[0]} of {len(cells)} did not run (the executed copy: {target})")
     return {
         "seconds": round(time.monotonic() - clock, 1),
-        "peak_memory_gb": round(peak["bytes"] / 1e9, 2),
-        "cells": len(cells),
+        "peak_memory_gb": _peak(samples),
+        "cells": [_cell_timing(cell, samples) for cell in cells if own(cell)],
     }
+
+
+def own(cell: NotebookNode) -> bool:
+    """Whether a cell of an executed copy is one of the notebook's, and not papermill's."""
+    return "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+def _cell_timing(cell: NotebookNode, samples: Sequence[tuple[datetime, int]]) -> dict:
+    """Seconds of an executed cell, and its peak memory: of the samples while it ran and the last one before."""
+    times = [cell.metadata["papermill"][key] for key in ("start_time", "end_time")]
+    if not all(times):  # an empty cell
+        return {"seconds": 0.0, "peak_memory_gb": 0.0}
+    start, end = map(datetime.fromisoformat, times)
+    before = [sample for sample in samples if sample[0] <= start][-1:]
+    during = [sample for sample in samples if start < sample[0] <= end]
+    return {"seconds": round((end - start).total_seconds(), 2), "peak_memory_gb": _peak([*before, *during])}
+
+
+def _peak(samples: Sequence[tuple[datetime, int]]) -> float:
+    return round(max((size for _, size in samples), default=0) / 1e9, 2)
 
 
 def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
@@ -200,24 +232,22 @@ def _headless() -> Iterator[None]:
 
 
 @contextmanager
-def _peak_memory() -> Iterator[dict[str, int]]:
-    """Within the block, watch the resident memory of all child processes twice a second; the largest sum in bytes."""
-    peak, stop = {"bytes": 0}, threading.Event()
+def _memory() -> Iterator[list[tuple[datetime, int]]]:
+    """Within the block, the resident memory of all child processes twice a second: (when, bytes)."""
+    samples, stop = [], threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.5):
             total = 0
             for child in psutil.Process().children(recursive=True):
-                try:
+                with suppress(psutil.Error):
                     total += child.memory_info().rss
-                except psutil.Error:
-                    continue
-            peak["bytes"] = max(peak["bytes"], total)
+            samples.append((datetime.now(UTC), total))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield samples
     finally:
         stop.set()
         thread.join()
@@ -242,11 +272,18 @@ def _finished(folder: Path) -> dict[str, str]:
     return {name: manifest["finished"] for name, manifest in manifests.items() if manifest}
 
 
+def _written(folder: Path) -> int:
+    """Bytes of a run folder; what has two names is counted once."""
+    files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
+    return sum({file.st_ino: file.st_size for file in files}.values())
+
+
 def _remember(folder: Path, profile: str, name: str, timing: dict) -> None:
     path = folder / "notebooks" / "timings.json"
     timings = results.read_json(path) if path.exists() else {}
     known = timings.get("notebooks", {})
-    told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), **store.environment()}
+    told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "processor": Machine().processor}
+    told |= store.environment()
     store.write_json(path, {**told, "notebooks": {**known, name: timing}})
 
 
@@ -267,34 +304,3 @@ def _conclude(profile: str, folder: Path, before: dict[str, str]) -> dict:
         print("nothing had to be made: every stage was found finished")
     print(f"\n{results.table(summary)}\n\nreport: {folder / 'report' / 'report.html'}")
     return summary
-
-
-def publish(run: Path | str) -> None:
-    """Bring the outputs of a run's executed copies into notebooks/, with nothing in them of the machine they ran on."""
-    folder = Path(run).absolute()
-    for source in select():
-        executed = nbformat.read(folder / "notebooks" / source.name, as_version=4)
-        cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-        book = nbformat.read(source, as_version=4)
-        if [c.source for c in cells] != [c.source for c in book.cells]:
-            raise UserError(f"{source.name} has changed since {folder} was made; run it again before publishing")
-        count = 0
-        for cell, done in zip(book.cells, cells, strict=True):
-            if cell.cell_type == "code":
-                count += 1
-                cell.execution_count, cell.outputs = (
-                    count,
-                    [_anonymous(output, folder, count) for output in done.outputs],
-                )
-        nbformat.write(book, source)
-
-
-def _anonymous(output: NotebookNode, folder: Path, count: int) -> NotebookNode:
-    """An output with paths relative to the checkout."""
-    text = json.dumps(output).replace(str(folder), f"runs/{folder.name}")
-    for place in (ROOT, sys.prefix):
-        text = text.replace(f"{place}{os.sep}", "").replace(str(place), ".")
-    clean = nbformat.from_dict(json.loads(text))
-    if "execution_count" in clean:
-        clean.execution_count = count
-    return clean

@@ -196,9 +196,10 @@ def require(profile: str) -> None:
     """The first cell of a notebook: one line where the profile can run here, an error with the fix where it cannot."""
     _quiet_libraries()
     machine = Machine()
-    for check in checks(machine, [profiles.get(profile).name]):
-        if check.holds[profile] is False:
-            raise UserError(f"{profile} cannot run here: {check.what} ({check.found}). To mend it: {check.fix}")
+    found = [check for check in checks(machine, [profiles.get(profile).name]) if check.holds[profile] is False]
+    if found:
+        missing = "".join(f"\n  {check.what} ({check.found}): {check.fix}" for check in found)
+        raise UserError(f"{profile} cannot run here, because of{missing}")
     gpus = f", {len(machine.gpus)} x {machine.gpus[0][0]}" if machine.gpus else ""
     print(f"preflight: {profile} can run here ({machine.cores} cores, {machine.memory_gb:.0f} GB memory{gpus})")
 
@@ -210,21 +211,3 @@ def _quiet_libraries() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-
-
-def plan(profile: str) -> None:
-    """Print what the whole path does at this profile and what it needs, before anything is done."""
-    p = profiles.get(profile)
-    clip, recipe, sampling = p.clip, p.recipe, p.sampling
-    clips, prompts = (str(count) if count else "all" for count in (p.train_clips, p.prompts))
-    print(f"profile {p.name}: made for {p.hardware}, planned for {p.hours} in all")
-    print(f"  clips     {clip.frames} frames at {clip.fps} fps, {clip.height}x{clip.width}, {clip.tokens} tokens")
-    print(f"  train     {recipe.steps} steps of batch {recipe.batch} on {clips} clips of {p.train_data.location}")
-    print(f"  generate  {prompts} prompts x {sampling.seeds} seeds tuned and {sampling.base_seeds} base")
-    print(f"  judge     by {p.critic.location}, measured first on about {p.control_clips} controls")
-    downloads = [source for source in sources(p) if not source.ships]
-    for source in downloads:
-        size = f"{source.gigabytes:g} GB of " if source.gigabytes else ""
-        print(f"  download  {size}{source.location} ({source.licence}{', gated' if source.gated else ''})")
-    if not downloads:
-        print("  download  nothing: weights and clips ship with the cookbook")

@@ -29,16 +29,27 @@
 # | **Reads** | nothing |
 # | **Writes** | nothing |
 # | **Next** | [01 · Prepare the data](01_preparing_data.ipynb) |
+#
+# <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | how known |
+# |---|---|---|---|---|---|
+# | `smoke` | 10 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
+# | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
+#
+# <!-- /measured -->
 
 # %% tags=["parameters"]
 profile: str = "nano"  # smoke, nano, 2b or 14b
 
 # %%
-from cookbook import preflight, profiles, store
+from cookbook import budget, preflight, profiles, store
 from cookbook.machine import Machine
 
 settings = profiles.get(profile)
-preflight.plan(profile)
+budget.plan(profile)
 
 # %% [markdown]
 # ## Prerequisites

@@ -25,9 +25,21 @@
 # | | |
 # |---|---|
 # | **Needed** | [00 · Check the machine](00_prerequisites.ipynb) |
+# | **Helpful** | what a video file's frame rate and size are |
 # | **Reads** | the profile's clips and photos (or your own folders, see the parameters) |
 # | **Writes** | `data/train/{videos,metas,metadata.csv}`, `data/eval/`, `data/manifest.json` |
 # | **Next** | [02 · Post-train the world model](02_post_training.ipynb) |
+#
+# <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | how known |
+# |---|---|---|---|---|---|
+# | `smoke` | 11 s | 1.0 GB | 1 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `2b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
+# | `14b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
+#
+# <!-- /measured -->
 
 # %% tags=["parameters"]
 profile: str = "nano"  # smoke, nano, 2b or 14b
@@ -37,13 +49,13 @@ eval_folder: str = ""  # your own photos and instructions, empty for those of th
 skip_bad: bool = False  # leave unusable clips out and record them instead of stopping
 
 # %%
-from cookbook import preflight, profiles, show, store, video
+from cookbook import budget, preflight, profiles, show, store, video
 from cookbook.data import prepare
 
 settings = profiles.get(profile)
 folder = store.run_folder(run or None, profile)
+budget.plan(profile, "01")
 preflight.require(profile)
-preflight.plan(profile)
 
 # %% [markdown]
 # ## 1. Preparing Data

@@ -29,6 +29,17 @@
 # | **Reads** | `data/train/`, the base weights of the profile |
 # | **Writes** | `cache/` (latents and text), `checkpoints/` (DCP checkpoints, `log.jsonl`, `manifest.json`) |
 # | **Next** | [03 · Generate videos](03_inference.ipynb) |
+#
+# <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | how known |
+# |---|---|---|---|---|---|
+# | `smoke` | 27 s | 1.7 GB | 313 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `2b` | 63.2 min | 52 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
+# | `14b` | 1.9 h | 47 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
+#
+# <!-- /measured -->
 
 # %% tags=["parameters"]
 profile: str = "nano"  # smoke, nano, 2b or 14b
@@ -38,10 +49,11 @@ steps: int = 0  # optimizer steps, 0 for those of the recipe
 seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
-from cookbook import preflight, profiles, report, samples, show, store
+from cookbook import budget, preflight, profiles, report, samples, show, store
 from cookbook.train import train
 
 settings = profiles.get(profile, recipe or None)
+budget.plan(profile, "02")
 preflight.require(profile)
 folder = samples.with_clips(profile, store.run_folder(run or None, profile))
 

@@ -24,9 +24,21 @@
 # | | |
 # |---|---|
 # | **Needed** | [02 · Post-train the world model](02_post_training.ipynb) (without it, two quick steps from the base model stand in, in a folder of their own) |
+# | **Helpful** | the flow of notebook 02: noise level, velocity |
 # | **Reads** | `checkpoints/`, `data/eval/` |
 # | **Writes** | `export/` (`model.pt`, `model_ema_fp32.pt`, `model_ema_bf16.pt`, `diffusers/`), `dreams/base/`, `dreams/tuned/` |
 # | **Next** | [04 · Judge and filter](04_plausibility_filtering.ipynb) |
+#
+# <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | how known |
+# |---|---|---|---|---|---|
+# | `smoke` | 45 s | 2.0 GB | 181 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `2b` | 3.5 h and convert: not measured | 20 GB on one GPU | 37.1 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
+# | `14b` | 46.9 min and convert: not measured | 33 GB on each of 8 GPUs | 258.6 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
+#
+# <!-- /measured -->
 
 # %% tags=["parameters"]
 profile: str = "nano"  # smoke, nano, 2b or 14b
@@ -34,11 +46,12 @@ run: str = ""  # run folder, empty for runs/<profile>
 seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's number
 
 # %%
-from cookbook import flow, preflight, profiles, samples, show, store
+from cookbook import budget, flow, preflight, profiles, samples, show, store
 from cookbook.convert import convert
 from cookbook.generate import generate
 
 settings = profiles.get(profile)
+budget.plan(profile, "03")
 preflight.require(profile)
 folder = samples.with_checkpoint(profile, store.run_folder(run or None, profile))
 

@@ -24,9 +24,21 @@
 # | | |
 # |---|---|
 # | **Needed** | [03 · Generate videos](03_inference.ipynb) (without it, sample videos stand in, in a folder of their own) |
+# | **Helpful** | what a probability and an average are |
 # | **Reads** | `dreams/base/`, `dreams/tuned/`, the controls of the profile |
 # | **Writes** | `verdicts/` (`controls.jsonl`, `calibration.json`, `verdicts.jsonl`), `kept/` (laid out like `data/train`) |
 # | **Next** | the report: `cookbook report`, or all at once with `cookbook run` |
+#
+# <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | how known |
+# |---|---|---|---|---|---|
+# | `smoke` | 46 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `2b` | 1.6 min | 16 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
+# | `14b` | 43 s | 28 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
+#
+# <!-- /measured -->
 
 # %% tags=["parameters"]
 profile: str = "nano"  # smoke, nano, 2b or 14b
@@ -37,12 +49,13 @@ rater: str = "me"  # under which name your own marks are kept
 explain: bool = False  # let the critic also write its reasons (real critics only)
 
 # %%
-from cookbook import preflight, profiles, report, results, samples, show, store
+from cookbook import budget, preflight, profiles, report, results, samples, show, store
 from cookbook.judge import calibration, judge
 from cookbook.judge.filtering import filter_clips
 from cookbook.judge.rating import Rating
 
 settings = profiles.get(profile)
+budget.plan(profile, "04")
 preflight.require(profile)
 folder = samples.with_dreams(profile, store.run_folder(run or None, profile))
 

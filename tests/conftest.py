@@ -16,7 +16,8 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
-from cookbook import engine, profiles  # noqa: E402
+from cookbook import engine, preflight, profiles  # noqa: E402
+from cookbook.machine import Machine  # noqa: E402
 from cookbook.models import critic as critics  # noqa: E402
 from cookbook.train import clips as footage  # noqa: E402
 
@@ -121,3 +122,20 @@ def ranks(arena):
         return [process.exitcode for process in processes]
 
     return train_on
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that gives this process another machine: facts by name."""
+
+    def pretend(**facts) -> None:
+        full = dict(
+            cores=64, memory_gb=512.0, disk_gb=2000.0, gpus=[("H100", 85.0)] * 8, driver=True, token=True, online=True
+        )
+        for name, value in {**full, **facts}.items():
+            monkeypatch.setattr(Machine, name, value, raising=False)
+        monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
+        monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))
+        monkeypatch.setattr(preflight, "find_spec", lambda name: True)
+
+    return pretend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -9,23 +10,6 @@ import pytest
 from cookbook import preflight, profiles
 from cookbook.errors import UserError
 from cookbook.machine import Machine, within
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """A function that gives this process another machine: facts by name."""
-
-    def pretend(**facts) -> None:
-        full = dict(
-            cores=64, memory_gb=512.0, disk_gb=2000.0, gpus=[("H100", 85.0)] * 8, driver=True, token=True, online=True
-        )
-        for name, value in {**full, **facts}.items():
-            monkeypatch.setattr(Machine, name, value, raising=False)
-        monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
-        monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))
-        monkeypatch.setattr(preflight, "find_spec", lambda name: True)
-
-    return pretend
 
 
 def test_every_profile_has_its_needs():
@@ -70,7 +54,7 @@ def test_each_missing_thing_is_named_with_its_fix(machine, capsys, profile, lack
     assert not preflight.doctor(profile)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(what)]
     assert lines and fix in lines[0]
-    with pytest.raises(UserError, match=f"{profile} cannot run here: "):
+    with pytest.raises(UserError, match=f"{profile} cannot run here, because of\n  .*{re.escape(fix)}"):
         preflight.require(profile)
 
 
@@ -87,11 +71,3 @@ def test_a_probe_that_hangs_or_breaks_is_a_no():
     assert within(0.2, lambda: time.sleep(5)) is None
     assert within(0.2, lambda: 1 / 0) is None
     assert time.monotonic() - clock < 3
-
-
-def test_the_plan_names_downloads_and_licences(capsys):
-    preflight.plan("2b")
-    out = capsys.readouterr().out
-    assert "21.5 GB of nvidia/Cosmos-Predict2.5-2B (NVIDIA Open Model License, gated)" in out
-    preflight.plan("nano")
-    assert "nothing: weights and clips ship" in capsys.readouterr().out

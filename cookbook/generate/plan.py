@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,18 +25,27 @@ ROOM = 1.15  # times the text encoder's weights
 
 def cost(profile: Profile, jobs: Sequence[tuple[Request, int]], gpu: bool) -> str:
     """How long these clips take, exact and without any guardrail: `about 2.9 h on one H100`."""
-    settings = sizes.config(profile.world)
-    parameters = numbers(sizes.on_meta(settings))
-    flop = 0.0
+    passes: Counter[int] = Counter()
     for request, _ in jobs:
         height, width = request.size
         tokens = (1 + (request.num_output_frames - 1) // 4) * (height // 16) * (width // 16)
-        passes = (request.num_steps or profile.sampling.steps) * (2 if request.guidance else 1)
-        flop += passes * sizes.forward_flop(settings, parameters, tokens)
+        passes[tokens] += (request.num_steps or profile.sampling.steps) * (2 if request.guidance else 1)
+    taken, where = seconds(profile, passes, gpu)
+    told = f"{taken / 60:.0f} min" if taken < 5400 else f"{taken / 3600:.1f} h"
+    return f"about {f'{taken:.0f} s' if taken < 90 else told} on {where}"
+
+
+def seconds(profile: Profile, passes: Mapping[int, int], gpu: bool) -> tuple[float, str]:
+    """How long so many passes of the profile's network take, decoding included, and on what.
+
+    Args:
+        passes: tokens of a clip -> passes over such clips.
+    """
+    settings = sizes.config(profile.world)
+    parameters = numbers(sizes.on_meta(settings))
+    flop = sum(count * sizes.forward_flop(settings, parameters, tokens) for tokens, count in passes.items())
     large = gpu or parameters >= LARGE
-    seconds = flop / (H100 if large else TWO_CORES)
-    told = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-    return f"about {f'{seconds:.0f} s' if seconds < 90 else told} on {'one H100' if large else 'two CPU cores'}"
+    return flop / (H100 if large else TWO_CORES), "one H100" if large else "two CPU cores"
 
 
 def numbers(network: nn.Module) -> int:

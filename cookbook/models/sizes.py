@@ -36,6 +36,7 @@ CONFIGS = {
     "nvidia/Cosmos-Predict2.5-14B": {**_PREDICT_2B, "num_attention_heads": 40, "num_layers": 36},
 }
 CLIPS = {"nvidia/GR1-100": 92}  # videos in the published training set, despite its name
+PHOTOS = {"nvidia/EVAL-175": 50}  # of its gr1_object; INFERRED from the step between its published percentages
 
 
 def config(source: Source) -> dict[str, Any]:
