@@ -11,6 +11,9 @@ import pytest
 
 from cookbook import budget, notebooks, preflight, profiles, publish, store
 from cookbook.errors import UserError
+from cookbook.generate import plan as generating
+from cookbook.generate.requests import Request
+from cookbook.train import plan as training
 
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 SMALL = {"cores": 2, "memory_gb": 8.0, "disk_gb": 50.0, "gpus": [], "driver": False, "token": False, "online": False}
@@ -70,11 +73,15 @@ def test_the_shipped_profiles_download_nothing_and_never_ask_the_network(monkeyp
 
 
 def test_calculated_figures_are_those_of_the_stages_own_plans():
-    found = {work.stage: work for work in budget.stages(profiles.get("2b"))}
-    assert found["train"].seconds == pytest.approx(3790, rel=0.01), "1000 steps at the measured rate"
-    assert found["train"].disk_gb == pytest.approx(3 * 2.0592 * 16, rel=0.01), "keep 2 and one being written"
-    assert found["generate"].seconds == pytest.approx(300 * 41.4, rel=0.01), "clips at the measured rate"
-    assert found["judge"].seconds == pytest.approx(460 / 4.82, rel=0.01)
+    large = profiles.get("2b")
+    found, train = {work.stage: work for work in budget.stages(large)}, training.make(large, 1, None, None)
+    assert found["train"].seconds == pytest.approx(train.seconds)
+    assert found["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
+    assert found["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"
+    row = {"name": "a", "prompt": "Wave.", "num_output_frames": 93, "resolution": "432,768", "guidance": 7}
+    jobs = [(Request(inference_type="text2world", **row), seed) for seed in range(300)]
+    assert generating.cost(large, jobs, gpu=True) == f"about {found['generate'].seconds / 3600:.1f} h on one H100"
+    assert found["judge"].seconds == pytest.approx(460 / 4.82, rel=0.01), "300 dreams and 160 controls"
     wide = {work.stage: work for work in budget.stages(profiles.get("14b"))}
     assert all(work.gpu_gb < preflight.NEEDS["14b"].gpu_gb for work in wide.values() if work.gpu_gb)
     assert wide["judge"].gpu_gb > found["judge"].gpu_gb
