@@ -35,6 +35,7 @@ from cookbook.machine import Machine
 
 ROOT = store.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
+FURTHER = ("05",)  # beyond the guide: executed only if asked for
 MADE = {
     "01": ["data"],
     "02": ["train"],
@@ -86,14 +87,16 @@ def run_all(
         disk = _written(folder)
         timing = execute(source, folder / "notebooks" / source.name, given[source])
         timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
-        if fresh:  # what was found or only continued would count as time that it does not take
+        if (
+            fresh and source.stem[:2] not in FURTHER
+        ):  # what was found or only continued would count as time that it does not take
             _remember(folder, profile, source.stem, timing)
         print(f"{timing['seconds']:.0f} s, {timing['peak_memory_gb']:.1f} GB", flush=True)
     return _conclude(profile, folder, before)
 
 
 def select(only: str | None = None, start: str | None = None) -> list[Path]:
-    """The notebooks to execute, in order."""
+    """The notebooks to execute, in order; further ones only if `only` or `start` names them."""
     every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not every:
         raise UserError(f"no notebooks in {NOTEBOOKS}: `cookbook run` works from a clone, not from an installed wheel")
@@ -106,7 +109,8 @@ def select(only: str | None = None, start: str | None = None) -> list[Path]:
 
     if only is not None:
         return [every[place(only)]]
-    return every[place(start) if start is not None else 0 :]
+    first, *others = every[place(start) if start is not None else 0 :]
+    return [first, *(path for path in others if path.stem[:2] not in FURTHER)]
 
 
 def match_parameters(

@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 
 from cookbook import budget, preflight, profiles, results, store
 from cookbook.errors import UserError
-from cookbook.notebooks import ROOT, own, select
+from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own, select
 
 SHOWN = "nano"  # the profile whose outputs readers see
 BLOCK = re.compile(r"(<!-- measured -->\n).*?(\n(?:# )?<!-- /measured -->)", re.S)
@@ -47,9 +47,13 @@ def publish(*runs: Path | str) -> None:
 
 
 def outputs(folder: Path) -> None:
-    """The outputs of a run's executed copies into notebooks/."""
-    for source in select():
-        executed = nbformat.read(folder / "notebooks" / source.name, as_version=4)
+    """The outputs of a run's executed copies into notebooks/, of further notebooks where they were executed."""
+    made = folder / "notebooks"
+    further = [
+        path for number in FURTHER for path in NOTEBOOKS.glob(f"{number}_*.ipynb") if (made / path.name).exists()
+    ]
+    for source in select() + further:
+        executed = nbformat.read(made / source.name, as_version=4)
         cells = list(filter(own, executed.cells))
         book = nbformat.read(source, as_version=4)
         if [_untimed(c.source) for c in cells] != [_untimed(c.source) for c in book.cells]:

@@ -15,7 +15,7 @@ from cookbook.generate import plan as generating
 from cookbook.generate.requests import Request
 from cookbook.train import plan as training
 
-BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
+BOOKS = notebooks.select()  # what `cookbook run` executes
 SMALL = {"cores": 2, "memory_gb": 8.0, "disk_gb": 50.0, "gpus": [], "driver": False, "token": False, "online": False}
 
 

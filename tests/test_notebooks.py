@@ -29,6 +29,7 @@ TITLES = {
         "3.2 Running Inference",
     ],
     "04": ["4. Inference with Reason 2 for plausibility check and filtering"],
+    "05": ["5. Post-training the critic"],
 }
 
 
@@ -46,7 +47,7 @@ def book(path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def test_all_five_are_there():
+def test_all_are_there():
     assert [path.stem[:2] for path in BOOKS] == list(TITLES)
 
 
@@ -215,6 +216,8 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(written):
 
 def test_notebooks_are_chosen_by_number_or_name():
     assert [path.stem[:2] for path in notebooks.select(start="03")] == ["03", "04"]
+    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04"]
+    assert notebooks.select(start="05") == notebooks.select(only="05"), "what is beyond the guide must be asked for"
     assert [path.stem for path in notebooks.select(only="02_post_training")] == ["02_post_training"]
     with pytest.raises(UserError, match="no notebook '7'; there are 00_prerequisites"):
         notebooks.select(only="7")

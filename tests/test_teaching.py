@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from test_formats import SECTIONS, problems
 
-from cookbook import profiles, store, video
+from cookbook import notebooks, profiles, store, video
 from cookbook.errors import UserError
 from cookbook.judge import training
+from cookbook.judge.controls import Control
 from cookbook.judge.scoring import ask
 from cookbook.models import critic as critics
 from cookbook.models.critic import sample_frames
@@ -52,6 +54,45 @@ def test_it_learns_what_the_labels_say(examples, critic_folder, tmp_path):
     assert training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3) == made
     with pytest.raises(UserError, match="--redo train-critic"):
         training.train_critic(examples[:-1], tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3)
+
+
+def test_the_manifest_is_as_documented(examples, tmp_path):
+    training.train_critic(examples, tmp_path / "critic", "tiny", steps=1, batch=2)
+    manifest = store.read_manifest(tmp_path / "critic")
+    assert problems([manifest], SECTIONS["`manifest.json`"] | SECTIONS["Facts of `train-critic`"]) == []
+    listed = {path for pattern in SECTIONS["`critic/`"] for path in tmp_path.glob(pattern) if path.is_file()}
+    made = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert made == listed, made ^ listed
+
+
+def test_a_fault_of_ones_own_and_what_training_changed(tmp_path):
+    clips = []
+    for seed in range(4):
+        video.write_video(tmp_path / f"{seed}.mp4", tiny.clip(seed), 8)
+        clips.append(Control(tmp_path / f"{seed}.mp4", "real", "Wave.", 1, 1, f"scene {seed}"))
+    told = training.from_controls(clips, ("physics",)) + training.with_fault("dark", lambda frames: frames // 4, clips)
+    assert [(e.digit, e.kind, e.scene) for e in told[::4]] == [(5, "real", "scene 0"), (1, "dark", "scene 0")]
+    plain, dark = (told[row].sample(8, 1024, 32).frames.mean() for row in (0, 4))
+    assert dark == pytest.approx(plain / 4, abs=1)
+    before, after = np.array([1, 2, 3, 4, 1, 2, 3, 4.0]), np.array([4, 4, 4, 4, 2, 2, 2, np.nan])
+    (row,) = training.compare(told, before, after)
+    assert (row["kind"], row["n"], row["before"], row["after"]) == ("dark", 3, pytest.approx(15 / 24), 1)
+    assert row["gain_interval"][0] <= row["gain"] == pytest.approx(9 / 24) and row["gain_interval"][1] <= 1
+    (same,) = training.compare(told, before, before)
+    assert same["gain"] == 0 and same["gain_interval"] == [0, 0]
+
+
+def test_the_notebook_teaches_and_compares(tmp_path):
+    """Notebook 05, really executed, with the critic that ships; on so little it proves nothing but that it runs."""
+    (source,) = notebooks.select(only="05")
+    values = {"profile": "smoke", "run": str(tmp_path / "run"), "steps": 2, "batch": 2}
+    notebooks.execute(source, tmp_path / "05.ipynb", values)
+    printed = (tmp_path / "05.ipynb").read_text()
+    assert "examples to learn from" in printed and "gain_interval" in printed
+    before, after = (
+        critics.critic_fingerprint(place) for place in (store.ASSETS / "nano/critic", tmp_path / "run/critic")
+    )
+    assert before != after
 
 
 def test_digits_are_drawn_equally_often(examples):

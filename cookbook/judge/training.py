@@ -18,11 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cookbook import engine, profiles, store
+from cookbook import engine, profiles, show, store
 from cookbook.errors import UserError
 from cookbook.judge.calibration import frames
 from cookbook.judge.controls import Control
-from cookbook.judge.scoring import ask, prompt_hash
+from cookbook.judge.scoring import QUESTIONS, ask, prompt_hash
+from cookbook.judge.statistics import auc, interval
+from cookbook.judge.verdicts import Panel, Task
 from cookbook.models import hub, qwen, world
 from cookbook.models.critic import (
     Critic,
@@ -47,6 +49,8 @@ class Example:
     question: str
     prompt: str | None
     digit: int  # 1 to 5
+    scene: str = ""  # clips of one scene resemble each other
+    kind: str = ""  # the fault, `real` without one
 
 
 def read_labelled(folder: Path) -> list[Example]:
@@ -69,18 +73,57 @@ def read_labelled(folder: Path) -> list[Example]:
             if not marks or not all(mark in "12345" and len(mark) == 1 for mark in marks.values()):
                 raise UserError(f"{tables[0]}, line {line}: pc or sa must be a digit from 1 to 5")
             shown = partial(sample_video, clip)
-            found += [Example(clip.name, shown, q, row["caption"], int(mark)) for q, mark in marks.items()]
+            found += [Example(clip.name, shown, q, row["caption"], int(mark), clip.stem) for q, mark in marks.items()]
     return found
 
 
-def from_controls(controls: Sequence[Control]) -> list[Example]:
+def from_controls(controls: Sequence[Control], questions: Sequence[str] = QUESTIONS) -> list[Example]:
     """What is known of the controls: 5 where they are sound, 1 where they are broken."""
     return [
-        Example(c.name, lambda *size, c=c: sample_frames(*frames(c), *size), q, c.prompt, 5 if getattr(c, q) else 1)
+        Example(c.name, partial(_shown, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
         for c in controls
-        for q in ("physics", "instruction")
+        for q in questions
         if getattr(c, q) is not None
     ]
+
+
+def with_fault(kind: str, fault: Callable[[np.ndarray], np.ndarray], controls: Sequence[Control]) -> list[Example]:
+    """Sound controls, broken by a fault of your own (frames uint8 [T, H, W, 3] to frames): physics 1."""
+    return [Example(c.name, partial(_shown, c, fault), "physics", c.prompt, 1, c.scene, kind) for c in controls]
+
+
+def _shown(control: Control, fault: Callable[[np.ndarray], np.ndarray] | None, *size) -> Sampled:
+    shown, fps = frames(control)
+    return sample_frames(fault(shown) if fault else shown, fps, *size)
+
+
+def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> np.ndarray:
+    """The score from 1 to 5 that a critic gives each example; nan for a clip that cannot be judged."""
+    chosen = profiles.get(profile)
+    tasks = [Task(e.sample, {e.question: e.prompt}) for e in examples]
+    told = show.progress(Panel(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
+    return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in told])
+
+
+def compare(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) -> list[dict]:
+    """What training changed, per kind of fault: AUC (sound examples against it) before and after, and the gain.
+
+    The gain has its 95 % interval over scenes, both critics on the same redraws. Examples are those of `scores`.
+    """
+    labels, kinds = np.array([e.digit > 3 for e in examples]), np.array([e.kind for e in examples])
+    known, found = ~np.isnan(before + after), []
+    for kind in sorted(set(kinds[~labels])):
+        rows = np.flatnonzero(known & (labels | (kinds == kind)))
+
+        def gain(some: np.ndarray, rows: np.ndarray = rows) -> float | None:
+            first, last = (auc(labels[rows[some]], part[rows[some]]) for part in (before, after))
+            return None if first is None else last - first
+
+        first, last = (auc(labels[rows], part[rows]) for part in (before, after))
+        edges = interval([examples[row].scene for row in rows], gain)
+        facts = {"kind": str(kind), "n": int((~labels[rows]).sum()), "before": first, "after": last}
+        found.append(facts | {"gain": None if first is None else last - first, "gain_interval": edges})
+    return found
 
 
 def train_critic(
@@ -141,9 +184,9 @@ def train_critic(
 
 def _enter(chosen: profiles.Profile, source: Path, out: Path, examples: Sequence[Example], *settings) -> store.Stage:
     recipe, seed, redo = settings
-    told = [[e.name, e.question, e.prompt, e.digit] for e in examples]
+    told = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
     inputs = {"critic": critic_fingerprint(source), "examples": store.digest_of(told)}
-    inputs["prompts"] = store.digest_of([prompt_hash(question) for question in COLUMNS.values()])
+    inputs["prompts"] = store.digest_of([prompt_hash(question) for question in QUESTIONS])
     facts = {"steps": recipe.steps, "batch": recipe.batch, "learning_rate": recipe.learning_rate, "seed": seed}
     return store.enter(out, "train-critic", chosen.name, inputs, facts, redo)
 

@@ -1,0 +1,148 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Train the critic
+#
+# **Promise.** You teach the critic a fault of your own, and a table tells with intervals what it learnt and what it forgot.
+#
+# You will be able to
+# * turn clips with labels into training examples for a critic,
+# * train it with the loop that trained the world model, and
+# * decide from held-out clips whether the trained critic is to be used at all.
+#
+# | | |
+# |---|---|
+# | **Needed** | [01 · Prepare the data](01_preparing_data.ipynb) (without it, the clips of the profile are prepared first). Beyond the guide: `cookbook run` leaves it out, `cookbook run --only 05` executes it |
+# | **Reads** | `data/train/`, the critic and the controls of the profile |
+# | **Writes** | `critic/`, laid out like the critic it came from |
+# | **Next** | if the table says so, judge with it: `cookbook judge --critic runs/nano/critic` |
+
+# %% tags=["parameters"]
+profile: str = "nano"  # smoke, nano, 2b or 14b
+run: str = ""  # run folder, empty for runs/<profile>
+steps: int = 48  # optimizer steps
+batch: int = 4  # examples per step
+learning_rate: float = 4e-4  # its peak; for the real critics upstream searched 2e-7 to 1e-5
+labels: str = ""  # folder in VideoPhy-2's layout, to learn from that instead
+redo: bool = False  # train anew
+
+# %%
+from pathlib import Path
+
+import numpy as np
+
+from cookbook import preflight, profiles, samples, show, store
+from cookbook.judge import calibration, controls, training
+from cookbook.models import hub
+from cookbook.video import fit
+
+settings = profiles.get(profile)
+preflight.require(profile)
+folder = samples.with_clips(profile, store.run_folder(run or None, profile))
+
+# %% [markdown]
+# ## 5. Post-training the critic
+#
+# The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips whose physics people marked from 1 to 5. Here the same is done small. Sound clips are worth 5 and broken ones 1, and the loss is the cross-entropy of the
+# digit at the very place where the score is read,
+#
+# $$ L = -\log p(k_{\text{label}} \mid \text{video}, \text{question}) . $$
+#
+# The part that sees is kept as it is. Each digit is drawn equally often, or the critic would learn which of them there are more of.
+#
+# ### 5.1 A fault of your own
+#
+# Which faults matter is decided by *your* world model. Ours loses sharpness where it is unsure, so that is the example: from the middle on, the picture is as soft as if it had a sixth of its pixels a side.
+#
+# **What you should see:** a clip as it was, and the same going soft.
+
+
+# %%
+def soften(frames):
+    """Frames uint8 [T, H, W, 3], from the middle on squeezed and stretched again."""
+    half, (height, width) = len(frames) // 2, frames.shape[1:3]
+    small = fit(frames[half:], height // 6, width // 6, crop=False)
+    return np.concatenate([frames[:half], fit(small, height, width, crop=False)])
+
+
+main = calibration.gather(settings, folder)[0]
+sound = [clip for clip in main if clip.kind == "real"]
+first = calibration.frames(sound[0])[0]
+show.show_sheet([first, soften(first)], ["as it was", "softened"])
+
+# %% [markdown]
+# Two sets that share no scene. **Held out** are the controls on which notebook 04 measures the critic: the sound ones, those that a simulator broke, and the sound ones softened. **Learnt from** are training clips that are not
+# among them: as they are, softened, and with faults made without a simulator, so that the new fault is not all it sees.
+#
+# **What you should see:** how many there are of each.
+
+# %%
+held = training.from_controls(sound + [clip for clip in main if clip.physics == 0], ("physics",))
+held += training.with_fault("softened", soften, sound)
+scenes = {clip.scene for clip in main}
+good = [clip for clip in controls.good_clips(folder / "data" / "train") if clip.scene not in scenes]
+known = [copy for copy in controls.spoilt(good, 12) if copy.physics == 0]
+examples = training.from_controls(good + known, ("physics",)) + training.with_fault("softened", soften, good)
+examples = training.read_labelled(Path(labels)) if labels else examples
+print(f"{len(examples)} examples to learn from, {len(held)} held out")
+
+# %% [markdown]
+# ### 5.2 Before, training, after
+#
+# The loop is that of notebook 02 (`cookbook/engine`), with its checkpoints: a run that is stopped goes on.
+#
+# **What you should see:** a loss that begins well above that of a critic that knows, and falls in jumps, as a step sees few clips. $\log 2 = 0.69$ is what one gets who knows that only 1 and 5 occur, and nothing else.
+
+# %%
+critic = hub.locate(settings.critic)
+before = training.scores(held, critic, profile)
+made = training.train_critic(examples, folder / "critic", profile, steps, batch, learning_rate, redo=redo)
+print(f"loss {made['loss_first']:.2f} -> {made['loss_last']:.2f} in {steps} steps of {batch}")
+
+# %%
+after = training.scores(held, folder / "critic", profile)
+
+# %% [markdown]
+# ### 5.3 Is it worth having?
+#
+# AUC per kind of fault, as in notebook 04, and the gain with its 95 % interval over scenes, both critics on the same clips.
+#
+# **What you should see:** `softened` first. Only if the interval of its gain lies above 0 was it learnt. Then the price: other faults were rarely shown or, those from a simulator, never, and where an interval lies below 0 the critic
+# forgot. A critic that gains one fault and loses others is not better. At this size and in this time that is to be expected; faults that show only in a small part of the picture hardly move at all.
+
+# %%
+import pandas as pd
+
+table = pd.DataFrame(training.compare(held, before, after)).set_index("kind")
+table.loc[["softened", *(kind for kind in table.index if kind != "softened")]].round(2)
+
+# %% [markdown]
+# ## With the real critic
+#
+# The same notebook, `cookbook run --only 05 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), marks 1 to
+# 5, and the files in `videos/`. NVIDIA's recipe trains on the whole of VideoPhy-2 on eight GPUs. We have not measured what training does to Cosmos Reason 2: its weights are behind a licence.
+#
+# ## Recap
+#
+# * A critic is trained where it is read: at the digit behind the answer cue.
+# * New faults are mixed with known ones, sound clips with broken, or it forgets, or learns a habit.
+# * Before and after, on scenes that were not trained on, with an interval: that decides, not the loss.
+#
+# | Symptom | Cause | Fix |
+# |---|---|---|
+# | the loss falls, the table does not move | too few steps or clips to generalise from, or a fault that its vision does not resolve | more of both; a larger critic |
+# | the other faults fell | they were hardly shown | more of them among the examples; a lower `learning_rate` |
+# | *critic was made from other inputs* | other examples or steps than those of the finished folder | `redo = True`, or another run |
+#
+# **Next:** if it is worth having, `cookbook judge --critic runs/nano/critic` measures it on all controls and judges with it.
