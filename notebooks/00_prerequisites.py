@@ -93,7 +93,7 @@ able = preflight.doctor()
 # `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and they were
 # trained by us for this cookbook. So a line that runs at `nano` is the line that runs at `2b`; only the results differ.
 #
-# **What you should see:** four rows. From `smoke` to `14b` every number grows, and the code stays the same.
+# **What you should see:** four rows whose numbers differ, from a laptop to eight GPUs. The code stays the same.
 
 
 # %%

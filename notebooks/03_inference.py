@@ -164,7 +164,7 @@ show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in pick
 # %% [markdown]
 # ### One photo, several seeds
 #
-# **What you should see:** different motions for one instruction. Some are better than others; that spread is what the critic of the next notebook lives on.
+# **What you should see:** several motions for one instruction. How much they differ depends on the model: a small one that has learnt one task has few ways to do it. The spread is what the critic of the next notebook lives on.
 
 # %%
 name = picked[0][0]

@@ -103,18 +103,19 @@ critic = judge(profile, run=folder, calibrate=True)
 # %%
 import pandas as pd
 
+pd.set_option("display.max_colwidth", None)
 told = {(row["file"], row["question"]): row["score"] for row in store.read_rows(folder / "verdicts" / "controls.jsonl")}
 pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} for fake in fakes])
 
 # %% [markdown]
-# **What you should see:** curves above the dotted line. The table shows which faults the critic sees; a kind near 0.5 is one it is blind to. A region that is pasted or erased where nothing stands or moves can hardly be seen by anybody,
+# **What you should see:** curves above the dotted line. The table shows which faults the critic sees; a kind near 0.5 is one it is blind to, and - means that this question is not asked of it. A region that is pasted or erased where nothing stands or moves can hardly be seen by anybody,
 # and a frozen clip or one with another's prompt breaks no law of physics, so there only the instruction is asked about.
 
 # %%
 report.plot_roc(folder);
 
 # %%
-report.critic_by_kind(folder)
+report.critic_by_kind(folder).fillna("-")
 
 # %% [markdown]
 # ### 4.2 Your own eye
