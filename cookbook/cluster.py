@@ -18,6 +18,7 @@ from cookbook.errors import UserError
 
 CORES = 2  # per actor, where the cluster has no GPU
 ATTEMPTS = 3  # a job that took so many workers with it is itself the reason
+LOADING = "loading the models"
 PATIENCE = 60  # seconds without any news before it is said that no worker runs
 
 
@@ -146,12 +147,14 @@ class _Round:
             return
         if hired is None:
             yield job, result
+        else:
+            self.lost.pop(LOADING, None)  # models can be loaded, so that earlier deaths had another reason
         for _ in range(self.together if hired is not None else 1):
             self.give(worker)
 
     def bury(self, worker: Any, job: tuple | None, error: Exception) -> None:
         """The worker is dead: its job goes to the next free one, and a new worker is asked for (once)."""
-        name = self.name(*job) if job else "loading the models"
+        name = self.name(*job) if job else LOADING
         self.lost[name] = self.lost.get(name, 0) + 1
         if self.lost[name] >= ATTEMPTS:
             raise UserError(f"{name}: {ATTEMPTS} workers died with it in hand ({_last_line(error)})") from None

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tiny
 from PIL import Image
@@ -28,15 +34,27 @@ needs_ray = pytest.mark.skipif(
 NODES, CLIPS = 3, 15
 
 
-@pytest.fixture
-def nodes(monkeypatch):
-    """A head without room for an actor and three nodes with room for one each: (address, cluster, nodes)."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+MEMORY = {"object_store_memory": 80 * 2**20}
+
+
+def add_node(whole):
+    return whole.add_node(num_cpus=CORES, **MEMORY)
+
+
+def new_cluster():
+    """A head without room for an actor and three nodes with room for one each: (cluster, nodes)."""
     from ray.cluster_utils import Cluster
 
-    memory = {"object_store_memory": 80 * 2**20}
-    whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    yield whole.address, whole, [whole.add_node(num_cpus=CORES, **memory) for _ in range(NODES)]
+    whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **MEMORY})
+    return whole, [add_node(whole) for _ in range(NODES)]
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """(address, cluster, nodes)."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    whole, members = new_cluster()
+    yield whole.address, whole, members
     whole.shutdown()
 
 
@@ -50,29 +68,76 @@ def requests(tmp_path) -> Path:
     return tmp_path / "batch.jsonl"
 
 
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import tiny
+from cookbook import profiles
+from cookbook.generate import generate
+
+profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({world!r}))
+generate("tiny", run=sys.argv[1], requests=Path({requests!r}), weights=Path({world!r}), seeds=1, ray=sys.argv[2])
+"""
+
+
 @needs_ray
-def test_a_node_killed_in_the_middle_loses_no_clip(tmp_path, nodes, requests, tiny_profile, tiny_world, capsys):
-    address, whole, members = nodes
-    tiny_profile()
-    table = tmp_path / "shared/dreams/tuned/dreams.jsonl"
+def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, requests, tiny_profile, tiny_world):
+    """SIGKILL for one worker, one node, or the caller and the whole cluster; batches are started until all are done.
 
-    def kill_one() -> None:
-        while not (table.exists() and table.read_text().count("\n") >= 3):
+    COOKBOOK_KILLS=20 for more moments than the three of every run.
+    """
+    _, whole, members = nodes
+    names = {"tests": os.path.dirname(tiny.__file__), "world": str(tiny_world), "requests": str(requests)}
+    moments, told = random.Random(0), tmp_path / "log.txt"
+    kinds = ["worker", "node", "all"] + moments.choices(["worker", "node", "all"], k=17)
+    runs = [tmp_path / "0"]
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-c", DRIVER.format(**names), str(runs[-1]), whole.address]
+        with open(told, "a") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def workers() -> list[psutil.Process]:
+        of_ours = psutil.Process().children(recursive=True)
+        return [process for process in of_ours if process.is_running() and "ray::Maker" in process.name()]
+
+    caller, hit = start(), Counter()
+    for kind in kinds[: int(os.environ.get("COOKBOOK_KILLS", 3))]:
+        until = time.monotonic() + 60
+        while not workers() and caller.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
-        whole.remove_node(members[0], allow_graceful=False)
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
-    settings = {"requests": requests, "weights": tiny_world, "seeds": 1}
-    shared = generate("tiny", run=tmp_path / "shared", ray=address, **settings)
-    killer.join()
-    told = capsys.readouterr().out
-    assert f"{NODES} x {CORES} CPU cores" in told and told.count("a worker died over") == 1
-    rows = store.read_rows(table)
-    assert len(rows) == len({row["file"] for row in rows}) == shared["clips"] == CLIPS
-    alone = generate("tiny", run=tmp_path / "alone", **settings)
-    videos = [{name: v for name, v in made["outputs"].items() if name.endswith(".mp4")} for made in (shared, alone)]
-    assert videos[0] == videos[1], "a cluster must make the very same clips"
+        time.sleep(moments.uniform(0, 6))
+        if caller.poll() is not None:  # done before it could be killed: another batch
+            assert caller.returncode == 0, told.read_text()[-2000:]
+            runs.append(tmp_path / str(len(runs)))
+            caller = start()
+        hit[kind] += 1
+        if kind == "worker" and (alive := workers()):
+            moments.choice(alive).kill()
+        elif kind == "node":
+            whole.remove_node(members.pop(moments.randrange(len(members))), allow_graceful=False)
+            members.append(add_node(whole))
+        elif kind == "all":
+            caller.kill()
+            caller.wait()
+            for process in psutil.Process().children(recursive=True):
+                process.kill()
+            whole.shutdown()
+            whole, members = new_cluster()
+            caller = start()
+    assert caller.wait(300) == 0, told.read_text()[-2000:]
+    whole.shutdown()
+    tiny_profile()
+    alone = generate("tiny", run=tmp_path / "alone", requests=requests, weights=tiny_world, seeds=1)
+    for run in runs:
+        dreams = run / "dreams/tuned"
+        rows = store.read_rows(dreams / "dreams.jsonl")
+        assert len(rows) == len({row["file"] for row in rows}) == CLIPS == len(list(dreams.glob("*.mp4")))
+        made = store.read_manifest(dreams)["outputs"]
+        for name, video in alone["outputs"].items():
+            assert not name.endswith(".mp4") or made[name] == video, "a cluster must make the very same clips"
+    print(f"{dict(hit)} over {len(runs)} batches")
 
 
 @needs_ray
