@@ -18,7 +18,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tiny
 from conftest import free_port
+
+from cookbook import store, video
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -182,3 +185,32 @@ def test_the_slider_of_noise_levels_responds(lab, page):
     page.locator(".widget-slider .noUi-handle").press("ArrowRight")
     page.wait_for_function(f"before => ({picture})() !== before", arg=clean)
     page.locator(".widget-interact img").scroll_into_view_if_needed()
+
+
+def test_two_videos_side_by_side_are_marked_by_keyboard(lab, page):
+    home, _, address = lab
+    for model in ("base", "tuned"):
+        stage = store.enter(home / "rated/dreams" / model, f"generate-{model}", "nano", {}, {})
+        row = {"file": "a.mp4", "name": "a", "prompt": "Wave.", "seed": 0, "model": model, "image_sha256": None}
+        video.write_video(stage.folder / "a.mp4", tiny.clip(0, frames=25), 8)
+        store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
+        stage.finish(stage.folder.glob("*.*"))
+    made = f"Rating(Path({str(home / 'rated')!r}), pairs=True).show()"
+    code = f"from pathlib import Path\nfrom cookbook.judge.rating import Rating\n{made}"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel), home / "rate.ipynb"
+    )
+    page.goto(f"{address}rate.ipynb?reset")
+    run_all(page)
+    page.wait_for_function("() => document.querySelectorAll('video').length === 2")
+    play(page)
+    page.locator(".jp-OutputArea button", has_text="4").first.focus()
+    page.keyboard.press("Enter")
+    marks = home / "rated" / "marks.jsonl"
+    page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea button:disabled').length === 5")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea button:disabled').length === 10")
+    told = [(row["question"], row["mark"]) for row in store.read_rows(marks)]
+    assert told == [("physics", 4), ("instruction", 1)], "the second question is one Tab away"
