@@ -6,6 +6,8 @@
 For every clip the same noise as the exact one. PSNR and SSIM are of the pixels before encoding, the mean over clips;
 `placed` is the truth of the dream after encoding (`cookbook/workshop/truth.py`), `alike` the share of clips for which
 it is the same as for the exact one. fp8 is rounded as on an H100 but, on a CPU, not faster. Clips stay in no folder.
+
+Figures: docs/shortcuts.md.
 """
 
 from __future__ import annotations
