@@ -162,52 +162,80 @@ clips = [clip(model, key) for key in picked for model in ("base", "tuned")]
 show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in picked for model in ("base", "tuned")])
 
 # %% [markdown]
-# ### One photo, several seeds
+# ### Five rollouts of one photo, and how much guidance
+#
+# Requests of your own are rows like the one above. Here are some more for the first photo: as many seeds as are missing to five, and, with the noise of the first video, no guidance and three
+# times the profile's.
 #
 # **What you should see:** several motions for one instruction. How much they differ depends on the model: a small one that has learnt one task has few ways to do it. The spread is what the critic of the next notebook lives on.
-
-# %%
-name = picked[0][0]
-several = [clip("tuned", key) for key in sorted(made["tuned"]) if key[0] == name]
-show.show_sheet(several, [path.stem[-6:] for path in several])
-
-# %% [markdown]
-# In Jupyter you can look at every pair of photo and seed here, base beside tuned.
-
-# %%
-photos = {made["tuned"][key]["prompt"]: key[0] for key in shared}
-
-
-def side_by_side(prompt, seed):
-    both = [(model, (photos[prompt], seed)) for model in ("base", "tuned") if (photos[prompt], seed) in made[model]]
-    show.show_video([clip(*one) for one in both], [model for model, _ in both], height=144)
-
-
-show.browse(side_by_side, prompt=list(photos), seed=sorted({seed for _, seed in made["tuned"]}))
-
-# %% [markdown]
-# ### How much guidance?
-#
-# The first video once more, same photo and same noise: without guidance, with the profile's, and with three times as much. Requests of your own are rows like these.
-#
-# **What you should see:** with too much, colours get hard and shapes break. What less does depends on the model: the nano model has learnt one task and reaches for the object even without
-# guidance; a model that knows many things needs it to choose. Which strength is best is a question for the judge of the next notebook, not for a formula.
 
 # %%
 import json
 
 first = store.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0]
-strengths = [settings.sampling.guidance * factor for factor in (0, 1, 3)]
-asked = [first | {"name": f"guidance_{strength:g}", "guidance": strength} for strength in strengths]
-sweep = folder / "guidance" / store.digest_of([asked, rows["tuned"][0]["weights"]])[-8:]  # other weights, another folder
-sweep.mkdir(parents=True, exist_ok=True)
-(sweep / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-generate(profile, run=sweep, requests=sweep / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1)
+usual = settings.sampling.guidance
+known = {row["seed"] for row in rows["tuned"] if row["name"] == first["name"]}
+asked = [first | {"name": f"rollout{seed}", "seed": seed} for seed in range(5) if seed not in known]
+asked += [first | {"name": f"guidance{factor}", "guidance": usual * factor} for factor in (0, 3)]
+same = store.digest_of([asked, rows["tuned"][0]["weights"]])  # other weights, another folder
+own = folder / "own_requests" / same[-8:]
+own.mkdir(parents=True, exist_ok=True)
+(own / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+generate(profile, run=own, requests=own / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1)
 
-done = sweep / "dreams" / "tuned"
-strong = {row["guidance"]: done / row["file"] for row in store.read_rows(done / "dreams.jsonl") if not row["blocked"]}
-show.show_sheet(list(strong.values()), [f"guidance {strength:g}" for strength in strong])
+more = {row["name"]: row for row in store.read_rows(own / "dreams/tuned/dreams.jsonl") if not row["blocked"]}
+extra = {name: own / "dreams" / "tuned" / row["file"] for name, row in more.items()}
+
+rollouts = {seed: clip("tuned", (name, seed)) for name, seed in sorted(made["tuned"]) if name == first["name"]}
+rollouts |= {row["seed"]: extra[name] for name, row in more.items() if name.startswith("rollout")}
+titles = [f"seed {seed}" for seed in sorted(rollouts)][:5]
+five = [rollouts[seed] for seed in sorted(rollouts)][:5]
+print(first["prompt"])
+show.show_video(five, titles, height=96)
+show.show_sheet(five, titles, width=72)
+
+# %% [markdown]
+# **What you should see** next: with too much guidance, colours get hard and shapes break. What less does depends on the model: the nano model has learnt one task and reaches for the object even
+# without guidance; a model that knows many things needs it to choose. Which strength is best is a question for the judge of the next notebook, not for a formula.
+
+# %%
+strong = {"none": extra.get("guidance0"), f"{usual:g}": five[0], f"{3 * usual:g}": extra.get("guidance3")}
+strong = {strength: path for strength, path in strong.items() if path}
+show.show_sheet(list(strong.values()), [f"guidance {strength}" for strength in strong])
 show.browse(lambda guidance: show.show_video(strong[guidance], height=144), guidance=list(strong))
+
+# %% [markdown]
+# ### Every prompt and seed
+#
+# **What you should see:** how each video ends, a row for every prompt (the first six), the base model on the left, then your seeds. In Jupyter, the menu and the slider below the picture play any of
+# them, base beside tuned.
+
+# %%
+import numpy as np
+
+from cookbook import video
+
+every = sorted({seed for _, seed in made["tuned"]})
+photos = {made["tuned"][name, seed]["prompt"]: name for name, seed in shared}
+
+
+def models_of(prompt, seed):
+    return [(model, (photos[prompt], seed)) for model in ("base", "tuned") if (photos[prompt], seed) in made[model]]
+
+
+def ends(prompt):
+    keys = [key for seed in every for key in models_of(prompt, seed)]
+    return np.stack([video.read_video(clip(*key))[0][-1] for key in sorted(keys)])
+
+
+def side_by_side(prompt, seed):
+    both = models_of(prompt, seed)
+    show.show_video([clip(*key) for key in both], [model for model, _ in both], height=144)
+
+
+few = list(photos)[:6]
+show.show_sheet([ends(prompt) for prompt in few], few, columns=1 + len(every), width=72)
+show.browse(side_by_side, prompt=list(photos), seed=every)
 
 # %% [markdown]
 # ## Exercises
