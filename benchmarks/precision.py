@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 import torch
 import tyro
@@ -67,7 +68,7 @@ def work(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Work,
     models = hub.locate(profile.world)
     used, held = footage.split(footage.read_clips(run / "data" / "train"))
     entries = footage.cache(used + held, profile, models, run / "cache", group)
-    heldout = lambda model: heldout_loss(model, entries[len(used) :], recipe.shift, group)[0]  # noqa: E731
+    heldout = lambda model: mean(heldout_loss(model, entries[len(used) :], recipe.shift, group)[0])  # noqa: E731
     return Work(
         lambda: world.load_transformer(models), batches(entries[: len(used)], recipe, 0, group), heldout
     ), profile

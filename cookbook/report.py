@@ -23,14 +23,7 @@ WIDTH = 320  # widest video in the page, pixels
 
 def plot_loss(run: Path) -> Axes:
     """Training loss per logged step, with its running mean."""
-    rows = pd.DataFrame(store.read_rows(run / "checkpoints" / "log.jsonl"))
-    ax = show.axes()
-    ax.plot(rows["step"], rows["loss"], color=show.COLOURS["base"], alpha=0.6, label="loss of one batch")
-    smooth = rows["loss"].rolling(max(1, len(rows) // 10), min_periods=1).mean()
-    ax.plot(rows["step"], smooth, color=show.COLOURS["accent"], label="running mean")
-    ax.set(xlabel="step", ylabel="rectified-flow loss", title="Training loss")
-    ax.legend(frameon=False)
-    return ax
+    return show.loss(store.read_rows(run / "checkpoints" / "log.jsonl"))
 
 
 def plot_roc(run: Path) -> Axes:

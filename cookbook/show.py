@@ -25,8 +25,14 @@ QUALITY = 28  # quantiser of videos inside notebooks: a nano clip takes about 15
 COLOURS = {"base": "#8c8c8c", "tuned": "#2f7d32", "good": "#2f7d32", "bad": "#b3261e", "accent": "#1f5fa8"}
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with one live bar in a terminal; elsewhere (papermill, CI, a pipe) one line a minute and a last one."""
+def progress(
+    items: Iterable[T], label: str, total: int | None = None, note: Callable[[], str] = lambda: ""
+) -> Iterator[T]:
+    """Iterate with one live bar in a terminal; elsewhere (papermill, CI, a pipe) one line a minute and a last one.
+
+    Args:
+        note: what to add to a line.
+    """
     if sys.stderr.isatty():
         yield from tqdm(items, desc=label, total=total, mininterval=0.5)
         return
@@ -38,7 +44,8 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterat
         count += 1
         if (now := time.monotonic()) - told > 60:
             told = now
-            print(f"{label}: {count}/{total or '?'} after {now - start:.0f} s", flush=True)
+            left = f", about {(now - start) * (total - count) / count:.0f} s left" if total else ""
+            print(f"{label}: {count}/{total or '?'} after {now - start:.0f} s{left}{note()}", flush=True)
     print(f"{label}: {count} in {time.monotonic() - start:.1f} s", flush=True)
 
 
@@ -133,6 +140,24 @@ def browse(draw: Callable[..., None], **choices: Sequence) -> None:
         return kind(options=list(values), description=name.replace("_", " "), layout=wide)
 
     ipywidgets.interact(draw, **{name: control(name, values) for name, values in choices.items()})
+
+
+def live() -> bool:
+    """Whether this is a notebook that someone watches: a kernel, and not headless."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel") and not os.environ.get("HEADLESS")
+
+
+def loss(rows: Sequence[dict]) -> Axes:
+    """The loss of each row of a training log, with its running mean over a tenth of them."""
+    steps, losses = ([row[key] for row in rows] for key in ("step", "loss"))
+    width, ax = max(1, len(rows) // 10), axes()
+    ax.plot(steps, losses, color=COLOURS["base"], alpha=0.6, label="loss of one batch")
+    smooth = [np.mean(losses[max(0, end - width) : end]) for end in range(1, len(rows) + 1)]
+    ax.plot(steps, smooth, color=COLOURS["accent"], label="running mean")
+    ax.set(xlabel="step", ylabel="rectified-flow loss", title="Training loss")
+    ax.legend(frameon=False)
+    return ax
 
 
 def axes(width: float = 6.0, height: float = 3.2) -> Axes:

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tiny
@@ -21,7 +22,7 @@ from conftest import ALONE, free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cookbook import engine, profiles, store, video
+from cookbook import engine, profiles, show, store, video
 from cookbook.engine import checkpoint
 from cookbook.engine.optim import PowerEma, ema_exponent, rate_factor, trainable
 from cookbook.errors import UserError
@@ -29,6 +30,7 @@ from cookbook.models import names, world
 from cookbook.train import clips as footage
 from cookbook.train import plan as planning
 from cookbook.train import train
+from cookbook.train import watch as watching
 from cookbook.train.network import require_trained
 from cookbook.train.objective import Batch, batches, sample
 
@@ -152,6 +154,10 @@ def test_training_learns_and_says_so(trained):
     folder, manifest = trained
     assert manifest["loss_last"] < manifest["loss_first"]
     assert manifest["heldout_after"] < manifest["heldout_before"]
+    levels = manifest["heldout_levels"]
+    assert levels["noise level"] == sorted(set(levels["noise level"])) and 0.5 < np.median(levels["noise level"]) < 1
+    assert len(set(levels["after"])) == len(levels["noise level"]) == 8
+    assert all(np.mean(levels[when]) == pytest.approx(manifest[f"heldout_{when}"]) for when in ("before", "after"))
     assert manifest["weights_changed"] > 1e-4
     assert (manifest["steps"], manifest["clips"], manifest["tokens"]) == (12, 5, 18)
     assert len(losses(folder)) == 12
@@ -334,6 +340,37 @@ def test_tensorboard_has_every_row_of_the_log(tiny_profile, tiny_clips, tmp_path
     events = accumulator.EventAccumulator(str(tmp_path / "checkpoints/tensorboard")).Reload()
     curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert curve == [(step, pytest.approx(loss)) for step, loss in enumerate(losses(tmp_path), 1)]
+
+
+def test_in_a_notebook_one_picture_is_drawn_anew(tiny_profile, tiny_clips, tmp_path, monkeypatch):
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    tiny_profile(steps=3)
+    monkeypatch.setattr(watching, "REDRAWN", 0.0)
+    monkeypatch.delenv("HEADLESS", raising=False)
+    assert not show.live()
+    shell = InteractiveShell.instance()
+    try:
+        shell.display_pub, shell.kernel = CapturingDisplayPublisher(), None
+        assert show.live()
+        train("tiny", run=tmp_path, data=tiny_clips)
+    finally:
+        InteractiveShell.clear_instance()
+    shown = shell.display_pub.outputs
+    assert [output["update"] for output in shown] == [False, True, True]
+    assert len({output["transient"]["display_id"] for output in shown}) == 1
+    assert not plt.get_fignums()
+
+
+def test_headless_a_line_a_minute_says_how_long_it_takes_yet(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 40))
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    assert list(show.progress(range(4), "steps", note=lambda: ", loss 0.5")) == [0, 1, 2, 3]
+    assert capsys.readouterr().out == (
+        "steps: 2/4 after 80 s, about 80 s left, loss 0.5\nsteps: 4/4 after 160 s, about 0 s left, loss 0.5\n"
+        "steps: 4 in 200.0 s\n"
+    )
 
 
 # killed, and in many processes

@@ -165,7 +165,9 @@ def fit(
     try:
         saver.require_disk(run.state(), len(due))
         steps = range(run.step, recipe.steps)
-        for _ in show.progress(steps, "train: steps") if group.main and steps else steps:
+        row: dict = {}
+        told = show.progress(steps, "train: steps", note=lambda: f", loss {row['loss']:.4f}")
+        for _ in told if group.main and steps else steps:
             row = run.advance(loss_fn, batch_at)
             if group.main:
                 store.append_row(folder / LOG, row)

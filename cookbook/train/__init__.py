@@ -9,9 +9,10 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from cookbook import engine, profiles, store
+from cookbook import engine, profiles, show, store
 from cookbook.engine import Group
 from cookbook.engine.checkpoint import POINTER
 from cookbook.engine.loop import LOG, autocast
@@ -24,7 +25,7 @@ from cookbook.train import plan as planning
 from cookbook.train import watch as watching
 from cookbook.train.clips import Clip, Entry
 from cookbook.train.network import load, require_trained
-from cookbook.train.objective import batches, flow_loss, heldout_loss
+from cookbook.train.objective import batches, flow_loss, heldout_loss, noise_levels
 
 # How a step's work is divided: a run may continue on other processes, which changes these but not its result.
 DIVISION = ("batch", "accumulate", "shard", "recompute")
@@ -190,13 +191,14 @@ def _fit(
     group: Group,
 ) -> dict[str, Any]:
     recipe, compute = profile.recipe, world.compute_dtype(group.device)
-    watches = [watching.curves(folder, group)] if options.tensorboard else []
+    watches = [watching.picture(folder)] if group.main and show.live() else []
+    watches += [watching.curves(folder, group)] if options.tensorboard else []
     model = load(profile, models, seed, group, options.base)
     if options.sample_every:
         watches += [watching.samples(model, held, profile, models, folder, options.sample_every, group)]
     with autocast(model, group.device, compute):
         before, still = heldout_loss(model, held, recipe.shift, group)
-    group.from_main(lambda: require_trained(before, still, recipe.first_loss, options.base or models))
+    group.from_main(lambda: require_trained(mean(before), still, recipe.first_loss, options.base or models))
     start = time.monotonic()
     trained = engine.fit(
         model,
@@ -217,8 +219,9 @@ def _fit(
     return {
         "loss_first": sum(losses[:tenth]) / tenth,
         "loss_last": sum(losses[-tenth:]) / tenth,
-        "heldout_before": before,
-        "heldout_after": after,
+        "heldout_before": mean(before),
+        "heldout_after": mean(after),
+        "heldout_levels": {"noise level": noise_levels(recipe.shift).tolist(), "before": before, "after": after},
         "heldout_zero_velocity": still,
         "weights_changed": trained.changed,
         "seconds_training": round(time.monotonic() - start, 1),
@@ -242,3 +245,5 @@ def _report(manifest: dict[str, Any]) -> None:
         f"held out {manifest['heldout_before']:.4f} -> {manifest['heldout_after']:.4f}; "
         f"weights moved by up to {manifest['weights_changed']:.2g}; {manifest['seconds_per_step']:.2f} s a step"
     )
+    for name, values in manifest["heldout_levels"].items():
+        print(f"  {name:<13} {'  '.join(f'{value:6.3f}' for value in values)}")

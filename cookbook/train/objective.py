@@ -107,14 +107,16 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
     return flow.loss(predicted, batch.clean, batch.noise, mask)
 
 
-def probes(clips: list[Entry], shift: float) -> list[Callable[[], Batch]]:
-    """The held-out measurement: each clip's first window at fixed noise and fixed noise levels, one frame given.
-
-    The levels are the middles of equally likely parts of the training distribution, so their mean stands for the
-    training loss.
-    """
+def noise_levels(shift: float) -> Tensor:
+    """Those of the held-out loss [SIGMAS]: the middles of equally likely parts of the training distribution, so that
+    the mean over them stands for the training loss."""
     shares = (torch.arange(SIGMAS) + 0.5) / SIGMAS
-    levels = flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
+    return flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
+
+
+def probes(clips: list[Entry], shift: float) -> list[Callable[[], Batch]]:
+    """The held-out measurement: each clip's first window at fixed noise and at each of `noise_levels`, one frame
+    given."""
 
     def probe(number: int, clip: Entry, sigma: Tensor) -> Batch:
         clean = clip.window(0)[None]
@@ -124,21 +126,21 @@ def probes(clips: list[Entry], shift: float) -> list[Callable[[], Batch]]:
     return [
         lambda number=number, clip=clip, sigma=sigma: probe(number, clip, sigma)
         for number, clip in enumerate(clips)
-        for sigma in levels
+        for sigma in noise_levels(shift)
     ]
 
 
 @torch.no_grad()
-def heldout_loss(model: nn.Module, clips: list[Entry], shift: float, group: Group) -> tuple[float, float]:
-    """Mean loss over the probes, and the loss of predicting zero velocity on the same; shared by the processes."""
+def heldout_loss(model: nn.Module, clips: list[Entry], shift: float, group: Group) -> tuple[list[float], float]:
+    """Mean loss at each of `noise_levels`, and of predicting no velocity at all of them; shared by the processes."""
     work = probes(clips, shift)
-    sums = [0.0, 0.0]
+    sums = [0.0] * (SIGMAS + 1)
     for turn in range(-(-len(work) // group.size)):
         number = turn * group.size + group.rank
         batch = Batch.stack([work[number % len(work)]()], group.device)  # all processes must take part in each forward
         predicted, mask = predict(model, batch)
         if number < len(work):
-            sums[0] += float(flow.loss(predicted, batch.clean, batch.noise, mask))
-            sums[1] += float(flow.loss(torch.zeros_like(predicted), batch.clean, batch.noise, mask))
-    sums = group.total(sums)
-    return sums[0] / len(work), sums[1] / len(work)
+            sums[number % SIGMAS] += float(flow.loss(predicted, batch.clean, batch.noise, mask))
+            sums[SIGMAS] += float(flow.loss(torch.zeros_like(predicted), batch.clean, batch.noise, mask))
+    *levels, still = group.total(sums)
+    return [level / len(clips) for level in levels], still / len(work)

@@ -1,16 +1,18 @@
-"""What a long run shows while it trains, beside its log: curves in TensorBoard, and clips of the network as it is."""
+"""What a long run shows while it trains, beside its log: its loss in a notebook, curves in TensorBoard, clips."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from torch import nn
 
-from cookbook import video
+from cookbook import show, store, video
 from cookbook.engine import Group
-from cookbook.engine.loop import autocast
+from cookbook.engine.loop import LOG, autocast
 from cookbook.errors import UserError
 from cookbook.models import vae, world
 from cookbook.profiles import Profile
@@ -19,8 +21,31 @@ from cookbook.train.objective import preview
 
 SAMPLES = "samples"  # folder of the clips
 SHOWN = 2  # clips of a sample, with seeds 0, 1, ...
+REDRAWN = 5.0  # least seconds between two pictures of the loss
 
 Watch = Callable[[int, dict], None]  # (finished steps, the log's row), in every process
+
+
+def picture(folder: Path) -> Watch:
+    """The log of `folder` as one picture below the cell, drawn anew as training goes on."""
+    from IPython.display import display
+
+    shown: Any = None
+    due = 0.0
+
+    def watch(step: int, row: dict) -> None:
+        nonlocal shown, due
+        if time.monotonic() < due:
+            return
+        figure = show.loss(store.read_rows(folder / LOG)).figure
+        if shown is None:
+            shown = display(figure, display_id=True)
+        else:
+            shown.update(figure)
+        plt.close(figure)
+        due = time.monotonic() + REDRAWN
+
+    return watch
 
 
 def curves(folder: Path, group: Group) -> Watch:
