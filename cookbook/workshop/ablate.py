@@ -237,7 +237,8 @@ class Bench:
     before: float = 0.0  # held-out loss of the base model, at the nano shift whatever the variant's
 
     def held_out(self, model: CosmosTransformer3DModel) -> float:
-        return heldout_loss(model, self.probes, NANO.recipe.shift, self.group)[0]
+        levels, _ = heldout_loss(model, self.probes, NANO.recipe.shift, self.group)
+        return float(np.mean(levels))
 
     def row(self, variant: Variant) -> tuple[dict, CosmosTransformer3DModel | None]:
         """Train, measure, and say what it took."""
