@@ -35,9 +35,13 @@
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
 # | `smoke` | 27 s | 1.7 GB | 313 MB | nothing, none | measured 2026-11-25 |
-# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `nano` | 8.6 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
+#
+# **Last verified** 2026-11-25 at `nano`: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
+# random weights; `cookbook train --profile 2b --plan` says more.
 #
 # <!-- /measured -->
 

@@ -34,9 +34,13 @@
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
 # | `smoke` | 46 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-25 |
-# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `nano` | 83 s | 2.1 GB | 1 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 1.6 min | 16 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 43 s | 28 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
+#
+# **Last verified** 2026-11-25 at `nano`: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
+# random weights; `cookbook train --profile 2b --plan` says more.
 #
 # <!-- /measured -->
 
