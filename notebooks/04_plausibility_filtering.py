@@ -119,7 +119,7 @@ pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} 
 report.plot_roc(folder);
 
 # %%
-report.critic_by_kind(folder).fillna("-")
+report.critic_by_kind(folder).astype(object).fillna("-")
 
 # %% [markdown]
 # ### 4.2 Your own eye
