@@ -87,9 +87,8 @@ def run_all(
         disk = _written(folder)
         timing = execute(source, folder / "notebooks" / source.name, given[source])
         timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
-        if (
-            fresh and source.stem[:2] not in FURTHER
-        ):  # what was found or only continued would count as time that it does not take
+        # what was found or only continued would count as time that it does not take
+        if fresh and source.stem[:2] not in FURTHER:
             _remember(folder, profile, source.stem, timing)
         print(f"{timing['seconds']:.0f} s, {timing['peak_memory_gb']:.1f} GB", flush=True)
     return _conclude(profile, folder, before)

@@ -197,6 +197,8 @@ def test_strangers_are_wrong_by_a_word(examples):
         PROMPTS[0].replace("red apple", "corn"),
     )
     assert critic_clips.other_hand(told[0]) == PROMPTS[0]
+    moved = "Use the right hand to pick up corn from table and put it down farther left."
+    assert critic_clips.other_hand(moved) == moved.replace("left", "L").replace("right", "left").replace("L", "right")
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -181,17 +181,29 @@ def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
     return CHECKS[scene.task](world, robot, log)
 
 
-def judge_place(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    scene = world.scene
+def set_down(world: World, log: Log, there: bool, reason: str) -> tuple[bool, str]:
+    """Whether the target was taken by the asked hand and let go; `there`: it ended where it should, else `reason`."""
     if log.grasp_frame is None:
         return False, "not grasped"
     if log.held[-1] >= 0:
         return False, "not released"
-    if not inside(world, item_path(world, log, scene.target)[-1], scene.destination, scene.target):
-        return False, "not in the receptacle"
-    if log.hand != scene.hand:
+    if not there:
+        return False, reason
+    if log.hand != world.scene.hand:
         return False, "by the other hand"
     return True, ""
+
+
+def judge_place(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    end = item_path(world, log, world.scene.target)[-1]
+    there = inside(world, end, world.scene.destination, world.scene.target)
+    return set_down(world, log, there, "not in the receptacle")
+
+
+def judge_move(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    end = item_path(world, log, world.scene.target)[-1]
+    away = float(np.hypot(*(end[:2] - world.scene.spot)))
+    return set_down(world, log, away <= 0.05 and end[2] >= TABLE, f"{away:.2f} m from where it should be")
 
 
 def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
@@ -200,17 +212,6 @@ def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
         return False, "not lifted"
     if log.held[-1] >= 0 or np.linalg.norm(path[-1] - path[0]) > 0.05:
         return False, "not put back"
-    if log.hand != world.scene.hand:
-        return False, "by the other hand"
-    return True, ""
-
-
-def judge_move(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    end = item_path(world, log, world.scene.target)[-1]
-    if log.grasp_frame is None or log.held[-1] >= 0:
-        return False, "not grasped" if log.grasp_frame is None else "not released"
-    if (away := float(np.hypot(*(end[:2] - world.scene.spot)))) > 0.05 or end[2] < TABLE:
-        return False, f"{away:.2f} m from where it should be"
     if log.hand != world.scene.hand:
         return False, "by the other hand"
     return True, ""
