@@ -164,7 +164,9 @@ def written(tmp_path, monkeypatch):
 
 def test_a_good_notebook_runs_in_this_python_with_its_parameters(written, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
-    run = written("import sys\nprint('python', sys.executable)", "data = bytes(10**8)\nprint('count', count + 1)")
+    # a hundredth of a second is the unit of the timings, so each cell takes longer than that
+    wait = "import sys, time\ntime.sleep(0.05)\n"
+    run = written(wait + "print('python', sys.executable)", wait + "data = bytes(10**8)\nprint('count', count + 1)")
     assert notebooks.run_all("smoke", run=run, parameters=(("count", "41"),)) == {}
     text = (run / "notebooks" / "00_try.ipynb").read_text()
     assert sys.executable in text and "count 42" in text
