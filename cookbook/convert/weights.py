@@ -104,9 +104,10 @@ def _part(state: Mapping[str, Tensor], prefix: str, shapes: Mapping[str, Any]) -
 
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
-    """The tensors of a DCP folder, read when asked for, and their shapes."""
+    """The weights of a DCP folder, read when asked for, and their shapes. Bookkeeping entries are left out."""
     metadata = _metadata(folder)
-    entries = metadata.state_dict_metadata
+    everything = metadata.state_dict_metadata.items()
+    entries = {name: entry for name, entry in everything if names.to_diffusers(name.removeprefix(EMA)) is not None}
     reader = FileSystemReader(folder)
     reader.read_metadata = lambda *_, **__: metadata  # once is enough
 
