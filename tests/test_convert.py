@@ -74,7 +74,9 @@ def test_what_nvidias_network_holds_beside_its_weights_is_there(exported):
     state = torch.load(exported[0] / "export/model_ema_bf16.pt", weights_only=True)
     beside = {name.removeprefix("net."): t.tolist() for name, t in state.items() if names.to_diffusers(name) is None}
     counters = ("accum_video_sample_counter", "accum_image_sample_counter", "accum_iteration", "accum_train_in_hours")
-    norms = [f"blocks.{block}.{kind}_attn.{part}_norm" for block in (0, 1) for kind in ("self", "cross") for part in "qk"]
+    norms = [
+        f"blocks.{block}.{kind}_attn.{part}_norm" for block in (0, 1) for kind in ("self", "cross") for part in "qk"
+    ]
     extra = dict.fromkeys([f"{norm}._extra_state" for norm in (*norms, "t_embedding_norm")], [])  # TransformerEngine's
     assert len(beside) == BESIDE
     assert beside == dict.fromkeys(counters, 0) | extra | {

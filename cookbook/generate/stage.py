@@ -9,7 +9,7 @@ from typing import Literal
 
 from cookbook import cluster, profiles, store
 from cookbook.errors import UserError
-from cookbook.generate import plan, shortcuts
+from cookbook.generate import guardrail, plan, shortcuts
 from cookbook.generate.maker import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
@@ -27,6 +27,7 @@ def generate(
     seeds: int | None = None,
     ray: str | None = None,
     fast: tuple[Literal["guidance", "cache", "fp8"], ...] | None = None,
+    without_guardrail: bool = False,
     redo: bool = False,
 ) -> dict:
     """Generate videos into `dreams/<model>`.
@@ -41,12 +42,16 @@ def generate(
         ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
             `cluster`. This process alone when empty.
         fast: shortcuts that change the clip (`generate.shortcuts` says how), by name, or all that this machine can.
+        without_guardrail: switch off NVIDIA's guardrail. NVIDIA Open Model License, section 2.1: who disables it
+            without a substantially similar one that is appropriate for their use loses all rights under that licence.
         redo: empty the folder first.
 
     Returns:
         The manifest, with the facts `clips`, `blocked`, `weights`.
     """
     chosen = profiles.get(profile)
+    if without_guardrail:
+        chosen = guardrail.switched_off(chosen)
     short = shortcuts.choose(fast, None if ray else world.device())
     root = store.run_folder(run, profile)
     name = f"generate-{model}"
@@ -66,6 +71,8 @@ def generate(
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
     if short:
         settings["fast"] = sorted(short)
+    if without_guardrail:
+        settings["guardrail"] = "off"
     stage = store.enter(root / store.FOLDERS[name], name, profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
