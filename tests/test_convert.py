@@ -161,6 +161,8 @@ def test_a_folder_without_checkpoint_is_refused(tiny_profile, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
         convert("tiny", run=tmp_path, checkpoint=tmp_path / "empty")
+    with pytest.raises(UserError, match="lost.pt: no such file or folder"):
+        convert("tiny", run=tmp_path, checkpoint=tmp_path / "lost.pt")
 
 
 def test_truncated_checkpoint_is_refused(copied, tiny_world):

@@ -63,6 +63,8 @@ class Weights:
 
 def find(path: Path) -> Path:
     """The checkpoint at `path`: a `.pt` file, an `iter_...` folder, or the newest one of a `checkpoints` folder."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     found = path if path.is_file() or (path / "model").is_dir() else checkpoint.latest(path)
     if found is None:
         raise UserError(f"{path} holds no checkpoint: neither model/ nor {checkpoint.POINTER} is there; train first")

@@ -113,8 +113,9 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
     left = [(r, seed) for r, seed in jobs if file_name(r, seed) not in rows]
     folder, _, profile, _, fast = parts
     print(
-        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): {profile.clip.frames} frames, "
-        f"{profile.sampling.steps} steps, {len(todo)} prompts x {seeds} seeds, "
+        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): "
+        f"{_span([r.num_output_frames for r in todo])} frames, "
+        f"{_span([r.num_steps or profile.sampling.steps for r in todo])} steps, {len(todo)} prompts x {seeds} seeds, "
         + plan.cost(profile, left, world.device().type == "cuda")
         + (f", not exact: --fast {' '.join(sorted(fast))}" if fast else "")
     )
@@ -126,6 +127,12 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
         rows[row["file"]] = facts | row
         store.append_row(table, facts | row)
     return [rows[file_name(r, seed)] for r, seed in jobs]
+
+
+def _span(numbers: list[int]) -> str:
+    """`9`, or `5 to 9`."""
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def many_processes(ray: str, parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
