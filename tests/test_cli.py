@@ -22,7 +22,8 @@ FLAGS = {
     | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"}
     | {"--base", "--no-cache", "--sample-every", "--tensorboard"},
     "convert": STAGE | {"--checkpoint", "--redo"},
-    "generate": STAGE | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--redo"},
+    "generate": STAGE
+    | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--without-guardrail", "--redo"},
     "judge": STAGE | {"--clips", "--calibrate", "--explain", "--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--uncalibrated", "--redo"},
     "run": STAGE | {"--only", "--from", "-p", "--parameter", "--redo"},

@@ -19,11 +19,14 @@ from test_flow import PassThrough
 
 from cookbook import engine, profiles, store
 from cookbook.convert import convert, proof, weights, write
+from cookbook.convert.weights import EMA, NET
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
 from cookbook.models import names, sizes, world
 from cookbook.train import train
 from cookbook.train.plan import add_lora
+
+BESIDE = 16  # entries of NVIDIA's network that are no weights: counters, tables, extra states
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +49,9 @@ def test_every_file_is_proven(exported):
     folder, manifest = exported
     assert manifest["max_abs_diff"] == 0
     assert {row["file"]: row["tensors"] for row in manifest["checks"]} == {
-        "model.pt": 2 * (49 + 7),
-        "model_ema_fp32.pt": 49 + 7,
-        "model_ema_bf16.pt": 49 + 7,
+        "model.pt": 2 * (49 + BESIDE),
+        "model_ema_fp32.pt": 49 + BESIDE,
+        "model_ema_bf16.pt": 49 + BESIDE,
         "diffusers/transformer": 49,
     }
     assert not list((folder / "export").rglob(".model*"))
@@ -71,7 +74,12 @@ def test_what_nvidias_network_holds_beside_its_weights_is_there(exported):
     state = torch.load(exported[0] / "export/model_ema_bf16.pt", weights_only=True)
     beside = {name.removeprefix("net."): t.tolist() for name, t in state.items() if names.to_diffusers(name) is None}
     counters = ("accum_video_sample_counter", "accum_image_sample_counter", "accum_iteration", "accum_train_in_hours")
-    assert beside == dict.fromkeys(counters, 0) | {
+    norms = [
+        f"blocks.{block}.{kind}_attn.{part}_norm" for block in (0, 1) for kind in ("self", "cross") for part in "qk"
+    ]
+    extra = dict.fromkeys([f"{norm}._extra_state" for norm in (*norms, "t_embedding_norm")], [])  # TransformerEngine's
+    assert len(beside) == BESIDE
+    assert beside == dict.fromkeys(counters, 0) | extra | {
         "pos_embedder.seq": [float(n) for n in range(16)],  # the longest side of the largest clip, in patches
         "pos_embedder.dim_spatial_range": pytest.approx([0, 0.2, 0.4, 0.6, 0.8]),  # heads of 32: 10 for each side
         "pos_embedder.dim_temporal_range": pytest.approx([n / 6 for n in range(6)]),  # and 12 for time
@@ -153,6 +161,8 @@ def test_a_folder_without_checkpoint_is_refused(tiny_profile, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
         convert("tiny", run=tmp_path, checkpoint=tmp_path / "empty")
+    with pytest.raises(UserError, match="lost.pt: no such file or folder"):
+        convert("tiny", run=tmp_path, checkpoint=tmp_path / "lost.pt")
 
 
 def test_truncated_checkpoint_is_refused(copied, tiny_world):
@@ -321,6 +331,16 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
     assert again["max_abs_diff"] == 0
     row = proof.compare("native", state, proof.read_export(tmp_path / "again/export/model_ema_bf16.pt"))
     assert row.good, row.problem
+
+
+def test_a_checkpoint_of_nvidias_trainer_is_read(copied, tiny_world):
+    """Its folders hold what the network has beside its weights, and extra states that may be no tensors."""
+    wanted = dict(weights.read(copied, tiny_world).ema)
+    beside = names.bookkeeping(CosmosTransformer3DModel.load_config(tiny_world / "transformer"))
+    beside |= {"accum_iteration": torch.tensor(200), "t_embedding_norm._extra_state": io.BytesIO(b"")}
+    rewrite(copied, lambda state: state | {prefix + name: t for prefix in (NET, EMA) for name, t in beside.items()})
+    found = weights.read(copied, tiny_world).ema
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one])

@@ -181,11 +181,12 @@ def test_batch_rows_are_checked_by_their_own_fields(tmp_path, rows_file):
     assert all(want in line for want, line in zip(wanted, str(caught.value).splitlines(), strict=True))
 
 
-def test_steps_shift_and_negative_prompt_of_a_row_count(tmp_path, rows_file, tiny_profile, tiny_world):
+def test_steps_shift_and_negative_prompt_of_a_row_count(tmp_path, rows_file, tiny_profile, tiny_world, capsys):
     tiny_profile()
     file = rows_file({}, {"num_steps": 3}, {"shift": 2.0}, {"negative_prompt": "Stand still."})
     generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
     rows = store.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    assert " 9 frames, 3 to 12 steps, 4 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
     assert [(row["steps"], row["shift"]) for row in rows] == [(12, 5.0), (3, 5.0), (12, 2.0), (12, 5.0)]
     assert len({row["sha256"] for row in rows[:3]}) == 3
 

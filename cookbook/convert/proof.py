@@ -139,9 +139,10 @@ def check_in_new_process(export: Path, checkpoint: Path, models: Path) -> list[R
 
 def table(rows: list[Row]) -> str:
     """The rows as text."""
-    head = f"{'file':24}{'tensors':>8}  {'dtype':18}{'max |difference|':>17}"
+    width = max(24, *(len(row.file) for row in rows))
+    head = f"{'file':{width}}{'tensors':>8}  {'dtype':18}{'max |difference|':>17}"
     lines = [
-        f"{row.file:24}{row.tensors:8}  {row.dtype:18}"
+        f"{row.file:{width}}{row.tensors:8}  {row.dtype:18}"
         f"{'-' if row.max_abs_diff is None else format(row.max_abs_diff, 'g'):>17}  {row.problem or 'equal bit by bit'}"
         for row in rows
     ]

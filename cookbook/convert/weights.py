@@ -63,6 +63,8 @@ class Weights:
 
 def find(path: Path) -> Path:
     """The checkpoint at `path`: a `.pt` file, an `iter_...` folder, or the newest one of a `checkpoints` folder."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     found = path if path.is_file() or (path / "model").is_dir() else checkpoint.latest(path)
     if found is None:
         raise UserError(f"{path} holds no checkpoint: neither model/ nor {checkpoint.POINTER} is there; train first")
@@ -104,9 +106,10 @@ def _part(state: Mapping[str, Tensor], prefix: str, shapes: Mapping[str, Any]) -
 
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
-    """The tensors of a DCP folder, read when asked for, and their shapes."""
+    """The weights of a DCP folder, read when asked for, and their shapes. Bookkeeping entries are left out."""
     metadata = _metadata(folder)
-    entries = metadata.state_dict_metadata
+    everything = metadata.state_dict_metadata.items()
+    entries = {name: entry for name, entry in everything if names.to_diffusers(name.removeprefix(EMA)) is not None}
     reader = FileSystemReader(folder)
     reader.read_metadata = lambda *_, **__: metadata  # once is enough
 

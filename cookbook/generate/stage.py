@@ -9,7 +9,7 @@ from typing import Literal
 
 from cookbook import cluster, profiles, store
 from cookbook.errors import UserError
-from cookbook.generate import plan, shortcuts
+from cookbook.generate import guardrail, plan, shortcuts
 from cookbook.generate.maker import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
@@ -27,6 +27,7 @@ def generate(
     seeds: int | None = None,
     ray: str | None = None,
     fast: tuple[Literal["guidance", "cache", "fp8"], ...] | None = None,
+    without_guardrail: bool = False,
     redo: bool = False,
 ) -> dict:
     """Generate videos into `dreams/<model>`.
@@ -41,12 +42,16 @@ def generate(
         ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
             `cluster`. This process alone when empty.
         fast: shortcuts that change the clip (`generate.shortcuts` says how), by name, or all that this machine can.
+        without_guardrail: switch off NVIDIA's guardrail. NVIDIA Open Model License, section 2.1: who disables it
+            without a substantially similar one that is appropriate for their use loses all rights under that licence.
         redo: empty the folder first.
 
     Returns:
         The manifest, with the facts `clips`, `blocked`, `weights`.
     """
     chosen = profiles.get(profile)
+    if without_guardrail:
+        chosen = guardrail.switched_off(chosen)
     short = shortcuts.choose(fast, None if ray else world.device())
     root = store.run_folder(run, profile)
     name = f"generate-{model}"
@@ -66,6 +71,8 @@ def generate(
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
     if short:
         settings["fast"] = sorted(short)
+    if without_guardrail:
+        settings["guardrail"] = "off"
     stage = store.enter(root / store.FOLDERS[name], name, profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
@@ -106,8 +113,9 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
     left = [(r, seed) for r, seed in jobs if file_name(r, seed) not in rows]
     folder, _, profile, _, fast = parts
     print(
-        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): {profile.clip.frames} frames, "
-        f"{profile.sampling.steps} steps, {len(todo)} prompts x {seeds} seeds, "
+        f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): "
+        f"{_span([r.num_output_frames for r in todo])} frames, "
+        f"{_span([r.num_steps or profile.sampling.steps for r in todo])} steps, {len(todo)} prompts x {seeds} seeds, "
         + plan.cost(profile, left, world.device().type == "cuda")
         + (f", not exact: --fast {' '.join(sorted(fast))}" if fast else "")
     )
@@ -119,6 +127,12 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
         rows[row["file"]] = facts | row
         store.append_row(table, facts | row)
     return [rows[file_name(r, seed)] for r, seed in jobs]
+
+
+def _span(numbers: list[int]) -> str:
+    """`9`, or `5 to 9`."""
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def many_processes(ray: str, parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:

@@ -69,9 +69,12 @@ def to_native(name: str) -> str:
 
 def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What NVIDIA's network of a diffusers `config` holds beside its weights when new, in native names without prefix:
-    training counters at zero, and the tables of the position embedding. Without them it cannot be loaded strictly."""
+    training counters at zero, the tables of the position embedding, and the extra state of each of TransformerEngine's
+    norms, which is empty. Without them it cannot be loaded strictly."""
     longest = max(size // patch for size, patch in zip(config["max_size"], config["patch_size"], strict=True))
     side = config["attention_head_dim"] // 6 * 2
+    attentions = [f"blocks.{block}.{kind}_attn" for block in range(config["num_layers"]) for kind in ("self", "cross")]
+    norms = [f"{attention}.{part}_norm" for attention in attentions for part in "qk"] + ["t_embedding_norm"]
 
     def table(channels: int) -> torch.Tensor:
         return torch.arange(0, channels, 2).float() / channels
@@ -82,6 +85,7 @@ def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         "pos_embedder.seq": torch.arange(longest).float(),
         "pos_embedder.dim_spatial_range": table(side),
         "pos_embedder.dim_temporal_range": table(config["attention_head_dim"] - 2 * side),
+        **{f"{norm}._extra_state": torch.empty(0) for norm in norms},
     }
 
 
