@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from cookbook import profiles, results, show, store, video
+from cookbook.judge.faults import FAULTS
 
 PAIRS = 4  # prompts shown side by side
 MODELS = ("base", "tuned")
 WIDTH = 320  # widest video in the page, pixels
+SMOKE = "<p><b>smoke shows that every step works. Its models have learnt nothing, so no figure means anything.</b></p>"
 
 
 def plot_loss(run: Path) -> Axes:
@@ -41,13 +43,20 @@ def plot_roc(run: Path) -> Axes:
 
 
 def critic_by_kind(run: Path) -> pd.DataFrame:
-    """AUC of the critic for each question and kind of planted fake: twins of the simulator, and faults made without."""
+    """AUC of the critic for each question and kind of planted fake: twins of the simulator, and faults made without.
+
+    `clips`: how many of the kind were measured. `what was done`: to a sound clip, empty for kinds of your own.
+    """
     found = results.read_json(run / "verdicts" / "calibration.json")
-    kinds = {}
+    kinds: dict[str, dict[str, float]] = {}
     for question in results.QUESTIONS:
-        parts = [found[part][question]["per_kind"] for part in ("questions", "apart")]
-        kinds[question] = {kind: facts["auc"] for part in parts for kind, facts in part.items()}
-    return pd.DataFrame(kinds).round(2)
+        for part in ("questions", "apart"):
+            for kind, facts in found[part][question]["per_kind"].items():
+                row = kinds.setdefault(kind, {"clips": facts["n"]})
+                row |= {"clips": max(row["clips"], facts["n"]), question: facts["auc"]}
+    columns = ["clips", *results.QUESTIONS]
+    table = pd.DataFrame.from_dict(kinds, orient="index", columns=None).reindex(columns=columns).round(2)
+    return table.assign(**{"what was done": [FAULTS.get(kind, "") for kind in table.index]})
 
 
 def plot_scores(run: Path) -> Axes:
@@ -80,7 +89,14 @@ def plot_best_of_n(run: Path) -> Axes:
         numbers, placed = ([point[key] for point in curve] for key in ("n", "placed"))
         ax.plot(numbers, placed, "s-", color=show.COLOURS["accent"], label="the critic's pick placed, by the truth")
         edges = [point["placed_interval"] or [point["placed"]] * 2 for point in curve]
-        ax.fill_between(numbers, *zip(*edges, strict=True), color=show.COLOURS["accent"], alpha=0.15, linewidth=0)
+        ax.fill_between(
+            numbers,
+            *zip(*edges, strict=True),
+            color=show.COLOURS["accent"],
+            alpha=0.15,
+            linewidth=0,
+            label="its 95 % interval over prompts",
+        )
     ax.set(xlabel="clips made per prompt (N)", ylabel="share of prompts", title="Best of N", ylim=(0, 1.02))
     ax.set_xticks(range(1, len(chances) + 1))
     ax.legend(frameon=False, loc="lower right")
@@ -101,6 +117,11 @@ def pairs(run: Path, count: int = PAIRS) -> list[tuple[str, Path, Path]]:
 def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of kept.jsonl and dropped.jsonl."""
     return tuple(pd.DataFrame(store.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped"))
+
+
+def one_each(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first clip of each prompt, for the first `count` prompts: seeds of one prompt look much alike."""
+    return rows if rows.empty else rows.drop_duplicates("prompt").head(count)
 
 
 def write_report(profile: str = "nano", run: Path | str | None = None, redo: bool = False) -> dict:
@@ -154,7 +175,7 @@ def _sheets(run: Path) -> dict[str, list[tuple[str, Path]]]:
     both = [(f"{model}: {p}", clip) for p, *two in pairs(run) for model, clip in zip(MODELS, two, strict=True)]
     sheets = {"pairs": both}
     for name, rows in zip(("kept", "dropped"), kept_and_dropped(run), strict=True):
-        sheets[name] = [(f"{row.video}: {row.reason}", run / row.file) for row in rows.head(PAIRS).itertuples()]
+        sheets[name] = [(f"{row.video}: {row.reason}", run / row.file) for row in one_each(rows, PAIRS).itertuples()]
     return {name: clips for name, clips in sheets.items() if clips}
 
 
@@ -182,7 +203,8 @@ def _page(run: Path, facts: dict, pictures: dict[str, Path]) -> str:
         ("Seconds per stage", f"{seconds}<p>{html.escape(facts['device'])}</p>"),
     ]
     body = "".join(f"<section><h2>{html.escape(title)}</h2>{content}</section>" for title, content in sections)
-    return _FRAME.format(profile=html.escape(facts["profile"]), body=body)
+    note = SMOKE if facts["profile"] == "smoke" else ""
+    return _FRAME.format(profile=html.escape(facts["profile"]), body=note + body)
 
 
 def _gain(gain: dict) -> str:

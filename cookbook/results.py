@@ -84,6 +84,12 @@ def truth(run: Path) -> pd.DataFrame:
     return told.assign(kept=told["file"].isin(kept))
 
 
+def outcomes(run: Path) -> dict[str, str]:
+    """What each dream really did, by its file; empty where the profile's photos come without a truth."""
+    table = truth(run)
+    return {} if table.empty else dict(zip(table["file"], table["outcome"], strict=True))
+
+
 def critic_against_truth(run: Path) -> dict:
     """How far critic and filter agree with the truth on the tuned model's dreams.
 

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cookbook import report, results, store, video
 from cookbook.errors import UserError
+from cookbook.judge import controls, faults
 
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
 
@@ -207,3 +209,27 @@ def test_best_of_n_is_the_chance_of_a_success_without_replacement():
 def test_a_wide_clip_is_made_narrow_for_the_page(tmp_path):
     video.write_video(tmp_path / "wide.mp4", np.random.RandomState(0).randint(0, 255, (5, 432, 768, 3), np.uint8), 16)
     assert len(report._video(tmp_path / "wide.mp4")) < (tmp_path / "wide.mp4").stat().st_size
+
+
+def test_the_table_of_kinds_says_what_was_done_and_to_how_many(run):
+    table = report.critic_by_kind(run)
+    assert table.loc["vanish", "clips"] == 4 and table.loc["vanish", "what was done"] == "the object disappears"
+    assert list(table.columns) == ["clips", "physics", "instruction", "what was done"]
+
+
+def test_every_kind_of_fault_is_explained():
+    twins = pytest.importorskip("cookbook.workshop.twins", reason="NOT RUN: needs pip install -e .[sim]")
+    assert faults.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *controls.SPOILERS}
+
+
+def test_sheets_show_one_clip_of_each_prompt(run):
+    kept, dropped = report.kept_and_dropped(run)
+    every = pd.concat([kept, dropped])
+    assert len(every) > len(PROMPTS)
+    assert sorted(report.one_each(every, 5)["prompt"]) == sorted(PROMPTS)
+    assert len(report.one_each(every, 1)) == 1 and report.one_each(every.head(0), 3).empty
+
+
+def test_a_smoke_report_says_that_it_means_nothing(run):
+    report.write_report("smoke", run)
+    assert "no figure means anything" in (run / "report" / "report.html").read_text()
