@@ -120,6 +120,11 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+
+
 def append_row(path: Path, row: dict) -> None:
     """Append one line of JSON and force it to disk, so that a kill can cut at most the line being written."""
     path.parent.mkdir(parents=True, exist_ok=True)

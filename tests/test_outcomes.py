@@ -109,7 +109,9 @@ def test_a_place_reaches_up_by_the_height_of_what_stands_on_it():
 
 def test_a_move_is_judged_by_the_side_that_was_asked_for():
     box, pad = masks()
-    gone = {toward: truth.judge_clip(dream(True), box, pad, "right", "move", toward=toward) for toward in ("left", "right")}
+    gone = {
+        toward: truth.judge_clip(dream(True), box, pad, "right", "move", toward=toward) for toward in ("left", "right")
+    }
     assert (gone["left"].outcome, gone["right"].reason) == ("done", "the object went elsewhere")
     with pytest.raises(UserError, match="toward is None: a `move` is judged by the side .* left or right"):
         truth.judge_clip(dream(True), box, pad, "right", "move")

@@ -110,8 +110,7 @@ def _scored(profile: Profile, path: Path, panel: Panel, controls: list[Control],
     rows = files.read(path, files.Measured)
     fresh = [row for row in rows if row["made_from"] in sources.values()]
     if len(fresh) < len(rows):
-        with store.replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in fresh))
+        store.write_rows(path, fresh)
     known_rows = {(row["file"], row["kind"], row["question"]): row for row in fresh}
     tasks = []
     for control in controls:
