@@ -44,6 +44,7 @@ from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
 from cookbook.models import critic as critics
 from cookbook.models import hub, qwen, world
 from cookbook.models.critic import Critic
+from cookbook.models.frames import Sampled, sample_frames, sample_video
 from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
 
@@ -138,7 +139,7 @@ def make_clips(folder: Path, count: int) -> list[dict]:
     return [{"file": path.name, "path": path, "name": path.stem, **facts} for path in paths]
 
 
-def plain_inputs(critic: Critic, shown: critics.Sampled, text: str) -> dict[str, torch.Tensor]:
+def plain_inputs(critic: Critic, shown: Sampled, text: str) -> dict[str, torch.Tensor]:
     """What anybody gets from the processor for one chat."""
     facts = {"total_num_frames": len(shown.frames), "fps": shown.clip_fps, "frames_indices": list(shown.indices)}
     made = critic.processor(
@@ -157,7 +158,7 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
     for row in rows:
         for question in QUESTIONS:
             frames, fps = read_video(row["path"])
-            shown = critics.sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
+            shown = sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
             start, rest = critics.chat(critic, replace(ask(question, row["prompt"]), cue=""))
             inputs = plain_inputs(critic, shown, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
@@ -168,9 +169,7 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
 @torch.no_grad()
 def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
     """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
-    shown = critics.sample_frames(
-        *read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge
-    )
+    shown = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
     found = []
     for question in QUESTIONS:
         inputs = plain_inputs(critic, shown, "".join(critics.chat(critic, ask(question, row["prompt"]))))
@@ -211,14 +210,14 @@ def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
     start = time.perf_counter()
     with ThreadPoolExecutor(verdicts.READERS) as pool:
         size = (setting.critic_fps, setting.critic_tokens, edge)
-        list(pool.map(lambda row: critics.sample_video(row["path"], *size).indices, rows))
+        list(pool.map(lambda row: sample_video(row["path"], *size).indices, rows))
     return len(rows) / (time.perf_counter() - start)
 
 
 def kernels(critic: Critic, setting: Profile, rows: Sequence[dict], lines: int = 14) -> str:
     """Where one batch spends its time on the GPU."""
     size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
-    shown = [critics.sample_video(row["path"], *size) for row in rows]
+    shown = [sample_video(row["path"], *size) for row in rows]
     watched = critics.look(critic, shown, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
     with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         critics.answer(critic, watched)

@@ -24,6 +24,7 @@ from cookbook import store, video
 from cookbook.errors import UserError
 from cookbook.judge import controls, judge, scoring, statistics, verdicts
 from cookbook.models import critic as critics
+from cookbook.models.frames import Sampled, sample_frames, sample_video
 
 
 def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
@@ -64,7 +65,7 @@ def questions(prompt: str) -> list[critics.Question]:
 
 def test_scores_equal_plain_transformers(critic):
     """A batch that shares the video's pass gives what processor and model give, called plainly for each chat."""
-    clips = [critics.sample_frames(clip(seed), 8.0, 8, 1024, critic.token_edge) for seed in range(3)]
+    clips = [sample_frames(clip(seed), 8.0, 8, 1024, critic.token_edge) for seed in range(3)]
     asked = [questions(prompt) for prompt in PROMPTS]
     shared, _ = critics.score(critic, clips, asked)
     for row, sampled in enumerate(clips):
@@ -93,8 +94,8 @@ def test_scores_equal_plain_transformers(critic):
 
 
 def test_score_depends_on_frames_and_words(critic):
-    one = critics.sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
-    backwards = critics.Sampled(np.ascontiguousarray(one.frames[::-1]), one.indices, one.clip_fps)
+    one = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    backwards = Sampled(np.ascontiguousarray(one.frames[::-1]), one.indices, one.clip_fps)
     scores, _ = critics.score(critic, [one, backwards], [questions(PROMPTS[0])] * 2)
     other, _ = critics.score(critic, [one], [questions(PROMPTS[1])])
     assert np.abs(scores[0] - scores[1]).max() > 1e-7
@@ -110,7 +111,7 @@ def test_digit_and_cue_tokens(critic):
 
 
 def test_chat_shows_video_first_and_frame_times(critic):
-    sampled = critics.sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
+    sampled = sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
     start, rest = critics.chat(critic, questions(PROMPTS[0])[1])
     inputs = critics.watch(critic, [sampled], [start + rest])
     text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
@@ -130,7 +131,7 @@ def test_chat_shows_video_first_and_frame_times(critic):
 def test_frames_keep_the_budget(frames, fps, height, width, tokens):
     picture = np.zeros((frames, height, width, 3), np.uint8)
     try:
-        sampled = critics.sample_frames(picture, fps, 4, tokens, 32)
+        sampled = sample_frames(picture, fps, 4, tokens, 32)
     except UserError as error:
         assert "too short" in str(error)
         return
@@ -143,19 +144,19 @@ def test_frames_keep_the_budget(frames, fps, height, width, tokens):
 
 
 def test_ignored_setting_is_an_error(critic):
-    sampled = critics.sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
     text = "".join(critics.chat(critic, questions(PROMPTS[0])[0]))
     inputs = critics.watch(critic, [sampled], [text])
-    fewer = critics.Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
+    fewer = Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
     with pytest.raises(UserError, match="changed the clip"):
         critics.seen(critic, fewer, inputs, 0)
-    slower = critics.Sampled(sampled.frames, sampled.indices, 2.0)
+    slower = Sampled(sampled.frames, sampled.indices, 2.0)
     with pytest.raises(UserError, match="frame times"):
         critics.seen(critic, slower, inputs, 0)
 
 
 def test_untrained_critic_writes_nothing(critic):
-    sampled = critics.sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
     assert critics.explain(critic, sampled, questions(PROMPTS[0])[0]) is None
 
 
@@ -534,8 +535,8 @@ def test_bad_verdict_line(run):
 def test_reading_a_file_shows_what_its_frames_would(tmp_path):
     for height, width, fps, tokens in ((64, 96, 8, 1024), (80, 100, 30, 60)):
         video.write_video(tmp_path / "a.mp4", clip(1, 40, height, width), fps)
-        whole = critics.sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)
-        streamed = critics.sample_video(tmp_path / "a.mp4", 8, tokens, 16)
+        whole = sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)
+        streamed = sample_video(tmp_path / "a.mp4", 8, tokens, 16)
         assert streamed.shape == whole.shape and np.array_equal(streamed.frames, whole.frames)
     squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *whole.frames.shape[1:3], crop=False)
     assert np.abs(squashed[0].astype(int) - whole.frames[0]).max() <= 1, "Pillow's to one level"

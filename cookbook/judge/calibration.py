@@ -19,7 +19,7 @@ from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.judge.verdicts import Panel, Task
 from cookbook.models import hub
-from cookbook.models.critic import sample_frames
+from cookbook.models.frames import sample_frames
 from cookbook.profiles import Profile
 from cookbook.video import read_video, write_video
 
