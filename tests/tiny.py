@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import engine, flow, profiles, video
+from cookbook import engine, flow, profiles, store, video
 from cookbook.engine import memory
 from cookbook.models import fast
 from cookbook.models import world as world_models
@@ -186,6 +186,13 @@ def train_tiny(
         left, rename = iter(range(die_before_rename - 1, -1, -1)), os.replace
         os.replace = lambda old, new: rename(old, new) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
     train("tiny", run=folder / run, data=folder / "clips")
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every step in the log of a run."""
+    rows = store.read_rows(folder / "checkpoints" / "log.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
 
 
 def train_rank(rank: int, size: int, port: int, folder: Path, steps: int, batch: int, die: int = 0, **more) -> None:
