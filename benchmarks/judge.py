@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from measuring import markdown
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as record
 from transformers import (
@@ -225,23 +226,17 @@ def kernels(critic: Critic, setting: Profile, rows: Sequence[dict], lines: int =
     return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
 
 
-def table(setting: Profile, rows: Sequence[Row], reading: float) -> str:
+def table(rows: Sequence[Row], reading: float) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made = store.environment()
-    lines = [
+    facts = (
         f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {made['device']}, "
         f"{os.cpu_count()} CPU cores, torch {made['versions']['torch']}, "
-        f"transformers {made['versions']['transformers']}; reading alone {reading:.3g} clips/s",
-        "",
-        "| method | clips | clips/s | model, s per clip | first batch, s | max difference | peak GiB |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        numbers = (row.rate, row.model, row.warmup, row.difference, row.peak_gib)
-        lines.append(
-            f"| {row.method} | {row.clips} | {' | '.join('-' if n is None else f'{n:.3g}' for n in numbers)} |"
-        )
-    return "\n".join(lines)
+        f"transformers {made['versions']['transformers']}; reading alone {reading:.3g} clips/s"
+    )
+    heads = ("method", "clips", "clips/s", "model, s per clip", "first batch, s", "max difference", "peak GiB")
+    cells = [(row.method, row.clips, row.rate, row.model, row.warmup, row.difference, row.peak_gib) for row in rows]
+    return markdown(facts, heads, cells, digits=3)
 
 
 def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[Row]:
@@ -283,7 +278,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
         def note(row: Row) -> None:
             rows.append(row)
-            out.write_text(table(setting, rows, reading) + "\n")
+            out.write_text(table(rows, reading) + "\n")
             say(f"{row.method}: {row.rate:.3g} clips/s")
 
         ours("cookbook judge", critic, made)
@@ -299,7 +294,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
         if on_gpu:
             for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
                 ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
-    print(table(setting, rows, reading), flush=True)
+    print(table(rows, reading), flush=True)
     return rows
 
 

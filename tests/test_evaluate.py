@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from safetensors.torch import save_file
 
 from cookbook import store, video
@@ -80,6 +81,14 @@ def training(tmp_path_factory) -> Path:
 def folders(tiny_world, heldout, training, tmp_path) -> dict:
     """The folders that `ablate` and `dream_clips` are given."""
     return {"models": tiny_world, "train": training, "data": (heldout,), "out": tmp_path}
+
+
+def typed(**flags: object) -> list[str]:
+    """Flags as they are typed: those given, little of everything, and two processes that judge, as by default."""
+    words = ["--prompts=1", "--seeds=1", "--workers=2"]
+    for name, value in flags.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def test_rules_judge_what_went_through_h264(heldout):
@@ -236,8 +245,7 @@ def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
 def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(dream_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
     monkeypatch.setattr(dream_clips, "CENTRE", SHORT)
-    args = dream_clips.Args(**folders, prompts=1, batch=2, workers=1)
-    dream_clips.main(args)
+    dream_clips.main(tyro.cli(dream_clips.Args, args=typed(**folders, batch=2)))
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["id"][:9] for row in rows] == ["dream0000"] * 2 + ["dream0001"] * 2 + ["dream0003"] * 2
     scenes = {scene.row["id"]: scene for scene in dreamers.read_scenes((heldout,), 1)}
@@ -251,23 +259,18 @@ def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatc
         assert row["physics"] == (1 if row["instruction"] else 0 if told.reason in dream_clips.BROKEN else -1)
 
 
-def typed(program: str, **flags: object) -> str:
-    """What a program of the workshop prints when it is typed, with two processes that judge: real ones, as by default.
-
-    Only the model is small and the flags ask for little.
-    """
-    command = [sys.executable, "-m", f"cookbook.workshop.{program}", "--prompts=1", "--seeds=1", "--workers=2"]
-    for name, value in flags.items():
-        command += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+def run(program: str, **flags: object) -> str:
+    """What a program of the workshop prints when it is typed."""
+    command = [sys.executable, "-m", f"cookbook.workshop.{program}", *typed(**flags)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def test_one_row_of_the_sweep_is_made_as_it_is_typed(folders, tiny_world, tmp_path):
-    printed = typed("ablate", **folders, only="steps=1,batch=1,learning_rate=1e-2,warmup=1")
+    printed = run("ablate", **folders, only="steps=2,batch=1,learning_rate=1e-2,ema_rate=null")
     (row,) = store.read_rows(tmp_path / "ablation.jsonl")
-    assert row["differs"] == {"steps": 1, "batch": 1, "learning_rate": 0.01, "warmup": 1}
+    assert row["differs"] == {"steps": 2, "batch": 1, "learning_rate": 0.01, "ema_rate": None}
     assert (row["clips"], row["prompts"], sum(row["outcome"].values())) == (2, 2, 2), "one of each task"
     assert row["base"] == world.weights_fingerprint(tiny_world) and row["measured"] == "2 prompts x 1 seeds"
     assert row["heldout_after"] != row["heldout_before"] and row["steps_per_second"] > 0
@@ -275,7 +278,7 @@ def test_one_row_of_the_sweep_is_made_as_it_is_typed(folders, tiny_world, tmp_pa
 
 
 def test_the_evaluation_is_made_as_it_is_typed(heldout, tiny_world, tmp_path):
-    printed = typed("evaluate", data=heldout, base=tiny_world, tuned=tiny_world, out=tmp_path, steps=1)
+    printed = run("evaluate", data=heldout, base=tiny_world, tuned=tiny_world, out=tmp_path, steps=1)
     rows = store.read_rows(tmp_path / "rows.jsonl")
     assert [(row["model"], row["clip"]) for row in rows] == [
         (model, clip) for model in ("base", "tuned", "simulator") for clip in ("place_0", "reach_2")
@@ -285,15 +288,3 @@ def test_the_evaluation_is_made_as_it_is_typed(heldout, tiny_world, tmp_path):
     assert summary["models"]["simulator"]["place"]["outcome"] == {placed["outcome"]: 1}
     assert summary["gain"]["gain"] == 0.0 and "simulator  place" in printed
     assert (tmp_path / "sheet.png").stat().st_size > 1000
-
-
-def test_dreams_for_the_critic_are_made_as_it_is_typed(folders, heldout, tmp_path):
-    """All steps of the nano recipe, which at this size take seconds."""
-    printed = typed("dream_clips", **folders)
-    steps, rows = NANO.recipe.steps, store.read_rows(tmp_path / "manifest.jsonl")
-    assert [row["id"] for row in rows] == [
-        f"dream{count:04d}_{clip}_0" for count in (0, steps // 3, steps) for clip in ("place_0", "reach_2")
-    ]
-    assert {path.stem for path in (tmp_path / "videos").iterdir()} == {row["id"] for row in rows}
-    assert all(row["sha256"] == store.digest(tmp_path / "videos" / f"{row['id']}.mp4") for row in rows)
-    assert f"{steps} steps: {sum(row['instruction'] for row in rows[-2:])} of 2 came true" in printed
