@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from measuring import markdown
+from measuring import markdown, peak, say
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as record
 from transformers import (
@@ -182,8 +182,8 @@ def measure(
     method: str, critic: Critic, judge: Callable[[Sequence[dict], str], None], rows: Sequence[dict], first: int
 ) -> Row:
     """Time a method on `rows`, after its first `first` clips once to warm up."""
-    gpu, worked = critic.model.device.type == "cuda", [0.0]
-    if gpu:
+    device, worked = critic.model.device, [0.0]
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     answer = verdicts.answer
 
@@ -202,8 +202,7 @@ def measure(
         seconds = time.perf_counter() - start
     finally:
         verdicts.answer = answer
-    peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
-    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak)
+    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak(device))
 
 
 def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
@@ -215,14 +214,14 @@ def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
     return len(rows) / (time.perf_counter() - start)
 
 
-def kernels(critic: Critic, setting: Profile, rows: Sequence[dict], lines: int = 14) -> str:
+def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
     """Where one batch spends its time on the GPU."""
     size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
     shown = [sample_video(row["path"], *size) for row in rows]
     watched = critics.look(critic, shown, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
     with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         critics.answer(critic, watched)
-    rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:lines]
+    rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:14]
     return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
 
 
@@ -250,11 +249,6 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
     if not 1 <= few <= clips:
         raise UserError(f"few is {few}; it must be at least 1 and at most clips, {clips}")
     setting = replace(profiles.get("2b"), critic_fps=FPS, critic_tokens=TOKENS)
-    clock = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - clock:6.1f} s] {text}", flush=True)
-
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -83,7 +83,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
         print(f"judge: found {folder / NAME}, the critic is measured")
         return found
     (folder / NAME).unlink(missing_ok=True)
-    rows = _scored(profile, folder / "controls.jsonl", panel, main + apart + again, made_from)
+    rows = _scored(folder / "controls.jsonl", panel, main + apart + again, made_from)
     calibration = {
         "made_from": made_from,
         "controls": len(main),
@@ -104,7 +104,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
     return calibration
 
 
-def _scored(profile: Profile, path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
+def _scored(path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
     """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
     sources = {c: store.digest_of({**made, "controls": known.listing_hash([c])}) for c in controls}
     rows = files.read(path, files.Measured)

@@ -170,10 +170,10 @@ def ablate(args: Args, bench: Bench, start: float) -> list[dict]:
             break
         row, model = bench.row(variant)
         trained = [other for other in rows if other["recipe"]["steps"]]
-        if args.keep_best and row["recipe"]["steps"] and all(quality(row) > quality(other) for other in trained):
-            if model is not None:
-                model.cpu().save_pretrained(args.out / "best" / "transformer")
-                store.write_json(args.out / "best" / "row.json", row)
+        best = row["recipe"]["steps"] and all(quality(row) > quality(other) for other in trained)
+        if args.keep_best and best and model is not None:
+            model.cpu().save_pretrained(args.out / "best" / "transformer")
+            store.write_json(args.out / "best" / "row.json", row)
         store.append_row(table, row | same)
         longest = max(longest, row["seconds"])
         print(line(row), flush=True)
