@@ -19,45 +19,31 @@ Figures from an H100, and what was not run: docs/gpu_figures.md.
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from diffusers import AutoencoderKLWan, Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
+from makers import TEXT, Parts, build, ours, theirs, unit
+from measuring import fresh_peak, markdown, peak, say
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import flow, profiles, store
 from cookbook.errors import UserError
 from cookbook.generate import shortcuts
 from cookbook.generate.maker import TOGETHER
-from cookbook.generate.sampler import make_clip
-from cookbook.models import fp8, hub, sizes, world
+from cookbook.models import fp8, hub, world
 from cookbook.models import vae as codec
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import write_video
-
-# Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower is in memory too
-TEXT = {
-    "text_config": {
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-    "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
-}
 
 
 @dataclass(frozen=True)
@@ -76,55 +62,10 @@ class Row:
     psnr: float | None = None  # dB, from the same
 
 
-class NoGuardrail:
-    """Stands where the pipeline insists on NVIDIA's guardrail: random weights make no pictures that could need one."""
-
-    def to(self, *_):
-        return self
-
-    def check_text_safety(self, _):
-        return True
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What all methods share."""
-
-    profile: Profile
-    transformer: CosmosTransformer3DModel
-    vae: AutoencoderKLWan
-    photo: np.ndarray  # [H, W, 3]
-    text: torch.Tensor  # [1, L, D]
-    negative: torch.Tensor
-
-    @property
-    def gpu(self) -> bool:
-        return self.transformer.device.type == "cuda"
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
-def build(profile: Profile, device: torch.device) -> Parts:
-    """Random weights in the profile's configurations, in the dtype that the stage computes in."""
-    dtype, settings = world.compute_dtype(device), sizes.config(profile.world)
-    with device:
-        torch.manual_seed(0)
-        transformer = CosmosTransformer3DModel.from_config(settings)
-        if profile.world.ships:
-            vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(hub.locate(profile.world) / "vae"))
-        else:
-            vae = AutoencoderKLWan()  # diffusers' defaults are Wan 2.1
-        for parameter in transformer.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.02)
-    random = torch.Generator().manual_seed(1)
-    text = torch.randn(2, profile.text_tokens, settings["crossattn_proj_in_channels"], generator=random)
-    clip = profile.clip
-    photo = np.random.default_rng(0).integers(0, 255, (clip.height, clip.width, 3), np.uint8)
-    text, vae = text.to(device, dtype), vae.to(dtype).eval().requires_grad_(False)
-    return Parts(profile, transformer.to(dtype).eval(), vae, photo, text[:1], text[1:])
+HEADS = (
+    "method", "frames, s", "mp4, s", "each further, s", "pass, s", "passes", "steps run", "peak GiB", "max difference",
+    "PSNR, dB",
+)  # fmt: skip
 
 
 def embed(profile: Profile, device: torch.device) -> Row:
@@ -147,67 +88,6 @@ def embed(profile: Profile, device: torch.device) -> Row:
     start = time.perf_counter()
     make()
     return Row("text encoder 7B, prompt + negative prompt", time.perf_counter() - start, peak_gib=peak(device))
-
-
-def theirs(parts: Parts) -> Callable[[int, int], np.ndarray]:
-    """Frames [T, H, W, 3] in 0..1 of a seed in so many steps by diffusers' pipeline, as it is."""
-    profile, clip = parts.profile, parts.profile.clip
-    pipeline = Cosmos2_5_PredictBasePipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=parts.transformer,
-        vae=parts.vae,
-        scheduler=flow.scheduler(profile.sampling.shift),
-        safety_checker=NoGuardrail(),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    shape = (1, parts.vae.config.z_dim, *clip.latent)
-
-    def make(seed: int, steps: int) -> np.ndarray:
-        return pipeline(
-            image=parts.photo,
-            prompt_embeds=parts.text,
-            negative_prompt_embeds=parts.negative,
-            latents=flow.initial_noise(shape, seed).to(parts.transformer.device),
-            height=clip.height,
-            width=clip.width,
-            num_frames=clip.frames,
-            num_inference_steps=steps,
-            guidance_scale=profile.sampling.guidance,
-            conditional_frame_timestep=-1,
-            output_type="np",
-        ).frames[0]
-
-    return make
-
-
-def ours(parts: Parts, fast: frozenset[str] = frozenset()) -> Callable[[int, int], torch.Tensor]:
-    """Pixels [1, 3, T, H, W] in -1..1 by the function that `cookbook generate` calls."""
-    sampling = parts.profile.sampling
-
-    def make(seed: int, steps: int) -> torch.Tensor:
-        given = codec.to_tensor(parts.photo[None]).to(parts.transformer.device)
-        settings = (steps, sampling.guidance, sampling.shift, seed, fast)
-        size = parts.profile.clip.latent
-        return make_clip(parts.transformer, parts.vae, given, parts.text, parts.negative, size, *settings)
-
-    return make
-
-
-def unit(pixels: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Either method's pixels as [T, H, W, 3] in 0..1."""
-    return pixels if isinstance(pixels, np.ndarray) else pixels[0].permute(1, 2, 3, 0).add(1).div(2).cpu().numpy()
-
-
-def fresh_peak(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak(device: torch.device) -> float | None:
-    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
 
 
 def in_a_row(
@@ -301,29 +181,12 @@ def decoding(method: str, parts: Parts) -> Row:
 def table(profile: Profile, rows: list[Row]) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made, clip, sampling = store.environment(), profile.clip, profile.sampling
-    heads = (
-        "frames, s",
-        "mp4, s",
-        "each further, s",
-        "pass, s",
-        "passes",
-        "steps run",
-        "peak GiB",
-        "max difference",
-        "PSNR, dB",
-    )
-    lines = [
+    facts = (
         f"{profile.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
         f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {made['device']}, "
-        f"torch {made['versions']['torch']}, diffusers {made['versions']['diffusers']}, {time.strftime('%Y-%m-%d')}",
-        "",
-        f"| method | {' | '.join(heads)} |",
-        "|---" * (1 + len(heads)) + "|",
-    ]
-    for row in rows:
-        values = row.pixels, row.mp4, row.next, row.one, row.passes, row.steps, row.peak_gib, row.difference, row.psnr
-        lines.append(f"| {row.method} | {' | '.join('-' if n is None else f'{n:.4g}' for n in values)} |")
-    return "\n".join(lines)
+        f"torch {made['versions']['torch']}, diffusers {made['versions']['diffusers']}, {time.strftime('%Y-%m-%d')}"
+    )
+    return markdown(facts, HEADS, [astuple(row) for row in rows])
 
 
 def main(

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from measuring import markdown, peak, say
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as record
 from transformers import (
@@ -44,6 +45,7 @@ from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
 from cookbook.models import critic as critics
 from cookbook.models import hub, qwen, world
 from cookbook.models.critic import Critic
+from cookbook.models.frames import Sampled, sample_frames, sample_video
 from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
 
@@ -138,7 +140,7 @@ def make_clips(folder: Path, count: int) -> list[dict]:
     return [{"file": path.name, "path": path, "name": path.stem, **facts} for path in paths]
 
 
-def plain_inputs(critic: Critic, shown: critics.Sampled, text: str) -> dict[str, torch.Tensor]:
+def plain_inputs(critic: Critic, shown: Sampled, text: str) -> dict[str, torch.Tensor]:
     """What anybody gets from the processor for one chat."""
     facts = {"total_num_frames": len(shown.frames), "fps": shown.clip_fps, "frames_indices": list(shown.indices)}
     made = critic.processor(
@@ -157,7 +159,7 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
     for row in rows:
         for question in QUESTIONS:
             frames, fps = read_video(row["path"])
-            shown = critics.sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
+            shown = sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
             start, rest = critics.chat(critic, replace(ask(question, row["prompt"]), cue=""))
             inputs = plain_inputs(critic, shown, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
@@ -168,9 +170,7 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
 @torch.no_grad()
 def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
     """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
-    shown = critics.sample_frames(
-        *read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge
-    )
+    shown = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
     found = []
     for question in QUESTIONS:
         inputs = plain_inputs(critic, shown, "".join(critics.chat(critic, ask(question, row["prompt"]))))
@@ -182,8 +182,8 @@ def measure(
     method: str, critic: Critic, judge: Callable[[Sequence[dict], str], None], rows: Sequence[dict], first: int
 ) -> Row:
     """Time a method on `rows`, after its first `first` clips once to warm up."""
-    gpu, worked = critic.model.device.type == "cuda", [0.0]
-    if gpu:
+    device, worked = critic.model.device, [0.0]
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     answer = verdicts.answer
 
@@ -202,8 +202,7 @@ def measure(
         seconds = time.perf_counter() - start
     finally:
         verdicts.answer = answer
-    peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
-    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak)
+    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak(device))
 
 
 def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
@@ -211,38 +210,32 @@ def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
     start = time.perf_counter()
     with ThreadPoolExecutor(verdicts.READERS) as pool:
         size = (setting.critic_fps, setting.critic_tokens, edge)
-        list(pool.map(lambda row: critics.sample_video(row["path"], *size).indices, rows))
+        list(pool.map(lambda row: sample_video(row["path"], *size).indices, rows))
     return len(rows) / (time.perf_counter() - start)
 
 
-def kernels(critic: Critic, setting: Profile, rows: Sequence[dict], lines: int = 14) -> str:
+def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
     """Where one batch spends its time on the GPU."""
     size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
-    shown = [critics.sample_video(row["path"], *size) for row in rows]
+    shown = [sample_video(row["path"], *size) for row in rows]
     watched = critics.look(critic, shown, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
     with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         critics.answer(critic, watched)
-    rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:lines]
+    rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:14]
     return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
 
 
-def table(setting: Profile, rows: Sequence[Row], reading: float) -> str:
+def table(rows: Sequence[Row], reading: float) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made = store.environment()
-    lines = [
+    facts = (
         f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {made['device']}, "
         f"{os.cpu_count()} CPU cores, torch {made['versions']['torch']}, "
-        f"transformers {made['versions']['transformers']}; reading alone {reading:.3g} clips/s",
-        "",
-        "| method | clips | clips/s | model, s per clip | first batch, s | max difference | peak GiB |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        numbers = (row.rate, row.model, row.warmup, row.difference, row.peak_gib)
-        lines.append(
-            f"| {row.method} | {row.clips} | {' | '.join('-' if n is None else f'{n:.3g}' for n in numbers)} |"
-        )
-    return "\n".join(lines)
+        f"transformers {made['versions']['transformers']}; reading alone {reading:.3g} clips/s"
+    )
+    heads = ("method", "clips", "clips/s", "model, s per clip", "first batch, s", "max difference", "peak GiB")
+    cells = [(row.method, row.clips, row.rate, row.model, row.warmup, row.difference, row.peak_gib) for row in rows]
+    return markdown(facts, heads, cells, digits=3)
 
 
 def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[Row]:
@@ -256,11 +249,6 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
     if not 1 <= few <= clips:
         raise UserError(f"few is {few}; it must be at least 1 and at most clips, {clips}")
     setting = replace(profiles.get("2b"), critic_fps=FPS, critic_tokens=TOKENS)
-    clock = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - clock:6.1f} s] {text}", flush=True)
-
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -284,7 +272,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
         def note(row: Row) -> None:
             rows.append(row)
-            out.write_text(table(setting, rows, reading) + "\n")
+            out.write_text(table(rows, reading) + "\n")
             say(f"{row.method}: {row.rate:.3g} clips/s")
 
         ours("cookbook judge", critic, made)
@@ -300,7 +288,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
         if on_gpu:
             for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
                 ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
-    print(table(setting, rows, reading), flush=True)
+    print(table(rows, reading), flush=True)
     return rows
 
 

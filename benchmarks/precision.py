@@ -19,6 +19,7 @@ from statistics import mean
 
 import torch
 import tyro
+from measuring import markdown
 from torch import Tensor
 from train import random_batch, random_network  # the program beside this one
 
@@ -128,18 +129,15 @@ def measured(made: Work, run: Run) -> float | None:
 def table(profile: Profile, rows: list[Row], steps: int) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
     made = store.environment()
-    lines = [
+    facts = (
         f"{profile.world.location}: {steps} steps of {profile.recipe.batch} clip(s) at a constant rate, "
-        f"on {made['device']}, torch {made['versions']['torch']}",
-        "",
-        "| weights | rate | updates surviving | weight moved | first loss | last loss | held out before | after |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        numbers = (row.moved, row.loss_first, row.loss_last, row.heldout_before, row.heldout_after)
-        cells = ["-" if n is None else f"{n:.4g}" for n in numbers]
-        lines.append(f"| {row.weights} | {row.rate:.3g} | {row.survived:.1%} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        f"on {made['device']}, torch {made['versions']['torch']}"
+    )
+    heads = (
+        "weights", "rate", "updates surviving", "weight moved", "first loss", "last loss", "held out before", "after",
+    )  # fmt: skip
+    cells = [asdict(row) | {"rate": f"{row.rate:.3g}", "survived": f"{row.survived:.1%}"} for row in rows]
+    return markdown(facts, heads, [row.values() for row in cells])
 
 
 def main(

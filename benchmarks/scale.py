@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import tyro
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from measuring import markdown, say
 
 from cookbook import profiles, store
 from cookbook.errors import UserError
@@ -59,7 +60,7 @@ def count(made: Iterator, workers: int) -> Row:
         if video is None:
             raise UserError(f"{row['file']} came back without a video")
         ends.append(time.perf_counter() - start)
-        print(f"{time.strftime('%H:%M:%S')}  {workers} worker(s): clip {len(ends)} after {ends[-1]:.1f} s", flush=True)
+        say(f"{workers} worker(s): clip {len(ends)} after {ends[-1]:.1f} s")
     return Row(workers, ends[-1], (len(ends) - workers) / (ends[-1] - ends[workers - 1]))
 
 
@@ -102,17 +103,16 @@ def main(
         parts = (folder, folder, chosen, [request])
         rows = [count(one_process(parts, jobs), 1), count(many_processes(ray, parts, jobs), workers)]
     made = store.environment()
-    lines = [
+    facts = (
         f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
-        f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}",
-        "",
-        "| workers | clips per second | times one | whole time, s |",
-        "|---|---|---|---|",
-        *(f"| {r.workers} | {r.rate:.4g} | {r.rate / rows[0].rate:.3f} | {r.seconds:.1f} |" for r in rows),
-    ]
-    print("\n".join(lines), flush=True)
+        f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
+    )
+    heads = ("workers", "clips per second", "times one", "whole time, s")
+    cells = [(r.workers, r.rate, f"{r.rate / rows[0].rate:.3f}", f"{r.seconds:.1f}") for r in rows]
+    table = markdown(facts, heads, cells)
+    print(table, flush=True)
     if out:
-        out.write_text("\n".join(lines) + "\n")
+        out.write_text(table + "\n")
     return rows
 
 

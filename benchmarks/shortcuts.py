@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from measuring import markdown
 from scipy.ndimage import uniform_filter
 
 from cookbook import profiles, store
@@ -96,17 +97,12 @@ def rounds(device: torch.device) -> bool:
 
 def table(profile: Profile, rows: list[Row], clips: int) -> str:
     made = store.environment()
-    lines = [
+    facts = (
         f"{profile.name}, {profile.sampling.steps} steps, guidance {profile.sampling.guidance:g}, {clips} clips, "
-        f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}",
-        "",
-        "| method | passes per clip | s per clip | PSNR, dB | SSIM | placed | outcome alike |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        values = row.passes, row.seconds, row.psnr, row.ssim, row.placed, row.alike
-        lines.append(f"| {row.method} | {' | '.join('-' if n is None else f'{n:.4g}' for n in values)} |")
-    return "\n".join(lines)
+        f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
+    )
+    heads = ("method", "passes per clip", "s per clip", "PSNR, dB", "SSIM", "placed", "outcome alike")
+    return markdown(facts, heads, [astuple(row) for row in rows])
 
 
 def main(

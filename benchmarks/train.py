@@ -14,7 +14,6 @@ Figures from an H100, and what was not run: docs/gpu_figures.md.
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from statistics import median
 import torch
 import tyro
 from diffusers import CosmosTransformer3DModel
+from measuring import fresh_peak, markdown
 
 from cookbook import engine, profiles, store
 from cookbook.engine.loop import Run
@@ -131,10 +131,7 @@ def measure(
     trained, gpu, first = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda", (None, None)
     compute = world.compute_dtype(device)
     torch._dynamo.reset()
-    gc.collect()  # what the method before has left
-    if gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    fresh_peak(device)
     try:
         dtype = compute if lora or not recipe.master_weights else torch.float32
         network, batch = random_network(profile, layers, dtype, device), random_batch(profile, recipe.batch, device)
@@ -173,19 +170,17 @@ def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | 
     made, clip = store.environment(), profile.clip
     shape = f"{clip.height}x{clip.width}, {clip.frames} frames, {clip.tokens} tokens"
     part = f" ({layers} blocks of it)" if layers else ""
-    lines = [
+    facts = (
         f"{profile.world.location}{part}, random weights: {shape}, batch {profile.recipe.batch} per process, "
         f"{group.size} process(es) on {made['device']}, torch {made['versions']['torch']}, "
-        f"diffusers {made['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}",
-        "",
-        "| method | trained | first loss | norm | first step, s | s per step | of steps | clips/s | MFU | peak GiB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = ["-" if n is None else f"{n:.4g}" if isinstance(n, float) else n for n in asdict(row).values()]
-        cells[5] = "out of memory" if row.seconds is None else cells[5]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        f"diffusers {made['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}"
+    )
+    heads = (
+        "method", "trained", "first loss", "norm", "first step, s", "s per step", "of steps", "clips/s", "MFU",
+        "peak GiB",
+    )  # fmt: skip
+    full = "out of memory"
+    return markdown(facts, heads, [(asdict(row) | {"seconds": row.seconds or full}).values() for row in rows])
 
 
 def main(

@@ -81,11 +81,11 @@ def digest_of(value: Any) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def fingerprint(folder: Path, pattern: str = "**/*") -> str:
+def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files (manifests and hidden files left out)."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    files = sorted(p for p in folder.glob(pattern) if p.is_file() and not _is_bookkeeping(p.relative_to(folder)))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_bookkeeping(p.relative_to(folder)))
     return digest_of({p.relative_to(folder).as_posix(): digest(p) for p in files})
 
 
@@ -118,6 +118,11 @@ def _sweep(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
 
 
 def append_row(path: Path, row: dict) -> None:

@@ -17,9 +17,11 @@ import tiny  # noqa: E402
 import torch  # noqa: E402
 
 from cookbook import engine, preflight, profiles  # noqa: E402
+from cookbook.convert import convert  # noqa: E402
 from cookbook.machine import Machine  # noqa: E402
 from cookbook.models import critic as critics  # noqa: E402
 from cookbook.train import clips as footage  # noqa: E402
+from cookbook.train import train  # noqa: E402
 
 hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is no wrong one
 hypothesis.settings.load_profile("busy machine")
@@ -78,6 +80,16 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_world, tiny_clips, tmp_path_factory):
+    """A run that was trained for four steps and converted: its folder and the manifest of the conversion."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world, 4))
+        train("tiny", run=folder, data=tiny_clips)
+        yield folder, convert("tiny", run=folder)
 
 
 @pytest.fixture

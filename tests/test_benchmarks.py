@@ -17,8 +17,9 @@ from cookbook import cluster, profiles
 
 def load(name: str, monkeypatch):
     """A program of benchmarks/ as a module."""
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))  # where the programs find each other
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look up annotations
     spec.loader.exec_module(module)
@@ -127,7 +128,6 @@ def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, 
 
 @pytest.mark.parametrize("random", [True, False])
 def test_precision_table_shows_what_rounding_loses(random, tiny_world, tiny_clips, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     program, made = load("precision", monkeypatch), tiny.profile(tiny_world)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: made)
     (tmp_path / "data").mkdir()

@@ -19,6 +19,7 @@ from cookbook.errors import UserError
 from cookbook.judge import controls, scoring
 from cookbook.models import critic as critics
 from cookbook.models import vae as autoencoder
+from cookbook.models.frames import Sampled, sample_frames
 from cookbook.workshop import critic as recipe
 from cookbook.workshop import critic_clips, critic_draw, critic_measure
 from cookbook.workshop import critic_training as training
@@ -67,7 +68,7 @@ def reader_of(critic: critics.Critic, clips: critic_clips.Clips) -> Reader:
 
 @pytest.mark.parametrize("frames", [8, 9])
 def test_patches_equal_the_processor(critic, frames):
-    shown = [critics.sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
+    shown = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
     texts = [critics.chat(critic, scoring.ask("physics", None))[0]] * 2
     expected = critics.watch(critic, shown, texts)["pixel_values_videos"]
     stacked = torch.from_numpy(np.stack([c.frames for c in shown])).permute(0, 1, 4, 2, 3).float()
@@ -84,7 +85,7 @@ def test_training_pass_equals_the_stage(critic, clips, frames):
     told = [[clips.prompts[row], clips.prompts[row - 4]] for row in rows]
     asked = np.array([[reader.numbers[text] for text in texts] for texts in told])
     here = critic_measure.scores(reader, clips, critic_clips.plain_view(clips, rows, when), asked)
-    seen = [critics.Sampled(clips.pixels[row, :frames].numpy(), tuple(range(frames)), 8.0) for row in rows]
+    seen = [Sampled(clips.pixels[row, :frames].numpy(), tuple(range(frames)), 8.0) for row in rows]
     questions = [
         [scoring.ask("physics", None), *(scoring.ask("instruction", text) for text in texts)] for texts in told
     ]
@@ -250,7 +251,7 @@ def test_disturbed_clips_stay_pictures(clips):
 def test_unequal_clips_are_refused(examples):
     from dataclasses import replace
 
-    short = replace(examples[0], clip=critics.Sampled(clip(0, 5), tuple(range(5)), 8.0))
+    short = replace(examples[0], clip=Sampled(clip(0, 5), tuple(range(5)), 8.0))
     with pytest.raises(UserError, match="one size"):
         critic_clips.collect([*examples, short], 16, CPU)
 

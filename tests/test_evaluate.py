@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from safetensors.torch import save_file
 
-from cookbook import video
+from cookbook import store, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
@@ -19,8 +22,9 @@ from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.train.clips import Cached
 from cookbook.train.objective import batches
-from cookbook.workshop import ablate, dream_clips, evaluate
-from cookbook.workshop.evaluate import CENTRE, NANO, Dreamer
+from cookbook.workshop import ablate, dream_clips, evaluate, variants
+from cookbook.workshop import dreamer as dreamers
+from cookbook.workshop.dreamer import CENTRE, NANO, Dreamer
 
 ALONE = Group(0, 1, torch.device("cpu"))
 SHORT = replace(CENTRE, steps=2)
@@ -73,27 +77,41 @@ def training(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def folders(tiny_world, heldout, training, tmp_path) -> dict:
+    """The folders that `ablate` and `dream_clips` are given."""
+    return {"models": tiny_world, "train": training, "data": (heldout,), "out": tmp_path}
+
+
+def typed(**flags: object) -> list[str]:
+    """Flags as they are typed: those given, little of everything, and two processes that judge, as by default."""
+    words = ["--prompts=1", "--seeds=1", "--workers=2"]
+    for name, value in flags.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
 def test_rules_judge_what_went_through_h264(heldout):
-    scene = evaluate.read_scenes((heldout,), 1)[0]
+    scene = dreamers.read_scenes((heldout,), 1)[0]
     placed, left = (evaluate.finish(drawn(carried=carried)[0], scene) for carried in (True, False))
     assert (placed["outcome"], placed["passed"]) == ("placed", True), placed
     assert (left["outcome"], left["passed"]) == ("not placed", False)
 
 
 def test_only_real_clips_and_so_many_of_each_task(heldout):
-    assert [scene.row["id"] for scene in evaluate.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
-    assert len(evaluate.read_scenes((heldout, heldout), 9)) == 6
+    assert [scene.row["id"] for scene in dreamers.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
+    assert len(dreamers.read_scenes((heldout, heldout), 9)) == 6
 
 
 def test_missing_folder_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.jsonl lists no clips"):
-        evaluate.read_scenes((tmp_path,), 1)
+        dreamers.read_scenes((tmp_path,), 1)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
-    dreamer = Dreamer(tiny_world, evaluate.read_scenes((heldout,), 2)[:2], batch=3)
-    model = evaluate.load_model(tiny_world, dreamer.device)
+    dreamer = Dreamer(tiny_world, dreamers.read_scenes((heldout,), 2)[:2], batch=3)
+    model = dreamers.load_model(tiny_world, dreamer.device)
     dreams = list(dreamer.dream(model, replace(SHORT, guidance=guidance), range(2)))
     assert [dream[:2] for dream in dreams] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     index, seed, frames = dreams[3]
@@ -105,8 +123,8 @@ def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
 
 
 def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
-    dreamer = Dreamer(tiny_world, evaluate.read_scenes((heldout,), 1)[:1])
-    model = evaluate.load_model(tiny_world, dreamer.device)
+    dreamer = Dreamer(tiny_world, dreamers.read_scenes((heldout,), 1)[:1])
+    model = dreamers.load_model(tiny_world, dreamer.device)
     with torch.no_grad():  # untrained, the network hardly hears its text
         for block in model.transformer_blocks:
             block.attn2.to_out[0].weight.mul_(30)
@@ -116,7 +134,9 @@ def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
 
 
 def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path, capsys):
-    args = evaluate.Args((heldout,), tiny_world, tmp_path, tuned=tiny_world, seeds=2, prompts=2, steps=1, workers=1)
+    args = evaluate.Args(
+        data=(heldout,), base=tiny_world, out=tmp_path, tuned=tiny_world, seeds=2, prompts=2, steps=1, workers=1
+    )
     evaluate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 3 * 2 + 3
@@ -139,7 +159,9 @@ def test_gain_pairs_clips_and_intervals_cluster_prompts():
 
 def test_grid_skips_finished_settings(tiny_world, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "GRID", (SHORT, replace(SHORT, guidance=0.0)))
-    args = evaluate.Args((heldout,), tiny_world, tmp_path, tuned=tiny_world, seeds=1, prompts=1, workers=1, grid=True)
+    args = evaluate.Args(
+        data=(heldout,), base=tiny_world, out=tmp_path, tuned=tiny_world, seeds=1, prompts=1, workers=1, grid=True
+    )
     evaluate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
     assert [row["passes"] for row in rows] == [4, 2] and all("rate" in row for row in rows)
@@ -151,13 +173,13 @@ def test_variants_are_distinct_and_begin_with_base_and_nano():
     names = [variant.name for variant in ablate.VARIANTS]
     assert names[:2] == ["steps=0", "nano"] and len(set(names)) == len(names)
     assert all(variant.recipe().cycle == variant.recipe().steps for variant in ablate.VARIANTS)
-    assert ablate.make().recipe().learning_rate == NANO.recipe.learning_rate
+    assert variants.make().recipe().learning_rate == NANO.recipe.learning_rate
 
 
 def test_variants_can_be_written_in_words():
     variant = ablate.parse("learning_rate=1e-3, ema_rate=null, clips=40, frozen=attn2+norm2")
     assert (variant.recipe().learning_rate, variant.recipe().ema_rate, variant.clips) == (1e-3, None, 40)
-    assert variant.frozen == ("attn2", "norm2") and ablate.parse("") == ablate.make()
+    assert variant.frozen == ("attn2", "norm2") and ablate.parse("") == variants.make()
     with pytest.raises(UserError, match="has no 'speed'"):
         ablate.parse("speed=2")
 
@@ -169,22 +191,24 @@ def test_clips_in_memory_give_the_batches_of_the_cache(tmp_path):
     recipe = replace(NANO.recipe, batch=3)
     pairs = [
         vars(batches([clip], recipe, 0, ALONE)(2))
-        for clip in (Cached(tmp_path / "latents", tmp_path / "text"), ablate.Resident(latents, text))
+        for clip in (Cached(tmp_path / "latents", tmp_path / "text"), variants.Resident(latents, text))
     ]
     assert all(torch.equal(one, other) for one, other in zip(*(pair.values() for pair in pairs), strict=True))
 
 
 def test_fewer_clips_are_spread():
     clips = list(range(9))
-    assert ablate.choose(clips, 3) == [0, 4, 8] and ablate.choose(clips, None) == clips == ablate.choose(clips, 20)
+    assert variants.choose(clips, 3) == [0, 4, 8] and variants.choose(clips, None) == clips == variants.choose(
+        clips, 20
+    )
 
 
-def test_sweep_trains_keeps_the_best_and_continues(tiny_world, heldout, training, tmp_path, monkeypatch, capsys):
+def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path, monkeypatch, capsys):
     short = "steps=2,batch=1,learning_rate=1e-2,warmup=1"
     only = ("steps=0", f"{short},lora_rank=2", f"{short},frozen=attn2,clips=2,ema_rate=null")
     settings = {"prompts": 1, "seeds": 1, "workers": 1, "keep_best": True}
     monkeypatch.setattr(ablate, "CENTRE", SHORT)
-    args = ablate.Args(tiny_world, training, (heldout,), tmp_path, only=only, **settings)
+    args = ablate.Args(**folders, only=only, **settings)
     ablate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "ablation.jsonl").read_text().splitlines()]
     assert [row["differs"]["steps"] for row in rows] == [0, 2, 2]
@@ -202,30 +226,29 @@ def test_sweep_trains_keeps_the_best_and_continues(tiny_world, heldout, training
     assert capsys.readouterr().out.count("steps=0 ") == 3  # when it was made, and in two tables
 
 
-def test_no_row_is_begun_when_time_is_up(tiny_world, heldout, training, tmp_path, capsys):
-    args = ablate.Args(tiny_world, training, (heldout,), tmp_path, minutes=0.0, prompts=1, seeds=1, workers=1)
+def test_no_row_is_begun_when_time_is_up(folders, tmp_path, capsys):
+    args = ablate.Args(**folders, minutes=0.0, prompts=1, seeds=1, workers=1)
     ablate.main(args)
     assert "time is up" in capsys.readouterr().out and not (tmp_path / "ablation.jsonl").exists()
 
 
-def test_gradients_that_are_not_finite_are_a_row(tiny_world, monkeypatch):
+def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
     def broken(*_):
         raise UserError("step 1: gradients are not finite")
 
     monkeypatch.setattr(ablate, "post_train", broken)
-    args = ablate.Args(tiny_world, Path(), (), Path())
-    row, model = ablate.Bench(args, ALONE, None, [], [], None).row(ablate.make())
+    args = ablate.Args(**folders)
+    row, model = ablate.Bench(args, ALONE, None, [], [], None).row(variants.make())
     assert model is None and row["rate"] is None and "not finite" in ablate.line(row)
 
 
-def test_dreams_are_kept_with_their_truth(tiny_world, heldout, training, tmp_path, monkeypatch):
+def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(dream_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
     monkeypatch.setattr(dream_clips, "CENTRE", SHORT)
-    args = dream_clips.Args(tiny_world, training, (heldout,), tmp_path, prompts=1, batch=2, workers=1)
-    dream_clips.main(args)
+    dream_clips.main(tyro.cli(dream_clips.Args, args=typed(**folders, batch=2)))
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["id"][:9] for row in rows] == ["dream0000"] * 2 + ["dream0001"] * 2 + ["dream0003"] * 2
-    scenes = {scene.row["id"]: scene for scene in evaluate.read_scenes((heldout,), 1)}
+    scenes = {scene.row["id"]: scene for scene in dreamers.read_scenes((heldout,), 1)}
     for row in rows:
         frames, _ = video.read_video(tmp_path / "videos" / f"{row['id']}.mp4")
         masks = scenes[row["twin_of"]].truth()
@@ -234,3 +257,34 @@ def test_dreams_are_kept_with_their_truth(tiny_world, heldout, training, tmp_pat
         )
         assert row["instruction"] == (told.outcome in evaluate.rules.SUCCESS) and row["reason"] == told.reason
         assert row["physics"] == (1 if row["instruction"] else 0 if told.reason in dream_clips.BROKEN else -1)
+
+
+def run(program: str, **flags: object) -> str:
+    """What a program of the workshop prints when it is typed."""
+    command = [sys.executable, "-m", f"cookbook.workshop.{program}", *typed(**flags)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_one_row_of_the_sweep_is_made_as_it_is_typed(folders, tiny_world, tmp_path):
+    printed = run("ablate", **folders, only="steps=2,batch=1,learning_rate=1e-2,ema_rate=null")
+    (row,) = store.read_rows(tmp_path / "ablation.jsonl")
+    assert row["differs"] == {"steps": 2, "batch": 1, "learning_rate": 0.01, "ema_rate": None}
+    assert (row["clips"], row["prompts"], sum(row["outcome"].values())) == (2, 2, 2), "one of each task"
+    assert row["base"] == world.weights_fingerprint(tiny_world) and row["measured"] == "2 prompts x 1 seeds"
+    assert row["heldout_after"] != row["heldout_before"] and row["steps_per_second"] > 0
+    assert printed.count(ablate.line(row)) == 2, "when it was made, and in the table"
+
+
+def test_the_evaluation_is_made_as_it_is_typed(heldout, tiny_world, tmp_path):
+    printed = run("evaluate", data=heldout, base=tiny_world, tuned=tiny_world, out=tmp_path, steps=1)
+    rows = store.read_rows(tmp_path / "rows.jsonl")
+    assert [(row["model"], row["clip"]) for row in rows] == [
+        (model, clip) for model in ("base", "tuned", "simulator") for clip in ("place_0", "reach_2")
+    ]
+    placed = next(row for row in rows if row["model"] == "simulator")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["models"]["simulator"]["place"]["outcome"] == {placed["outcome"]: 1}
+    assert summary["gain"]["gain"] == 0.0 and "simulator  place" in printed
+    assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cookbook import profiles, store, video
+from cookbook.errors import UserError
 from cookbook.judge import outcomes
 from cookbook.workshop import pixels, truth
 
@@ -104,3 +105,13 @@ def test_a_place_reaches_up_by_the_height_of_what_stands_on_it():
     above, below = picture((PAD[0] - 10, 70)), picture((PAD[0] + 22, 70))
     came = [model.came(np.repeat(frame[None], 3, 0), pad).sum() for frame in (above, below)]
     assert came[0] > 60 and came[1] == 0
+
+
+def test_a_move_is_judged_by_the_side_that_was_asked_for():
+    box, pad = masks()
+    gone = {
+        toward: truth.judge_clip(dream(True), box, pad, "right", "move", toward=toward) for toward in ("left", "right")
+    }
+    assert (gone["left"].outcome, gone["right"].reason) == ("done", "the object went elsewhere")
+    with pytest.raises(UserError, match="toward is None: a `move` is judged by the side .* left or right"):
+        truth.judge_clip(dream(True), box, pad, "right", "move")

@@ -17,11 +17,11 @@ from cookbook.judge import training
 from cookbook.judge.controls import Control
 from cookbook.judge.scoring import ask
 from cookbook.models import critic as critics
-from cookbook.models.critic import sample_frames
+from cookbook.models.frames import Sampled, sample_frames
 from cookbook.profiles import Source
 
 
-def shown(bright: bool, seed: int, *size) -> critics.Sampled:
+def shown(bright: bool, seed: int, *size) -> Sampled:
     frames = tiny.clip(seed, frames=5)
     return sample_frames(255 - frames if bright else frames, 8.0, *size)
 

@@ -19,20 +19,13 @@ if importlib.util.find_spec("mujoco") is None:
 from cookbook.video import read_video, write_video
 from cookbook.workshop import objects, osmesa, receptacles, truth, twins
 from cookbook.workshop.env import Env, rollout
-from cookbook.workshop.make import (
-    Options,
-    Studio,
-    choose_kinds,
-    hash_states,
-    make,
-    named_bodies,
-    simulate,
-)
+from cookbook.workshop.make import choose_kinds, make
 from cookbook.workshop.policy import intended, make_plan
 from cookbook.workshop.render import Camera, RendererMissing
 from cookbook.workshop.robot import ASSETS
 from cookbook.workshop.scene import TASKS, held_out, name_item, name_receptacle, prompt, sample
 from cookbook.workshop.ship import SHIPPED
+from cookbook.workshop.studio import Options, Studio, hash_states, named_bodies, simulate
 from cookbook.workshop.world import build
 
 SIZE = (96, 160)
@@ -176,7 +169,7 @@ def test_failures_are_labelled(episode, renderer):
 
 DRAW_FILAMENT = """
 import numpy as np
-from cookbook.workshop.make import Options, Studio, simulate
+from cookbook.workshop.studio import Options, Studio, simulate
 options = Options(size=(48, 80), look="filament")
 real, morph = Studio(simulate(3, options), "test", options).clips(("morph",))
 assert real.truth["mask_target"].sum() > 8
@@ -195,7 +188,7 @@ def test_the_second_look_is_drawn_or_says_what_is_missing():
 
 DRAW_ONE = """
 import cookbook.workshop
-from cookbook.workshop.make import Options, simulate
+from cookbook.workshop.studio import Options, simulate
 from cookbook.workshop.render import Camera
 episode = simulate(3, Options())
 with Camera(episode.world, (48, 80)) as camera:

@@ -6,7 +6,6 @@ kill a run or share it need processes of their own for that.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -21,13 +20,13 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import engine, flow, profiles, video
+from cookbook import engine, profiles, store, video
 from cookbook.engine import memory
 from cookbook.models import fast
 from cookbook.models import world as world_models
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train import train
-from cookbook.workshop import critic, tokenizer
+from cookbook.workshop import critic, nano, tokenizer
 
 GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
@@ -86,18 +85,9 @@ def build_world(folder: Path) -> Path:
         vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=1, out_hidden_size=HIDDEN),
     )
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
-    flow.scheduler(5.0).save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "Cosmos2_5_PredictBasePipeline",
-        "_diffusers_version": "0.42.1",
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "transformer": ["diffusers", "CosmosTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLWan"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+    nano.write_pipeline(folder)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("Qwen2TokenizerFast", "PreTrainedTokenizerFast"))
     return folder
 
 
@@ -186,6 +176,13 @@ def train_tiny(
         left, rename = iter(range(die_before_rename - 1, -1, -1)), os.replace
         os.replace = lambda old, new: rename(old, new) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
     train("tiny", run=folder / run, data=folder / "clips")
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every step in the log of a run."""
+    rows = store.read_rows(folder / "checkpoints" / "log.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
 
 
 def train_rank(rank: int, size: int, port: int, folder: Path, steps: int, batch: int, die: int = 0, **more) -> None:

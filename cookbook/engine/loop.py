@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -121,9 +120,7 @@ class Run:
             self.step = int(state["trainer"]["iteration"])
             self.group.say(f"train: continuing from {found.name}")
         if self.group.main:
-            kept = [row for row in store.read_rows(folder / LOG) if row["step"] <= self.step]
-            with store.replacing(folder / LOG) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            store.write_rows(folder / LOG, [row for row in store.read_rows(folder / LOG) if row["step"] <= self.step])
         self.group.barrier()
 
     @torch.no_grad()

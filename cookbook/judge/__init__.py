@@ -24,7 +24,8 @@ from cookbook.judge.statistics import best_of, interval, share
 from cookbook.judge.verdicts import Panel, Task
 from cookbook.layout import read_metadata, read_text
 from cookbook.models import hub
-from cookbook.models.critic import sample_video, writes
+from cookbook.models.critic import writes
+from cookbook.models.frames import sample_video
 
 
 def judge(

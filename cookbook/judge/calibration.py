@@ -19,7 +19,7 @@ from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.judge.verdicts import Panel, Task
 from cookbook.models import hub
-from cookbook.models.critic import sample_frames
+from cookbook.models.frames import sample_frames
 from cookbook.profiles import Profile
 from cookbook.video import read_video, write_video
 
@@ -83,7 +83,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
         print(f"judge: found {folder / NAME}, the critic is measured")
         return found
     (folder / NAME).unlink(missing_ok=True)
-    rows = _scored(profile, folder / "controls.jsonl", panel, main + apart + again, made_from)
+    rows = _scored(folder / "controls.jsonl", panel, main + apart + again, made_from)
     calibration = {
         "made_from": made_from,
         "controls": len(main),
@@ -104,14 +104,13 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
     return calibration
 
 
-def _scored(profile: Profile, path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
+def _scored(path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
     """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
     sources = {c: store.digest_of({**made, "controls": known.listing_hash([c])}) for c in controls}
     rows = files.read(path, files.Measured)
     fresh = [row for row in rows if row["made_from"] in sources.values()]
     if len(fresh) < len(rows):
-        with store.replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in fresh))
+        store.write_rows(path, fresh)
     known_rows = {(row["file"], row["kind"], row["question"]): row for row in fresh}
     tasks = []
     for control in controls:

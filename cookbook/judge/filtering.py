@@ -72,10 +72,7 @@ def filter_clips(
     with store.replacing(folder / "metadata.csv") as temporary:
         write_metadata(temporary, [(row["video"], row["prompt"]) for row in kept])
     for name, part in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
-        with store.replacing(folder / name) as temporary:
-            temporary.touch()
-            for row in part:
-                store.append_row(temporary, row)
+        store.write_rows(folder / name, part)
     print(f"filter: kept {len(kept)} of {len(clips)} dreams" + ("" if kept else "; none is good enough to train on"))
     for word, why in _WHY.items():
         if count := sum(word in row["failed"] for row in dropped):

@@ -1,4 +1,4 @@
-"""The rows of the judge's and the filter's jsonl files, checked when they are read (docs/formats.md explains them)."""
+"""The rows of the judge's jsonl files, checked when they are read (docs/formats.md explains them)."""
 
 from __future__ import annotations
 
@@ -70,22 +70,6 @@ class Mark(Row):
     question: Question
     mark: Digit
     rater: str
-
-
-class Fate(Row):
-    """One line of kept.jsonl or dropped.jsonl."""
-
-    file: str
-    video: str
-    sha256: str | None
-    name: str
-    prompt: str | None
-    seed: int | None
-    critic: str
-    scores: dict[Question, Score | None]
-    kept: bool
-    failed: list[Literal["physics", "instruction", "rank", "copy"]]
-    reason: str
 
 
 def read(path: Path, kind: type[Row]) -> list[dict]:

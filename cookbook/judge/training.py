@@ -26,16 +26,8 @@ from cookbook.judge.scoring import QUESTIONS, ask, prompt_hash
 from cookbook.judge.statistics import auc, interval
 from cookbook.judge.verdicts import Panel, Task
 from cookbook.models import hub, qwen, world
-from cookbook.models.critic import (
-    Critic,
-    Sampled,
-    chat,
-    critic_fingerprint,
-    load_critic,
-    sample_frames,
-    sample_video,
-    watch,
-)
+from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, watch
+from cookbook.models.frames import Sampled, sample_frames, sample_video
 
 COLUMNS = {"pc": "physics", "sa": "instruction"}  # of VideoPhy-2: physical commonsense, semantic adherence
 

@@ -21,7 +21,8 @@ from cookbook import cluster
 from cookbook.errors import UserError
 from cookbook.judge.scoring import QUESTIONS, ask, expected, faults, parse_answer, prompt_hash
 from cookbook.models import world
-from cookbook.models.critic import Critic, Sampled, answer, critic_fingerprint, explain, load_critic, look
+from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, look
+from cookbook.models.frames import Sampled
 
 BATCH = 8  # clips per forward pass
 TOGETHER = 3  # batches in hand: one in the model, the others being decoded and made ready

@@ -1,7 +1,7 @@
 """Qwen3-VL on clips of one size: the class's own layers, with their slowest pieces done in one call each.
 
 Of one size means that each frame pair has the same number of patches, as in a batch of the critic. Results are those
-of the plain class up to rounding (tests/test_judge.py, tests/test_critic_training.py).
+of the plain class up to rounding (tests/test_critic.py, tests/test_critic_training.py).
 """
 
 from __future__ import annotations

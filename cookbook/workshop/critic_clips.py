@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cookbook import store
 from cookbook.errors import UserError
 from cookbook.models import vae as autoencoder
-from cookbook.models.critic import Sampled, sample_frames
+from cookbook.models.frames import Sampled, sample_frames
 from cookbook.models.vae import AutoencoderKLWan
 from cookbook.workshop.pieces import read_frames
 

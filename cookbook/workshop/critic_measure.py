@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from cookbook.judge.scoring import ask
 from cookbook.judge.statistics import auc, interval
-from cookbook.models.critic import Sampled, load_critic, score
+from cookbook.models.critic import load_critic, score
+from cookbook.models.frames import Sampled
 from cookbook.workshop.critic_clips import UNSEEN, Clips, View, gather, plain_view
 from cookbook.workshop.critic_draw import TRAINED, spoil
 from cookbook.workshop.critic_reader import Reader

@@ -21,7 +21,8 @@ from transformers.vision_utils import (
 
 from cookbook.judge.scoring import ask
 from cookbook.models import qwen
-from cookbook.models.critic import Critic, Sampled, chat, watch
+from cookbook.models.critic import Critic, chat, watch
+from cookbook.models.frames import Sampled
 from cookbook.workshop.critic_clips import patches
 
 

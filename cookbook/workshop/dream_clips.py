@@ -9,7 +9,6 @@ and a third of its steps), so that both answers occur. `--out` is laid out as a 
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,28 +19,18 @@ import tyro
 from cookbook import store, video
 from cookbook.engine import Group
 from cookbook.models import world
-from cookbook.workshop import ablate
-from cookbook.workshop.evaluate import CENTRE, NANO, Dreamer, Scene, finish, judges, read_scenes
+from cookbook.workshop.dreamer import CENTRE, NANO, Dreamer, Scene
+from cookbook.workshop.evaluate import finish, judges
+from cookbook.workshop.variants import Resident, TrainingFlags, make, post_train, training_clips
 
 # Reasons of `truth.py` that break physics, whatever was asked for
 BROKEN = ("the object is gone", "the object is seen twice")
 
 
-@dataclass
-class Args:
-    models: Path
-    """The base model: `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`."""
-    train: Path
-    """Clips to post-train on, as `assets/workshop/train`."""
-    data: tuple[Path, ...]
-    """Clips whose beginnings are dreamt on, made by `cookbook.workshop.make`."""
-    out: Path
+@dataclass(kw_only=True)
+class Args(TrainingFlags):
     prompts: int = 400
     seeds: int = 1
-    batch: int | None = None
-    """Clips generated at once; 48 on a GPU and 4 on a CPU if not given."""
-    workers: int = 8
-    """Processes that judge."""
 
 
 def label(name: str, frames: np.ndarray, scene: Scene, out: Path) -> dict:
@@ -60,20 +49,17 @@ def label(name: str, frames: np.ndarray, scene: Scene, out: Path) -> dict:
 
 def main(args: Args) -> None:
     (args.out / "videos").mkdir(parents=True, exist_ok=True)
-    dreamer = Dreamer(args.models, read_scenes(args.data, args.prompts), args.batch)
-    clips, group = ablate.training_clips(args.train, args.models, dreamer), Group(0, 1, world.device())
+    dreamer = args.dreamer(args.models)
+    clips, group = training_clips(args.train, args.models, dreamer), Group(0, 1, world.device())
     full = NANO.recipe.steps
     with judges(args.workers) as pool:
         parts = [dream(steps, dreamer, clips, group, args, pool) for steps in (0, full // 3, full)]
-    with store.replacing(args.out / "manifest.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for part in parts for row in part))
+    store.write_rows(args.out / "manifest.jsonl", [row for part in parts for row in part])
 
 
-def dream(
-    steps: int, dreamer: Dreamer, clips: list[ablate.Resident], group: Group, args: Args, pool: Executor
-) -> list[dict]:
+def dream(steps: int, dreamer: Dreamer, clips: list[Resident], group: Group, args: Args, pool: Executor) -> list[dict]:
     """Post-train for so many steps, dream every beginning and seed, and say how many came true."""
-    model, _ = ablate.post_train(ablate.make(steps=steps), args.models, clips, group)
+    model, _ = post_train(make(steps=steps), args.models, clips, group)
     waiting = []
     for index, seed, frames in dreamer.dream(model, CENTRE, range(args.seeds)):
         scene = dreamer.scenes[index]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from cookbook.workshop.policy import Plan, Robot
+from cookbook.workshop.kinematics import Robot
+from cookbook.workshop.policy import Plan
 from cookbook.workshop.scene import TABLE
 from cookbook.workshop.world import FPS, SUBSTEPS, World
 

@@ -9,13 +9,11 @@ simulator's own clips, through the same VAE and the same H.264, are judged too: 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,34 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from diffusers import CosmosTransformer3DModel
 
-from cookbook import flow, profiles, show, store, video
-from cookbook.engine.loop import autocast
+from cookbook import show, store, video
 from cookbook.errors import UserError
-from cookbook.generate.sampler import guided
 from cookbook.judge.statistics import interval, share
-from cookbook.models import vae as codec
 from cookbook.models import world
-from cookbook.models.text import encode_prompts
 from cookbook.workshop import pixels
 from cookbook.workshop import truth as rules
+from cookbook.workshop.dreamer import CENTRE, NANO, Dreamer, Flags, Scene, load_model
 
-NANO = profiles.nano()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How clips are sampled. `negative`: what guidance moves away from, the empty prompt's embedding (what the
-    generate stage does) or zeros (what a dropped caption is in training)."""
-
-    steps: int = NANO.sampling.steps
-    guidance: float = NANO.sampling.guidance
-    shift: float = NANO.sampling.shift
-    negative: str = "empty prompt"
-
-
-CENTRE = Setting()
 GRID = (
     CENTRE,
     *(replace(CENTRE, guidance=value) for value in (0.0, 1.0, 4.0, 7.0)),
@@ -58,40 +37,6 @@ GRID = (
     *(replace(CENTRE, shift=value) for value in (1.0, 3.0, 10.0)),
     *(replace(CENTRE, guidance=value, negative="zeros") for value in (1.0, 2.0, 4.0)),
 )
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One clip of a folder made by `cookbook.workshop.make`: its first frame and prompt are given to the models."""
-
-    folder: Path
-    row: dict
-
-    def frames(self) -> np.ndarray:
-        """The simulator's own clip, uint8 [T, H, W, 3], at the size of the nano profile."""
-        frames, fps = video.read_video(self.folder / "videos" / f"{self.row['id']}.mp4")
-        return video.window(frames, fps, NANO.clip, 0.0, resample=True, crop=True)
-
-    def truth(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "truth" / f"{self.row['id']}.npz") as file:
-            return {name: file[name] for name in file.files}
-
-
-def read_scenes(folders: tuple[Path, ...], limit: int) -> list[Scene]:
-    """The first `limit` real clips of each task in each folder."""
-    scenes = []
-    for folder in folders:
-        rows = [row for row in store.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
-        if not rows:
-            raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; make some with `cookbook.workshop.make`")
-        for task in sorted({row["task"] for row in rows}):
-            scenes += [Scene(folder, row) for row in rows if row["task"] == task][:limit]
-    return scenes
-
-
-def captioned(prompt: str) -> str:
-    """The prompt as training captions have it and as the generate stage completes it."""
-    return NANO.prompt_prefix + prompt.removeprefix(NANO.prompt_prefix)
 
 
 def finish(frames: np.ndarray, scene: Scene) -> dict:
@@ -114,79 +59,6 @@ def judges(workers: int) -> Executor:
     for _ in range(workers):  # starting takes seconds of imports: let it happen while the models load
         pool.submit(int)
     return pool
-
-
-def velocity(
-    transformer: CosmosTransformer3DModel, text: torch.Tensor, negative: torch.Tensor, mask: torch.Tensor, scale: float
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The generate stage's guided velocity for many clips with prompts of their own, text [B, L, D].
-
-    bf16 on a GPU is autocast around the network alone, so that the solver stays in float32.
-    """
-    device = text.device
-    with autocast(transformer, device, world.compute_dtype(device)):
-        field = guided(transformer, text, negative, mask, scale)
-
-    def field_at(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        with autocast(transformer, device, world.compute_dtype(device)):
-            return field(latents, sigma)
-
-    return field_at
-
-
-class Dreamer:
-    """What all models share, made once: the VAE, the prompts' embeddings [N, L, D], the first latents [N, C, 1, h, w].
-
-    The VAE computes in float32 on a GPU too, as on the two cores where readers run it.
-    """
-
-    @torch.no_grad()
-    def __init__(self, base: Path, scenes: list[Scene], batch: int | None = None):
-        self.scenes, self.device = scenes, world.device()
-        self.batch = batch or (48 if self.device.type == "cuda" else 4)
-        encoder = world.load_text_encoder(base)
-        encoder.model.to(self.device)
-        prompts = [captioned(scene.row["prompt"]) for scene in scenes] + [NANO.sampling.negative_prompt]
-        parts = [prompts[start : start + self.batch] for start in range(0, len(prompts), self.batch)]
-        texts = [encode_prompts(encoder.model, encoder.tokenizer, part, NANO.text_tokens) for part in parts]
-        *self.text, self.empty = torch.cat(texts)
-        self.vae = world.load_vae(base).to(self.device)
-        self.clips = [scene.frames() for scene in scenes]
-        self.first = self.encode([clip[:1] for clip in self.clips])
-
-    def encode(self, clips: list[np.ndarray]) -> torch.Tensor:
-        """Clips of one length, each uint8 [T, H, W, 3] -> standardised latents [N, C, t, h, w] on the device."""
-        parts = [clips[start : start + self.batch] for start in range(0, len(clips), self.batch)]
-        return torch.cat([codec.encode(self.vae, torch.cat([codec.to_tensor(c) for c in part])) for part in parts])
-
-    def decode(self, latents: torch.Tensor) -> list[np.ndarray]:
-        return [codec.to_frames(clip[None]) for clip in codec.decode(self.vae, latents)]
-
-    @torch.no_grad()
-    def dream(
-        self, transformer: CosmosTransformer3DModel, setting: Setting, seeds: range
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Every scene times every seed: (scene's index, seed, frames)."""
-        shape = (1, self.vae.config.z_dim, *NANO.clip.latent)
-        noises = {seed: flow.initial_noise(shape, seed).to(self.device) for seed in seeds}
-        jobs = [(index, seed) for index in range(len(self.scenes)) for seed in seeds]
-        nothing = self.empty if setting.negative == "empty prompt" else torch.zeros_like(self.empty)
-        for start in range(0, len(jobs), self.batch):
-            part = jobs[start : start + self.batch]
-            noise = torch.cat([noises[seed] for _, seed in part])
-            given = torch.zeros_like(noise)
-            given[:, :, :1] = torch.stack([self.first[index] for index, _ in part])
-            mask = flow.condition_mask(torch.ones(len(part), dtype=torch.long), noise)
-            text = torch.stack([self.text[index] for index, _ in part])
-            moves = velocity(transformer, text, nothing.expand_as(text), mask, setting.guidance)
-            latents = flow.sample(moves, noise, given, mask, setting.steps, setting.shift)
-            yield from ((*job, clip) for job, clip in zip(part, self.decode(latents), strict=True))
-
-    def ceiling(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """The simulator's clips through the VAE, in the form of `dream`."""
-        for start in range(0, len(self.clips), self.batch):
-            clips = self.decode(self.encode(self.clips[start : start + self.batch]))
-            yield from ((start + index, 0, clip) for index, clip in enumerate(clips))
 
 
 @dataclass
@@ -245,30 +117,19 @@ def percent(facts: dict) -> str:
     return f"{100 * facts['rate']:.0f} %{edges}"
 
 
-def load_model(folder: Path, device: torch.device) -> CosmosTransformer3DModel:
-    return world.load_transformer(folder).to(device).eval()
-
-
-@dataclass
-class Args:
-    data: tuple[Path, ...]
-    """Folders made by `cookbook.workshop.make`."""
+@dataclass(kw_only=True)
+class Args(Flags):
     base: Path
     """The base model: `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`."""
     out: Path
     """rows.jsonl, summary.json and sheet.png; grid.jsonl with `--grid`."""
     tuned: Path | None = None
     """Folder with the post-trained `transformer/`."""
-    seeds: int = 4
     prompts: int = 60
-    """Most clips of each folder and task."""
+    seeds: int = 4
     steps: int = CENTRE.steps
     guidance: float = CENTRE.guidance
     shift: float = CENTRE.shift
-    batch: int | None = None
-    """Clips at once; 48 on a GPU and 4 on a CPU if not given."""
-    workers: int = min(16, len(os.sched_getaffinity(0)))
-    """Processes that judge."""
     sheet: int = 8
     """Prompts on the contact sheet, evenly spread and not chosen by their outcome."""
     grid: bool = False
@@ -300,8 +161,7 @@ def evaluate(args: Args, dreamer: Dreamer, pool: Executor) -> dict:
         made[model] = measure(dreamer, dreamer.dream(transformer, setting, range(args.seeds)), model, pool)
     made["simulator"] = measure(dreamer, dreamer.ceiling(), "simulator", pool)
     rows = [row for part in made.values() for row in part.rows]
-    with store.replacing(args.out / "rows.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store.write_rows(args.out / "rows.jsonl", rows)
     summary = {"models": {model: by_task(part.rows) for model, part in made.items()}}
     if args.tuned:
         places = [[row for row in made[model].rows if row["task"] == "place"] for model in folders]
@@ -348,8 +208,7 @@ def main(args: Args) -> None:
         raise UserError("--grid samples the tuned model: give --tuned")
     args.out.mkdir(parents=True, exist_ok=True)
     with judges(args.workers) as pool:
-        dreamer = Dreamer(args.base, read_scenes(args.data, args.prompts), args.batch)
-        (run_grid if args.grid else evaluate)(args, dreamer, pool)
+        (run_grid if args.grid else evaluate)(args, args.dreamer(args.base), pool)
 
 
 if __name__ == "__main__":

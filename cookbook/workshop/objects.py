@@ -6,7 +6,7 @@ before scaling. `KINDS` is the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mujoco
@@ -28,18 +28,28 @@ from cookbook.workshop.shapes import (
 
 Body = mujoco.MjsBody
 Size = tuple[float, float]
+Colour = tuple[float, float, float]  # or an array of three
 LEAF, BARK, DARK_LEAF = (0.15, 0.45, 0.12), (0.30, 0.20, 0.08), (0.12, 0.38, 0.08)
 
 
-def skin(build: Builder, rng: Generator, colour: tuple[float, float, float], gloss: float = 0.4, **options) -> str:
+def skin(build: Builder, rng: Generator, colour: Colour, gloss: float = 0.4, **options) -> str:
     return build.material(texture=build.texture(paint_skin(rng, colour, **options)), gloss=gloss)
+
+
+def printed(build: Builder, rng: Generator, base: Colour, ink: Colour, pattern: str, gloss: float = 0.3) -> str:
+    return build.material(texture=build.texture(paint_pattern(rng, base, ink, pattern)), gloss=gloss)
+
+
+def outline(radii: Sequence[float], heights: Sequence[float]) -> list[tuple[float, float]]:
+    """Profile for `lathe`, from the bottom up."""
+    return list(zip(radii, heights, strict=True))
 
 
 def rounded(radius: float, squash: float = 1.0, dimple: bool = False) -> list[tuple[float, float]]:
     """Profile of a ball, flattened by `squash`, with a dimple on top where a stem sits."""
     height = np.array([-1, -0.97, -0.8, -0.4, 0, 0.45, 0.8, 0.97, 0.9 if dimple else 1.0]) * radius * squash
     width = np.array([0, 0.32, 0.68, 0.95, 1, 0.9, 0.62, 0.3, 0]) * radius
-    return list(zip(width, height, strict=True))
+    return outline(width, height)
 
 
 def stem(build: Builder, body: Body, height: float, length: float = 0.012, rgb: tuple = BARK) -> None:
@@ -51,9 +61,8 @@ def apple(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     radius = rng.uniform(0.034, 0.038)
     blush = COLOURS["yellow"] if colour == "red" else (0.75, 0.78, 0.25)
     second = blush if rng.random() < 0.4 else None
-    build.solid_mesh(
-        body, lathe(rounded(radius, 0.92, True)), skin(build, rng, COLOURS[colour], second=second, speck=0.02)
-    )
+    peel = skin(build, rng, COLOURS[colour], second=second, speck=0.02)
+    build.solid_mesh(body, lathe(rounded(radius, 0.92, True)), peel)
     stem(build, body, radius * 0.86)
     return radius * 0.9, radius
 
@@ -67,16 +76,13 @@ def orange(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 def tomato(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     radius = rng.uniform(0.033, 0.037)
-    build.solid_mesh(
-        body, lathe(rounded(radius, 0.78, True), lobes=5, depth=0.03), skin(build, rng, COLOURS[colour], 0.7)
-    )
+    peel = skin(build, rng, COLOURS[colour], 0.7)
+    build.solid_mesh(body, lathe(rounded(radius, 0.78, True), lobes=5, depth=0.03), peel)
     leaf = build.material(DARK_LEAF)
     for angle in np.arange(5) * 2 * np.pi / 5:
         position = [0.009 * np.cos(angle), 0.009 * np.sin(angle), radius * 0.72]
-        quaternion = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)]
-        build.show(
-            body, GEOM.mjGEOM_ELLIPSOID, pos=position, size=[0.010, 0.003, 0.0015], quat=quaternion, material=leaf
-        )
+        turn, size = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)], [0.010, 0.003, 0.0015]
+        build.show(body, GEOM.mjGEOM_ELLIPSOID, pos=position, size=size, quat=turn, material=leaf)
     return radius * 0.78, radius
 
 
@@ -91,17 +97,10 @@ def lemon(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 
 def pear(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [
-        (0, -0.038),
-        (0.016, -0.037),
-        (0.030, -0.025),
-        (0.033, -0.010),
-        (0.026, 0.012),
-        (0.016, 0.028),
-        (0.010, 0.040),
-    ]
+    radii = [0, 0.016, 0.03, 0.033, 0.026, 0.016, 0.01, 0]
+    heights = [-0.038, -0.037, -0.025, -0.01, 0.012, 0.028, 0.04, 0.044]
     base = (0.55, 0.68, 0.18) if colour == "green" else COLOURS[colour]
-    build.solid_mesh(body, lathe([*profile, (0, 0.044)]), skin(build, rng, base, speck=0.05))
+    build.solid_mesh(body, lathe(outline(radii, heights)), skin(build, rng, base, speck=0.05))
     stem(build, body, 0.042)
     return 0.038, 0.033
 
@@ -116,13 +115,8 @@ def eggplant(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     share = np.linspace(0, 1, 14)
     radius = 0.027 * np.sqrt(np.clip(1 - (2 * share - 1) ** 2, 0, 1)) * (1 - 0.35 * share) + 0.001
     tube(build, body, skin(build, rng, COLOURS[colour], 0.8), 0.14, radius, 0.006 * np.sin(share * 3))
-    build.show(
-        body,
-        GEOM.mjGEOM_CAPSULE,
-        fromto=[0.06, 0, 0, 0.083, 0, 0.008],
-        size=[0.007, 0, 0],
-        material=build.material(LEAF),
-    )
+    cap, ends = build.material(LEAF), [0.06, 0, 0, 0.083, 0, 0.008]
+    build.show(body, GEOM.mjGEOM_CAPSULE, fromto=ends, size=[0.007, 0, 0], material=cap)
     return 0.024, 0.045
 
 
@@ -158,8 +152,8 @@ def banana(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 def corn(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     share = np.linspace(0, 1, 14)
     radius = 0.021 * np.sqrt(np.clip(1 - np.abs(2 * share - 1) ** 3, 0, 1)) + 0.001
-    grain = paint_pattern(rng, np.array(COLOURS[colour]), np.array(COLOURS[colour]) * 0.8, "dots")
-    tube(build, body, build.material(texture=build.texture(grain)), 0.15, radius, 0 * share)
+    grain = printed(build, rng, np.array(COLOURS[colour]), np.array(COLOURS[colour]) * 0.8, "dots")
+    tube(build, body, grain, 0.15, radius, 0 * share)
     husk = build.material(LEAF)
     build.show(body, GEOM.mjGEOM_ELLIPSOID, pos=[-0.055, 0, 0.002], size=[0.038, 0.021, 0.021], material=husk)
     return 0.021, 0.048
@@ -185,51 +179,28 @@ def pepper(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 
 def strawberry(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [
-        (0, -0.033),
-        (0.017, -0.033),
-        (0.025, -0.016),
-        (0.030, 0.008),
-        (0.028, 0.024),
-        (0.016, 0.032),
-        (0, 0.030),
-    ]
-    build.solid_mesh(body, lathe(profile), skin(build, rng, COLOURS[colour], 0.5, speck=0.08))
+    radii = [0, 0.017, 0.025, 0.03, 0.028, 0.016, 0]
+    heights = [-0.033, -0.033, -0.016, 0.008, 0.024, 0.032, 0.03]
+    build.solid_mesh(body, lathe(outline(radii, heights)), skin(build, rng, COLOURS[colour], 0.5, speck=0.08))
     build.show(body, GEOM.mjGEOM_ELLIPSOID, pos=[0, 0, 0.031], size=[0.02, 0.02, 0.004], material=build.material(LEAF))
     return 0.033, 0.030
 
 
 def bottle(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [
-        (0, -0.070),
-        (0.028, -0.070),
-        (0.030, -0.065),
-        (0.030, 0.02),
-        (0.026, 0.035),
-        (0.012, 0.05),
-        (0.011, 0.066),
-    ]
-    label = paint_pattern(rng, COLOURS[colour], COLOURS["white"], "label")
-    build.solid_mesh(
-        body, lathe([*profile, (0, 0.066)], dense=2), build.material(texture=build.texture(label), gloss=0.7)
-    )
+    radii = [0, 0.028, 0.03, 0.03, 0.026, 0.012, 0.011, 0]
+    heights = [-0.07, -0.07, -0.065, 0.02, 0.035, 0.05, 0.066, 0.066]
+    label = printed(build, rng, COLOURS[colour], COLOURS["white"], "label", 0.7)
+    build.solid_mesh(body, lathe(outline(radii, heights), dense=2), label)
     cap = build.material(COLOURS["white"])
     build.show(body, GEOM.mjGEOM_CYLINDER, pos=[0, 0, 0.068], size=[0.0135, 0.009, 0], material=cap)
     return 0.070, 0.03
 
 
 def can(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    profile = [
-        (0, -0.052),
-        (0.024, -0.052),
-        (0.0305, -0.046),
-        (0.0305, 0.044),
-        (0.026, 0.052),
-        (0.024, 0.05),
-        (0, 0.05),
-    ]
-    label = paint_pattern(rng, COLOURS[colour], COLOURS["white"], "label")
-    build.solid_mesh(body, lathe(profile, dense=1), build.material(texture=build.texture(label), gloss=0.8))
+    radii = [0, 0.024, 0.0305, 0.0305, 0.026, 0.024, 0]
+    heights = [-0.052, -0.052, -0.046, 0.044, 0.052, 0.05, 0.05]
+    label = printed(build, rng, COLOURS[colour], COLOURS["white"], "label", 0.8)
+    build.solid_mesh(body, lathe(outline(radii, heights), dense=1), label)
     return 0.052, 0.03
 
 
@@ -273,8 +244,8 @@ def puzzle(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 def carton(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     wide, half = 0.028, 0.052
-    label = build.texture(paint_pattern(rng, COLOURS["white"], COLOURS[colour], "label"))
-    build.solid(body, GEOM.mjGEOM_BOX, build.material(texture=label), 0.1, size=[wide, wide, half])
+    label = printed(build, rng, COLOURS["white"], COLOURS[colour], "label")
+    build.solid(body, GEOM.mjGEOM_BOX, label, 0.1, size=[wide, wide, half])
     base = [[-wide, -wide, half], [wide, -wide, half], [wide, wide, half], [-wide, wide, half]]
     points = np.array([*base, [-wide, 0, half + 0.02], [wide, 0, half + 0.02]])
     faces = np.array([[0, 1, 5], [0, 5, 4], [2, 3, 4], [2, 4, 5], [0, 4, 3], [1, 2, 5]])
@@ -297,10 +268,9 @@ def cylinder(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
 
 
 def ball(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
-    pattern = paint_pattern(
-        rng, COLOURS[colour], np.array(COLOURS[colour]) * 0.6 + 0.35, rng.choice(["stripes", "dots", "plain"])
-    )
-    build.solid_mesh(body, lathe(rounded(0.034)), build.material(texture=build.texture(pattern)))
+    pale = np.array(COLOURS[colour]) * 0.6 + 0.35
+    pattern = printed(build, rng, COLOURS[colour], pale, rng.choice(["stripes", "dots", "plain"]))
+    build.solid_mesh(body, lathe(rounded(0.034)), pattern)
     return 0.034, 0.034
 
 

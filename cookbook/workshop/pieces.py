@@ -25,13 +25,16 @@ from cookbook.video import read_video
 LossOf = Callable[[int, torch.Generator], torch.Tensor]
 
 SAVE_SECONDS = 120
+LOG_EVERY = 100  # steps
+FLOOR = 0.02  # of the learning rate
+CLIP_NORM = 1.0
 
 
-def cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
-    """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to `FLOOR`."""
     if step < warmup:
         return (step + 1) / warmup
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -49,8 +52,6 @@ def train_in_pieces(
     warmup: int = 100,
     weight_decay: float = 0.01,
     ema_decay: float = 0.999,
-    clip_norm: float = 1.0,
-    log_every: int = 100,
     report: Callable[[nn.Module], dict] | None = None,
     report_every: int | None = None,
 ) -> nn.Module:
@@ -99,14 +100,14 @@ def train_in_pieces(
         with autocast(device):
             loss = loss_of(step, torch.Generator(device).manual_seed(step))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(trained, clip_norm)
+        norm = nn.utils.clip_grad_norm_(trained, CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         decay = min(ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         losses.append(loss.detach())  # read only when logged: each reading makes the CPU wait for the GPU
-        if (step + 1) % log_every == 0:
+        if (step + 1) % LOG_EVERY == 0:
             mean = torch.stack(losses).mean().item()
             if not math.isfinite(mean):
                 raise FloatingPointError(f"step {step + 1}: the loss is {mean}; lower the learning rate")

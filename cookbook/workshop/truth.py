@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from cookbook.errors import UserError
 from cookbook.workshop.pixels import (
     LAST,
     Appearance,
@@ -251,7 +252,12 @@ def judge_clip(
 
     reference: the known first picture (H, W, 3), to refuse a clip of another scene.
     toward: of `move`, the asked side as the robot sees it: left or right.
+
+    Raises:
+        UserError: a `move` without its side, which nothing in the pictures tells.
     """
+    if task == "move" and toward not in ("left", "right"):
+        raise UserError(f"toward is {toward}: a `move` is judged by the side that was asked for, left or right")
     if not same_scene(frames, reference):
         return Verdict("undetermined", "this is not the known scene throughout")
     dream = Dream(frames, target, receptacle, hand, toward)

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.random import Generator
 
 from cookbook.workshop.env import Env, Log, inside, item_path, rollout
-from cookbook.workshop.policy import UNREACHABLE, Goal, Plan, Robot, intended, make_plan, min_jerk
+from cookbook.workshop.kinematics import Robot, min_jerk
+from cookbook.workshop.policy import UNREACHABLE, Goal, Plan, intended, make_plan
 from cookbook.workshop.scene import TABLE, Scene, Task, reach_zone
 from cookbook.workshop.world import FRAMES, World
 

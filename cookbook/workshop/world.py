@@ -8,9 +8,10 @@ import mujoco
 import numpy as np
 
 from cookbook.workshop import objects, receptacles
+from cookbook.workshop.looks import Look, View
 from cookbook.workshop.receptacles import Deck
 from cookbook.workshop.robot import ASSETS
-from cookbook.workshop.scene import TABLE, Look, Placed, Scene, View
+from cookbook.workshop.scene import TABLE, Placed, Scene
 from cookbook.workshop.shapes import COLOURS, GEOM, Builder, paint_pattern, turn
 
 FPS = 16  # control and simulation log; physics runs at FPS * SUBSTEPS = 480 Hz

@@ -1,0 +1,126 @@
+"""The two ways to make a clip that generate.py compares, around the same random weights: diffusers' and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
+
+from cookbook import flow
+from cookbook.generate.sampler import make_clip
+from cookbook.models import hub, sizes, world
+from cookbook.models import vae as codec
+from cookbook.profiles import Profile
+
+# Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower is in memory too
+TEXT = {
+    "text_config": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
+    "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
+}
+
+
+class NoGuardrail:
+    """Stands where the pipeline insists on NVIDIA's guardrail: random weights make no pictures that could need one."""
+
+    def to(self, *_):
+        return self
+
+    def check_text_safety(self, _):
+        return True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What all methods share."""
+
+    profile: Profile
+    transformer: CosmosTransformer3DModel
+    vae: AutoencoderKLWan
+    photo: np.ndarray  # [H, W, 3]
+    text: torch.Tensor  # [1, L, D]
+    negative: torch.Tensor
+
+    @property
+    def gpu(self) -> bool:
+        return self.transformer.device.type == "cuda"
+
+
+def build(profile: Profile, device: torch.device) -> Parts:
+    """Random weights in the profile's configurations, in the dtype that the stage computes in."""
+    dtype, settings = world.compute_dtype(device), sizes.config(profile.world)
+    with device:
+        torch.manual_seed(0)
+        transformer = CosmosTransformer3DModel.from_config(settings)
+        if profile.world.ships:
+            vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(hub.locate(profile.world) / "vae"))
+        else:
+            vae = AutoencoderKLWan()  # diffusers' defaults are Wan 2.1
+        for parameter in transformer.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.02)
+    random = torch.Generator().manual_seed(1)
+    text = torch.randn(2, profile.text_tokens, settings["crossattn_proj_in_channels"], generator=random)
+    clip = profile.clip
+    photo = np.random.default_rng(0).integers(0, 255, (clip.height, clip.width, 3), np.uint8)
+    text, vae = text.to(device, dtype), vae.to(dtype).eval().requires_grad_(False)
+    return Parts(profile, transformer.to(dtype).eval(), vae, photo, text[:1], text[1:])
+
+
+def theirs(parts: Parts) -> Callable[[int, int], np.ndarray]:
+    """Frames [T, H, W, 3] in 0..1 of a seed in so many steps by diffusers' pipeline, as it is."""
+    profile, clip = parts.profile, parts.profile.clip
+    pipeline = Cosmos2_5_PredictBasePipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=parts.transformer,
+        vae=parts.vae,
+        scheduler=flow.scheduler(profile.sampling.shift),
+        safety_checker=NoGuardrail(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    shape = (1, parts.vae.config.z_dim, *clip.latent)
+
+    def make(seed: int, steps: int) -> np.ndarray:
+        return pipeline(
+            image=parts.photo,
+            prompt_embeds=parts.text,
+            negative_prompt_embeds=parts.negative,
+            latents=flow.initial_noise(shape, seed).to(parts.transformer.device),
+            height=clip.height,
+            width=clip.width,
+            num_frames=clip.frames,
+            num_inference_steps=steps,
+            guidance_scale=profile.sampling.guidance,
+            conditional_frame_timestep=-1,
+            output_type="np",
+        ).frames[0]
+
+    return make
+
+
+def ours(parts: Parts, fast: frozenset[str] = frozenset()) -> Callable[[int, int], torch.Tensor]:
+    """Pixels [1, 3, T, H, W] in -1..1 by the function that `cookbook generate` calls."""
+    sampling = parts.profile.sampling
+
+    def make(seed: int, steps: int) -> torch.Tensor:
+        given = codec.to_tensor(parts.photo[None]).to(parts.transformer.device)
+        settings = (steps, sampling.guidance, sampling.shift, seed, fast)
+        size = parts.profile.clip.latent
+        return make_clip(parts.transformer, parts.vae, given, parts.text, parts.negative, size, *settings)
+
+    return make
+
+
+def unit(pixels: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Either method's pixels as [T, H, W, 3] in 0..1."""
+    return pixels if isinstance(pixels, np.ndarray) else pixels[0].permute(1, 2, 3, 0).add(1).div(2).cpu().numpy()

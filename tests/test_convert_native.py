@@ -1,0 +1,172 @@
+"""Stage `convert` on NVIDIA's own files: the way back, and names, shapes and memory at full size."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from diffusers import CosmosTransformer3DModel
+from test_convert import drop_one, flip_a_bit, swap_two
+
+from cookbook import store
+from cookbook.convert import convert, proof, weights, write
+from cookbook.errors import UserError
+from cookbook.models import names, sizes, world
+
+
+@pytest.fixture
+def native(exported, tmp_path):
+    """A file as NVIDIA releases them: bf16, `net.` alone, with entries of TransformerEngine's that are no tensors."""
+    state = torch.load(exported[0] / "export/model_ema_bf16.pt", weights_only=True)
+    torch.save(state | {"net.blocks.0.self_attn.attn_op._extra_state": io.BytesIO(b"")}, tmp_path / "native.pt")
+    return tmp_path / "native.pt", state
+
+
+def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_profile, tiny_world, tmp_path):
+    tiny_profile()
+    file, state = native
+    manifest = convert("tiny", run=tmp_path / "run", checkpoint=file)
+    assert {row["file"]: row["tensors"] for row in manifest["checks"]} == {
+        proof.CHECKPOINT: 98,
+        "diffusers/transformer": 49,
+    }
+    found = world.load_transformer(tmp_path / "run/export/diffusers", torch.bfloat16).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in names.as_diffusers(state).items())
+    # and forth again: the checkpoint gives the file it came from
+    again = convert("tiny", run=tmp_path / "again", checkpoint=tmp_path / "run/export/checkpoints")
+    assert again["max_abs_diff"] == 0
+    row = proof.compare("native", state, proof.read_export(tmp_path / "again/export/model_ema_bf16.pt"))
+    assert row.good, row.problem
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one])
+@pytest.mark.parametrize("part", [proof.CHECKPOINT, "diffusers/transformer"])
+def test_any_damage_on_the_way_back_fails_the_check(native, tiny_world, tmp_path, part, damage):
+    file, state = native
+    trained = weights.read(file, tiny_world)
+    write(trained, tmp_path / "export", tiny_world, 5.0, back=True)
+    found = dict(proof.read_export(tmp_path / "export" / part))
+    wanted = proof.expected(trained, back=True)[part]
+    assert proof.compare(part, wanted, found).good
+    damage(found)
+    assert not proof.compare(part, wanted, found).good
+
+
+def test_files_that_are_no_native_weights_are_refused(native, tiny_world, tmp_path):
+    file, state = native
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="cut.pt is damaged"):
+        weights.read(cut, tiny_world)
+    torch.save(names.as_diffusers(state), tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"holds no weights named net\.\*"):
+        weights.read(tmp_path / "other.pt", tiny_world)
+    drop_one(state)
+    torch.save(state, tmp_path / "partial.pt")
+    with pytest.raises(UserError, match="missing t_embedding_norm.weight"):
+        weights.read(tmp_path / "partial.pt", tiny_world)
+
+
+# full size
+
+
+@pytest.fixture
+def full_size(tmp_path):
+    """A function: location -> (a native file with the names and shapes of that network and no numbers, its folder)."""
+
+    def build(location: str) -> tuple[Path, Path]:
+        network = sizes.on_meta(sizes.CONFIGS[location])
+        folder = tmp_path / Path(location).name
+        network.save_config(folder / "transformer")
+        torch.save(names.as_native(network.state_dict()), folder / "model.pt")
+        return folder / "model.pt", folder
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("location", "width", "blocks", "billions"),
+    [("nvidia/Cosmos-Predict2.5-2B", 2048, 28, 2.059), ("nvidia/Cosmos-Predict2.5-14B", 5120, 36, 14.3)],
+)
+def test_names_and_shapes_of_the_real_networks(full_size, location, width, blocks, billions):
+    file, folder = full_size(location)
+    found = weights.read(file, folder).net
+    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    assert all(tensor.is_meta for tensor in found.values()), "nothing may be allocated"
+    # NVIDIA's MinimalV1LVGDiT (cosmos_v1_2B, cosmos_v1_14B): names and shapes from their network definition
+    block = f"blocks.{blocks - 1}"
+    assert f"blocks.{blocks}.self_attn.q_proj.weight" not in shapes
+    assert shapes["x_embedder.proj.1.weight"] == [width, 72]
+    assert shapes["crossattn_proj.0.weight"] == [1024, 100352] and shapes["crossattn_proj.0.bias"] == [1024]
+    assert shapes["t_embedder.1.linear_2.weight"] == [3 * width, width]
+    assert shapes["t_embedding_norm.weight"] == [width]
+    assert shapes[f"{block}.self_attn.q_norm.weight"] == [128]
+    assert shapes[f"{block}.cross_attn.k_proj.weight"] == [width, 1024]
+    assert shapes[f"{block}.cross_attn.output_proj.weight"] == [width, width]
+    assert shapes[f"{block}.mlp.layer1.weight"] == [4 * width, width]
+    assert shapes[f"{block}.adaln_modulation_mlp.2.weight"] == [3 * width, 256]
+    assert shapes["final_layer.adaln_modulation.2.weight"] == [2 * width, 256]
+    assert shapes["final_layer.linear.weight"] == [64, width]
+    assert sum(tensor.numel() for tensor in found.values()) / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_the_file_of_one_real_network_is_refused_for_the_other(full_size):
+    (small, _), (_, large) = (full_size(location) for location in sizes.CONFIGS)
+    with pytest.raises(UserError, match="weights do not fit the network of .*14B"):
+        weights.read(small, large)
+
+
+MEASURE = """
+import sys, torch, psutil
+from pathlib import Path
+from cookbook.convert import proof, weights, write
+action, checkpoint, models, out = sys.argv[1], *map(Path, sys.argv[2:])
+torch.set_num_threads(1)
+weights.read(checkpoint, models)  # so that what Python loads once is there
+before = psutil.Process().memory_info().rss
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+if action == "write":
+    write(weights.read(checkpoint, models), out, models, 5.0, checkpoint.is_file())
+else:
+    assert all(row.good for row in proof.check(out, checkpoint, models))
+status = Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="NOT RUN: peak memory is measured on Linux only")
+@pytest.mark.parametrize("source", ["checkpoint", "file"])
+def test_peak_memory_is_at_most_1_3_times_the_largest_output(tiny_world, tmp_path, source):
+    models = Path(shutil.copytree(tiny_world, tmp_path / "models"))
+    settings = CosmosTransformer3DModel.load_config(tiny_world / "transformer") | {
+        "num_attention_heads": 16,
+        "num_layers": 10,
+    }
+    network = CosmosTransformer3DModel.from_config(settings)
+    network.save_pretrained(models / "transformer")
+    state = names.as_native(network.state_dict())
+    path = tmp_path / ("native.pt" if source == "file" else "iter_000000001")
+    if source == "file":
+        torch.save(state, path)
+    else:
+        both = state | names.as_native(network.state_dict(), prefix="net_ema.")
+        dcp.save(both, checkpoint_id=path / "model", no_dist=True)
+    used = {}
+    for action in ("write", "check"):
+        command = [sys.executable, "-c", MEASURE, action, path, models, tmp_path / "out"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=store.ASSETS.parent)
+        assert not done.returncode, done.stderr[-2000:]
+        used[action] = int(done.stdout.split()[-1])
+    outputs = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    largest = max(p.stat().st_size for p in outputs)
+    print(
+        f"{source}: largest output {largest / 1e6:.0f} MB, peak { ({k: round(v / 1e6) for k, v in used.items()}) } MB"
+    )
+    assert largest > 2e8, "too small to measure"
+    assert max(used.values()) <= 1.3 * largest

@@ -1,0 +1,137 @@
+"""The critic as a model: parity with plain transformers, what it sees of a clip, what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import PROMPTS, clip
+
+from cookbook import video
+from cookbook.errors import UserError
+from cookbook.judge import scoring
+from cookbook.models import critic as critics
+from cookbook.models.frames import Sampled, sample_frames, sample_video
+
+
+def questions(prompt: str) -> list[critics.Question]:
+    return [scoring.ask(question, prompt) for question in scoring.QUESTIONS]
+
+
+def test_scores_equal_plain_transformers(critic):
+    """A batch that shares the video's pass gives what processor and model give, called plainly for each chat."""
+    clips = [sample_frames(clip(seed), 8.0, 8, 1024, critic.token_edge) for seed in range(3)]
+    asked = [questions(prompt) for prompt in PROMPTS]
+    shared, _ = critics.score(critic, clips, asked)
+    for row, sampled in enumerate(clips):
+        for column, question in enumerate(asked[row]):
+            messages = [
+                {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
+                {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
+            ]
+            text = (
+                critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                + question.cue
+            )
+            metadata = {"total_num_frames": 9, "fps": 8.0, "frames_indices": list(range(9))}
+            inputs = critic.processor(
+                text=[text],
+                videos=[sampled.frames],
+                video_metadata=[metadata],
+                do_sample_frames=False,
+                do_resize=False,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                logits = critic.model(**inputs).logits[0, -1]
+            ids = [critic.processor.tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
+            np.testing.assert_allclose(shared[row, column], logits[ids].softmax(-1), atol=1e-5)
+
+
+def test_score_depends_on_frames_and_words(critic):
+    one = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    backwards = Sampled(np.ascontiguousarray(one.frames[::-1]), one.indices, one.clip_fps)
+    scores, _ = critics.score(critic, [one, backwards], [questions(PROMPTS[0])] * 2)
+    other, _ = critics.score(critic, [one], [questions(PROMPTS[1])])
+    assert np.abs(scores[0] - scores[1]).max() > 1e-7
+    assert np.abs(scores[0, 0] - other[0, 0]).max() < 1e-5 < np.abs(scores[0, 1] - other[0, 1]).max() * 1e3
+
+
+def test_digit_and_cue_tokens(critic):
+    """The digit behind the cue is one token of its own, whatever stands before it."""
+    tokenizer = critic.processor.tokenizer
+    for question in questions(PROMPTS[0]):
+        before = tokenizer.encode(question.cue)
+        assert tokenizer.encode(question.cue + "4") == before + [critic.digits[3]]
+
+
+def test_chat_shows_video_first_and_frame_times(critic):
+    sampled = sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
+    start, rest = critics.chat(critic, questions(PROMPTS[0])[1])
+    inputs = critics.watch(critic, [sampled], [start + rest])
+    text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
+    assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
+    assert "<0.1 seconds>" in text and "<0.6 seconds>" in text  # frames 0, 2, 4, 6, 8 at 8 fps, in pairs
+    assert critics.seen(critic, sampled, inputs, 0) == critics.Seen(5, 4.0, 3 * 4 * 6)
+
+
+@settings(deadline=None)  # other work on the machine may slow it down
+@given(
+    frames=st.integers(2, 120),
+    fps=st.sampled_from([5.0, 8.0, 16.0, 29.97, 30.0]),
+    height=st.integers(32, 200),
+    width=st.integers(32, 320),
+    tokens=st.integers(60, 4000),
+)
+def test_frames_keep_the_budget(frames, fps, height, width, tokens):
+    picture = np.zeros((frames, height, width, 3), np.uint8)
+    try:
+        sampled = sample_frames(picture, fps, 4, tokens, 32)
+    except UserError as error:
+        assert "too short" in str(error)
+        return
+    pairs = -(-len(sampled.indices) // 2)
+    assert pairs * (sampled.frames.shape[1] // 32) * (sampled.frames.shape[2] // 32) <= tokens
+    assert (
+        sampled.indices[0] == 0 and sampled.indices[-1] < frames and len(set(sampled.indices)) == len(sampled.indices)
+    )
+    assert sampled.fps <= fps + 1e-6
+
+
+def test_ignored_setting_is_an_error(critic):
+    sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    text = "".join(critics.chat(critic, questions(PROMPTS[0])[0]))
+    inputs = critics.watch(critic, [sampled], [text])
+    fewer = Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
+    with pytest.raises(UserError, match="changed the clip"):
+        critics.seen(critic, fewer, inputs, 0)
+    slower = Sampled(sampled.frames, sampled.indices, 2.0)
+    with pytest.raises(UserError, match="frame times"):
+        critics.seen(critic, slower, inputs, 0)
+
+
+def test_untrained_critic_writes_nothing(critic):
+    sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    assert critics.explain(critic, sampled, questions(PROMPTS[0])[0]) is None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_incomplete_critic_is_refused(critic_folder, tmp_path, missing):
+    shutil.copytree(critic_folder, tmp_path / "critic")
+    (tmp_path / "critic" / missing).unlink()
+    with pytest.raises(UserError, match="critic"):
+        critics.load_critic(tmp_path / "critic", torch.device("cpu"))
+
+
+def test_reading_a_file_shows_what_its_frames_would(tmp_path):
+    for height, width, fps, tokens in ((64, 96, 8, 1024), (80, 100, 30, 60)):
+        video.write_video(tmp_path / "a.mp4", clip(1, 40, height, width), fps)
+        whole = sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)
+        streamed = sample_video(tmp_path / "a.mp4", 8, tokens, 16)
+        assert streamed.shape == whole.shape and np.array_equal(streamed.frames, whole.frames)
+    squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *whole.frames.shape[1:3], crop=False)
+    assert np.abs(squashed[0].astype(int) - whole.frames[0]).max() <= 1, "Pillow's to one level"

@@ -1,0 +1,123 @@
+"""What becomes of an answer: the digit in a text, rubrics, statistics of scores, and clips spoilt as controls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import clip
+
+from cookbook.errors import UserError
+from cookbook.judge import controls, scoring, statistics
+
+FORMS = ["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5", "Rating: {}/5", "{}.0"]
+FORMS += ["<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Score (1 to 5): {}"]
+
+
+@given(st.integers(1, 5), st.sampled_from(FORMS))
+def test_parser_reads_the_digit(digit, form):
+    assert scoring.parse_answer(form.format(digit)) == digit
+
+
+@pytest.mark.parametrize("text", ["", "great", "6", "0/5", "between 3 and 4", "<think>4", "12", "3.7", "Score: 45"])
+def test_parser_says_none(text):
+    assert scoring.parse_answer(text) is None
+
+
+@given(st.text(max_size=60))
+def test_parser_never_fails(text):
+    assert scoring.parse_answer(text) in (None, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("physics", "Is it real?", "no answer cue"),
+        ("physics", "Is it real?\nAnswer", "no answer cue"),
+        ("instruction", "Was it done?\nScore:", "instruction"),
+        ("physics", b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
+    monkeypatch.setattr(scoring, "PROMPTS", tmp_path)
+    (tmp_path / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        scoring.read_rubric(name)
+
+
+# statistics and controls
+
+
+def test_threshold_and_auc():
+    labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 2, 1.0])
+    facts = statistics.measure(labels, scores, ["real"] * 3 + ["a", "a", "b"], list("abcdef"))
+    assert (
+        facts["auc"] == 1 and facts["threshold"] == 3 and facts["precision"] == 1 and facts["rule"] == "precision 0.75"
+    )
+    assert facts["per_kind"] == {"a": {"auc": 1, "n": 2}, "b": {"auc": 1, "n": 1}}
+    worse = statistics.threshold(labels, -scores)
+    assert "cannot be reached" in worse["rule"]
+    assert statistics.auc(np.ones(3), np.ones(3)) is None
+
+
+@given(st.lists(st.floats(1, 5), min_size=1, max_size=6), st.data())
+def test_best_of_is_the_mean_over_subsets(scores, data):
+    from itertools import combinations
+
+    take = data.draw(st.integers(1, len(scores)))
+    subsets = [max(subset) for subset in combinations(scores, take)]
+    assert statistics.best_of(scores, take) == pytest.approx(sum(subsets) / len(subsets))
+
+
+def test_the_pick_of_n_is_worth_its_mean_over_subsets():
+    from itertools import combinations
+
+    scores, worth = [3.0, 1.0, 3.0, 4.0, 2.0], [1.0, 0.0, 0.0, 0.0, 1.0]
+    for take in range(1, 6):
+        found = []
+        for subset in combinations(range(5), take):
+            best = max(scores[i] for i in subset)
+            found.append(np.mean([worth[i] for i in subset if scores[i] == best]))
+        assert statistics.best_of(scores, take, worth) == pytest.approx(np.mean(found))
+    assert statistics.best_of([1, 2, 3], 2, [0, 1, 0]) == pytest.approx(1 / 3)
+    assert statistics.best_of([1, 1, 1, 1], 3, [1, 0, 0, 1]) == 0.5  # a critic that says nothing picks at random
+
+
+def test_kappa_of_agreement_chance_and_reversal():
+    marks = [1, 2, 3, 4, 5] * 4
+    assert statistics.kappa(marks, marks) == 1
+    assert statistics.kappa([6 - mark for mark in marks], marks) == pytest.approx(-1)
+    assert abs(statistics.kappa(np.repeat([1, 2, 4, 5], 5).tolist(), marks)) < 1e-9
+    near, far = [min(5, mark + 1) for mark in marks], [1 if mark == 5 else mark for mark in marks]
+    assert statistics.kappa(near, marks) > 0.7 > 3 * statistics.kappa(far, marks)  # near misses weigh less
+    assert statistics.kappa([3, 3], [3, 3]) is None
+
+
+def test_retest_counts_what_flips():
+    facts = statistics.retest(np.array([1, 2, 3, 4.0]), np.array([1.5, 2, 2.5, 4]), 2.8)
+    assert facts == {"n": 4, "difference": 0.25, "correlation": pytest.approx(0.956, abs=1e-3), "flipped": 0.25}
+    assert statistics.retest(np.array([]), np.array([]), 3.0)["difference"] is None
+
+
+def test_interval_is_wider_over_groups():
+    values = np.repeat([0.0, 1.0, 0.0, 1.0, 1.0], 20)
+    mean = lambda rows: float(values[rows].mean())  # noqa: E731
+    clustered = statistics.interval(np.repeat(list("abcde"), 20).tolist(), mean)
+    alone = statistics.interval([str(i) for i in range(100)], mean)
+    assert clustered[1] - clustered[0] > 2 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize("kind", controls.SPOILERS)
+def test_spoilt_clips_differ_and_repeat(kind):
+    frames, other = clip(0, frames=25), clip(3, frames=20, height=80)
+    spoilt = controls.spoil(kind, frames, other, 1)
+    assert spoilt.dtype == np.uint8 and spoilt.shape[1:] == frames.shape[1:] and len(spoilt) > 12
+    assert spoilt.shape != frames.shape or (spoilt != frames).any()
+    assert np.array_equal(spoilt, controls.spoil(kind, frames, other, 1))
+
+
+def test_bad_controls_row(tmp_path):
+    (tmp_path / "controls.jsonl").write_text('{"file": "a.mp4", "kind": "real"}\n')
+    with pytest.raises(UserError, match="line 1"):
+        controls.labelled(tmp_path, 10)

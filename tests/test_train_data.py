@@ -1,0 +1,76 @@
+"""What training reads: the split, windows of clips, the order and the draws of batches."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from conftest import ALONE
+
+from cookbook import profiles, video
+from cookbook.errors import UserError
+from cookbook.train import clips as footage
+from cookbook.train.objective import Batch, batches, sample
+
+
+def test_split_holds_out_a_stable_part_and_keeps_seeds_together(tmp_path):
+    clips = [footage.Clip(Path(f"{name:02d}_seed{k}.mp4"), "x") for name in range(20) for k in range(2)]
+    used, held = footage.split(clips)
+    assert 3 <= len(held) <= 4 and len(used) + len(held) == 40
+    assert not {c.video.stem.split("_")[0] for c in used} & {c.video.stem.split("_")[0] for c in held}
+    assert footage.split(clips[::-1])[1] == held[::-1] or set(footage.split(clips[::-1])[1]) == set(held)
+
+
+def test_every_clip_once_per_epoch_in_a_new_order(cached):
+    recipe = tiny.profile(Path()).recipe
+    orders = [[sample(cached, recipe, 0, epoch * 6 + i).clean for i in range(6)] for epoch in range(2)]
+    sums = [[round(float(clean.sum()), 3) for clean in order] for order in orders]
+    assert sorted(sums[0]) == sorted(sums[1]) and len(set(sums[0])) == 6 and sums[0] != sums[1]
+
+
+def test_a_batch_is_a_function_of_seed_and_step_however_it_is_shared(cached):
+    recipe = replace(tiny.profile(Path()).recipe, batch=4, text_dropout=0.5)
+    whole = batches(cached, recipe, 0, ALONE)(3)
+    halves = [batches(cached, replace(recipe, batch=2), 0, replace(ALONE, rank=rank, size=2))(3) for rank in (0, 1)]
+    together = Batch.stack(halves, ALONE.device)
+    for one, other in zip(vars(whole).values(), vars(together).values(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(whole.noise, batches(cached, recipe, 1, ALONE)(3).noise)
+
+
+def test_draws_follow_the_recipe(cached):
+    recipe = replace(profiles.upstream_recipe(), batch=1)
+    drawn = [sample(cached, recipe, 0, number) for number in range(600)]
+    shares = np.bincount([int(batch.given) for batch in drawn]) / 600
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.07)
+    assert np.mean([bool((batch.text == 0).all()) for batch in drawn]) == pytest.approx(0.2, abs=0.06)
+
+
+def test_long_clips_give_several_windows_and_short_ones_are_refused(tmp_path):
+    frames = np.zeros((40, 32, 48, 3), np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None, None] * 5
+    video.write_video(tmp_path / "long.mp4", frames, 8)
+    video.write_video(tmp_path / "short.mp4", frames[:5], 8)
+    recipe = profiles.recommended_recipe()
+    parts = footage.windows(tmp_path / "long.mp4", tiny.GEOMETRY, recipe)
+    assert len(parts) == footage.WINDOWS and parts[0][0].mean() < 10 and parts[-1][-1].mean() > 180
+    with pytest.raises(UserError, match=r"short.mp4: 5 frames at 8 per second are too few, 9 are needed"):
+        footage.windows(tmp_path / "short.mp4", tiny.GEOMETRY, recipe)
+
+
+def test_bad_folders_are_refused_by_name(tmp_path, tiny_clips):
+    with pytest.raises(UserError, match="holds 0 mp4 files"):
+        footage.read_clips(tmp_path)
+    shutil.copytree(tiny_clips, tmp_path / "clips")
+    caption = tmp_path / "clips/metas/003.txt"
+    for content, complaint in ((b" \n", "the caption is empty"), (b"caf\xe9", "not UTF-8")):
+        caption.write_bytes(content)
+        with pytest.raises(UserError, match=f"003.txt: {complaint}"):
+            footage.read_clips(tmp_path / "clips")
+    caption.unlink()
+    with pytest.raises(UserError, match="003.txt: no such caption file"):
+        footage.read_clips(tmp_path / "clips")
