@@ -22,31 +22,30 @@ Row = tuple[str, float, float, float]  # figure in words, its value, and from wh
 
 
 def figures(run: Path) -> dict[str, list[Row]]:
-    """The figures of a finished run, by the part of the notebooks they belong to (the keys of `WHY`).
+    """The figures of a finished run, by the part of the notebooks they belong to (the keys of `WHY`); those without an
+    interval, as of a single prompt, are left out.
 
     Raises:
         UserError: a stage has not been run.
     """
     train, judged = results.manifest(run, "train"), results.manifest(run, "judge")
-    losses = {"no model": "zero_velocity", "before": "before", "after": "after"}
     critic, gain = results.calibration(run), results.gain(run)
-    shares = [
-        ("tuned: instruction followed, says the critic", judged["follow_rate_tuned"], "follow_rate_tuned_interval"),
-        ("tuned: object placed, by the truth", judged["placed_rate_tuned"], "placed_rate_tuned_interval"),
-    ]
-    return {
-        "held-out loss": [_near(f"held-out loss, {name}", train[f"heldout_{key}"]) for name, key in losses.items()],
-        "critic": [
-            (f"{question}: AUC", critic[question]["auc"], *critic[question]["auc_interval"])
-            for question in results.QUESTIONS
+    losses = {"no model": "zero_velocity", "before": "before", "after": "after"}
+    shares = {"instruction followed, says the critic": "follow_rate", "object placed, by the truth": "placed_rate"}
+    near = {f"held-out loss, {name}": train[f"heldout_{key}"] for name, key in losses.items()}
+    parts = {
+        "held-out loss": [(words, loss, [(1 - NEAR) * loss, (1 + NEAR) * loss]) for words, loss in near.items()],
+        "critic": [(f"{name}: AUC", critic[name]["auc"], critic[name]["auc_interval"]) for name in results.QUESTIONS],
+        "verdicts": [
+            (f"tuned: {words}", judged[f"{key}_tuned"], judged[f"{key}_tuned_interval"])
+            for words, key in shares.items()
         ],
-        "verdicts": [(words, value, *judged[edges]) for words, value, edges in shares]
-        + [("gain: followed, tuned minus base, says the critic", gain["gain"], *gain["interval"])],
     }
-
-
-def _near(words: str, value: float) -> Row:
-    return words, value, round((1 - NEAR) * value, 4), round((1 + NEAR) * value, 4)
+    parts["verdicts"].append(("gain: followed, tuned minus base, says the critic", gain["gain"], gain["interval"]))
+    return {
+        part: [(words, value, *(round(edge, 4) for edge in edges)) for words, value, edges in rows if edges]
+        for part, rows in parts.items()
+    }
 
 
 def published() -> dict[str, dict]:

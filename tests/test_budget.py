@@ -203,6 +203,8 @@ def test_figures_come_with_how_far_they_may_differ(monkeypatch):
     assert found["held-out loss"][2] == ("held-out loss, after", 0.2, 0.18, 0.22)
     assert found["critic"][0] == ("physics: AUC", 0.8, 0.7, 0.9)
     assert [row[1:] for row in found["verdicts"]] == [(0.7, 0.5, 0.9), (0.3, 0.1, 0.5), (0.4, 0.2, 0.6)]
+    monkeypatch.setattr(results, "gain", lambda run: {"gain": None, "interval": None})
+    assert len(expected.figures(None)["verdicts"]) == 2
 
 
 def test_minutes_are_measured_or_calculated(monkeypatch):
