@@ -148,8 +148,8 @@ pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 # ### Side by side
 #
 # **What you should see:** the first frame is the same photo in both. At `nano` the base model has seen this robot reach, point, push and lift, but never place: it moves
-# plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps change
-# nothing that an eye could see. The last line is the proof that the trained weights were used: exactly 0 would say that they were not.
+# plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps make
+# the motion softer and teach no placing. The last line is the proof that the trained weights were used: exactly 0 would say that they were not.
 
 # %%
 import numpy as np
