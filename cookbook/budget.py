@@ -82,6 +82,16 @@ def timings() -> dict[str, dict]:
     return json.loads(TIMINGS.read_text()) if TIMINGS.exists() else {}
 
 
+def minutes(profile: str) -> dict[str, float]:
+    """Notebook number -> minutes that its stages take: measured, or calculated. What is not known is left out."""
+    p = profiles.get(profile)
+    known = [(work.notebook, work.seconds) for work in stages(p) if work.seconds]
+    if p.world.ships:
+        told = timings().get(profile, {"notebooks": {}})["notebooks"]
+        known = [(name[:2], row["seconds"]) for name, row in told.items()]
+    return {number: sum(seconds for other, seconds in known if other == number) / 60 for number, _ in known}
+
+
 def plan(profile: str, notebook: str | None = None) -> None:
     """Print what will be done, how long it takes in how much memory, and what must be downloaded under which licence.
 
@@ -118,7 +128,8 @@ def _measured(profile: str, notebook: str | None) -> str:
     told = timings().get(profile)
     if not told:
         return "not yet"
-    rows = [row for name, row in told["notebooks"].items() if notebook in (None, name[:2])]
+    wanted = [notebook] if notebook else ["00", *(work.notebook for work in stages(profiles.get(profile)))]
+    rows = [row for name, row in told["notebooks"].items() if name[:2] in wanted]
     peak = max((row["peak_memory_gb"] for row in rows), default=0)
     return f"{spell(sum(row['seconds'] for row in rows))}, {peak:.1f} GB of memory ({told['device']}, {told['date']})"
 

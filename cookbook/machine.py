@@ -110,6 +110,21 @@ class Machine:
         return bool(get_token())
 
     @cached_property
+    def refused(self) -> bool:
+        """Whether the Hub answers 401 to the token: it is mistyped, deleted, or has expired."""
+        from huggingface_hub import whoami
+        from huggingface_hub.errors import HfHubHTTPError
+
+        def ask() -> bool:
+            try:
+                whoami()
+            except HfHubHTTPError as error:
+                return error.response.status_code == 401
+            return False
+
+        return within(8, ask) or False
+
+    @cached_property
     def online(self) -> bool:
         """Whether the Hub answers, asked for at most four seconds."""
         from urllib.request import Request, urlopen

@@ -10,6 +10,7 @@ import ast
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -35,7 +36,7 @@ from cookbook.machine import Machine
 
 ROOT = store.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
-FURTHER = ("05",)  # beyond the guide: executed only if asked for
+FURTHER = {"05": "critic"}  # beyond the guide, executed only if asked for; and the folder that it makes
 MADE = {
     "01": ["data"],
     "02": ["train"],
@@ -83,15 +84,20 @@ def run_all(
     before = _finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
-        fresh = not any((folder / store.FOLDERS[stage]).exists() for stage in MADE.get(source.stem[:2], ()))
+        fresh = not any((folder / place).exists() for place in _makes(source.stem[:2]))
         disk = _written(folder)
         timing = execute(source, folder / "notebooks" / source.name, given[source])
         timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
         # what was found or only continued would count as time that it does not take
-        if fresh and source.stem[:2] not in FURTHER:
+        if fresh:
             _remember(folder, profile, source.stem, timing)
         print(f"{timing['seconds']:.0f} s, {timing['peak_memory_gb']:.1f} GB", flush=True)
     return _conclude(profile, folder, before)
+
+
+def _makes(number: str) -> list[str]:
+    """The folders of a run that a notebook makes."""
+    return [FURTHER[number]] if number in FURTHER else [store.FOLDERS[stage] for stage in MADE.get(number, ())]
 
 
 def select(only: str | None = None, start: str | None = None) -> list[Path]:
@@ -153,11 +159,12 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         code cell of the source, in order.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(_moved(nbformat.read(source, as_version=4), target.parent), target)
     clock = time.monotonic()
     try:
         with _headless(), _memory() as samples:
             papermill.execute_notebook(
-                str(source),
+                str(target),
                 str(target),
                 parameters,
                 kernel_name="python3",
@@ -183,6 +190,14 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         "peak_memory_gb": _peak(samples),
         "cells": [_cell_timing(cell, samples) for cell in cells if own(cell)],
     }
+
+
+def _moved(book: NotebookNode, folder: Path) -> NotebookNode:
+    """A notebook whose links and pictures beyond notebooks/ still lead there from the folder of its copy."""
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../", f"]({Path(os.path.relpath(ROOT, folder)).as_posix()}/")
+    return book
 
 
 def own(cell: NotebookNode) -> bool:
@@ -285,9 +300,16 @@ def _remember(folder: Path, profile: str, name: str, timing: dict) -> None:
     path = folder / "notebooks" / "timings.json"
     timings = results.read_json(path) if path.exists() else {}
     known = timings.get("notebooks", {})
-    told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "processor": Machine().processor}
-    told |= store.environment()
+    told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
+    told |= {"processor": Machine().processor, **store.environment()}
     store.write_json(path, {**told, "notebooks": {**known, name: timing}})
+
+
+def _commit() -> str:
+    """Which state of the checkout ran, as git names it."""
+    git = [shutil.which("git") or "false", "-C", str(ROOT), "describe", "--always", "--exclude=*"]
+    done = subprocess.run([*git, "--dirty= with changes"], capture_output=True, text=True)
+    return done.stdout.strip() or "not recorded"
 
 
 def _conclude(profile: str, folder: Path, before: dict[str, str]) -> dict:

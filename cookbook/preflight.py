@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from cookbook import profiles, store
 from cookbook.errors import UserError
 from cookbook.machine import Machine, installed
+from cookbook.models import choices
 from cookbook.profiles import Profile, Source
 
 GUARDRAIL = Source("nvidia/Cosmos-Guardrail1", "main", licence=profiles.NVIDIA_MODEL_LICENCE, gated=True)
@@ -144,13 +145,17 @@ def _hub(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
         return {name: (not waiting[name] or test(waiting[name])) if wanted[name] else None for name in chosen}
 
     online, token = ("yes" if state else "no" for state in (machine.online, machine.token))
+    stale = machine.token and machine.online and machine.refused
     licences = f"{len(closed)} not accepted, or not to be asked" if closed else "accepted"
     return [
         Check(
             "Hub reachable", online, "unset HF_HUB_OFFLINE  (or connect this machine)", holds(lambda _: machine.online)
         ),
         Check(
-            "Hub token", token, "hf auth login", holds(lambda places: machine.token or not any(s.gated for s in places))
+            "Hub token",
+            "refused (401)" if stale else token,
+            "unset HF_TOKEN; hf auth login  (the Hub no longer takes this one)" if stale else "hf auth login",
+            holds(lambda places: (machine.token and not stale) or not any(s.gated for s in places)),
         ),
         Check(
             "Hub licences",
@@ -189,11 +194,13 @@ def doctor(profile: str | None = None) -> bool:
     able = {name: all(check.holds[name] is not False for check in found) for name in names}
     for name in names:
         print(f"{name}: {'can run here' if able[name] else 'cannot run here yet'} ({profiles.get(name).hardware})")
+    print(f"\nchosen for this machine:\n{choices.told()}")
     return able[profile or "nano"]
 
 
 def require(profile: str) -> None:
-    """The first cell of a notebook: one line where the profile can run here, an error with the fix where it cannot."""
+    """In each notebook: that the profile can run here, and what was chosen for this machine and why; an error with the
+    fix where it cannot."""
     _quiet_libraries()
     machine = Machine()
     found = [check for check in checks(machine, [profiles.get(profile).name]) if check.holds[profile] is False]
@@ -202,6 +209,7 @@ def require(profile: str) -> None:
         raise UserError(f"{profile} cannot run here, because of{missing}")
     gpus = f", {len(machine.gpus)} x {machine.gpus[0][0]}" if machine.gpus else ""
     print(f"preflight: {profile} can run here ({machine.cores} cores, {machine.memory_gb:.0f} GB memory{gpus})")
+    print(choices.told())
 
 
 def _quiet_libraries() -> None:

@@ -1,31 +1,35 @@
 """`python -m cookbook.publish [RUN ...]`: what was run and measured, brought into the files that readers see.
 
-The outputs of a nano run go into notebooks/, without anything of the machine they were made on. The times of every run
-go to assets/timings.json and from there into the table at the top of each notebook and into the README. Without a run
-only those tables are written again.
+The outputs of a nano run go into notebooks/, without anything of the machine they were made on, its figures to
+assets/figures.json, and the picture at the top of each notebook, an output of its cell tagged `picture`, to
+assets/pictures/. The times of every run go to assets/timings.json. From there tables are written into the notebooks and
+the README. Without a run only tables and pictures are written again.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-from cookbook import budget, preflight, profiles, results, store
+from cookbook import budget, expected, preflight, profiles, results, store
 from cookbook.errors import UserError
 from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own, select
 
 SHOWN = "nano"  # the profile whose outputs readers see
-BLOCK = re.compile(r"(<!-- measured -->\n).*?(\n(?:# )?<!-- /measured -->)", re.S)
+BLOCK = re.compile(r"(<!-- (measured|figures: [\w -]+) -->\n).*?(\n(?:# )?<!-- /\2 -->)", re.S)
+PICTURE = re.compile(r"!\[[^\]]+\]\(\.\./(assets/pictures/\w+\.(png|jpeg))\)")
 
 
 def publish(*runs: Path | str) -> None:
-    """Take over what finished runs left, then write all tables.
+    """Take over what finished runs left, then write all tables and pictures.
 
     Raises:
         UserError: a run without times, or one whose notebooks are not those of this checkout.
@@ -34,45 +38,77 @@ def publish(*runs: Path | str) -> None:
         told = results.read_json(run / "notebooks" / "timings.json")
         if told["profile"] == SHOWN:
             outputs(run.absolute())
+            where = {key: told[key] for key in ("date", "device", "processor")}
+            store.write_json(expected.FIGURES, {SHOWN: {**where, "figures": expected.figures(run)}})
         store.write_json(budget.TIMINGS, budget.timings() | {told["profile"]: told})
-    for path in select():
-        table, twin = block(path.stem), path.with_suffix(".py")
-        book = nbformat.read(path, as_version=4)
-        book.cells[0].source = _replaced(book.cells[0].source, table)
+    for path in every():
+        book, twin = nbformat.read(path, as_version=4), path.with_suffix(".py")
+        for cell in book.cells:
+            if cell.cell_type == "markdown":
+                cell.source = filled(cell.source, path.stem)
         nbformat.write(book, path)
-        comment = "\n".join(f"# {line}".rstrip() for line in table.split("\n"))
-        twin.write_text(_replaced(twin.read_text(), comment))
+        twin.write_text(filled(twin.read_text(), path.stem, lambda line: f"# {line}".rstrip()))
+        if picture := drawn(book):
+            place = ROOT / PICTURE.search(book.cells[0].source)[1]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(picture)
     readme = ROOT / "README.md"
     readme.write_text(with_times(readme.read_text()))
+
+
+def every() -> list[Path]:
+    """All notebooks, those beyond the guide included."""
+    return select() + [path for number in FURTHER for path in NOTEBOOKS.glob(f"{number}_*.ipynb")]
+
+
+def drawn(book: NotebookNode) -> bytes | None:
+    """The picture of a notebook: what its cell tagged `picture` shows. None where the notebook was not executed.
+
+    Raises:
+        UserError: the notebook names no picture at its top, or that cell shows none of its kind.
+    """
+    named = PICTURE.search(book.cells[0].source)
+    (cell,) = [cell for cell in book.cells if "picture" in cell.metadata.get("tags", [])] or [None]
+    if not named or cell is None:
+        raise UserError(f"{book.cells[0].source.splitlines()[0]}: no picture at its top, or no cell tagged `picture`")
+    if cell.execution_count is None:
+        return None
+    shown = [output.data[kind] for output in cell.outputs if (kind := f"image/{named[2]}") in output.get("data", {})]
+    if not shown:
+        raise UserError(f"{named[1]}: the cell tagged `picture` shows no {named[2]}")
+    return base64.b64decode(shown[0])
 
 
 def outputs(folder: Path) -> None:
     """The outputs of a run's executed copies into notebooks/, of further notebooks where they were executed."""
     made = folder / "notebooks"
-    further = [
-        path for number in FURTHER for path in NOTEBOOKS.glob(f"{number}_*.ipynb") if (made / path.name).exists()
-    ]
-    for source in select() + further:
-        executed = nbformat.read(made / source.name, as_version=4)
-        cells = list(filter(own, executed.cells))
-        book = nbformat.read(source, as_version=4)
-        if [_untimed(c.source) for c in cells] != [_untimed(c.source) for c in book.cells]:
+    for source in every():
+        if source not in select() and not (made / source.name).exists():
+            continue
+        book, executed = (nbformat.read(path, as_version=4) for path in (source, made / source.name))
+        cells = [cell for cell in book.cells if cell.cell_type == "code"]
+        ran = [cell for cell in executed.cells if cell.cell_type == "code" and own(cell)]
+        if [cell.source for cell in cells] != [cell.source for cell in ran]:
             raise UserError(f"{source.name} has changed since {folder} was made; run it again before publishing")
-        count = 0
-        for cell, done in zip(book.cells, cells, strict=True):
-            if cell.cell_type == "code":
-                count += 1
-                cell.execution_count = count
-                cell.outputs = [anonymous(output, folder, count) for output in done.outputs]
+        for count, (cell, done) in enumerate(zip(cells, ran, strict=True), 1):
+            cell.execution_count = count
+            cell.outputs = [anonymous(output, folder, count) for output in done.outputs]
         nbformat.write(book, source)
 
 
-def _untimed(source: str) -> str:
-    return BLOCK.sub("", source)
+def filled(text: str, name: str, line: Callable[[str], str] = str) -> str:
+    """A notebook's text with the tables that belong between its marks: its budget, or figures of the published run.
 
+    Args:
+        line: what becomes of each line of a table.
+    """
 
-def _replaced(text: str, block: str) -> str:
-    return BLOCK.sub(lambda found: f"{found[1]}{block}{found[2]}", text)
+    def table(found: re.Match) -> str:
+        kind, _, part = found[2].partition(": ")
+        told = expected.block(part, SHOWN) if kind == "figures" else block(name)
+        return found[1] + "\n".join(map(line, told.split("\n"))) + found[3]
+
+    return BLOCK.sub(table, text)
 
 
 def anonymous(output: NotebookNode, folder: Path, count: int) -> NotebookNode:
@@ -94,7 +130,7 @@ def block(name: str) -> str:
         row = told.get(profile, {}).get("notebooks", {}).get(name)
         cells = _measured(row, told[profile]["date"]) if row else _calculated(profile, name[:2])
         lines.append(f"| `{profile}` | {' | '.join(cells)} |")
-    if SHOWN in told:
+    if SHOWN in told and (name[:2] not in FURTHER or name in told[SHOWN]["notebooks"]):
         lines += ["", _verified(told[SHOWN])]
     return "\n".join([*lines, ""])
 
@@ -107,6 +143,9 @@ def _measured(row: dict, date: str) -> tuple[str, ...]:
 def _calculated(profile: str, number: str) -> tuple[str, ...]:
     p = profiles.get(profile)
     work = [stage for stage in budget.stages(p) if stage.notebook == number]
+    if number in FURTHER:
+        needed = () if p.world.ships else (p.train_data, p.eval_data, p.critic)
+        return *["not measured"] * 3, "; ".join(map(_place, needed)) or "nothing, none", "-"
     if p.world.ships:
         return "not measured", "not measured", "not measured", "nothing, none", "-"
     if not work:
@@ -139,9 +178,11 @@ def _verified(told: dict) -> str:
         f"{name} {told['versions'][name]}" for name in ("python", "torch", "diffusers", "transformers")
     )
     return (
-        f"**Last verified** {told['date']} at `{told['profile']}`: {versions}; {told['device']}, {told['processor']}.\n"
+        f"**Last verified** {told['date']} at `{told['profile']}`, commit {told['commit']}: {versions}; "
+        f"{told['device']}, {told['processor']}.\n"
         "*Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with\n"
-        "random weights; `cookbook train --profile 2b --plan` says more."
+        "random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:\n"
+        "[not tried](../setup.md#colab-and-binder), so there is no badge."
     )
 
 
@@ -153,14 +194,14 @@ def with_times(readme: str) -> str:
     for name, row in told["notebooks"].items():
         line = re.compile(rf"^(\| {name[:2]} \|[^|]*\|[^|]*\|)[^|]*\|", re.M)
         readme = line.sub(lambda found, row=row: f"{found[1]} {budget.spell(row['seconds'])} |", readme)
-    rows = told["notebooks"].values()
+    rows = [row for name, row in told["notebooks"].items() if name[:2] not in FURTHER]
     total, peak = sum(row["seconds"] for row in rows), max(row["peak_memory_gb"] for row in rows)
     where = f"{told['device']}, {told['processor']}, PyTorch {told['versions']['torch']}, {told['date']}"
     text = (
         f"Times: `make run` after the install, {where}: {budget.spell(total)} in all, {peak:.1f} GB at most; seconds "
         "and memory of every cell are in [assets/timings.json](assets/timings.json)."
     )
-    return _replaced(readme, text)
+    return BLOCK.sub(lambda found: f"{found[1]}{text}{found[3]}", readme)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@
 # **Promise.** After a minute you know what this machine can run, what is missing for the rest, and what each
 # position of the dial costs, before anything is downloaded.
 #
+# ![Bars: minutes of each notebook at each profile](../assets/pictures/00_prerequisites.png)
+#
+# *What each position of the dial costs, from the section “The dial”.*
+#
 # You will be able to
 # * read the doctor's table and mend what it reports,
 # * choose a profile and say what it will do, and
@@ -39,9 +43,10 @@
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 #
-# **Last verified** 2026-11-25 at `nano`: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook train --profile 2b --plan` says more.
+# random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
+# [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->
 
@@ -49,7 +54,7 @@
 profile: str = "nano"  # smoke, nano, 2b or 14b
 
 # %%
-from cookbook import budget, preflight, profiles, store
+from cookbook import budget, preflight, profiles, show, store
 from cookbook.machine import Machine
 
 settings = profiles.get(profile)
@@ -97,15 +102,18 @@ able = preflight.doctor()
 # `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and they were
 # trained by us for this cookbook. So a line that runs at `nano` is the line that runs at `2b`; only the results differ.
 #
-# **What you should see:** four rows whose numbers differ, from a laptop to eight GPUs. The code stays the same.
+# **What you should see:** four rows whose numbers differ, from a laptop to eight GPUs; the code stays the same. Below them what that costs in time: for
+# `smoke` and `nano` measured on the machine named at the top (half or twice of it is common on others), for `2b` and `14b` calculated, where a measurement allows it.
 
 
-# %%
+# %% tags=["picture"]
 def row(p: profiles.Profile) -> dict:
     size = f"{p.clip.frames} x {p.clip.height} x {p.clip.width}"
     return {"profile": p.name, "clip": size, "tokens": p.clip.tokens, "steps": p.recipe.steps, "hardware": p.hardware}
 
 
+times = pd.DataFrame({name: budget.minutes(name) for name in profiles.PROFILES})
+times.sort_index(ascending=False).plot.barh(ax=show.axes(), logx=True, xlabel="minutes", ylabel="notebook", title="What a profile costs")
 pd.DataFrame([row(profiles.get(name)) for name in profiles.PROFILES])
 
 # %% [markdown]
@@ -198,5 +206,8 @@ exercises.check_00_3(stale);
 # | `packages ... missing` | another environment is active | `pip install -c constraints.txt -e ".[dev,sim]"` |
 # | a GPU is there, the doctor sees none | PyTorch without CUDA, or a driver that is too old | `nvidia-smi` must work; then install again |
 # | 403 although you have a token | licence not accepted by the token's account | open the model's page, accept, try again |
+#
+# **Read more:** the recipe that this cookbook executes, [GR00T-Dreams](https://github.com/nvidia/gr00t-dreams), and the paper behind it,
+# [DreamGen](https://arxiv.org/abs/2505.12705) (2025); [which Cosmos models there are](https://github.com/nvidia-cosmos).
 #
 # **Next:** [01 · Prepare the data](01_preparing_data.ipynb)

@@ -17,6 +17,10 @@
 # **Promise.** From a folder of robot videos and a table of instructions to a checked training set in the published layout,
 # with every unusable clip named and explained.
 #
+# ![Contact sheets of three training clips, each below its instruction](../assets/pictures/01_preparing_data.jpeg)
+#
+# *Three clips of the training set as they were prepared, from the section “Preview”.*
+#
 # You will be able to
 # * lay out training clips and captions as Cosmos Predict 2.5 expects them,
 # * check clips for length, rate and captions before a GPU is rented, and
@@ -39,9 +43,10 @@
 # | `2b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
 # | `14b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook train --profile 2b --plan` says more.
+# random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
+# [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->
 
@@ -76,7 +81,7 @@ preflight.require(profile)
 # evaluation set is misnamed and gets lost. `prepare` decodes every clip to its end, reads every caption, and stops with the **list of all**
 # problems, not with the first.
 #
-# **What you should see:** how many clips and photos were found. Run the cell twice: the second time it says *found, skipping*.
+# **What you should see:** how many clips and photos were found: exactly 96 and 20 at `nano`, 4 and 20 at `smoke`, none skipped. Run the cell twice: the second time it says *found, skipping*.
 
 # %%
 manifest = prepare(
@@ -107,9 +112,11 @@ captions = [(train / "metas" / f"{clip.stem}.txt").read_text() for clip in video
 show.show_prompts(list(zip(captions, videos[:3])))
 
 # %% [markdown]
-# The same clips as contact sheets, for places where videos do not play (first and last frame included):
+# The same clips as contact sheets, for places where videos do not play (first and last frame included).
+#
+# **What you should see:** the same three clips as in the picture at the top, frame for frame; the order of files is that of their names on every machine.
 
-# %%
+# %% tags=["picture"]
 show.show_sheet(videos[:3], [caption.removeprefix(settings.prompt_prefix) for caption in captions])
 
 # %% [markdown]
@@ -123,7 +130,7 @@ show.show_sheet(videos[:3], [caption.removeprefix(settings.prompt_prefix) for ca
 #
 # Attention costs grow with $N^2$; this one number decides what a training step costs.
 #
-# **What you should see:** at `nano` 420 tokens, at `2b` 31,104.
+# **What you should see:** at `nano` exactly 420 tokens, at `2b` 31,104.
 
 # %%
 info = video.probe(videos[0])
@@ -226,5 +233,8 @@ exercises.check_01_3(row);
 # | *N clips cannot be used* | short or broken video, missing or empty caption | mend them, or set `skip_bad = True` and read the reasons |
 # | *made from other inputs* | the source folder changed after a first run | `cookbook prepare --redo`, or another `run` folder |
 # | *the header is ...; it must be file,prompt* | a `metadata.csv` from another tool | rename its columns; one row per video |
+#
+# **Read more:** the data set on its [page](https://huggingface.co/datasets/nvidia/GR1-100); the video autoencoder in the report on
+# [Wan](https://arxiv.org/abs/2503.20314) (2025).
 #
 # **Next:** [02 · Post-train the world model](02_post_training.ipynb)

@@ -16,6 +16,10 @@
 #
 # **Promise.** From a training checkpoint to weight files that are proven equal to it, and from one photo and one instruction to a video, by the base model and by yours.
 #
+# ![Contact sheets: base model above tuned model, on two photos](../assets/pictures/03_inference.jpeg)
+#
+# *Same photo, same instruction, same noise: each time the base model above, the tuned one below, from the section “Side by side”.*
+#
 # You will be able to
 # * convert a distributed checkpoint into the published files, and prove that nothing was lost,
 # * generate from photo and instruction, with seeds that give the same video again, and
@@ -38,9 +42,10 @@
 # | `2b` | 3.5 h and convert: not measured | 20 GB on one GPU | 37.1 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 # | `14b` | 46.9 min and convert: not measured | 33 GB on each of 8 GPUs | 258.6 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook train --profile 2b --plan` says more.
+# random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
+# [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->
 
@@ -50,7 +55,7 @@ run: str = ""  # run folder, empty for runs/<profile>
 seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's number
 
 # %%
-from cookbook import budget, flow, preflight, profiles, samples, show, store
+from cookbook import budget, flow, preflight, profiles, samples, show, store, video
 from cookbook.convert import convert
 from cookbook.generate import generate
 
@@ -77,7 +82,7 @@ folder = samples.with_checkpoint(profile, store.run_folder(run or None, profile)
 # The published loader is not strict: a name that does not match is left out with a warning, and the model then makes noise, or videos just like those of the base model. So here every written file is
 # **read again in a new process** and compared with the checkpoint, tensor by tensor.
 #
-# **What you should see:** one row per file (four; five where LoRA was trained, whose adapter is a file too), each *equal bit by bit*, and a largest difference of 0.
+# **What you should see:** one row per file (four; five where LoRA was trained, whose adapter is a file too), each *equal bit by bit*, and a largest difference of exactly 0: no tolerance, as nothing is computed.
 
 # %%
 exported = convert(profile, run=folder)
@@ -123,6 +128,8 @@ base = generate(profile, run=folder, model="base")
 # #### Then yours
 #
 # Several seeds per prompt, because the next notebook picks the best of them.
+#
+# **What you should see:** at `nano` four times as many clips as before, in four times the time: a step costs the same, whosever weights it uses.
 
 # %%
 tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)
@@ -141,10 +148,12 @@ pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 # ### Side by side
 #
 # **What you should see:** the first frame is the same photo in both. At `nano` the base model has seen this robot reach, point, push and lift, but never place: it moves
-# plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps change
-# nothing that an eye could see.
+# plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps make
+# the motion softer and teach no placing. The last line is the proof that the trained weights were used: exactly 0 would say that they were not.
 
 # %%
+import numpy as np
+
 made = {model: {(row["name"], row["seed"]): row for row in rows[model] if not row["blocked"]} for model in rows}
 shared = sorted(made["base"].keys() & made["tuned"].keys())
 picked = [shared[0], shared[-1]]
@@ -157,11 +166,13 @@ def clip(model: str, key: tuple):
 for key in picked:
     print(made["tuned"][key]["prompt"])
     show.show_video([clip("base", key), clip("tuned", key)], ["base", "tuned"], height=144)
+gaps = [video.read_video(clip("base", key))[0] - 1.0 * video.read_video(clip("tuned", key))[0] for key in shared]
+print(f"a pixel of base and tuned differs by {np.abs(gaps).mean():.1f} of 255 on average")
 
 # %% [markdown]
-# The same as contact sheets, base above tuned:
+# **What you should see:** the same as contact sheets, base above tuned, as in the picture at the top. On another kind of processor the clips begin alike and may end differently: rounding grows on the way.
 
-# %%
+# %% tags=["picture"]
 clips = [clip(model, key) for key in picked for model in ("base", "tuned")]
 show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in picked for model in ("base", "tuned")])
 
@@ -215,10 +226,6 @@ show.browse(lambda guidance: show.show_video(strong[guidance], height=144), guid
 # them, base beside tuned.
 
 # %%
-import numpy as np
-
-from cookbook import video
-
 every = sorted({seed for _, seed in made["tuned"]})
 photos = {made["tuned"][name, seed]["prompt"]: name for name, seed in shared}
 
@@ -301,5 +308,8 @@ exercises.check_03_3(differing);
 # | flicker and burnt colours | wrong solver schedule, or guidance too high | linear schedule with shift 5; guidance from the profile |
 # | a row with `blocked: true` | NVIDIA's guardrail stopped the prompt or the video | another prompt or photo; the guardrail is part of the licence |
 # | 403 at the download | licence not accepted | the message names the page |
+#
+# **Read more:** guidance in [Ho and Salimans](https://arxiv.org/abs/2207.12598) (2022); the solver in [UniPC](https://arxiv.org/abs/2302.04867) (2023); generation as data for robots in
+# [DreamGen](https://arxiv.org/abs/2505.12705) (2025).
 #
 # **Next:** [04 · Judge and filter](04_plausibility_filtering.ipynb)

@@ -16,6 +16,10 @@
 #
 # **Promise.** A critic whose error is known scores every video, and what passes becomes a new training set, with the reason for each clip.
 #
+# ![Contact sheets: two clips that were kept, two that were dropped, with the reasons](../assets/pictures/04_plausibility_filtering.jpeg)
+#
+# *Two videos of the tuned model that were kept and two that were dropped, from the section “Kept, and dropped”.*
+#
 # You will be able to
 # * measure a critic on clips whose faults you know, before you believe it,
 # * turn a language model's probabilities into a score that can be ranked, and
@@ -38,9 +42,10 @@
 # | `2b` | 1.6 min | 16 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 43 s | 28 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook train --profile 2b --plan` says more.
+# random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
+# [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->
 
@@ -97,6 +102,18 @@ show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number
 #
 # **What you should see:** for each question AUC, its interval and the threshold; then the AUC on faults made without a simulator (frames shuffled, reversed, cut out; regions pasted or erased), which can be made of *any* clips, also of
 # those at `2b`; then how much a score moves when the very same clip is encoded once more. An interval that includes 0.5 means: do not trust this critic yet.
+#
+# <!-- figures: critic -->
+#
+# | figure | published run | expect |
+# |---|---|---|
+# | physics: AUC | 0.84 | 0.78 to 0.89 |
+# | instruction: AUC | 0.82 | 0.72 to 0.9 |
+#
+# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-25.
+# Expect its 95 % interval over scenes. Below the lower end, suspect the critic's files.
+#
+# <!-- /figures: critic -->
 
 # %%
 critic = judge(profile, run=folder, calibrate=True)
@@ -149,7 +166,20 @@ pd.DataFrame(critic["human"]).T
 # Now every video of both models gets both scores. Each row says what the critic really saw: frames, rate and visual tokens after its processor had its way with the video. That is worth a look, since a
 # processor that samples two frames judges a photograph.
 #
-# **What you should see:** the number of clips, and how often the critic finds the instruction carried out, base against tuned.
+# **What you should see:** the number of clips, and how often the critic finds the instruction carried out, base against tuned; where the scenes are known, also how often it really was.
+#
+# <!-- figures: verdicts -->
+#
+# | figure | published run | expect |
+# |---|---|---|
+# | tuned: instruction followed, says the critic | 0.72 | 0.45 to 1 |
+# | tuned: object placed, by the truth | 0.35 | 0.15 to 0.55 |
+# | gain: followed, tuned minus base, says the critic | 0.7 | 0.4 to 1 |
+#
+# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-25.
+# Expect the 95 % interval over prompts: another machine rounds otherwise, so that its clips differ.
+#
+# <!-- /figures: verdicts -->
 
 # %%
 verdicts = judge(profile, run=folder, explain=explain)
@@ -234,9 +264,9 @@ pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 # %% [markdown]
 # ### Kept, and dropped
 #
-# **What you should see:** kept videos above, dropped ones below. Look for what the critic misses; its mistakes are the next thing to work on.
+# **What you should see:** kept videos above, dropped ones below. Look for what the critic misses; its mistakes are the next thing to work on. Which videos these are may differ on another machine: scores near the threshold fall either way.
 
-# %%
+# %% tags=["picture"]
 chosen = pd.concat([kept.head(2), dropped.head(2)])
 show.show_sheet([folder / file for file in chosen["file"]], [f"{row.video[:40]}: {row.reason}" for row in chosen.itertuples()])
 
@@ -301,5 +331,8 @@ exercises.check_04_3(any_kept);
 # | *calibration.json is missing* | the critic was never measured | run the cells of 4.1 |
 # | *verdicts was made from other inputs: marks* | you marked videos after they were judged | `cookbook judge --redo`, then `cookbook filter --redo` |
 # | few `visual_tokens` in the verdicts | the processor shrank or thinned the video | the profile's `critic_fps` and `critic_tokens` |
+#
+# **Read more:** [Cosmos Reason 2](https://github.com/nvidia-cosmos/cosmos-reason2); physics as people mark it in [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025); the unbiased estimate of best-of-$N$ in
+# [Chen et al.](https://arxiv.org/abs/2107.03374) (2021), there called pass@k.
 #
 # **Next:** `cookbook report` puts all of this on one page.

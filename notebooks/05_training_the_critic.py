@@ -16,6 +16,10 @@
 #
 # **Promise.** You teach the critic a fault of your own, and a table tells with intervals what it learnt and what it forgot.
 #
+# ![Bars: AUC on the new fault and on the known ones, before training and after](../assets/pictures/05_training_the_critic.png)
+#
+# *The critic on clips that it never trained on, before and after, from the section “Is it worth having?”.*
+#
 # You will be able to
 # * turn clips with labels into training examples for a critic,
 # * train it with the loop that trained the world model, and
@@ -24,9 +28,21 @@
 # | | |
 # |---|---|
 # | **Needed** | [01 · Prepare the data](01_preparing_data.ipynb) (without it, the clips of the profile are prepared first). Beyond the guide: `cookbook run` leaves it out, `cookbook run --only 05` executes it |
+# | **Helpful** | AUC and the expected score of notebook 04 |
 # | **Reads** | `data/train/`, the critic and the controls of the profile |
 # | **Writes** | `critic/`, laid out like the critic it came from |
 # | **Next** | if the table says so, judge with it: `cookbook judge --critic runs/nano/critic` |
+#
+# <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | how known |
+# |---|---|---|---|---|---|
+# | `smoke` | not measured | not measured | not measured | nothing, none | - |
+# | `nano` | not measured | not measured | not measured | nothing, none | - |
+# | `2b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | - |
+# | `14b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | - |
+#
+# <!-- /measured -->
 
 # %% tags=["parameters"]
 profile: str = "nano"  # smoke, nano, 2b or 14b
@@ -123,17 +139,70 @@ after = training.scores(held, folder / "critic", profile)
 # **What you should see:** two lines. `softened` was learnt only if the interval of its gain lies above 0. `known faults` are the price: those of the controls were not among the examples, and where their interval lies below 0, the
 # critic forgot. One that gains a fault and loses others is not better, and at this size and in this time that is to be expected.
 
-# %%
+# %% tags=["picture"]
 import pandas as pd
 
-pd.DataFrame(training.compare(held, before, after)).set_index("kind").loc[["softened", "known faults"]].round(2)
+table = pd.DataFrame(training.compare(held, before, after)).set_index("kind").loc[["softened", "known faults"]].round(2)
+colours = [show.COLOURS["base"], show.COLOURS["tuned"]]
+table[["before", "after"]].plot.barh(ax=show.axes(height=2.4), color=colours, xlabel="AUC", ylabel="", xlim=(0, 1))
+table
 
 # %% [markdown]
 # ## With the real critic
 #
 # The same notebook, `cookbook run --only 05 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), marks 1 to
 # 5, and the files in `videos/`. NVIDIA's recipe trains on the whole of VideoPhy-2 on eight GPUs. We have not measured what training does to Cosmos Reason 2: its weights are behind a licence.
+
+# %% [markdown]
+# ## Exercises
 #
+# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/05.py`; try first.
+
+# %% [markdown]
+# **Exercise 05.1 ★ The loss of one example.** `logits` are the five numbers that the critic gives the digits 1 to 5, `digit` is the right one. Return the cross-entropy, $-\log p$ of the right digit. What is it for a critic that gives all five the same?
+
+# %%
+import math
+
+from cookbook import exercises
+
+
+def loss(logits, digit):
+    ...  # your code
+
+
+exercises.check_05_1(loss);
+
+# %% [markdown]
+# **Exercise 05.2 ★★ The best that can be done blind.** A critic that cannot see gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is the least mean loss it can reach? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a loss below it shows that the critic sees something.)
+
+# %%
+import math
+
+from cookbook import exercises
+
+
+def blind(counts):
+    ...  # your code
+
+
+exercises.check_05_2(blind);
+
+# %% [markdown]
+# **Exercise 05.3 ★★ Is it worth having?** `rows` is the table at the end as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). Return `"use it"` where the gain on the kind `new` is proven and no other kind is proven to be worse, `"keep the old one"` where a kind is proven to be worse, and `"measure more"` in all other cases.
+
+# %%
+from cookbook import exercises
+
+
+def decision(rows, new):
+    ...  # your code
+
+
+exercises.check_05_3(decision);
+
+# %% [markdown]
 # ## Recap
 #
 # * A critic is trained where it is read: at the digit behind the answer cue.
@@ -145,5 +214,7 @@ pd.DataFrame(training.compare(held, before, after)).set_index("kind").loc[["soft
 # | the loss falls, the table does not move | too few steps or clips to generalise from, or a fault that its vision does not resolve | more of both; a larger critic |
 # | the other faults fell | they were hardly shown | more of them among the examples; a lower `learning_rate` |
 # | *critic was made from other inputs* | other examples or steps than those of the finished folder | `redo = True`, or another run |
+#
+# **Read more:** [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025), its marks and how people gave them; the critic's class in [Qwen3-VL](https://arxiv.org/abs/2511.21631) (2025).
 #
 # **Next:** if it is worth having, `cookbook judge --critic runs/nano/critic` measures it on all controls and judges with it.

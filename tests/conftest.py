@@ -141,10 +141,9 @@ def machine(monkeypatch):
     """A function that gives this process another machine: facts by name."""
 
     def pretend(**facts) -> None:
-        full = dict(
-            cores=64, memory_gb=512.0, disk_gb=2000.0, gpus=[("H100", 85.0)] * 8, driver=True, token=True, online=True
-        )
-        for name, value in {**full, **facts}.items():
+        full = dict(cores=64, memory_gb=512.0, disk_gb=2000.0, gpus=[("H100", 85.0)] * 8, driver=True)
+        hub = dict(token=True, online=True, refused=False)
+        for name, value in {**full, **hub, **facts}.items():
             monkeypatch.setattr(Machine, name, value, raising=False)
         monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
         monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))

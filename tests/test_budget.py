@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 
@@ -9,13 +10,14 @@ import jupytext
 import nbformat
 import pytest
 
-from cookbook import budget, notebooks, preflight, profiles, publish, store
+from cookbook import budget, expected, notebooks, preflight, profiles, publish, results, store
 from cookbook.errors import UserError
 from cookbook.generate import plan as generating
 from cookbook.generate.requests import Request
 from cookbook.train import plan as training
 
 BOOKS = notebooks.select()  # what `cookbook run` executes
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="  # a PNG
 SMALL = {"cores": 2, "memory_gb": 8.0, "disk_gb": 50.0, "gpus": [], "driver": False, "token": False, "online": False}
 
 
@@ -87,7 +89,7 @@ def test_calculated_figures_are_those_of_the_stages_own_plans():
     assert wide["judge"].gpu_gb > found["judge"].gpu_gb
 
 
-@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem[:2])
+@pytest.mark.parametrize("path", publish.every(), ids=lambda path: path.stem[:2])
 def test_the_table_of_a_notebook_is_what_was_measured(path):
     """`python -m cookbook.publish` writes it; nobody types it."""
     head = nbformat.read(path, as_version=4).cells[0].source
@@ -126,17 +128,24 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
         copy(notebooks.ROOT / place, root / place)
     for module, name, value in (
         (notebooks, "NOTEBOOKS", root / "notebooks"),
+        (publish, "NOTEBOOKS", root / "notebooks"),
         (publish, "ROOT", root),
         (budget, "TIMINGS", root / "timings.json"),
+        (expected, "FIGURES", root / "figures.json"),
+        (expected, "figures", lambda run: {part: [["a loss", 0.5, 0.45, 0.55]] for part in expected.WHY}),
     ):
         monkeypatch.setattr(module, name, value)
-    told = {"profile": "nano", "date": "2030-01-02", "processor": "abacus", **store.environment(), "notebooks": {}}
+    told = {"profile": "nano", "date": "2030-01-02", "commit": "abc1234", "processor": "abacus", "notebooks": {}}
+    told |= store.environment()
     for path in notebooks.select():
         book = nbformat.read(path, as_version=4)
         code = [cell for cell in book.cells if cell.cell_type == "code"]
         for number, cell in enumerate(code, 2):
             stream = nbformat.v4.new_output("stream", text=f"{run}/data and {root}/assets")
             cell.execution_count, cell.outputs = number, [stream]
+            if "picture" in cell.metadata.get("tags", []):
+                data = {f"image/{kind}": DOT for kind in ("png", "jpeg")}
+                cell.outputs.append(nbformat.v4.new_output("display_data", data=data))
         added = nbformat.v4.new_code_cell("profile = 1", metadata={"tags": ["injected-parameters"]})
         book.cells.insert(2, added)
         (run / "notebooks").mkdir(parents=True, exist_ok=True)
@@ -150,15 +159,57 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
         book, twin = nbformat.read(path, as_version=4), jupytext.read(path.with_suffix(".py"))
         assert [cell.source for cell in book.cells] == [cell.source for cell in twin.cells]
         assert "| `nano` | 5.0 min | 1.5 GB | 250 MB | nothing, none | measured 2030-01-02 |" in book.cells[0].source
-        assert "**Last verified** 2030-01-02 at `nano`" in book.cells[0].source
+        head = book.cells[0].source
+        assert "**Last verified** 2030-01-02 at `nano`, commit abc1234: python" in head and "Colab" in head
+        assert (root / publish.PICTURE.search(head)[1]).read_bytes() == base64.b64decode(DOT)
         code = [cell for cell in book.cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
         assert code[0].outputs[0].text == "runs/run/data and assets" or "assets" in code[0].outputs[0].text
         assert str(tmp_path) not in path.read_text()
+    text = (root / "notebooks" / "02_post_training.ipynb").read_text()
+    assert "| a loss | 0.5 | 0.45 to 0.55 |" in text and "`cookbook run` at `nano`" in text
     text = (root / "README.md").read_text()
     assert "abacus" in text and "25.1 min in all" in text and text.count("| 5.0 min |") == 5
     book = nbformat.read(run / "notebooks" / "02_post_training.ipynb", as_version=4)
-    book.cells[4].source += "\n# changed"
+    next(cell for cell in book.cells[5:] if cell.cell_type == "code").source += "\n# changed"
     nbformat.write(book, run / "notebooks" / "02_post_training.ipynb")
     with pytest.raises(UserError, match="02_post_training.ipynb has changed since"):
         publish.publish(run)
+
+
+def test_a_picture_that_was_not_drawn_is_an_error():
+    book = nbformat.read(notebooks.NOTEBOOKS / "02_post_training.ipynb", as_version=4)
+    (cell,) = [cell for cell in book.cells if "picture" in cell.metadata.get("tags", [])]
+    cell.outputs = cell.outputs[:1]
+    with pytest.raises(UserError, match="02_post_training.png: the cell tagged `picture` shows no png"):
+        publish.drawn(book)
+    cell.metadata.tags = []
+    with pytest.raises(UserError, match="02 · Post-train the world model: no picture at its top, or no cell tagged"):
+        publish.drawn(book)
+    cell.metadata.tags, cell.execution_count = ["picture"], None
+    assert publish.drawn(book) is None, "a notebook that was not executed has none yet"
+
+
+def test_figures_come_with_how_far_they_may_differ(monkeypatch):
+    shares = {"follow_rate_tuned": 0.7, "follow_rate_tuned_interval": [0.5, 0.9]}
+    shares |= {"placed_rate_tuned": 0.3, "placed_rate_tuned_interval": [0.1, 0.5]}
+    train = {"heldout_zero_velocity": 2.0, "heldout_before": 0.5, "heldout_after": 0.2}
+    monkeypatch.setattr(results, "manifest", lambda run, stage: train if stage == "train" else shares)
+    critic = {"auc": 0.8, "auc_interval": [0.7, 0.9]}
+    monkeypatch.setattr(results, "calibration", lambda run: {question: critic for question in results.QUESTIONS})
+    monkeypatch.setattr(results, "gain", lambda run: {"gain": 0.4, "interval": [0.2, 0.6]})
+    found = expected.figures(None)
+    assert found.keys() == expected.WHY.keys()
+    assert found["held-out loss"][2] == ("held-out loss, after", 0.2, 0.18, 0.22)
+    assert found["critic"][0] == ("physics: AUC", 0.8, 0.7, 0.9)
+    assert [row[1:] for row in found["verdicts"]] == [(0.7, 0.5, 0.9), (0.3, 0.1, 0.5), (0.4, 0.2, 0.6)]
+    monkeypatch.setattr(results, "gain", lambda run: {"gain": None, "interval": None})
+    assert len(expected.figures(None)["verdicts"]) == 2
+
+
+def test_minutes_are_measured_or_calculated(monkeypatch):
+    rows = {"02_post_training": {"seconds": 120.0}, "03_inference": {"seconds": 60.0}}
+    monkeypatch.setattr(budget, "timings", lambda: {"nano": {"notebooks": rows}})
+    assert budget.minutes("nano") == {"02": 2.0, "03": 1.0} and budget.minutes("smoke") == {}
+    real = budget.minutes("2b")
+    assert real.keys() == {"02", "03", "04"} and real["02"] == pytest.approx(42.3, abs=0.1), "preparing is not known"

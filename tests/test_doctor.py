@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import time
 
+import huggingface_hub
 import pytest
+import torch
+from huggingface_hub.errors import HfHubHTTPError
 
 from cookbook import preflight, profiles
 from cookbook.errors import UserError
 from cookbook.machine import Machine, within
+from cookbook.models import choices, fast, world
 
 
 def test_every_profile_has_its_needs():
@@ -63,6 +67,7 @@ def test_nano_never_asks_the_network(machine, monkeypatch):
     asked = property(lambda self: pytest.fail("asked the network"))
     monkeypatch.setattr(Machine, "online", asked)
     monkeypatch.setattr(Machine, "token", asked)
+    monkeypatch.setattr(Machine, "refused", asked)
     assert preflight.doctor("nano")
 
 
@@ -71,3 +76,62 @@ def test_a_probe_that_hangs_or_breaks_is_a_no():
     assert within(0.2, lambda: time.sleep(5)) is None
     assert within(0.2, lambda: 1 / 0) is None
     assert time.monotonic() - clock < 3
+
+
+def test_a_token_that_the_hub_refuses_is_not_taken_for_a_missing_licence(machine, capsys):
+    machine(refused=True)
+    assert not preflight.doctor("2b")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Hub ")]
+    assert [line for line in lines if line.startswith("Hub token  ") and "refused (401)" in line]
+    assert "Hub token (2b): unset HF_TOKEN; hf auth login  (the Hub no longer takes this one)" in lines
+    assert not [line for line in lines if line.startswith("Hub licences (2b)")]
+    machine(token=False, refused=True)
+    preflight.doctor("2b")
+    assert "Hub token (2b): hf auth login" in capsys.readouterr().out.splitlines(), (
+        "without a token there is none to refuse"
+    )
+
+
+@pytest.mark.parametrize(("status", "refused"), [(401, True), (403, False), (503, False), (None, False)])
+def test_only_a_401_is_a_refused_token(status, refused, monkeypatch):
+    class Answer:
+        status_code, headers, text, request = status, {}, "", None
+
+    def ask() -> None:
+        if status:
+            raise HfHubHTTPError("no", response=Answer())
+
+    monkeypatch.setattr(huggingface_hub, "whoami", ask)
+    assert Machine().refused is refused
+
+
+# what was chosen for this machine
+
+
+def test_each_choice_is_told_with_its_reason_on_a_line(machine, capsys):
+    machine()
+    for told in (preflight.require, preflight.doctor):
+        told("nano")
+        lines = capsys.readouterr().out.splitlines()
+        for name in ("device", "numbers", "attention", "compiling", "video"):
+            (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+            assert re.fullmatch(r"  \w+ +\S.*: \S.*", line) and len(line) <= 120
+
+
+def test_on_a_cpu_the_choices_are_those_of_a_cpu():
+    told = {name: chosen for name, (chosen, _) in choices.choices().items()}
+    if not torch.cuda.is_available():
+        assert (told["device"], told["numbers"], told["compiling"]) == ("cpu", "float32", "none")
+
+
+def test_what_is_told_is_what_the_stages_do(monkeypatch):
+    """The choices are asked of the functions that make them: where those choose otherwise, the lines change."""
+    monkeypatch.setattr(world, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda on: "H100")
+    told = choices.choices()
+    assert told["device"] == ("H100", "PyTorch sees it") and told["numbers"][0] == "bfloat16"
+    assert told["attention"][0].startswith("cudnn before flash") and "none" not in told["compiling"]
+    monkeypatch.setattr(world, "compute_dtype", lambda on: torch.float16)
+    monkeypatch.setattr(fast, "compiles", lambda on: False)
+    told = choices.choices()
+    assert told["numbers"][0] == "float16" and told["compiling"][0] == "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 
@@ -25,7 +26,7 @@ def cells(text: str) -> list[str]:
 
 
 def test_every_notebook_has_exercises():
-    books = [path.stem[:2] for path in notebooks.select()]
+    books = sorted(path.stem[:2] for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
     assert [path.stem for path in SOURCES] == books
     asked = {name for path in SOURCES for name in re.findall(r"exercises\.(check_\w+)\(", path.read_text())}
     assert asked == set(exercises.__all__) == {name for name in vars(checks) if name.startswith("check_")}
@@ -85,6 +86,8 @@ def test_almost_right_answers_are_not_right(capsys):
     assert not exercises.check_03_1(lambda text, negative, g: negative + g * (text - negative))
     assert not exercises.check_03_3(lambda a, b: {n for n in a if n not in b or not bool((a[n] == b[n]).all())})
     assert not exercises.check_04_2(lambda good, bad: sum(s > b for s in good for b in bad) / len(good) / len(bad))
+    assert not exercises.check_05_2(lambda counts: math.log(sum(count > 0 for count in counts)))
+    assert not exercises.check_05_3(lambda rows, new: "use it" if rows[-1]["gain_interval"][0] > 0 else "measure more")
     assert not exercises.check_01_3(lambda file, prompt: f"{file},{prompt}")
 
 

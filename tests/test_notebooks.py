@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
 import re
 import statistics
@@ -13,8 +15,9 @@ import jupytext
 import nbformat
 import pytest
 from nbformat.sign import NotebookNotary
+from PIL import Image
 
-from cookbook import notebooks, profiles, show, store
+from cookbook import expected, notebooks, profiles, publish, show, store
 from cookbook.errors import UserError
 from cookbook.train import explain
 
@@ -99,23 +102,101 @@ def test_size_and_order_of_execution(path, book):
     assert not [o for cell in code(book) for o in cell.outputs if o.output_type == "error"]
 
 
+def prose(book: nbformat.NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+
+
+def rows(text: str, head: str) -> list[str]:
+    """The rows of the Markdown table whose head begins so."""
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()
+    return lines[2:]
+
+
 def test_shape_of_the_lesson(path, book):
-    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    text = prose(book)
     headings = re.findall(r"^#+ (.*)$", text, re.M)
     assert re.fullmatch(rf"{path.stem[:2]} · [\w-]+ .+", headings[0])
     assert set(TITLES[path.stem[:2]]) <= set(headings)
-    for part in (
-        "**Promise.**",
-        "You will be able to",
-        "**Needed**",
-        "**Reads**",
-        "**Writes**",
-        "## Recap",
-        "| Symptom |",
-    ):
+    for part in ("**Needed**", "**Helpful**", "**Reads**", "**Writes**", "**Next**", "<!-- measured -->", "## Recap"):
         assert part in text, part
     assert text.count("**What you should see:**") >= 4
-    assert "**Next:**" in text
+
+
+def test_the_top_promises_shows_and_names_what_one_will_be_able_to_do(book):
+    top = book.cells[0].source.split("\n\n")
+    assert top[1].startswith("**Promise.**") and top[1].count(".") <= 4
+    assert publish.PICTURE.fullmatch(top[2]) and re.fullmatch(r"\*[^*]+\*", top[3]), "a picture, and what it shows"
+    assert top[4].startswith("You will be able to") and 3 <= len(re.findall(r"^\* ", top[4], re.M)) <= 5
+
+
+def test_the_picture_at_the_top_is_what_the_notebook_shows(book):
+    named = publish.PICTURE.search(book.cells[0].source)
+    picture = notebooks.ROOT / named[1]
+    assert 5_000 < picture.stat().st_size <= 80_000
+    assert publish.drawn(book) in (None, picture.read_bytes()), "type python -m cookbook.publish"
+    with Image.open(picture) as opened:
+        assert opened.format.lower() == named[2] and opened.width <= 1280
+
+
+def test_each_result_is_announced(book):
+    """Between two results stands what to see in the next; plan, preflight and exercises announce themselves."""
+    told, number = "", 0
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            told += cell.source
+            continue
+        number += 1
+        follows, told = told, ""  # nothing between two cells: the second shows what was announced before the first
+        if number > 2 and follows and "exercises.check_" not in cell.source:
+            assert "**What you should see:**" in follows or "**What you should see** next" in follows, cell.source
+
+
+def test_the_end_answers_the_objectives_names_mistakes_and_leads_on(book):
+    end = book.cells[-1].source
+    assert end.startswith("## Recap")
+    recap, objectives = (re.findall(r"^\* ", cell.source, re.M) for cell in (book.cells[-1], book.cells[0]))
+    assert len(recap) >= len(objectives)
+    mistakes = rows(end, "| Symptom | Cause | Fix |")
+    assert len(mistakes) >= 3 and all(len([part for part in row.split("|") if part.strip()]) == 3 for row in mistakes)
+    assert len(re.findall(r"\]\(https://", end[end.index("**Read more:**") : end.index("**Next:**")])) >= 2
+
+
+def test_figures_are_those_of_the_published_run():
+    """`python -m cookbook.publish` writes them; nobody types them. What the committed run shows lies within."""
+    texts = {path: prose(nbformat.read(path, as_version=4)) for path in BOOKS}
+    for part in expected.WHY:
+        told = f"<!-- figures: {part} -->\n{expected.block(part, publish.SHOWN)}\n<!-- /figures: {part} -->"
+        assert sum(told in text for text in texts.values()) == 1, part
+    shown = "".join(
+        output.get("text", "") for path in BOOKS for cell in code(nbformat.read(path, 4)) for output in cell.outputs
+    )
+    for name, *edges in (row for row in expected.published()[publish.SHOWN]["figures"]["held-out loss"]):
+        value = float(re.search(rf"^{name} +([\d.]+)$", shown, re.M)[1])
+        assert edges[1] <= value <= edges[2] and edges[0] == pytest.approx(value, abs=1e-4), name
+
+
+def test_what_moves_has_a_still_beside_it(book):
+    """Code hosts and paper show neither videos nor widgets, so the same cell or the next one shows a picture."""
+    cells = code(book)
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
+        if "show_video(" in cell.source or "show_prompts(" in cell.source or "browse(" in cell.source:
+            assert "show_sheet(" in cell.source or after and "show_sheet(" in after.source, cell.source
+
+
+def test_cells_install_nothing_and_keep_no_state_elsewhere(book):
+    for cell in code(book):
+        assert not re.search(r"\bpip\b|\bchdir\b|\bglobal\b|\bputenv\b|os\.environ|subprocess", cell.source), (
+            cell.source
+        )
+
+
+def test_pictures_are_small_and_nothing_of_the_runner_is_left(book):
+    assert "papermill" not in book.metadata and not [c for c in book.cells if "papermill" in c.metadata]
+    for output in (output for cell in code(book) for output in cell.outputs):
+        for kind in ("image/png", "image/jpeg"):
+            if kind in output.get("data", {}):
+                with Image.open(io.BytesIO(base64.b64decode(output.data[kind]))) as picture:
+                    assert picture.width <= 1280
 
 
 def test_notebook_02_shows_a_reason_for_each_departure():
@@ -194,6 +275,29 @@ def test_a_failing_cell_stops_the_run_and_its_copy_is_kept(written):
     with pytest.raises(UserError, match=r"00_try.ipynb: cell 3 failed with ZeroDivisionError: division by zero"):
         notebooks.run_all("smoke", run=run)
     assert "ZeroDivisionError" in (run / "notebooks" / "00_try.ipynb").read_text()
+
+
+def test_links_of_a_copy_still_lead_to_the_checkout(written, tmp_path):
+    run = written("1 + 1")
+    source = notebooks.NOTEBOOKS / "00_try.ipynb"
+    book = nbformat.read(source, as_version=4)
+    book.cells.insert(0, nbformat.v4.new_markdown_cell("![a](../assets/pictures/a.png) and [next](01_next.ipynb)"))
+    nbformat.write(book, source)
+    notebooks.run_all("smoke", run=run)
+    text = nbformat.read(run / "notebooks" / "00_try.ipynb", as_version=4).cells[0].source
+    target = re.search(r"\((.+/assets/pictures/a.png)\)", text)[1]
+    assert (run / "notebooks" / target).resolve() == notebooks.ROOT / "assets/pictures/a.png"
+    assert "[next](01_next.ipynb)" in text and "(../assets" in source.read_text()
+
+
+def test_a_cell_that_is_skipped_by_its_tag_is_a_failure(written):
+    run = written("1 + 1", "print('never')")
+    source = notebooks.NOTEBOOKS / "00_try.ipynb"
+    book = nbformat.read(source, as_version=4)
+    book.cells[1].metadata["tags"] = ["skip-execution"]
+    nbformat.write(book, source)
+    with pytest.raises(UserError, match="did not run"):
+        notebooks.run_all("smoke", run=run)
 
 
 def test_leaving_half_way_is_a_failure(written):

@@ -20,6 +20,9 @@ from cookbook.exercises.checks import (
     check_04_1,
     check_04_2,
     check_04_3,
+    check_05_1,
+    check_05_2,
+    check_05_3,
 )
 
 __all__ = [
@@ -38,4 +41,7 @@ __all__ = [
     "check_04_1",
     "check_04_2",
     "check_04_3",
+    "check_05_1",
+    "check_05_2",
+    "check_05_3",
 ]

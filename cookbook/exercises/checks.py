@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from cookbook import flow, layout, profiles, store, video
 from cookbook.engine.optim import PowerEma
@@ -210,4 +211,49 @@ def check_04_3(answer: Callable[[int, int, int], float]) -> bool:
         cases.append(((kept, seeds, draws), sum(min(draw) < kept for draw in drawn) / len(drawn)))
     return _check(
         "04.3", answer, cases, "it is easier to count the draws in which none is kept; math.comb(a, b) is 0 for b > a"
+    )
+
+
+def check_05_1(answer: Callable[[Sequence[float], int], float]) -> bool:
+    """Cross-entropy of the right digit."""
+    rows = (
+        ([0.0] * 5, 3),
+        ([2.0, 0.5, -1.0, 0.0, 1.0], 1),
+        ([2.0, 0.5, -1.0, 0.0, 1.0], 5),
+        ([900.0, 0, 0, 0, 890.0], 5),
+    )
+    cases = [
+        ((row, digit), float(F.cross_entropy(torch.tensor([row]), torch.tensor([digit - 1])))) for row, digit in rows
+    ]
+    return _check(
+        "05.1", answer, cases, "digit 1 has index 0; take the largest logit off all of them first, or exp overflows"
+    )
+
+
+def check_05_2(answer: Callable[[Sequence[int]], float]) -> bool:
+    """Entropy of the digits."""
+    counts = ([7, 0, 0, 0, 7], [4, 4, 4, 4, 4], [30, 0, 0, 0, 10], [0, 0, 5, 0, 0])
+    cases = [((row,), float(torch.distributions.Categorical(torch.tensor(row).double()).entropy())) for row in counts]
+    return _check(
+        "05.2", answer, cases, "the best fixed probabilities are the shares of the digits; 0 log 0 counts as 0"
+    )
+
+
+def check_05_3(answer: Callable[[Sequence[dict], str], str]) -> bool:
+    """What two intervals allow to be said."""
+    told = (
+        ((0.1, 0.4), (-0.05, 0.02), "use it"),
+        ((0.1, 0.4), (-0.20, -0.01), "keep the old one"),
+        ((-0.1, 0.4), (-0.05, 0.02), "measure more"),
+        ((-0.3, -0.1), (0.05, 0.2), "keep the old one"),
+    )
+    cases = []
+    for new, old, wanted in told:
+        rows = [{"kind": "known faults", "gain_interval": list(old)}, {"kind": "softened", "gain_interval": list(new)}]
+        cases.append(((rows, "softened"), wanted))
+    return _check(
+        "05.3",
+        answer,
+        cases,
+        "proven means that the whole interval lies on one side of 0; the new kind can get worse, too",
     )

@@ -26,15 +26,25 @@ _KERNELS = [
 Forward = Callable[..., torch.Tensor]
 
 
+def priority(device: torch.device) -> list[SDPBackend]:
+    """The attention kernels to choose from, the fastest first; empty where there is no choice."""
+    return _KERNELS if device.type == "cuda" else []
+
+
 def kernels(device: torch.device) -> AbstractContextManager:
     """Within the block attention runs, or is compiled for, the fastest kernel."""
-    return sdpa_kernel(_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
+    return sdpa_kernel(chosen, set_priority=True) if (chosen := priority(device)) else nullcontext()
+
+
+def compiles(device: torch.device) -> bool:
+    """Whether blocks are compiled."""
+    return device.type == "cuda"
 
 
 @cache
 def compiled(function: Forward, device: torch.device) -> Forward:
     """The function, compiled for a GPU: once for all blocks it is given, and for each shape of input."""
-    return torch.compile(function, fullgraph=True, dynamic=False) if device.type == "cuda" else function
+    return torch.compile(function, fullgraph=True, dynamic=False) if compiles(device) else function
 
 
 def compile_blocks(model: nn.Module, around: Callable[[Forward], Forward] | None = None, **options: Any) -> None:

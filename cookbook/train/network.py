@@ -10,7 +10,7 @@ from diffusers import CosmosTransformer3DModel
 from cookbook import engine
 from cookbook.engine import Group
 from cookbook.errors import UserError
-from cookbook.models import sizes, world
+from cookbook.models import fast, sizes, world
 from cookbook.profiles import Profile, Recipe
 from cookbook.train import plan as planning
 
@@ -42,7 +42,7 @@ def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Gro
     """A network with what the recipe adds: adapters, recomputation, its share of the processes. On GPUs the blocks are
     compiled."""
     adapt(model, recipe, seed)
-    engine.recompute(model, recipe.recompute, group.device.type == "cuda")
+    engine.recompute(model, recipe.recompute, fast.compiles(group.device))
     return engine.shard(model.train(), group, world.compute_dtype(group.device), recipe.shard)
 
 
