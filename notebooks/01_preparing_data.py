@@ -144,10 +144,11 @@ print(f"latents {clip.latent} x 16 channels, {clip.tokens} tokens")
 # frame rate** (upstream trains at whatever rate a file has, but saves its results at 16 fps), and they are **cropped, not squashed** to the model's
 # shape (upstream squashes in training and crops in inference, so the model never meets the shapes it was trained on).
 #
-# **What you should see:** how the two ways differ on the first frame: left cropped, right squashed. At `nano` the clips have the model's shape already, so both are the same.
+# **What you should see:** how the two ways differ on a first frame: above cropped, below squashed. `nano`'s clips have the model's shape already, so the frame is drawn as a camera of another shape would have seen it, a third wider.
 
 # %%
 frames, fps = video.read_video(videos[0])
+frames = video.fit(frames, frames.shape[1] * 3 // 4, frames.shape[2])  # stands in for a wider camera
 ways = [video.window(frames, fps, clip, 0.0, resample=True, crop=crop)[:1] for crop in (True, False)]
 show.show_sheet(ways, ["cropped", "squashed"], columns=1, width=320)
 

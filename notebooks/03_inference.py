@@ -149,7 +149,8 @@ pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 #
 # **What you should see:** the first frame is the same photo in both. At `nano` the base model has seen this robot reach, point, push and lift, but never place: it moves
 # plausibly and does not finish. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps make
-# the motion softer and teach no placing. The last line is the proof that the trained weights were used: exactly 0 would say that they were not.
+# the motion softer and teach no placing. Look at the moment when the hand lets go: there the object often becomes a smear of
+# another colour, the nano models' worst fault. The last line is the proof that the trained weights were used: exactly 0 would say that they were not.
 
 # %%
 import numpy as np
@@ -182,7 +183,8 @@ show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in pick
 # Requests of your own are rows like the one above. Here are some more for the first photo: as many seeds as are missing to five, and, with the noise of the first video, no guidance and three
 # times the profile's.
 #
-# **What you should see:** several motions for one instruction. How much they differ depends on the model: a small one that has learnt one task has few ways to do it. The spread is what the critic of the next notebook lives on.
+# **What you should see:** one motion, five times nearly the same at `nano`: a small model that has learnt one task has one way to do it, and the seeds differ in details, mostly in what becomes of the object when the
+# hand lets go. A large model shows more spread, and the spread is what the critic of the next notebook lives on.
 
 # %%
 import json
@@ -210,8 +212,8 @@ show.show_video(five, titles, height=96)
 show.show_sheet(five, titles, width=72)
 
 # %% [markdown]
-# **What you should see** next: with too much guidance, colours get hard and shapes break. What less does depends on the model: the nano model has learnt one task and reaches for the object even
-# without guidance; a model that knows many things needs it to choose. Which strength is best is a question for the judge of the next notebook, not for a formula.
+# **What you should see** next: too much guidance makes colours hard and breaks shapes; at `nano`, where three times the usual is still little, it shows in the last frames at most. What less does depends on the model: the nano model has learnt one
+# task and reaches for the object even without guidance; a model that knows many things needs it to choose. Which strength is best is a question for the judge of the next notebook, not for a formula.
 
 # %%
 strong = {"none": extra.get("guidance0"), f"{usual:g}": five[0], f"{3 * usual:g}": extra.get("guidance3")}

@@ -119,7 +119,8 @@ show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number
 critic = judge(profile, run=folder, calibrate=True)
 
 # %% [markdown]
-# **What you should see:** the truth of your four clips, and what the critic gave them.
+# **What you should see:** the truth of your four clips, and what the critic gave them. If a fake scores above a real clip, that is what an AUC means: at 0.84, one pair of a real and a broken clip in six stands the wrong way round. No threshold mends that;
+# it only chooses which mistake to make more often.
 
 # %%
 import pandas as pd
@@ -129,7 +130,8 @@ told = {(row["file"], row["question"]): row["score"] for row in store.read_rows(
 pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} for fake in fakes])
 
 # %% [markdown]
-# **What you should see:** curves above the dotted line. The table shows which faults the critic sees; a kind near 0.5 is one it is blind to, and - means that this question is not asked of it. A region that is pasted or erased where nothing stands or moves can hardly be seen by anybody,
+# **What you should see:** curves above the dotted line. The table shows which faults the critic sees, on how many clips each; a kind near 0.5 is one it is blind to, and - means that this question is not asked of it. Few clips make a
+# rough figure: with 6 broken ones, 0.7 and 0.9 are not surely different. At `nano` look at `wrong_object`: the critic does not read which object was named. A region that is pasted or erased where nothing stands or moves can hardly be seen by anybody,
 # and a frozen clip or one with another's prompt breaks no law of physics, so there only the instruction is asked about.
 
 # %%
@@ -190,7 +192,8 @@ shown = ("file", "question", "score", "digit", "probabilities", "frames", "fps",
 pd.Series({key: first[key] for key in shown}).to_frame("first verdict")
 
 # %% [markdown]
-# **What you should see:** how the scores of both models spread, and where the thresholds lie. Two humps mean a critic that is decided; one lump in the middle means one that is not.
+# **What you should see:** how the scores of both models spread, and where the thresholds lie. Two humps mean a critic that is decided; one lump in the middle means one that is not. But decided about what? At `nano` the instruction's humps are the two *models*: nearly every base clip at 1, nearly every tuned one at 3 to 4, although
+# many of those did not place. What sets the models apart is plain to see (an arm that carries or goes back); what sets a good tuned clip apart from a bad one is not.
 
 # %%
 report.plot_scores(folder);
@@ -203,13 +206,15 @@ report.plot_scores(folder);
 results.gain(folder)
 
 # %% [markdown]
-# The best and the worst video of the tuned model, by the lower of the two scores. **What you should see:** a difference that you would have called, too. If not, trust your eye and look at the ROC again.
+# The best and the worst video of the tuned model, by the lower of the two scores, with what they really did where that is known. **What you should see:** a difference that you would have called, too. At `nano` you may well not: then
+# trust your eye, and see below how much this critic's opinion of dreams is worth.
 
 # %%
 tuned = results.scores(folder).query("model == 'tuned'")
 order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
 ends = tuned.loc[[order[-1], order[0]]]
-titles = [f"physics {row.physics:.2f}, instruction {row.instruction:.2f}: {row.prompt}" for row in ends.itertuples()]
+truly = results.outcomes(folder)
+titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {truly.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
 show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
 show.show_sheet([folder / file for file in ends["file"]], titles)
 
@@ -241,6 +246,11 @@ report.outcomes(folder)
 results.critic_against_truth(folder)
 
 # %% [markdown]
+# **Read it before you train on `kept/`.** An `auc` near or below 0.5 means that the filter is no better than a coin, or worse, however good the ROC on planted fakes looked. At `nano` that is so: planted faults are not the faults that a world model
+# makes, and this critic has learnt only the former. What helps is to measure the critic on dreams (here the truth does it, elsewhere your marks of 4.2), and to teach it on them
+# ([05](05_training_the_critic.ipynb)). Until then `kept/` shows how filtering works; it is not a better training set.
+
+# %% [markdown]
 # ### 4.5 Best of N
 #
 # Is it worth making more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, then the chance that at least one of $N$ drawn seeds is kept is
@@ -252,7 +262,7 @@ results.critic_against_truth(folder)
 # That counts videos; what they are worth is another matter. The second curve follows the video that the critic picks among $N$, and asks the truth whether it placed. Over all subsets of $N$ of the $k$ seeds made (an unbiased
 # estimate), a critic that knows nothing gives a flat line.
 #
-# **What you should see:** a curve that rises and flattens: where it flattens, more seeds only cost time. Then, for the pick of $N$, the `gain` over a random video of the same prompt: as long as its interval includes 0, this critic's pick
+# **What you should see:** the chance that one of $N$ is kept rises, and where it flattens, more seeds only cost time. The pick's curve rises only if the critic knows which video is better; the band is its interval over prompts. Then, for the pick of $N$, the `gain` over a random video of the same prompt: as long as its interval includes 0, this critic's pick
 # is not proven to be better than a draw.
 
 # %%
@@ -264,11 +274,12 @@ pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 # %% [markdown]
 # ### Kept, and dropped
 #
-# **What you should see:** kept videos above, dropped ones below. Look for what the critic misses; its mistakes are the next thing to work on. Which videos these are may differ on another machine: scores near the threshold fall either way.
+# **What you should see:** two kept videos above, two dropped ones below, each of another prompt, with what they really did where that is known. Look for what the critic misses; its mistakes are the next thing to work on. Which videos these are may differ on another machine: scores near the threshold fall either way.
 
 # %% tags=["picture"]
-chosen = pd.concat([kept.head(2), dropped.head(2)])
-show.show_sheet([folder / file for file in chosen["file"]], [f"{row.video[:40]}: {row.reason}" for row in chosen.itertuples()])
+chosen = pd.concat([report.one_each(kept, 2), report.one_each(dropped, 2)])
+titles = [f"{row.video[:40]}: {row.reason}; {truly.get(row.file, '')}" for row in chosen.itertuples()]
+show.show_sheet([folder / file for file in chosen["file"]], titles)
 
 # %% [markdown]
 # ## Exercises
