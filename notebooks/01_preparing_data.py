@@ -58,7 +58,7 @@ eval_folder: str = ""  # your own photos and instructions, empty for those of th
 skip_bad: bool = False  # leave unusable clips out and record them instead of stopping
 
 # %%
-from cookbook import budget, preflight, profiles, show, store, video
+from cookbook import budget, layout, preflight, profiles, show, store, video
 from cookbook.data import prepare
 
 settings = profiles.get(profile)
@@ -158,13 +158,12 @@ show.show_sheet(ways, ["cropped", "squashed"], columns=1, width=320)
 # Evaluation starts from one photo and one instruction that training never saw: pairs of `.png` and `.txt` with the same name
 # (in the published set with two dots, and with one pair that is misnamed; both are handled).
 #
-# **What you should see:** the photo shows the robot before the task, and the objects that the instruction names are on the table.
+# **What you should see:** three of the photos that notebook 03 starts from (at `nano` it uses the first ten of the twenty). Each shows the robot before the task, and the objects that the instruction names are on the table.
 
 # %%
-photos = sorted(p for p in (folder / "data" / "eval").iterdir() if p.suffix in video.IMAGES)
-chosen = photos[: settings.prompts][:3]
-instructions = [photo.with_suffix(".txt").read_text().strip() for photo in chosen]
-show.show_sheet([video.read_image(photo)[None] for photo in chosen], instructions, columns=1, width=400)
+photos = layout.read_photos(folder / "data" / "eval")[: settings.prompts]
+pictures = [video.read_image(photo.image)[None] for photo in photos]
+show.show_sheet(pictures[:3], [photo.prompt for photo in photos[:3]], columns=1, width=400)
 
 # %% [markdown]
 # ### What was skipped
