@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"data", "train", "convert", "generate", "judge"}
-SHARED = {"flow", "engine", "models", "store", "profiles", "show", "video", "layout", "errors"}
+SHARED = {"flow", "engine", "models", "store", "profiles", "show", "video", "layout", "errors", "words"}
 SECRET = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"

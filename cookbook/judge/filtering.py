@@ -45,7 +45,7 @@ def filter_clips(
     root = store.run_folder(run, chosen.name)
     verdicts = root / "verdicts"
     if store.read_manifest(verdicts) is None:
-        raise UserError(f"{verdicts} is not finished: run `cookbook judge` first")
+        raise UserError(f"{verdicts} is not finished: type {store.command('judge', root, chosen.name)} first")
     if top is not None and top < 1:
         raise UserError(f"top is {top}; it must be at least 1")
     cuts, rule = _thresholds(verdicts, threshold, uncalibrated)
@@ -63,7 +63,8 @@ def filter_clips(
     fates = [_verdict(file, answers, cuts) for file, answers in sorted(clips.items())]
     for row in fates:
         if row["kept"] and (not (root / row["file"]).exists() or store.digest(root / row["file"]) != row["sha256"]):
-            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: --redo judge")
+            anew = store.command("judge", root, chosen.name, "--redo")
+            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: type {anew}")
     _drop_copies(root, fates)
     _drop_below(fates, top)
     kept, dropped = ([row for row in fates if row["kept"] == wanted] for wanted in (True, False))
@@ -102,8 +103,8 @@ def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tupl
     measured = calibration.load(verdicts)
     if measured is None and not uncalibrated:
         raise UserError(
-            f"{verdicts / calibration.NAME} is missing: nobody knows what this critic's scores are worth. Run "
-            "`cookbook judge --calibrate`, or pass --uncalibrated"
+            f"{verdicts / calibration.NAME} is missing: nobody knows what this critic's scores are worth. Type "
+            f"{store.command('judge', verdicts.parent, None, '--calibrate')}, or pass --uncalibrated"
         )
     if given is not None or measured is None:
         cut = UPSTREAM if given is None else float(given)
@@ -125,9 +126,8 @@ def _tuned(path: Path) -> dict[str, dict[str, dict]]:
         if row["model"] == "tuned":
             clips.setdefault(row["file"], {})[row["question"]] = row
     if not clips:
-        raise UserError(
-            f"{path} holds no verdict on the tuned model's dreams: run `cookbook generate` and `cookbook judge`"
-        )
+        generate, judge = (store.command(verb, path.parents[1]) for verb in ("generate", "judge"))
+        raise UserError(f"{path} holds no verdict on the tuned model's dreams: type {generate}, then {judge}")
     return clips
 
 
