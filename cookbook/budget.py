@@ -101,8 +101,8 @@ def plan(profile: str, notebook: str | None = None) -> None:
         print("            times and memory are calculated from measurements on an H100 with random weights")
     places = {source.location: source for work in chosen for source in work.needs if not source.ships}
     for source in places.values():
-        size = f"about {source.gigabytes:g} GB of " if source.gigabytes else ""
-        print(f"  download  {size}{source.location} ({source.licence}): {_access(machine, source)}")
+        size = f"{'about' if source.gigabytes else 'size'} {preflight.size(source)}"
+        print(f"  download  {source.location} ({source.licence}), {size}: {_access(machine, source)}")
     if not places:
         print("  download  nothing" + (": weights and clips ship with the cookbook" if p.world.ships else ""))
 

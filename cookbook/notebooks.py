@@ -35,6 +35,7 @@ from cookbook.machine import Machine
 
 ROOT = store.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
+CHECKING = "00"  # says what is missing, so it must run where anything is
 FURTHER = ("05",)  # beyond the guide: executed only if asked for
 MADE = {
     "01": ["data"],
@@ -70,7 +71,7 @@ def run_all(
         The report's summary, or an empty dict where stages for it are still missing.
 
     Raises:
-        UserError: unknown parameter, a cell that failed, or a cell that did not run.
+        UserError: unknown parameter, a machine that cannot run the profile, a cell that failed or did not run.
     """
     settings = profiles.get(profile)
     folder = store.run_folder(run, profile)
@@ -78,6 +79,8 @@ def run_all(
     given = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     _check_kernel()
     budget.plan(settings.name)
+    if any(path.stem[:2] != CHECKING for path in chosen):
+        preflight.able(settings.name)
     if redo:
         remove(folder, redo)
     before = _finished(folder)
@@ -218,8 +221,8 @@ def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    """One line without terminal colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    """Without terminal colours; its lines stay lines."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
 
 
 @contextmanager

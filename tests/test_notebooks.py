@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from nbformat.sign import NotebookNotary
 
-from cookbook import notebooks, profiles, show, store
+from cookbook import cli, notebooks, profiles, show, store
 from cookbook.errors import UserError
 from cookbook.train import explain
 
@@ -214,6 +214,29 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(written):
     with pytest.raises(UserError, match="no notebook parameter 'cuont'; 00_try take count, profile, run"):
         notebooks.run_all("smoke", run=run, parameters=(("cuont", "3"),))
     assert not run.exists()
+
+
+def test_what_a_machine_lacks_is_said_before_anything_runs(machine, tmp_path, capsys):
+    machine(memory_gb=25.1, gpus=[])
+    assert cli.main(["run", "--profile", "2b", "--run", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr()
+    assert "made for 1 GPU of 80 GB" in told.out and "[1/" not in told.out and not (tmp_path / "run").exists()
+    first, *reasons = told.err.splitlines()
+    assert first == "cookbook: 2b cannot run here, because of"
+    assert [line.split(" (")[0] for line in reasons] == ["  memory", "  NVIDIA GPU"]
+
+
+def test_the_check_itself_runs_on_any_machine(machine, written):
+    machine(gpus=[])
+    run = written("print('checked')")
+    notebooks.run_all("2b", run=run)
+    assert "checked" in (run / "notebooks" / "00_try.ipynb").read_text()
+
+
+def test_each_problem_of_a_failed_cell_keeps_its_line(written):
+    run = written("raise ValueError('two:\\n  first\\n  second')")
+    with pytest.raises(UserError, match=r"ValueError: two:\n  first\n  second \(the executed copy"):
+        notebooks.run_all("smoke", run=run)
 
 
 def test_notebooks_are_chosen_by_number_or_name():
