@@ -122,8 +122,8 @@ def match_parameters(
     declared = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
     known = set().union(*declared.values())
     if unknown := [name for name, _ in given if name not in known]:
-        books = ", ".join(path.stem for path in chosen)
-        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} take {', '.join(sorted(known))}")
+        books, takes = ", ".join(path.stem for path in chosen), "takes" if len(chosen) == 1 else "take"
+        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} {takes} {', '.join(sorted(known))}")
     values = {**always, **{name: _literal(text) for name, text in given}}
     return {path: {name: value for name, value in values.items() if name in names} for path, names in declared.items()}
 

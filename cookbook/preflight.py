@@ -59,7 +59,8 @@ class Check:
     def cure(self, late: Sequence[str]) -> str:
         """What these profiles lack, how much of it is here, and the fix."""
         asked = [f"{name} needs {self.needed[name]}" for name in late if name in self.needed]
-        return f"{self.what} ({', '.join(late)}): {', '.join([*asked, f'here {self.found}'])}; {self.fix}"
+        told = f"{', '.join(asked)}, here {self.found}" if asked else self.found
+        return f"{self.what} ({', '.join(late)}): {told}; {self.fix}"
 
 
 def sources(profile: Profile) -> list[Source]:

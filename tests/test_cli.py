@@ -66,7 +66,9 @@ def test_a_verb_of_two_words_is_found():
     "words, message",
     [
         (["trian"], "no verb 'trian'; did you mean `cookbook train`?"),
-        (["doctor", "--profile", "3b"], "no profile '3b'; there are smoke, nano, 2b, 14b"),
+        (["doctor", "--profile", "3b"], "no profile '3b'; did you mean 2b? There are smoke, nano, 2b, 14b"),
+        (["doctor", "--profile", "smoek"], "no profile 'smoek'; did you mean smoke? There are smoke, nano, 2b, 14b"),
+        (["doctor", "--profile", "huge"], "no profile 'huge'; there are smoke, nano, 2b, 14b"),
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(words, message, capsys):

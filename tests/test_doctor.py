@@ -75,7 +75,7 @@ def test_only_what_is_set_is_to_be_unset(machine, capsys, monkeypatch, name):
     machine(online=False)
     preflight.doctor("2b")
     cure = f"unset {name}" if name else "connect this machine to the internet"
-    assert f"Hub reachable (2b): here no; {cure}\n" in capsys.readouterr().out
+    assert f"Hub reachable (2b): no; {cure}\n" in capsys.readouterr().out
 
 
 def test_no_size_is_zero():

@@ -211,7 +211,7 @@ def test_unexecuted_cells_are_found():
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(written):
     run = written("print('never')")
-    with pytest.raises(UserError, match="no notebook parameter 'cuont'; 00_try take count, profile, run"):
+    with pytest.raises(UserError, match="no notebook parameter 'cuont'; 00_try takes count, profile, run"):
         notebooks.run_all("smoke", run=run, parameters=(("cuont", "3"),))
     assert not run.exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
@@ -78,9 +79,10 @@ def filter_clips(
             for row in part:
                 store.append_row(temporary, row)
     print(f"filter: kept {len(kept)} of {len(clips)} dreams" + ("" if kept else "; none is good enough to train on"))
-    for word, why in _WHY.items():
-        if count := sum(word in row["failed"] for row in dropped):
-            print(f"  {count} dropped: {why.format(cut=cuts.get(word, 0))}")
+    if dropped:
+        counts = Counter(tuple(row["failed"]) for row in dropped)
+        told = ", ".join(f"{counts[why]} {text}" for why, text in _WHY.items() if counts[why])
+        print(f"  {len(dropped)} dropped: {told}")
     if not kept:
         show.banner(
             f"no dream passed ({rule}): {folder} is empty; generate more seeds, train longer, or lower the threshold"
@@ -89,10 +91,11 @@ def filter_clips(
     return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
 
-_WHY = {
-    **{question: question + " below {cut:.2f}" for question in QUESTIONS},
-    "copy": "the same as a kept one",
-    "rank": "others of the prompt are better",
+_WHY = {  # what a dream failed, each dream for one of them
+    **{(question,): f"for {question}" for question in QUESTIONS},
+    QUESTIONS: "for both",
+    ("copy",): "as copies of kept ones",
+    ("rank",): "behind better ones of their prompt",
 }
 
 
