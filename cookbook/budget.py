@@ -44,12 +44,14 @@ def stages(p: Profile) -> list[Work]:
     photos = p.prompts or sizes.PHOTOS.get(p.eval_data.location)
     made = (photos or 0) * (p.sampling.seeds + p.sampling.base_seeds)
     told = f"{photos or 'all'} photos x {p.sampling.seeds} seeds tuned and {p.sampling.base_seeds} base"
+    made_of = "labelled clips that ship" if p.controls else "your training clips, as they are and broken on purpose"
+    controls = f"up to {p.control_clips} controls: {made_of}"
     every = {
         "prepare": f"{clips or 'all'} clips of {p.train_data.location}, photos of {p.eval_data.location}",
         "train": f"{p.recipe.steps} steps of batch {p.recipe.batch}, {p.clip.tokens} tokens a clip",
         "convert": "one checkpoint to the published files, each read again and compared",
         "generate": f"{told}, {p.sampling.steps} steps each",
-        "judge": f"all of them by {p.critic.location}, measured first on about {p.control_clips} controls",
+        "judge": f"all of them by {p.critic.location}, measured first on {controls}",
     }
     data = (p.train_data, p.eval_data, *([p.controls] if p.controls else []))
     making = (p.world, *([preflight.GUARDRAIL] if p.guardrail else []))
@@ -111,8 +113,8 @@ def plan(profile: str, notebook: str | None = None) -> None:
         print("            times and memory are calculated from measurements on an H100 with random weights")
     places = {source.location: source for work in chosen for source in work.needs if not source.ships}
     for source in places.values():
-        size = f"about {source.gigabytes:g} GB of " if source.gigabytes else ""
-        print(f"  download  {size}{source.location} ({source.licence}): {_access(machine, source)}")
+        size = f"{'about' if source.gigabytes else 'size'} {preflight.size(source)}"
+        print(f"  download  {source.location} ({source.licence}), {size}: {_access(machine, source)}")
     if not places:
         print("  download  nothing" + (": weights and clips ship with the cookbook" if p.world.ships else ""))
 

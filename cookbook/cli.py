@@ -5,14 +5,15 @@ Only the verb that is asked for is imported, so `cookbook --help` answers at onc
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from cookbook import __version__
-from cookbook.errors import UserError
+from cookbook.errors import Outdated, UserError
+from cookbook.words import meant
 
 # verb -> (module, function, what it does)
 VERBS = {
@@ -53,9 +54,9 @@ def find(words: Sequence[str]) -> tuple[str, list[str]]:
     for length in (2, 1):
         if (verb := " ".join(words[:length])) in VERBS:
             return verb, list(words[length:])
-    near = get_close_matches(" ".join(words[:2]), VERBS, 1, 0.5) or get_close_matches(words[0], VERBS, 1, 0.5)
+    near = meant(" ".join(words[:2]), VERBS) or meant(words[0], VERBS)
     raise UserError(
-        f"no verb {words[0]!r}" + (f"; did you mean `cookbook {near[0]}`?" if near else "; see `cookbook --help`")
+        f"no verb {words[0]!r}" + (f"; did you mean `cookbook {near}`?" if near else "; see `cookbook --help`")
     )
 
 
@@ -86,6 +87,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         verb, flags = find(words)
         result = tyro.cli(function(verb), prog=f"cookbook {verb}", args=flags, config=(tyro.conf.FlagCreatePairsOff,))
+    except Outdated as error:
+        anew = f"{error.problem}. To make it anew: `{shlex.join(['cookbook', *words, '--redo'])}`"
+        print(f"cookbook: {error if verb == 'run' else anew}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"cookbook: {error}", file=sys.stderr)
         return 2

@@ -36,6 +36,7 @@ from cookbook.machine import Machine
 
 ROOT = store.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
+CHECKING = "00"  # says what is missing, so it must run where anything is
 FURTHER = {"05": "critic"}  # beyond the guide, executed only if asked for; and the folder that it makes
 MADE = {
     "01": ["data"],
@@ -71,7 +72,7 @@ def run_all(
         The report's summary, or an empty dict where stages for it are still missing.
 
     Raises:
-        UserError: unknown parameter, a cell that failed, or a cell that did not run.
+        UserError: unknown parameter, a machine that cannot run the profile, a cell that failed or did not run.
     """
     settings = profiles.get(profile)
     folder = store.run_folder(run, profile)
@@ -79,6 +80,8 @@ def run_all(
     given = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     _check_kernel()
     budget.plan(settings.name)
+    if any(path.stem[:2] != CHECKING for path in chosen):
+        preflight.able(settings.name)
     if redo:
         remove(folder, redo)
     before = _finished(folder)
@@ -125,8 +128,8 @@ def match_parameters(
     declared = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
     known = set().union(*declared.values())
     if unknown := [name for name, _ in given if name not in known]:
-        books = ", ".join(path.stem for path in chosen)
-        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} take {', '.join(sorted(known))}")
+        books, takes = ", ".join(path.stem for path in chosen), "takes" if len(chosen) == 1 else "take"
+        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} {takes} {', '.join(sorted(known))}")
     values = {**always, **{name: _literal(text) for name, text in given}}
     return {path: {name: value for name, value in values.items() if name in names} for path, names in declared.items()}
 
@@ -233,8 +236,8 @@ def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    """One line without terminal colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    """Without terminal colours; its lines stay lines."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
 
 
 @contextmanager

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import ceil
 
 from cookbook import profiles, store
 from cookbook.errors import UserError
 from cookbook.machine import Machine, installed
 from cookbook.models import choices
 from cookbook.profiles import Profile, Source
+from cookbook.words import count
 
 GUARDRAIL = Source("nvidia/Cosmos-Guardrail1", "main", licence=profiles.NVIDIA_MODEL_LICENCE, gated=True)
 INSTALL = 'pip install -c constraints.txt -e ".[dev,sim]"'
 OPTIONAL = ("mujoco", "ray", "playwright")  # packages of extras that no notebook needs
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # either keeps huggingface_hub from asking
 STATES = {True: "ok", False: "MISSING", None: "-"}
 
 
@@ -41,12 +45,23 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table. `holds`: profile -> whether the need is met, None where there is no such need."""
+    """One line of the table.
+
+    `holds`: profile -> whether the need is met, None where there is no such need; `needed`: profile -> how much it is,
+    where it is a quantity.
+    """
 
     what: str
     found: str
     fix: str
     holds: dict[str, bool | None]
+    needed: dict[str, str] = field(default_factory=dict)
+
+    def cure(self, late: Sequence[str]) -> str:
+        """What these profiles lack, how much of it is here, and the fix."""
+        asked = [f"{name} needs {self.needed[name]}" for name in late if name in self.needed]
+        told = f"{', '.join(asked)}, here {self.found}" if asked else self.found
+        return f"{self.what} ({', '.join(late)}): {told}; {self.fix}"
 
 
 def sources(profile: Profile) -> list[Source]:
@@ -56,11 +71,26 @@ def sources(profile: Profile) -> list[Source]:
     return list({source.location: source for source in wanted if source}.values())
 
 
+def size(source: Source) -> str:
+    """How large it is: `21.5 GB`, `6 MB`; of what ships, as it lies here."""
+    gigabytes = source.gigabytes
+    if source.ships:
+        files = (store.ASSETS / source.location).rglob("*")
+        gigabytes = sum(file.stat().st_size for file in files if file.is_file()) / 1e9
+    if not gigabytes:
+        return "unknown, see its page"
+    return f"{gigabytes:g} GB" if gigabytes >= 0.1 else f"{ceil(1000 * gigabytes)} MB"
+
+
 def checks(machine: Machine, names: Sequence[str]) -> list[Check]:
     """Every check that concerns one of the named profiles."""
     chosen = {name: profiles.get(name) for name in names}
     rows = [*_hardware(machine, chosen), *_software(machine, chosen), *_hub(machine, chosen)]
     return [row for row in rows if any(state is not None for state in row.holds.values())]
+
+
+def _needed(chosen: dict[str, Profile], text: Callable[[Needs], str]) -> dict[str, str]:
+    return {name: text(NEEDS[name]) for name in chosen}
 
 
 def _each(chosen: dict[str, Profile], test: Callable[[Profile, Needs], bool | None]) -> dict[str, bool | None]:
@@ -81,20 +111,29 @@ def _hardware(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
             str(machine.cores),
             "use a machine with more cores",
             _each(chosen, lambda profile, needs: machine.cores >= needs.cores),
+            _needed(chosen, lambda needs: count(needs.cores, "core")),
         ),
         Check(
             "memory",
             f"{machine.memory_gb:.1f} GB",
             "use a machine with more memory",
             _each(chosen, lambda profile, needs: machine.memory_gb >= 0.9 * needs.memory_gb),
+            _needed(chosen, lambda needs: f"{needs.memory_gb:g} GB"),
         ),
         Check(
             "free disk",
             f"{machine.disk_gb:.0f} GB",
             "export COOKBOOK_HOME=/folder/on/a/larger/disk",
             _each(chosen, lambda profile, needs: machine.disk_gb >= needs.disk_gb),
+            _needed(chosen, lambda needs: f"{needs.disk_gb:g} GB"),
         ),
-        Check("NVIDIA GPU", gpus, mend_gpu, _each(chosen, enough_gpus)),
+        Check(
+            "NVIDIA GPU",
+            gpus,
+            mend_gpu,
+            _each(chosen, enough_gpus),
+            _needed(chosen, lambda needs: f"{count(needs.gpus, 'GPU')} of {needs.gpu_gb:g} GB"),
+        ),
     ]
 
 
@@ -144,13 +183,13 @@ def _hub(machine: Machine, chosen: dict[str, Profile]) -> list[Check]:
     def holds(test: Callable[[list[Source]], bool]) -> dict[str, bool | None]:
         return {name: (not waiting[name] or test(waiting[name])) if wanted[name] else None for name in chosen}
 
+    offline = [name for name in OFFLINE if os.environ.get(name)]
+    connect = f"unset {' '.join(offline)}" if offline else "connect this machine to the internet"
     online, token = ("yes" if state else "no" for state in (machine.online, machine.token))
     stale = machine.token and machine.online and machine.refused
     licences = f"{len(closed)} not accepted, or not to be asked" if closed else "accepted"
     return [
-        Check(
-            "Hub reachable", online, "unset HF_HUB_OFFLINE  (or connect this machine)", holds(lambda _: machine.online)
-        ),
+        Check("Hub reachable", online, connect, holds(lambda _: machine.online)),
         Check(
             "Hub token",
             "refused (401)" if stale else token,
@@ -188,7 +227,7 @@ def doctor(profile: str | None = None) -> bool:
     print(_table(found, names) + "\n")
     for check in found:
         if late := [name for name in names if check.holds[name] is False]:
-            print(f"{check.what} ({', '.join(late)}): {check.fix}")
+            print(check.cure(late))
     mend = "to make new clips: pip install mujoco, apt-get install libegl1 libegl-mesa0 libopengl0"
     print(f"renderer for new workshop clips (optional): {'ready' if machine.renderer else mend}\n")
     able = {name: all(check.holds[name] is not False for check in found) for name in names}
@@ -198,15 +237,23 @@ def doctor(profile: str | None = None) -> bool:
     return able[profile or "nano"]
 
 
+def able(profile: str) -> Machine:
+    """This machine, if the profile can run here.
+
+    Raises:
+        UserError: it cannot; one line for each thing that is missing, with its fix.
+    """
+    machine, name = Machine(), profiles.get(profile).name
+    if missing := [check.cure([name]) for check in checks(machine, [name]) if check.holds[name] is False]:
+        raise UserError("\n  ".join([f"{name} cannot run here, because of", *missing]))
+    return machine
+
+
 def require(profile: str) -> None:
     """In each notebook: that the profile can run here, and what was chosen for this machine and why; an error with the
     fix where it cannot."""
     _quiet_libraries()
-    machine = Machine()
-    found = [check for check in checks(machine, [profiles.get(profile).name]) if check.holds[profile] is False]
-    if found:
-        missing = "".join(f"\n  {check.what} ({check.found}): {check.fix}" for check in found)
-        raise UserError(f"{profile} cannot run here, because of{missing}")
+    machine = able(profile)
     gpus = f", {len(machine.gpus)} x {machine.gpus[0][0]}" if machine.gpus else ""
     print(f"preflight: {profile} can run here ({machine.cores} cores, {machine.memory_gb:.0f} GB memory{gpus})")
     print(choices.told())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from cookbook.errors import UserError
+from cookbook.words import meant
 
 NVIDIA_MODEL_LICENCE = "NVIDIA Open Model License"
 
@@ -290,5 +291,8 @@ PROFILES = {"smoke": smoke, "nano": nano, "2b": cosmos_2b, "14b": cosmos_14b}
 def get(name: str, recipe: str | None = None) -> Profile:
     """The profile of that name, with its default recipe or a named one."""
     if name not in PROFILES:
-        raise UserError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
+        near = meant(name, PROFILES)
+        raise UserError(
+            f"no profile {name!r}; {f'did you mean {near}? T' if near else 't'}here are {', '.join(PROFILES)}"
+        )
     return PROFILES[name]().with_recipe(recipe)

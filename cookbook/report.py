@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from cookbook import profiles, results, show, store, video
-from cookbook.judge.faults import FAULTS
+from cookbook.judge.kinds import FAULTS
 
 PAIRS = 4  # prompts shown side by side
 MODELS = ("base", "tuned")

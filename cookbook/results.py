@@ -30,8 +30,9 @@ def manifest(run: Path, stage: str) -> dict:
     """
     found = store.read_manifest(run / store.FOLDERS[stage])
     if found is None:
-        verb = stage.split("-")[0]
-        raise UserError(f"{run}: {stage} is not finished; type `cookbook {verb} --run {run}` first")
+        verb, _, model = stage.partition("-")
+        first = store.command("prepare" if verb == "data" else verb, run, None, *(["--model", model] if model else []))
+        raise UserError(f"{run}: {stage} is not finished; type {first} first")
     return found
 
 
@@ -39,7 +40,7 @@ def scores(run: Path) -> pd.DataFrame:
     """One row per judged clip: file, model, name, prompt, seed, and a score from 1 to 5 for each question."""
     rows = store.read_rows(run / "verdicts" / "verdicts.jsonl")
     if not rows:
-        raise UserError(f"{run}: no verdicts; type `cookbook judge --run {run}` first")
+        raise UserError(f"{run}: no verdicts; type {store.command('judge', run)} first")
     keys = ["file", "model", "name", "prompt", "seed"]
     table = pd.DataFrame(rows).pivot_table(index=keys, columns="question", values="score", dropna=False, observed=True)
     return table.dropna(how="all").reset_index().rename_axis(columns=None)

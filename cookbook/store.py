@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import shutil
 import sys
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 
-from cookbook.errors import UserError
+from cookbook.errors import Outdated, UserError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HOME = Path(os.environ.get("COOKBOOK_HOME", ASSETS.parent))
@@ -68,6 +69,22 @@ PACKAGES = (
 def run_folder(run: Path | str | None, profile: str) -> Path:
     """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME)."""
     return Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+
+
+def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str:
+    """What to type for that verb in this run folder, in backquotes; without what is taken anyhow.
+
+    Args:
+        profile: where it is None, that of the stages that are there.
+    """
+    words, stages = ["cookbook", verb], (begun(run / place) for place in FOLDERS.values())
+    profile = profile or next((stage["profile"] for stage in stages if stage), "nano")
+    if profile != "nano":
+        words += ["--profile", profile]
+    if run != run_folder(None, profile):
+        here = Path.cwd()
+        words += ["--run", str(run.relative_to(here) if here in run.parents else run)]
+    return f"`{shlex.join([*words, *more])}`"
 
 
 def digest(path: Path) -> str:
@@ -207,6 +224,11 @@ class Stage:
         self.close()
         return self.manifest
 
+    def forget(self) -> None:
+        """Remove the folder of a stage that cannot begin: whoever mends its inputs is not held to the broken ones."""
+        self.close()
+        shutil.rmtree(self.folder)
+
     def close(self) -> None:
         """Let go of the folder; another process may have it."""
         self._lock.close()
@@ -244,19 +266,26 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
     known = begun(folder)
     if known and (changes := _changes(known, started)):
         lock.close()
-        raise UserError(f"{folder} was made from other inputs: {'; '.join(changes)}. To make it anew: --redo {name}")
+        raise Outdated(f"{folder} was made from other inputs: {'; '.join(changes)}", _anew(folder, name, profile))
     if manifest and (lost := [p for p in manifest["outputs"] if not (folder / p).exists()]):
         lock.close()
-        raise UserError(f"{folder} lost {lost[0]} and {len(lost) - 1} more files. To make it anew: --redo {name}")
+        raise Outdated(f"{folder} lost {lost[0]} and {len(lost) - 1} more files", _anew(folder, name, profile))
     if manifest:
-        print(
-            f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo {name} repeats"
-        )
+        print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
     else:
         _sweep(folder)
         if not known:
             write_json(folder / "started.json", started)
     return Stage(folder, name, started, manifest, lock)
+
+
+def _anew(folder: Path, name: str, profile: str) -> str:
+    """How to make a stage folder anew where the command that was typed is not known."""
+    place = Path(FOLDERS.get(name, "."))
+    if folder.parts[-len(place.parts) :] != place.parts or not place.parts:
+        return "redo=True"
+    run = folder.parents[len(place.parts) - 1]
+    return f"redo=True, or {command('run', run, profile, '--redo', name)}"
 
 
 def begun(folder: Path) -> dict | None:

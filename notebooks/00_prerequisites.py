@@ -128,7 +128,7 @@ pd.DataFrame([row(profiles.get(name)) for name in profiles.PROFILES])
 # %%
 def places(name: str) -> list[dict]:
     return [
-        {"profile": name, "from": s.location, "GB": s.gigabytes, "ships": s.ships, "gated": s.gated, "licence": s.licence}
+        {"profile": name, "from": s.location, "size": preflight.size(s), "ships": s.ships, "gated": s.gated, "licence": s.licence}
         for s in preflight.sources(profiles.get(name))
     ]
 

@@ -14,6 +14,8 @@ from cookbook import budget, expected, notebooks, preflight, profiles, publish, 
 from cookbook.errors import UserError
 from cookbook.generate import plan as generating
 from cookbook.generate.requests import Request
+from cookbook.judge.calibration import gather
+from cookbook.layout import write_metadata
 from cookbook.train import plan as training
 
 BOOKS = notebooks.select()  # what `cookbook run` executes
@@ -87,6 +89,23 @@ def test_calculated_figures_are_those_of_the_stages_own_plans():
     wide = {work.stage: work for work in budget.stages(profiles.get("14b"))}
     assert all(work.gpu_gb < preflight.NEEDS["14b"].gpu_gb for work in wide.values() if work.gpu_gb)
     assert wide["judge"].gpu_gb > found["judge"].gpu_gb
+
+
+@pytest.mark.parametrize(("clips", "made"), [(2, 20), (92, 152)])
+def test_the_controls_of_real_weights_are_made_of_the_training_clips(clips, made, tmp_path):
+    """No more than the plan says, and as many of two clips as docs/your_own_robot.md says."""
+    large, train = profiles.get("2b"), tmp_path / "data" / "train"
+    (train / "videos").mkdir(parents=True)
+    for index in range(clips):
+        (train / "videos" / f"{index}.mp4").touch()
+    write_metadata(train / "metadata.csv", [(f"{index}.mp4", f"Do {index}.") for index in range(clips)])
+    controls, apart = gather(large, tmp_path)
+    assert len(controls) == made <= large.control_clips and not apart
+    assert {control.path.parent for control in controls} == {train / "videos"}
+    told = {work.stage: work for work in budget.stages(large)}["judge"].what
+    assert told.endswith("up to 160 controls: your training clips, as they are and broken on purpose")
+    page = (notebooks.ROOT / "docs" / "your_own_robot.md").read_text()
+    assert "160 controls at most; from two clips 20 can be made" in page
 
 
 @pytest.mark.parametrize("path", publish.every(), ids=lambda path: path.stem[:2])

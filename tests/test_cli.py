@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ import pytest
 import tyro
 
 from cookbook import cli
-from cookbook.errors import UserError
+from cookbook.errors import Outdated, UserError
 
 STAGE = {"--profile", "--run"}
 DRAWN = {"--task", "--twins", "--size", "--randomize", "--look"}
@@ -66,12 +67,36 @@ def test_a_verb_of_two_words_is_found():
     "words, message",
     [
         (["trian"], "no verb 'trian'; did you mean `cookbook train`?"),
-        (["doctor", "--profile", "3b"], "no profile '3b'; there are smoke, nano, 2b, 14b"),
+        (["doctor", "--profile", "3b"], "no profile '3b'; did you mean 2b? There are smoke, nano, 2b, 14b"),
+        (["doctor", "--profile", "smoek"], "no profile 'smoek'; did you mean smoke? There are smoke, nano, 2b, 14b"),
+        (["doctor", "--profile", "huge"], "no profile 'huge'; there are smoke, nano, 2b, 14b"),
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(words, message, capsys):
     assert cli.main(words) == 2
     assert capsys.readouterr().err == f"cookbook: {message}\n"
+
+
+def test_what_was_made_from_something_else_is_made_anew_by_the_command_that_is_told(monkeypatch, capsys):
+    def stage(run: str, redo: bool = False) -> None:
+        if not redo:
+            raise Outdated("a/data was made from other inputs: clips", "redo=True")
+
+    monkeypatch.setattr(cli, "function", lambda verb: stage)
+    assert cli.main(["prepare", "--run", "my runs"]) == 2
+    told = "a/data was made from other inputs: clips. To make it anew: `cookbook prepare --run 'my runs' --redo`"
+    assert capsys.readouterr().err == f"cookbook: {told}\n"
+    assert cli.main(shlex.split(told.split("`")[1])[1:]) == 0
+
+
+@pytest.mark.parametrize(
+    "verb, first",
+    [("train", "prepare"), ("convert", "train"), ("generate", "convert"), ("judge", "generate"), ("filter", "judge")],
+)
+def test_a_stage_without_its_inputs_names_the_command_for_the_same_run(verb, first, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([verb, "--run", "runs/mine"]) == 2
+    assert f"type `cookbook {first} --run runs/mine` first" in capsys.readouterr().err
 
 
 def test_a_failed_check_gives_status_1(monkeypatch):

@@ -91,6 +91,23 @@ def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
     }
 
 
+def test_a_failed_attempt_does_not_bind_the_folder(gr1):
+    caption, photo = gr1 / "train" / "metas" / "2.txt", gr1 / "eval" / "2_Nod..png"
+    make_video(gr1 / "train" / "gr1" / "2.mp4")
+    caption.parent.mkdir()
+    caption.write_text("")
+    with pytest.raises(UserError, match="^1 clip cannot be used"):
+        run_prepare(gr1)
+    caption.write_text("Nod.")
+    photo.with_suffix(".txt").write_text("Nod.")
+    photo.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="2_Nod"):
+        run_prepare(gr1)
+    assert not (gr1 / "run" / "data").exists(), "nothing is laid out before all is checked"
+    make_photos(gr1 / "eval", "2_Nod.")
+    assert run_prepare(gr1)["clips"] == 3
+
+
 def test_other_sizes_and_rates_fit(tmp_path):
     make_video(tmp_path / "train" / "a.mp4", frames=26, fps=4.0, size=(476, 644))
     make_video(tmp_path / "train" / "b.mp4", frames=60, fps=15.0, size=(48, 86))

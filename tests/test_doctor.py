@@ -62,6 +62,34 @@ def test_each_missing_thing_is_named_with_its_fix(machine, capsys, profile, lack
         preflight.require(profile)
 
 
+def test_need_is_told_against_what_is_here(machine, capsys):
+    machine(memory_gb=25.1, cores=4, gpus=[])
+    preflight.doctor()
+    out = capsys.readouterr().out
+    assert "\nmemory (2b, 14b): 2b needs 64 GB, 14b needs 256 GB, here 25.1 GB; use a machine with more memory\n" in out
+    assert "\nNVIDIA GPU (2b, 14b): 2b needs 1 GPU of 80 GB, 14b needs 8 GPUs of 80 GB, here none; " in out
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", None])
+def test_only_what_is_set_is_to_be_unset(machine, capsys, monkeypatch, name):
+    for variable in preflight.OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
+    if name:
+        monkeypatch.setenv(name, "1")
+    machine(online=False)
+    preflight.doctor("2b")
+    cure = f"unset {name}" if name else "connect this machine to the internet"
+    assert f"Hub reachable (2b): no; {cure}\n" in capsys.readouterr().out
+
+
+def test_no_size_is_zero():
+    sources = [*preflight.sources(profiles.nano()), *preflight.sources(profiles.cosmos_2b())]
+    sizes = {source.location: preflight.size(source) for source in sources}
+    assert all(re.fullmatch(r"[1-9]\d* MB|\d+(\.\d)? GB|unknown, see its page", size) for size in sizes.values()), sizes
+    assert sizes["nvidia/Cosmos-Guardrail1"] == "unknown, see its page"
+    assert sizes["nano/world"].endswith(" MB") and sizes["nvidia/Cosmos-Predict2.5-2B"] == "21.5 GB"
+
+
 def test_nano_never_asks_the_network(machine, monkeypatch):
     machine()
     asked = property(lambda self: pytest.fail("asked the network"))

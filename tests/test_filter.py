@@ -73,6 +73,18 @@ def test_every_dropped_clip_has_its_reason(tmp_path):
     assert reasons["e_seed0.mp4"] == "instruction was not judged"
 
 
+def test_the_summary_counts_every_dropped_clip_once(tmp_path, capsys):
+    filter_clips("nano", write_run(tmp_path, SCORES))
+    told = capsys.readouterr().out
+    assert "kept 2 of 5 dreams\n  3 dropped: 1 for physics, 1 for instruction, 1 for both\n" in told
+
+
+def test_the_summary_names_copies_and_ranks(tmp_path, capsys):
+    scores = {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (2.0, 5.0)}
+    filter_clips("nano", write_run(tmp_path, scores), top=1)
+    assert "  2 dropped: 1 for physics, 1 behind better ones of their prompt\n" in capsys.readouterr().out
+
+
 def test_nothing_passes(tmp_path, capsys):
     manifest = filter_clips("nano", write_run(tmp_path, {"a_seed0": (2.0, 2.0)}))
     assert manifest["kept"] == 0 and (tmp_path / "kept/metadata.csv").read_text() == "file,prompt\n"

@@ -21,6 +21,7 @@ from cookbook import profiles, store, video
 from cookbook.convert import convert
 from cookbook.data import prepare
 from cookbook.generate import generate
+from cookbook.generate.requests import ALLOWED
 from cookbook.judge import judge
 from cookbook.judge.filtering import filter_clips
 from cookbook.profiles import Source
@@ -180,6 +181,11 @@ def fits(value: Any, kind: str, limits: str) -> bool:
 @pytest.mark.parametrize("heading", ROWS)
 def test_rows_are_as_documented(run, heading):
     assert problems([row for file in ROWS[heading] for row in store.read_rows(run / file)], SECTIONS[heading]) == []
+
+
+def test_every_field_that_a_request_may_have_is_documented():
+    """Those that no run of ours writes too: what is allowed is told by the check of a user's file."""
+    assert set(SECTIONS["`dreams/<model>/requests.jsonl`"]) == set(ALLOWED)
 
 
 def test_calibration_is_as_documented(run):

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"data", "train", "convert", "generate", "judge"}
-SHARED = {"flow", "engine", "models", "store", "profiles", "show", "video", "layout", "errors"}
+SHARED = {"flow", "engine", "models", "store", "profiles", "show", "video", "layout", "errors", "words"}
 SECRET = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
@@ -70,7 +70,7 @@ def test_files_and_functions_are_short():
     for path in (path for folder in ("cookbook", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")):
         text, most = path.read_text(), 105 if path.parent.name == "workshop" else 75
         lines, functions = text.count("\n"), [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)]
-        problems += [f"{path}: {lines} lines"] if lines > 320 else []
+        problems += [f"{path}: {lines} lines"] if lines > 340 else []
         problems += [f"{path}: {node.name} has {length(node)} lines" for node in functions if length(node) > most]
     assert not problems, "\n".join(problems)
 

@@ -1,4 +1,4 @@
-"""The notebooks as committed, and the runner against each way in which papermill alone lets a broken notebook pass."""
+"""The notebooks as committed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import io
 import json
 import re
 import statistics
-import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
-from nbformat.sign import NotebookNotary
 from PIL import Image
 
-from cookbook import expected, notebooks, profiles, publish, show, store
-from cookbook.errors import UserError
+from cookbook import expected, notebooks, profiles, publish, show
 from cookbook.train import explain
 
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
@@ -216,124 +213,3 @@ def test_a_choice_is_a_slider_for_numbers_and_a_menu_for_words(values, control, 
     ((draw, controls),) = made
     assert draw is print and list(controls) == ["what_now"]
     assert type(controls["what_now"]).__name__ == control and controls["what_now"].options == tuple(values)
-
-
-# The runner
-
-
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """A function that writes one notebook of the given cells, the only one that the runner then finds."""
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "books")
-
-    def write(*cells: str) -> Path:
-        parameters = nbformat.v4.new_code_cell(
-            'profile: str = "nano"  # profile\nrun: str = ""  # folder\ncount: int = 1  # how many',
-            metadata={"tags": ["parameters"]},
-        )
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        book = nbformat.v4.new_notebook(
-            cells=[parameters, *map(nbformat.v4.new_code_cell, cells)],
-            metadata={**kernel, "language_info": {"name": "python"}},
-        )
-        (tmp_path / "books").mkdir(exist_ok=True)
-        nbformat.write(book, tmp_path / "books" / "00_try.ipynb")
-        return tmp_path / "run"
-
-    return write
-
-
-def test_a_good_notebook_runs_in_this_python_with_its_parameters(written, capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
-    # a hundredth of a second is the unit of the timings, so each cell takes longer than that
-    wait = "import sys, time\ntime.sleep(0.05)\n"
-    run = written(wait + "print('python', sys.executable)", wait + "data = bytes(10**8)\nprint('count', count + 1)")
-    assert notebooks.run_all("smoke", run=run, parameters=(("count", "41"),)) == {}
-    text = (run / "notebooks" / "00_try.ipynb").read_text()
-    assert sys.executable in text and "count 42" in text
-    timing = json.loads((run / "notebooks" / "timings.json").read_text())["notebooks"]["00_try"]
-    assert timing["seconds"] > 0 and len(timing["cells"]) == 3, "parameters and two more"
-    assert all(cell["seconds"] > 0 and cell["peak_memory_gb"] > 0.01 for cell in timing["cells"][1:])
-    assert sum(cell["seconds"] for cell in timing["cells"]) <= timing["seconds"] and timing["written_gb"] == 0
-    out = capsys.readouterr().out
-    assert "[1/1] 00_try" in out and "no report yet: train" in out
-    assert NotebookNotary().check_signature(nbformat.read(run / "notebooks" / "00_try.ipynb", as_version=4))
-
-
-def test_choices_are_for_people_and_leave_no_trace_headless(written):
-    draw = "from cookbook import show\nshow.browse(lambda level: print('chosen', level), level=[0.5, 1.0])"
-    run = written(draw)
-    notebooks.run_all("smoke", run=run)
-    executed = (run / "notebooks" / "00_try.ipynb").read_text()
-    assert (
-        '"widgets"' not in executed and "widget-view" not in executed and "chosen" not in executed.split(draw[-20:])[-1]
-    )
-
-
-def test_a_failing_cell_stops_the_run_and_its_copy_is_kept(written):
-    run = written("1 / 0", "print('never')")
-    with pytest.raises(UserError, match=r"00_try.ipynb: cell 3 failed with ZeroDivisionError: division by zero"):
-        notebooks.run_all("smoke", run=run)
-    assert "ZeroDivisionError" in (run / "notebooks" / "00_try.ipynb").read_text()
-
-
-def test_links_of_a_copy_still_lead_to_the_checkout(written, tmp_path):
-    run = written("1 + 1")
-    source = notebooks.NOTEBOOKS / "00_try.ipynb"
-    book = nbformat.read(source, as_version=4)
-    book.cells.insert(0, nbformat.v4.new_markdown_cell("![a](../assets/pictures/a.png) and [next](01_next.ipynb)"))
-    nbformat.write(book, source)
-    notebooks.run_all("smoke", run=run)
-    text = nbformat.read(run / "notebooks" / "00_try.ipynb", as_version=4).cells[0].source
-    target = re.search(r"\((.+/assets/pictures/a.png)\)", text)[1]
-    assert (run / "notebooks" / target).resolve() == notebooks.ROOT / "assets/pictures/a.png"
-    assert "[next](01_next.ipynb)" in text and "(../assets" in source.read_text()
-
-
-def test_a_cell_that_is_skipped_by_its_tag_is_a_failure(written):
-    run = written("1 + 1", "print('never')")
-    source = notebooks.NOTEBOOKS / "00_try.ipynb"
-    book = nbformat.read(source, as_version=4)
-    book.cells[1].metadata["tags"] = ["skip-execution"]
-    nbformat.write(book, source)
-    with pytest.raises(UserError, match="did not run"):
-        notebooks.run_all("smoke", run=run)
-
-
-def test_leaving_half_way_is_a_failure(written):
-    run = written("import sys\nsys.exit(0)", "print('never')")
-    with pytest.raises(UserError, match="did not run|failed with SystemExit"):
-        notebooks.run_all("smoke", run=run)
-
-
-def test_unexecuted_cells_are_found():
-    cell = nbformat.v4.new_code_cell
-    done = cell("1", execution_count=1, metadata={"papermill": {"status": "completed"}})
-    pending = cell("1", execution_count=3, metadata={"papermill": {"status": "pending"}})
-    assert notebooks.unexecuted([done, cell("2"), pending, cell("")]) == [2, 3]
-
-
-def test_an_unknown_parameter_is_refused_before_anything_runs(written):
-    run = written("print('never')")
-    with pytest.raises(UserError, match="no notebook parameter 'cuont'; 00_try take count, profile, run"):
-        notebooks.run_all("smoke", run=run, parameters=(("cuont", "3"),))
-    assert not run.exists()
-
-
-def test_notebooks_are_chosen_by_number_or_name():
-    assert [path.stem[:2] for path in notebooks.select(start="03")] == ["03", "04"]
-    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04"]
-    assert notebooks.select(start="05") == notebooks.select(only="05"), "what is beyond the guide must be asked for"
-    assert [path.stem for path in notebooks.select(only="02_post_training")] == ["02_post_training"]
-    with pytest.raises(UserError, match="no notebook '7'; there are 00_prerequisites"):
-        notebooks.select(only="7")
-
-
-def test_redo_removes_a_stage_and_all_that_follow(tmp_path):
-    for place in store.FOLDERS.values():
-        (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    notebooks.remove(tmp_path, "convert")
-    left = {name for name, place in store.FOLDERS.items() if (tmp_path / place).exists()}
-    assert left == {"data", "train", "generate-base"}
-    with pytest.raises(UserError, match="no stage 'trian'"):
-        notebooks.remove(tmp_path, "trian")

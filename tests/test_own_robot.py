@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cookbook import profiles, store, video
+from cookbook.data.prepare import check_clips
 from cookbook.generate.requests import read_requests
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "your_own_robot.md").read_text()
-HANDS = ["left", "right", "left"]
 
 
 def film(seed: int, seconds: float = 4.0, fps: int = 12, height: int = 120, width: int = 208) -> np.ndarray:
@@ -34,16 +33,22 @@ def film(seed: int, seconds: float = 4.0, fps: int = 12, height: int = 120, widt
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with my_robot/ in it, laid out as the page says."""
+    """A folder with the page's sample my_robot/ in it, and a third clip of a shape and rate that no profile has."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "my_robot" / "eval").mkdir(parents=True)
-    for index, hand in enumerate(HANDS, 1):
-        clip = folder / "my_robot" / "train" / f"{index:03d}.mp4"
-        video.write_video(clip, film(index), 12)
-        clip.with_suffix(".txt").write_text(f"Use the {hand} hand to push the block to the right.")
-    Image.fromarray(film(9)[0]).save(folder / "my_robot" / "eval" / "0_wave.png")
-    (folder / "my_robot" / "eval" / "0_wave.txt").write_text("Use the left hand to push the block to the left.")
+    (folder / "assets").symlink_to(store.ASSETS)
+    subprocess.run(["sh", "-e", "-c", re.search(r"```sh\n(.*?)```", PAGE, re.S)[1]], cwd=folder, check=True)
+    clip = folder / "my_robot" / "train" / "003.mp4"
+    video.write_video(clip, film(3), 12)
+    clip.with_suffix(".txt").write_text("Use the left hand to push the block to the right.")
     return folder
+
+
+def test_the_sample_has_the_layout_that_the_page_shows(home):
+    shown = re.search(r"```\n(my_robot/.*?)```", PAGE, re.S)[1]
+    made = {path.name for path in (home / "my_robot").rglob("*.*")} - {"003.mp4", "003.txt"}
+    assert made == set(re.findall(r"\w+\.(?:mp4|txt|png)", shown))
+    clips, problems = check_clips(home / "my_robot" / "train", profiles.nano())
+    assert len(clips) == 3 and not problems and all(clip.prompt.startswith("Use the ") for clip in clips)
 
 
 def cookbook(words: str, home: Path) -> subprocess.CompletedProcess:
@@ -62,7 +67,7 @@ def test_the_commands_lead_from_the_folder_to_videos_in_ten_minutes(home):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if "--steps 1" in line:
             assert time.monotonic() - clock < 600
-    assert store.read_manifest(run / "data")["clips"] == len(HANDS)
+    assert store.read_manifest(run / "data")["clips"] == 3
     assert store.read_manifest(run / "checkpoints")["steps"] == 1
     (row,) = store.read_rows(run / "dreams" / "tuned" / "dreams.jsonl")
     info = video.probe(run / "dreams" / "tuned" / row["file"])

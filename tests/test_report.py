@@ -12,7 +12,7 @@ import pytest
 
 from cookbook import report, results, store, video
 from cookbook.errors import UserError
-from cookbook.judge import controls, faults
+from cookbook.judge import controls, kinds
 
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
 
@@ -219,7 +219,7 @@ def test_the_table_of_kinds_says_what_was_done_and_to_how_many(run):
 
 def test_every_kind_of_fault_is_explained():
     twins = pytest.importorskip("cookbook.workshop.twins", reason="NOT RUN: needs pip install -e .[sim]")
-    assert faults.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *controls.SPOILERS}
+    assert kinds.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *controls.SPOILERS}
 
 
 def test_sheets_show_one_clip_of_each_prompt(run):

@@ -41,10 +41,32 @@ def test_unfinished_stage_is_continued(tmp_path):
 @pytest.mark.parametrize("when_finished", [True, False])
 def test_changed_inputs_are_refused_by_name(tmp_path, when_finished):
     finished(tmp_path / "s") if when_finished else make_stage(tmp_path / "s").close()
-    with pytest.raises(UserError, match=r"data .* -> .*--redo train"):
+    with pytest.raises(UserError, match=r"data .* -> .*To make it anew: redo=True$"):
         make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
     with pytest.raises(UserError, match="steps 1 -> 2"):
         make_stage(tmp_path / "s", settings={"steps": 2})
+
+
+def test_the_cure_is_a_command_for_this_run(tmp_path, monkeypatch):
+    finished(tmp_path / "my runs" / "a" / "checkpoints")
+    for place, run in ((tmp_path, "'my runs/a'"), (tmp_path.parent, f"'{tmp_path.name}/my runs/a'")):
+        monkeypatch.chdir(place)
+        with pytest.raises(UserError) as refused:
+            make_stage(tmp_path / "my runs" / "a" / "checkpoints", settings={"steps": 2})
+        assert str(refused.value).endswith(f"redo=True, or `cookbook run --run {run} --redo train`")
+
+
+def test_a_command_names_what_is_not_taken_anyhow(tmp_path, monkeypatch):
+    assert store.command("train", store.HOME / "runs" / "nano", "nano") == "`cookbook train`"
+    assert store.command("train", store.HOME / "runs" / "2b", "2b", "--redo") == "`cookbook train --profile 2b --redo`"
+    make_stage(tmp_path / "checkpoints").close()
+    assert store.command("judge", tmp_path) == f"`cookbook judge --run {tmp_path}`"
+
+
+def test_a_forgotten_stage_may_begin_with_anything(tmp_path):
+    make_stage(tmp_path / "s").forget()
+    assert not (tmp_path / "s").exists()
+    assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}).done
 
 
 def test_redo_empties_the_folder(tmp_path):

@@ -52,7 +52,7 @@ def test_it_learns_what_the_labels_say(examples, critic_folder, tmp_path):
     assert abs(before[0] - before[1]) < 0.5 and bright - dark > 2, "clips that it was not trained on"
     assert made["loss_last"] < made["loss_first"] / 2 and made["weights_changed"] > 0
     assert training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3) == made
-    with pytest.raises(UserError, match="--redo train-critic"):
+    with pytest.raises(UserError, match="To make it anew: redo=True"):
         training.train_critic(examples[:-1], tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3)
 
 

@@ -52,7 +52,9 @@ def convert(
     own = checkpoint is None
     trained = store.read_manifest(folder / "checkpoints")
     if own and trained is None:
-        raise UserError(f"{folder / 'checkpoints'} is not finished; type `cookbook train --profile {profile}` first")
+        raise UserError(
+            f"{folder / 'checkpoints'} is not finished; type {store.command('train', folder, profile)} first"
+        )
     path = weights.find(folder / "checkpoints" if own else Path(checkpoint).expanduser().absolute())
     models = hub.locate(chosen.world)
     known = store.digest if path.is_file() else store.fingerprint
@@ -68,9 +70,8 @@ def convert(
     rows = proof.check_in_new_process(stage.folder, path, models)
     print(proof.table(rows))
     if bad := [row for row in rows if not row.good]:
-        raise UserError(
-            f"{stage.folder / bad[0].file}: {bad[0].problem}; type `cookbook convert --redo` to write it again"
-        )
+        again = store.command("convert", folder, profile, "--redo")
+        raise UserError(f"{stage.folder / bad[0].file}: {bad[0].problem}; type {again} to write it again")
     outputs = [p for p in stage.folder.rglob("*") if p.is_file() and p.name not in (".lock", "started.json")]
     return stage.finish(
         outputs,
@@ -85,7 +86,8 @@ def _check_unchanged(path: Path, root: Path, hashes: dict[str, str]) -> None:
     for name, known in hashes.items():
         file = root / name
         if path in file.parents and store.digest(file) != known:
-            raise UserError(f"{file} has changed since training wrote it; copy it again or --redo train")
+            anew = store.command("train", root.parent, None, "--redo")
+            raise UserError(f"{file} has changed since training wrote it; copy it again, or train anew: {anew}")
 
 
 def write(trained: Weights, folder: Path, models: Path, shift: float, back: bool = False) -> None:

@@ -12,6 +12,7 @@ from cookbook.models.hub import locate
 from cookbook.profiles import Profile
 from cookbook.show import progress
 from cookbook.video import needed_frames, probe, read_image
+from cookbook.words import count
 
 
 def prepare(
@@ -48,22 +49,40 @@ def prepare(
     if stage.done:
         return stage.manifest
     print(f"data: clips from {clips_from}, photos from {photos_from}")
-    clips, problems = check_clips(clips_from, chosen)
-    if problems and not skip_bad:
-        listed = "\n".join(f"  {row['file']}: {row['reason']}" for row in problems)
-        raise UserError(f"{len(problems)} clips cannot be used (--skip-bad leaves them out):\n{listed}")
-    if not clips:
-        raise UserError(f"{clips_from}: none of its {len(problems)} clips can be used")
+    try:
+        clips, problems = _usable(clips_from, chosen, skip_bad)
+        photos = _photos(photos_from)
+    except UserError:
+        stage.forget()
+        raise
     outputs = write_training(stage.folder / "train", clips, chosen.prompt_prefix)
-    photos = read_photos(photos_from)
     outputs += write_photos(stage.folder / "eval", photos)
     skipped = stage.folder / "skipped.jsonl"
     skipped.unlink(missing_ok=True)
     for row in problems:
         store.append_row(skipped, row)
     outputs += [skipped] if problems else []
-    print(f"data: {len(clips)} clips, {len(photos)} photos, {len(problems)} skipped")
+    print(f"data: {count(len(clips), 'clip')}, {count(len(photos), 'photo')}, {len(problems)} skipped")
     return stage.finish(outputs, clips=len(clips), photos=len(photos), skipped=len(problems))
+
+
+def _usable(folder: Path, profile: Profile, skip_bad: bool) -> tuple[list[Clip], list[dict]]:
+    """What `check_clips` says, where it is good enough to go on with."""
+    clips, problems = check_clips(folder, profile)
+    if problems and not skip_bad:
+        listed = "\n".join(f"  {row['file']}: {row['reason']}" for row in problems)
+        raise UserError(f"{count(len(problems), 'clip')} cannot be used (--skip-bad leaves them out):\n{listed}")
+    if not clips:
+        raise UserError(f"{folder}: none of its {count(len(problems), 'clip')} can be used")
+    return clips, problems
+
+
+def _photos(folder: Path) -> list[Photo]:
+    """Photos with their instructions, each opened once."""
+    photos = read_photos(folder)
+    for photo in photos:
+        read_image(photo.image)
+    return photos
 
 
 def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]:
@@ -105,7 +124,6 @@ def write_photos(folder: Path, photos: list[Photo]) -> list[Path]:
     """Copy photos and instructions, every pair under one stem (the published misnamed pair is put right here)."""
     written = []
     for photo in photos:
-        read_image(photo.image)
         image, caption = folder / f"{photo.name}{photo.image.suffix.lower()}", folder / f"{photo.name}.txt"
         with store.replacing(image) as temporary:
             shutil.copyfile(photo.image, temporary)

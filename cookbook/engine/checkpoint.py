@@ -153,7 +153,7 @@ def load(path: Path, state: State, group: Group) -> None:
             dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
         except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(
-                f"{path / part}: not a whole checkpoint of this model ({_last_line(error)}); --redo train"
+                f"{path / part}: not a whole checkpoint of this model ({_last_line(error)}); train anew, with --redo"
             ) from None
 
 

@@ -57,7 +57,8 @@ def generate(
     name = f"generate-{model}"
     tuned = Path(weights) if weights else root / "export" / "diffusers"
     if (weights or model == "tuned") and not tuned.is_dir():
-        raise UserError(f"{tuned} is missing; type `cookbook convert --profile {profile}` first, or give --weights")
+        first = store.command("convert", root, profile)
+        raise UserError(f"{tuned} is missing; type {first} first, or give --weights")
     todo, origin = _read(requests, root, chosen)  # before any weights are looked at, or even downloaded
     base = locate(chosen.world)
     folder = tuned if weights or model == "tuned" else base
@@ -91,7 +92,8 @@ def _read(requests: Path | None, root: Path, profile: Profile) -> tuple[list[Req
     elif (root / "data" / "eval").is_dir():
         found = from_photos(root / "data" / "eval", profile)[: profile.prompts]
     else:
-        raise UserError(f"{root / 'data' / 'eval'} is missing; type `cookbook prepare --profile {profile.name}` first")
+        first = store.command("prepare", root, profile.name)
+        raise UserError(f"{root / 'data' / 'eval'} is missing; type {first} first")
     photos = [store.digest(Path(r.input_path)) if r.input_path else None for r in found]
     rows = [r.model_dump(exclude={"input_path"}, exclude_none=True) for r in found]
     return found, store.digest_of([list(pair) for pair in zip(rows, photos, strict=True)])

@@ -85,7 +85,8 @@ def judge(
     measured = calibration.calibrate(chosen, root, folder, panel) if clips is None else calibration.load(root / own)
     if measured is None or measured["made_from"]["critic"] != panel.fingerprint:
         measured = None
-        show.banner("this critic is not measured on clips of known truth: run `cookbook judge --calibrate` first")
+        first = store.command("judge", root, chosen.name, "--calibrate")
+        show.banner(f"this critic is not measured on clips of known truth: type {first} first")
     clock = time.monotonic()
     verdicts, fresh = judge_rows(folder / "verdicts.jsonl", panel, rows, explain)
     per_clip = (time.monotonic() - clock) / max(1, fresh)
@@ -114,7 +115,7 @@ def list_dreams(run: Path) -> tuple[list[dict], dict[str, str]]:
                 facts |= {"image": row["image_sha256"], "seconds": row.get("seconds")}
                 rows.append({"file": f"dreams/{model}/{row['file']}", "path": folder / row["file"], **facts})
     if not rows:
-        raise UserError(f"{run / 'dreams'} holds no finished dreams to judge: run `cookbook generate` first")
+        raise UserError(f"{run / 'dreams'} holds no finished dreams: type {store.command('generate', run)} first")
     return sorted(rows, key=lambda row: row["file"]), inputs
 
 

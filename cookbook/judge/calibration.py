@@ -63,7 +63,8 @@ def load(folder: Path) -> dict | None:
             if cut is not None and not 1 <= cut <= 5:
                 raise ValueError(f"the threshold for {question} is {cut}, not a score from 1 to 5")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be used ({error}): delete it and run `cookbook judge --calibrate`") from None
+        again = store.command("judge", folder.parent, None, "--calibrate")
+        raise UserError(f"{path} cannot be used ({error}): delete it and type {again}") from None
     return found
 
 

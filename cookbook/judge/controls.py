@@ -159,7 +159,8 @@ def good_clips(folder: Path) -> list[Control]:
     """The clips of a training folder (videos/, metadata.csv), taken as sound."""
     path = folder / "metadata.csv"
     if not path.exists():
-        raise UserError(f"{path} is missing: the critic is measured on training clips; run `cookbook prepare` first")
+        first = store.command("prepare", folder.parents[1])
+        raise UserError(f"{path} is missing: the critic is measured on training clips; type {first} first")
     videos = {video.stem: video for video in sorted((folder / "videos").glob("*.mp4"))}
     told = read_metadata(path)
     return [Control(video, "real", told[stem], 1, 1, stem) for stem, video in videos.items() if stem in told]

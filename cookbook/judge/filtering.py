@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
@@ -45,7 +46,7 @@ def filter_clips(
     root = store.run_folder(run, chosen.name)
     verdicts = root / "verdicts"
     if store.read_manifest(verdicts) is None:
-        raise UserError(f"{verdicts} is not finished: run `cookbook judge` first")
+        raise UserError(f"{verdicts} is not finished: type {store.command('judge', root, chosen.name)} first")
     if top is not None and top < 1:
         raise UserError(f"top is {top}; it must be at least 1")
     cuts, rule = _thresholds(verdicts, threshold, uncalibrated)
@@ -63,7 +64,8 @@ def filter_clips(
     fates = [_verdict(file, answers, cuts) for file, answers in sorted(clips.items())]
     for row in fates:
         if row["kept"] and (not (root / row["file"]).exists() or store.digest(root / row["file"]) != row["sha256"]):
-            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: --redo judge")
+            anew = store.command("judge", root, chosen.name, "--redo")
+            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: type {anew}")
     _drop_copies(root, fates)
     _drop_below(fates, top)
     kept, dropped = ([row for row in fates if row["kept"] == wanted] for wanted in (True, False))
@@ -74,9 +76,10 @@ def filter_clips(
     for name, part in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
         store.write_rows(folder / name, part)
     print(f"filter: kept {len(kept)} of {len(clips)} dreams" + ("" if kept else "; none is good enough to train on"))
-    for word, why in _WHY.items():
-        if count := sum(word in row["failed"] for row in dropped):
-            print(f"  {count} dropped: {why.format(cut=cuts.get(word, 0))}")
+    if dropped:
+        counts = Counter(tuple(row["failed"]) for row in dropped)
+        told = ", ".join(f"{counts[why]} {text}" for why, text in _WHY.items() if counts[why])
+        print(f"  {len(dropped)} dropped: {told}")
     if not kept:
         show.banner(
             f"no dream passed ({rule}): {folder} is empty; generate more seeds, train longer, or lower the threshold"
@@ -85,10 +88,11 @@ def filter_clips(
     return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
 
-_WHY = {
-    **{question: question + " below {cut:.2f}" for question in QUESTIONS},
-    "copy": "the same as a kept one",
-    "rank": "others of the prompt are better",
+_WHY = {  # what a dream failed, each dream for one of them
+    **{(question,): f"for {question}" for question in QUESTIONS},
+    QUESTIONS: "for both",
+    ("copy",): "as copies of kept ones",
+    ("rank",): "behind better ones of their prompt",
 }
 
 
@@ -99,8 +103,8 @@ def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tupl
     measured = calibration.load(verdicts)
     if measured is None and not uncalibrated:
         raise UserError(
-            f"{verdicts / calibration.NAME} is missing: nobody knows what this critic's scores are worth. Run "
-            "`cookbook judge --calibrate`, or pass --uncalibrated"
+            f"{verdicts / calibration.NAME} is missing: nobody knows what this critic's scores are worth. Type "
+            f"{store.command('judge', verdicts.parent, None, '--calibrate')}, or pass --uncalibrated"
         )
     if given is not None or measured is None:
         cut = UPSTREAM if given is None else float(given)
@@ -122,9 +126,8 @@ def _tuned(path: Path) -> dict[str, dict[str, dict]]:
         if row["model"] == "tuned":
             clips.setdefault(row["file"], {})[row["question"]] = row
     if not clips:
-        raise UserError(
-            f"{path} holds no verdict on the tuned model's dreams: run `cookbook generate` and `cookbook judge`"
-        )
+        generate, judge = (store.command(verb, path.parents[1]) for verb in ("generate", "judge"))
+        raise UserError(f"{path} holds no verdict on the tuned model's dreams: type {generate}, then {judge}")
     return clips
 
 

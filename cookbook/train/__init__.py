@@ -100,7 +100,9 @@ def train(
         if plan:
             return asdict(made)
         if data is None and store.read_manifest(folder / "data") is None:
-            raise UserError(f"{folder / 'data'} is not finished; type `cookbook prepare --profile {profile}` first")
+            raise UserError(
+                f"{folder / 'data'} is not finished; type {store.command('prepare', folder, profile)} first"
+            )
         return _train(chosen, made, folder, source, data is None, seed, redo, options, group)
 
 

@@ -12,6 +12,7 @@ from cookbook.errors import UserError
 from cookbook.models import hub, sizes, world
 from cookbook.profiles import Profile, Recipe
 from cookbook.train.explain import departures
+from cookbook.words import count
 
 # FLOP per second that training was measured to sustain, three forwards counted per step.
 H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, recompute 0.25: 2.54 s a step on a busy host (docs/gpu_figures.md)
@@ -153,14 +154,17 @@ class Scale:
     exchange: float
     step_seconds: float
     hours: float
+    seen: int  # clips, of all steps
 
-    def describe(self) -> str:
-        """One line: machines, memory, seconds a step, hours."""
+    def describe(self, clips: int | None = None) -> str:
+        """One line: machines, memory, seconds a step, hours, clips seen, and how often each of `clips` is."""
+        epochs = f" = {self.seen / clips:.1f} epochs" if clips else ""
         where = f"{self.gpus} H100" if self.gpus <= NODE else f"{self.gpus // NODE} machines of {NODE} H100"
         fits = "" if self.memory_gb < 80 else " (does not fit: 80)"
         return (
             f"{where}: {self.memory_gb:.1f} GB each{fits}, {self.step_seconds:.2f} s a step of {self.clips_per_step} "
-            f"(exchange {self.exchange:.2f} s), {self.hours:.1f} h = {self.gpus * self.hours:.1f} GPU hours"
+            f"(exchange {self.exchange:.2f} s), {self.hours:.1f} h = {self.gpus * self.hours:.1f} GPU hours, "
+            f"{self.seen} clips seen{epochs}"
         )
 
 
@@ -171,14 +175,13 @@ def at_scale(profile: Profile, gpus: int, cache: bool = True) -> Scale:
     summed over copies. FSDP2 does this beside the computation, so a step takes the longer of the two.
     """
     plan, recipe = make(profile, gpus, None, None, cache), profile.recipe
-    count, width = plan.copies
+    replicas, width = plan.copies
     weights = 2 * plan.trained * (2 + 2)  # twice gathered in bf16, once scattered in float32
     inside = weights * (width - 1) / width / (WITHIN if width <= NODE else BETWEEN)
-    across = 2 * 4 * plan.trained / width * (count - 1) / count / (WITHIN if gpus <= NODE else BETWEEN)
+    across = 2 * 4 * plan.trained / width * (replicas - 1) / replicas / (WITHIN if gpus <= NODE else BETWEEN)
     step = max(plan.step_seconds, inside + across)
-    return Scale(
-        gpus, sum(plan.memory_gb.values()), plan.clips_per_step, inside + across, step, step * recipe.steps / 3600
-    )
+    memory_gb, seen = sum(plan.memory_gb.values()), plan.clips_per_step * recipe.steps
+    return Scale(gpus, memory_gb, plan.clips_per_step, inside + across, step, step * recipe.steps / 3600, seen)
 
 
 def describe(
@@ -195,7 +198,9 @@ def describe(
     parts = " + ".join(f"{name} {gb:g}" for name, gb in plan.memory_gb.items())
     what = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all of them"
     dtype = str(world.compute_dtype(device)).removeprefix("torch.")
-    counted = f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet: type `cookbook prepare`"
+    counted = (
+        f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet: `cookbook prepare` comes first"
+    )
     each = f"{recipe.batch} per process" + (f", {recipe.accumulate} times" if recipe.accumulate > 1 else "")
     split = f", {plan.copies[0]} copies of the weights, each split over {plan.copies[1]}" if size > 1 else ""
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
@@ -205,14 +210,16 @@ def describe(
         f"  clips         {data}: {counted}",
         f"  network       {plan.parameters / 1e6:.1f} M parameters, training {what}",
         f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
-        f"  work          {plan.steps} steps of {plan.clips_per_step} clips ({each}){epochs}",
+        f"  work          {plan.steps} steps of {count(plan.clips_per_step, 'clip')} ({each}){epochs}",
         f"  departures    {'; '.join(departures(profile))}",
         f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
         f"  disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written",
         f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
     ]
     if plan.parameters > LARGE:
-        lines += [f"  on paper      {at_scale(profile, gpus, cache).describe()}" for gpus in (1, NODE, 4 * NODE)]
+        scales = [at_scale(profile, gpus, cache) for gpus in (1, NODE, 4 * NODE)]
+        lines += [f"  on paper      {scale.describe(plan.clips)}" for scale in scales]
+        lines += ["                the steps stay the same: more GPUs see more clips in them, and take no less time"]
     return "\n".join(lines)
 
 
