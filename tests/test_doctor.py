@@ -111,11 +111,11 @@ def test_a_token_that_the_hub_refuses_is_not_taken_for_a_missing_licence(machine
     assert not preflight.doctor("2b")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Hub ")]
     assert [line for line in lines if line.startswith("Hub token  ") and "refused (401)" in line]
-    assert "Hub token (2b): unset HF_TOKEN; hf auth login  (the Hub no longer takes this one)" in lines
+    assert "Hub token (2b): refused (401); unset HF_TOKEN; hf auth login  (the Hub no longer takes this one)" in lines
     assert not [line for line in lines if line.startswith("Hub licences (2b)")]
     machine(token=False, refused=True)
     preflight.doctor("2b")
-    assert "Hub token (2b): hf auth login" in capsys.readouterr().out.splitlines(), (
+    assert "Hub token (2b): no; hf auth login" in capsys.readouterr().out.splitlines(), (
         "without a token there is none to refuse"
     )
 

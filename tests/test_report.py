@@ -181,7 +181,7 @@ def test_it_is_written_once(run, capsys):
 
 def test_a_missing_stage_is_named(run):
     (run / "kept" / "manifest.json").unlink()
-    with pytest.raises(UserError, match="filter is not finished; type `cookbook filter --run"):
+    with pytest.raises(UserError, match="filter is not finished; type `cookbook filter --profile smoke --run"):
         report.write_report("smoke", run)
 
 
