@@ -55,7 +55,7 @@ def critic_by_kind(run: Path) -> pd.DataFrame:
                 row = kinds.setdefault(kind, {"clips": facts["n"]})
                 row |= {"clips": max(row["clips"], facts["n"]), question: facts["auc"]}
     columns = ["clips", *results.QUESTIONS]
-    table = pd.DataFrame.from_dict(kinds, orient="index", columns=None).reindex(columns=columns).round(2)
+    table = pd.DataFrame.from_dict(kinds, orient="index").reindex(columns=columns).round(2)
     return table.assign(**{"what was done": [FAULTS.get(kind, "") for kind in table.index]})
 
 

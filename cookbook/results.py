@@ -85,7 +85,7 @@ def truth(run: Path) -> pd.DataFrame:
     return told.assign(kept=told["file"].isin(kept))
 
 
-def outcomes(run: Path) -> dict[str, str]:
+def outcome_by_file(run: Path) -> dict[str, str]:
     """What each dream really did, by its file; empty where the profile's photos come without a truth."""
     table = truth(run)
     return {} if table.empty else dict(zip(table["file"], table["outcome"], strict=True))

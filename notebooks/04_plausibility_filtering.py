@@ -213,7 +213,7 @@ results.gain(folder)
 tuned = results.scores(folder).query("model == 'tuned'")
 order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
 ends = tuned.loc[[order[-1], order[0]]]
-truly = results.outcomes(folder)
+truly = results.outcome_by_file(folder)
 titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {truly.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
 show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
 show.show_sheet([folder / file for file in ends["file"]], titles)
