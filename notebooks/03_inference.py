@@ -187,8 +187,6 @@ show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in pick
 # hand lets go. A large model shows more spread, and the spread is what the critic of the next notebook lives on.
 
 # %%
-import json
-
 first = store.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0]
 usual = settings.sampling.guidance
 known = {row["seed"] for row in rows["tuned"] if row["name"] == first["name"]}
@@ -196,10 +194,10 @@ asked = [first | {"name": f"rollout{seed}", "seed": seed} for seed in range(5) i
 asked += [first | {"name": f"guidance{factor}", "guidance": usual * factor} for factor in (0, 3)]
 same = store.digest_of([asked, rows["tuned"][0]["weights"]])  # other weights, another folder
 own = folder / "own_requests" / same[-8:]
-own.mkdir(parents=True, exist_ok=True)
-(own / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+store.write_rows(own / "requests.jsonl", asked)
 generate(profile, run=own, requests=own / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1)
 
+# %%
 more = {row["name"]: row for row in store.read_rows(own / "dreams/tuned/dreams.jsonl") if not row["blocked"]}
 extra = {name: own / "dreams" / "tuned" / row["file"] for name, row in more.items()}
 
@@ -209,7 +207,7 @@ titles = [f"seed {seed}" for seed in sorted(rollouts)][:5]
 five = [rollouts[seed] for seed in sorted(rollouts)][:5]
 print(first["prompt"])
 show.show_video(five, titles, height=96)
-show.show_sheet(five, titles, width=72)
+show.show_sheet(five, titles, width=96)
 
 # %% [markdown]
 # **What you should see** next: too much guidance makes colours hard and breaks shapes; at `nano`, where three times the usual is still little, it shows in the last frames at most. What less does depends on the model: the nano model has learnt one
@@ -247,7 +245,7 @@ def side_by_side(prompt, seed):
 
 
 few = list(photos)[:6]
-show.show_sheet([ends(prompt) for prompt in few], few, columns=1 + len(every), width=72)
+show.show_sheet([ends(prompt) for prompt in few], few, columns=1 + len(every), width=96)
 show.browse(side_by_side, prompt=list(photos), seed=every)
 
 # %% [markdown]

@@ -21,7 +21,7 @@ from cookbook.models import critic as critics
 from cookbook.models import vae as autoencoder
 from cookbook.models.frames import Sampled, sample_frames
 from cookbook.workshop import critic as recipe
-from cookbook.workshop import critic_clips, critic_draw, critic_measure
+from cookbook.workshop import critic_clips, critic_draw, critic_measure, train_world
 from cookbook.workshop import critic_training as training
 from cookbook.workshop.critic_reader import Reader
 
@@ -200,6 +200,14 @@ def test_strangers_are_wrong_by_a_word(examples):
     assert critic_clips.other_hand(told[0]) == PROMPTS[0]
     moved = "Use the right hand to pick up corn from table and put it down farther left."
     assert critic_clips.other_hand(moved) == moved.replace("left", "L").replace("right", "left").replace("L", "right")
+
+
+def test_the_base_model_hears_of_picking_up_without_setting_down_elsewhere():
+    lift, reach = "Use the left hand to lift pear from table and put it back.", "Use the left hand to reach for pear."
+    told = train_world.captions([{"prompt": lift}, {"prompt": reach}])
+    assert told[:2] == [lift, reach]
+    assert told[2] == "Use the right hand to pick up pear from table and put it back."
+    assert told[3] == "Use the right hand to reach for pear."
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the four nano models from nothing, in 25 to 30 minutes on two GPUs and 32 cores, longer on one:
+# Makes the four nano models from nothing, in about 35 minutes on two GPUs and 32 cores, longer on one:
 #
 #   bash cookbook/workshop/remake.sh FOLDER [SCALE]
 #
@@ -57,7 +57,7 @@ python3 -m cookbook.workshop.train_vae --data "$data"/vae-{place,move,lift,point
 ln -sfn codec/vae "$models/vae"
 
 drawn critic
-critic critic-before-dreams 3.5 &
+critic critic-before-dreams 7 & # beside the world model, which takes as long
 first=$!
 drawn world
 python3 -m cookbook.workshop.train_world --data "$data"/{lift,tour,move,reach,point,push} --models "$models" --out "$models/base" --steps 8000 --minutes 60
@@ -72,5 +72,5 @@ if [ ! -e "$models/critic" ]; then
   find "$models/critic-before-dreams" -maxdepth 1 -type f ! -name training.pt -exec cp {} "$models/critic.part" \;
   mv "$models/critic.part" "$models/critic"
 fi
-critic critic 2 "$data/dreams"
+critic critic 5 "$data/dreams"
 echo "finished: $models/world and $models/critic"

@@ -1,5 +1,5 @@
-"""The nano base world model: captioned reach, point, tour, push and lift clips, never placing, which post-training is
-to teach.
+"""The nano base world model: captioned reach, point, tour, move, push and lift clips, never placing, which
+post-training is to teach.
 
 `python -m cookbook.workshop.train_world --data DIR [DIR ...] --models DIR --out DIR --minutes M` continues where it
 stopped; `--models` holds the finished `vae/`, `text_encoder/` and `tokenizer/`.
@@ -26,6 +26,7 @@ from cookbook.workshop.critic_clips import other_hand
 from cookbook.workshop.pieces import autocast, load_clips, train_in_pieces
 
 ENCODED_AT_ONCE = 16
+MODELS = ("vae", "text_encoder", "tokenizer")  # what clips and captions are encoded by
 
 
 @dataclass
@@ -41,9 +42,24 @@ class Args:
     batch: int = 64
     learning_rate: float = 8e-4
     text_dropout: float = 0.1
+    warmup: int = 300
+    """Steps in which the rate rises; then it falls along half a cosine."""
+    ema_decay: float = 0.9995
+    """Of the average over the steps, which is what is saved."""
     held_out: int = 64
     start: Path | None = None
     """Folder with a finished `transformer/` whose weights are trained on; None begins with random ones."""
+
+
+def captions(rows: list[dict]) -> list[str]:
+    """What the clips are told as, then what the mirrored ones are.
+
+    Instructions to place begin with `pick up`. If only `move` began so, a base model would set things down elsewhere
+    at once (30 % of held-out places were reached so), and post-training would have little to teach. So lifting, in
+    which everything ends where it was, is called that too in the mirrored half.
+    """
+    told = [row["prompt"] for row in rows]
+    return told + [other_hand(prompt).replace(" hand to lift ", " hand to pick up ") for prompt in told]
 
 
 @torch.no_grad()
@@ -56,26 +72,24 @@ def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
     if taught := sorted({row["task"] for row in rows} & {"place"}):
         raise UserError(f"{args.data}: the base model must not see {taught[0]}, which post-training is to teach")
     vae, text = world.load_vae(args.models).to(device), world.load_text_encoder(args.models)
-    key = store.digest_of([[row["sha256"] for row in rows], store.fingerprint(args.models / "vae")])[7:23]
+    told = [nano_profile().prompt_prefix + prompt for prompt in captions(rows)]
+    made_of = [[row["sha256"] for row in rows], told, *(store.fingerprint(args.models / d) for d in MODELS)]
+    key = store.digest_of(made_of)[7:23]
     file = args.out / f"inputs-{key}.safetensors"
     if not file.exists():
-        profile = nano_profile()
         pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
         both = (*pixels.split(ENCODED_AT_ONCE), *pixels.flip(-1).split(ENCODED_AT_ONCE))
         parts = [
             codec.encode(vae, part.to(device).float().div(127.5).sub(1)).cpu()
             for part in progress(both, "encoding clips")
         ]
-        told = [row["prompt"] for row in rows]
-        told = [profile.prompt_prefix + prompt for prompt in (*told, *map(other_hand, told))]
         prompts = sorted(set(told))
         index = torch.tensor([prompts.index(prompt) for prompt in told])
         text.model.to(device)
         embeddings = [
-            encode_prompts(text.model, text.tokenizer, prompts[start : start + 64], profile.text_tokens).half().cpu()
-            for start in range(0, len(prompts), 64)
+            encode_prompts(text.model, text.tokenizer, group, nano_profile().text_tokens).half().cpu()
+            for group in (*(prompts[start : start + 64] for start in range(0, len(prompts), 64)), [""])
         ]
-        embeddings.append(encode_prompts(text.model, text.tokenizer, [""], profile.text_tokens).half().cpu())
         latents = torch.cat(parts).half().contiguous()
         with store.replacing(file) as temporary:
             save_file({"latents": latents, "text": torch.cat(embeddings), "index": index}, temporary)
@@ -137,8 +151,8 @@ def main(args: Args) -> None:
             return {"held_out_loss": mean(held_out), "own_loss": mean(training[: len(held_out)])}
 
     average = train_in_pieces(
-        model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, warmup=300, ema_decay=0.9995,
-        report=report, report_every=1000,
+        model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, args.warmup,
+        ema_decay=args.ema_decay, report=report, report_every=1000,
     )  # fmt: skip
     average.cpu().save_pretrained(args.out / "transformer")
 
