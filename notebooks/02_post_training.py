@@ -39,11 +39,11 @@
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
 # | `smoke` | 27 s | 1.7 GB | 313 MB | nothing, none | measured 2026-11-25 |
-# | `nano` | 8.6 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | 6.8 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit b34efcd: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -219,11 +219,11 @@ report.plot_loss(folder);
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | held-out loss, no model | 1.65 | 1.48 to 1.81 |
-# | held-out loss, before | 0.369 | 0.333 to 0.406 |
-# | held-out loss, after | 0.146 | 0.131 to 0.16 |
+# | held-out loss, no model | 1.7 | 1.53 to 1.87 |
+# | held-out loss, before | 0.182 | 0.164 to 0.2 |
+# | held-out loss, after | 0.131 | 0.118 to 0.144 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-25.
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-25.
 # Expect 10 % to each side: on one kind of machine all digits repeat, another rounds otherwise.
 #
 # <!-- /figures: held-out loss -->

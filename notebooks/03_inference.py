@@ -38,11 +38,11 @@
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
 # | `smoke` | 45 s | 2.0 GB | 181 MB | nothing, none | measured 2026-11-25 |
-# | `nano` | 3.8 min | 1.9 GB | 182 MB | nothing, none | measured 2026-11-25 |
+# | `nano` | 5.3 min | 2.2 GB | 182 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 3.5 h and convert: not measured | 20 GB on one GPU | 37.1 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 # | `14b` | 46.9 min and convert: not measured | 33 GB on each of 8 GPUs | 258.6 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit b34efcd: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -207,7 +207,7 @@ titles = [f"seed {seed}" for seed in sorted(rollouts)][:5]
 five = [rollouts[seed] for seed in sorted(rollouts)][:5]
 print(first["prompt"])
 show.show_video(five, titles, height=96)
-show.show_sheet(five, titles, width=96)
+show.show_sheet(five, titles, width=80)
 
 # %% [markdown]
 # **What you should see** next: too much guidance makes colours hard and breaks shapes; at `nano`, where three times the usual is still little, it shows in the last frames at most. What less does depends on the model: the nano model has learnt one
@@ -245,7 +245,7 @@ def side_by_side(prompt, seed):
 
 
 few = list(photos)[:6]
-show.show_sheet([ends(prompt) for prompt in few], few, columns=1 + len(every), width=96)
+show.show_sheet([ends(prompt) for prompt in few], few, columns=1 + len(every), width=80)
 show.browse(side_by_side, prompt=list(photos), seed=every)
 
 # %% [markdown]

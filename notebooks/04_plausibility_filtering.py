@@ -38,11 +38,11 @@
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
 # | `smoke` | 46 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-25 |
-# | `nano` | 83 s | 2.1 GB | 1 MB | nothing, none | measured 2026-11-25 |
-# | `2b` | 1.6 min | 16 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
-# | `14b` | 43 s | 28 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
+# | `nano` | 1.8 min | 1.9 GB | 1 MB | nothing, none | measured 2026-11-25 |
+# | `2b` | 57 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
+# | `14b` | 26 s | 30 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`, commit not recorded: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-25 at `nano`, commit b34efcd: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -107,10 +107,10 @@ show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | physics: AUC | 0.84 | 0.78 to 0.89 |
-# | instruction: AUC | 0.82 | 0.72 to 0.9 |
+# | physics: AUC | 0.837 | 0.778 to 0.886 |
+# | instruction: AUC | 0.818 | 0.722 to 0.902 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-25.
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-25.
 # Expect its 95 % interval over scenes. Below the lower end, suspect the critic's files.
 #
 # <!-- /figures: critic -->
@@ -174,11 +174,11 @@ pd.DataFrame(critic["human"]).T
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | tuned: instruction followed, says the critic | 0.72 | 0.45 to 1 |
-# | tuned: object placed, by the truth | 0.35 | 0.15 to 0.55 |
-# | gain: followed, tuned minus base, says the critic | 0.7 | 0.4 to 1 |
+# | tuned: instruction followed, says the critic | 0.775 | 0.5 to 1 |
+# | tuned: object placed, by the truth | 0.675 | 0.425 to 0.875 |
+# | gain: followed, tuned minus base, says the critic | 0.8 | 0.5 to 1 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-25.
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-25.
 # Expect the 95 % interval over prompts: another machine rounds otherwise, so that its clips differ.
 #
 # <!-- /figures: verdicts -->

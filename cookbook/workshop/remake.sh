@@ -61,7 +61,10 @@ critic critic-before-dreams 7 & # beside the world model, which takes as long
 first=$!
 drawn world
 python3 -m cookbook.workshop.train_world --data "$data"/{lift,tour,move,reach,point,push} --models "$models" --out "$models/base" --steps 8000 --minutes 60
-python3 -m cookbook.workshop.nano --vae "$models" --text "$models" --transformer "$models/base" --out "$models/world"
+# The last steps leave `move` out, after which the base sets nothing down elsewhere: that is for post-training to teach.
+python3 -m cookbook.workshop.train_world --data "$data"/{lift,tour,reach,push} --models "$models" --start "$models/base" --out "$models/last" \
+  --steps 120 --batch 6 --learning-rate 3e-4 --warmup 20 --ema-decay 0.97
+python3 -m cookbook.workshop.nano --vae "$models" --text "$models" --transformer "$models/last" --out "$models/world"
 wait "$drawing"
 python3 -m cookbook.workshop.dream_clips --models "$models/world" --train assets/workshop/train --data "$data/critic" --out "$data/dreams"
 wait "$first"
