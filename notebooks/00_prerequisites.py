@@ -38,7 +38,7 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 10 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-25 |
+# | `smoke` | 15 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-25 |
 # | `nano` | 14 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |

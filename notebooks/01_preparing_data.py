@@ -38,7 +38,7 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 11 s | 1.0 GB | 1 MB | nothing, none | measured 2026-11-25 |
+# | `smoke` | 15 s | 1.0 GB | 1 MB | nothing, none | measured 2026-11-25 |
 # | `nano` | 17 s | 1.0 GB | 2 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
 # | `14b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |

@@ -38,7 +38,7 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 27 s | 1.7 GB | 313 MB | nothing, none | measured 2026-11-25 |
+# | `smoke` | 38 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-25 |
 # | `nano` | 6.8 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |

@@ -37,7 +37,7 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 45 s | 2.0 GB | 181 MB | nothing, none | measured 2026-11-25 |
+# | `smoke` | 88 s | 2.0 GB | 181 MB | nothing, none | measured 2026-11-25 |
 # | `nano` | 5.3 min | 2.2 GB | 182 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 3.5 h and convert: not measured | 20 GB on one GPU | 37.1 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 # | `14b` | 46.9 min and convert: not measured | 33 GB on each of 8 GPUs | 258.6 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |

@@ -37,7 +37,7 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 46 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-25 |
+# | `smoke` | 38 s | 1.8 GB | 0 MB | nothing, none | measured 2026-11-25 |
 # | `nano` | 1.8 min | 1.9 GB | 1 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | 57 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 30 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |

@@ -37,7 +37,7 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | not measured | not measured | not measured | nothing, none | - |
+# | `smoke` | 3.6 min | 2.2 GB | 25 MB | nothing, none | measured 2026-11-25 |
 # | `nano` | 2.3 min | 2.2 GB | 25 MB | nothing, none | measured 2026-11-25 |
 # | `2b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | - |
 # | `14b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | - |
