@@ -54,9 +54,9 @@ class Args:
 def captions(rows: list[dict]) -> list[str]:
     """What the clips are told as, then what the mirrored ones are.
 
-    Instructions to place begin with `pick up`. If only `move` began so, a base model would set things down elsewhere
-    at once (30 % of held-out places were reached so), and post-training would have little to teach. So lifting, in
-    which everything ends where it was, is called that too in the mirrored half.
+    Instructions to place begin with `pick up`. A base model that heard it of `move` alone set things down elsewhere at
+    once (it placed in 30 % of 30 held-out scenes), which left post-training little to teach. So lifting, in which
+    everything ends where it was, is called that too in the mirrored half.
     """
     told = [row["prompt"] for row in rows]
     return told + [other_hand(prompt).replace(" hand to lift ", " hand to pick up ") for prompt in told]
