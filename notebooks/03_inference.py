@@ -195,7 +195,7 @@ asked += [first | {"name": f"guidance{factor}", "guidance": usual * factor} for 
 same = store.digest_of([asked, rows["tuned"][0]["weights"]])  # other weights, another folder
 own = folder / "own_requests" / same[-8:]
 store.write_rows(own / "requests.jsonl", asked)
-generate(profile, run=own, requests=own / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1)
+generate(profile, run=own, requests=own / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1);
 
 # %%
 more = {row["name"]: row for row in store.read_rows(own / "dreams/tuned/dreams.jsonl") if not row["blocked"]}
