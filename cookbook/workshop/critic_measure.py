@@ -105,7 +105,7 @@ def counts(reader: Reader, clips: Clips) -> dict[str, dict]:
     found, facts = scores(reader, clips, plain_view(clips, rows), asked), {}
     for column, question in enumerate(("physics", "instruction")):
         labels = getattr(clips, question)
-        known = rows[(labels >= 0) & ~np.isin(clips.kinds, UNSEEN)]
+        known = rows[(labels >= 0) & ~np.isin(clips.kinds, (*UNSEEN, "dream"))]
         facts[question] = interval(
             [clips.scenes[row] for row in known],
             lambda drawn, known=known, labels=labels, column=column: auc(
@@ -184,7 +184,7 @@ def baseline(clips: Clips, held: Clips) -> dict[str, float | None]:
     rng = np.random.default_rng(0)
     for question in ("physics", "instruction"):
         labels, truth = getattr(clips, question), getattr(held, question)
-        learned, asked = labels >= 0, truth >= 0
+        learned, asked = (labels >= 0) & (clips.kinds != "dream"), (truth >= 0) & (held.kinds != "dream")
         if question == "physics":
             learned, asked = learned & ~np.isin(clips.kinds, UNSEEN), asked & ~np.isin(held.kinds, UNSEEN)
         for name, target in ((question, labels[learned]), (f"shuffled {question}", rng.permutation(labels[learned]))):
