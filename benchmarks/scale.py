@@ -7,7 +7,7 @@ encoder, which stands in for the 7B one, so nothing is downloaded. Clips per sec
 every worker has handed in its first one to the last, so that loading and compiling, once per worker, is not in them;
 the whole time is beside them. Videos come back through Ray and are written by the caller, as in the stage.
 
-The figures of this program HAVE NOT BEEN TAKEN YET on GPUs: it has only run at tiny size on a CPU, for its test.
+Figures from two H100: docs/gpu_figures.md.
 """
 
 from __future__ import annotations
