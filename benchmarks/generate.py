@@ -36,7 +36,7 @@ from measuring import fresh_peak, markdown, peak, say
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import flow, profiles, store
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.generate import shortcuts
 from cookbook.generate.maker import TOGETHER
 from cookbook.models import fp8, hub, world
@@ -266,4 +266,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)

@@ -39,7 +39,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from cookbook import profiles, store
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.judge import judge_rows, verdicts
 from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
 from cookbook.models import critic as critics
@@ -303,4 +303,5 @@ def compiled() -> tuple[qwen.Change, ...]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)

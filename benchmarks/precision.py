@@ -25,7 +25,7 @@ from train import random_batch, random_network  # the program beside this one
 
 from cookbook import engine, profiles, store
 from cookbook.engine.loop import Run, autocast
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.models import hub, world
 from cookbook.profiles import Profile, Recipe
 from cookbook.train import clips as footage
@@ -176,4 +176,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)

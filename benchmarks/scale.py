@@ -25,7 +25,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from measuring import markdown, say
 
 from cookbook import profiles, store
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.generate.requests import Request
 from cookbook.generate.stage import many_processes, one_process
 from cookbook.models import hub, sizes, world
@@ -117,4 +117,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)

@@ -24,7 +24,7 @@ from measuring import markdown
 from scipy.ndimage import uniform_filter
 
 from cookbook import profiles, store
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.generate.maker import Maker, file_name
 from cookbook.generate.requests import Request, from_photos
 from cookbook.generate.shortcuts import NAMES
@@ -153,4 +153,5 @@ def main(
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)

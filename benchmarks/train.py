@@ -29,7 +29,7 @@ from measuring import fresh_peak, markdown
 from cookbook import engine, profiles, store
 from cookbook.engine.loop import Run
 from cookbook.engine.optim import trainable
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.models import sizes, world
 from cookbook.profiles import Profile, Recipe
 from cookbook.train import plan as planning
@@ -222,4 +222,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)

@@ -1,5 +1,11 @@
 """The one exception a user ever sees: a sentence that names the file and the fix, printed without a traceback."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something the user can mend. The message names what is wrong, where, and what to do."""
@@ -17,3 +23,13 @@ class Outdated(UserError):
     def __init__(self, problem: str, anew: str):
         super().__init__(f"{problem}. To make it anew: {anew}")
         self.problem = problem
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """Around the main function of a program: a UserError ends it with its sentence and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"cookbook: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -20,7 +20,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from cookbook import budget, expected, preflight, profiles, results, store
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own, select
 
 SHOWN = "nano"  # the profile whose outputs readers see
@@ -205,7 +205,5 @@ def with_times(readme: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with spoken():
         publish(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"cookbook: {error}")

@@ -122,3 +122,16 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(cli, "import_module", absent)
     with pytest.raises(UserError, match="`cookbook workshop make` needs mujoco: pip install"):
         cli.function("workshop make")
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("cookbook.publish nowhere", "cookbook: nowhere/notebooks/timings.json is missing"),
+        ("cookbook.workshop.evaluate --grid --data a --base b --out c", "cookbook: --grid samples the tuned model"),
+    ],
+)
+def test_other_programs_speak_in_a_line_too(program, sentence, tmp_path):
+    done = subprocess.run([sys.executable, "-m", *program.split()], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(sentence) and "Traceback" not in done.stderr

@@ -19,7 +19,7 @@ from diffusers import CosmosTransformer3DModel
 
 from cookbook import store
 from cookbook.engine import Group
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.models import world
 from cookbook.profiles import Recipe
 from cookbook.train.objective import heldout_loss
@@ -203,4 +203,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with spoken():
+        main(tyro.cli(Args))

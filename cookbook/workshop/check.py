@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from cookbook.errors import spoken
 from cookbook.workshop.env import Env, item_path, rollout
 from cookbook.workshop.policy import UNREACHABLE, intended, make_plan
 from cookbook.workshop.scene import TASKS, Task, sample
@@ -87,4 +88,5 @@ def check(clips: int = 200, task: Task | Literal["all"] = "all", workers: int = 
 if __name__ == "__main__":
     import tyro
 
-    raise SystemExit(0 if tyro.cli(check) else 1)
+    with spoken():
+        raise SystemExit(0 if tyro.cli(check) else 1)

@@ -24,7 +24,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.workshop.tokenizer import CHAT_TEMPLATE, build_tokenizer, captions, corpus
 
 HIDDEN, HEADS, HEAD = 128, 4, 32
@@ -186,4 +186,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with spoken():
+        main()

@@ -18,6 +18,7 @@ import tyro
 
 from cookbook import store, video
 from cookbook.engine import Group
+from cookbook.errors import spoken
 from cookbook.models import world
 from cookbook.workshop.dreamer import CENTRE, NANO, Dreamer, Scene
 from cookbook.workshop.evaluate import finish, judges
@@ -71,4 +72,5 @@ def dream(steps: int, dreamer: Dreamer, clips: list[Resident], group: Group, arg
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with spoken():
+        main(tyro.cli(Args))

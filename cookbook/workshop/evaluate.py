@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from cookbook import show, store, video
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.judge.statistics import interval, share
 from cookbook.models import world
 from cookbook.workshop import pixels
@@ -212,4 +212,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with spoken():
+        main(tyro.cli(Args))

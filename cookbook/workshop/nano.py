@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import flow
+from cookbook.errors import spoken
 
 TEXT_HIDDEN, TEXT_LAYERS = 128, 4
 
@@ -114,4 +115,5 @@ def assemble(vae: Path, text: Path, transformer: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(assemble)
+    with spoken():
+        tyro.cli(assemble)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes the four nano models from nothing, in about 35 minutes on two GPUs and 32 cores, longer on one:
+# Makes the four nano models from nothing, in about 45 minutes on two GPUs and 32 cores, longer on one:
 #
 #   bash cookbook/workshop/remake.sh FOLDER [SCALE]
 #
 # Clips are drawn on the cores while the GPUs train on those that are finished. Every line continues where it stopped,
-# so the whole can be killed and called again. SCALE (default 1) multiplies the number of clips (0.1 is the least that
-# leaves enough to hold out). The card, assets/nano/README.md, says what came of it.
+# except that dreams begin again, so the whole can be killed and called again. SCALE (default 1) multiplies the number
+# of clips (0.1 is the least that leaves enough to hold out). The card, assets/nano/README.md, says what came of it.
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 scale=${2:-1} data=$1/data models=$1/models
@@ -24,16 +24,15 @@ clips() { # in the order in which they are needed; seeds differ by task, since o
   make vae-lift lift 150 39 all none
   make vae-point point 100 40 all none
   touch "$data/for-vae"
-  make critic place 720 11 train 4 # with four twins each
-  make critic-held place 70 13 held-out all
   make lift lift 1300 32 train none
   make tour tour 1300 33 train none
-  touch "$data/for-critic"
   make move move 1300 38 train none # set down on the bare table: that things can be let go elsewhere
   make reach reach 500 34 train none
   make point point 500 35 train none
   make push push 500 36 train none
   touch "$data/for-world"
+  make critic place 720 11 train 4 # with four twins each
+  make critic-held place 70 13 held-out all
 }
 
 drawn() { # wait until these clips are there, unless drawing has stopped
@@ -41,11 +40,6 @@ drawn() { # wait until these clips are there, unless drawing has stopped
     kill -0 "$drawing" 2>/dev/null || [ -e "$data/for-$1" ] || { echo "the clips for the $1 could not be drawn" >&2; return 1; }
     sleep 1
   done
-}
-
-critic() { # folder, minutes, more clips to learn from
-  CUDA_VISIBLE_DEVICES=$other python3 -m cookbook.workshop.critic train --data "$data"/{critic,lift,tour} "${@:3}" \
-    --held-out "$data/critic-held" --vae "$models/vae" --tokenizer "$models/tokenizer" --out "$models/$1" --minutes "$2" --device cuda --batch 32
 }
 
 rm -f "$data"/for-*
@@ -56,9 +50,6 @@ drawn vae
 python3 -m cookbook.workshop.train_vae --data "$data"/vae-{place,move,lift,point} --out "$models/codec" --image-steps 1000 --clip-steps 5500 --minutes 60
 ln -sfn codec/vae "$models/vae"
 
-drawn critic
-critic critic-before-dreams 7 & # beside the world model, which takes as long
-first=$!
 drawn world
 python3 -m cookbook.workshop.train_world --data "$data"/{lift,tour,move,reach,point,push} --models "$models" --out "$models/base" --steps 8000 --minutes 60
 # The last steps leave `move` out, after which the base sets nothing down elsewhere: that is for post-training to teach.
@@ -66,14 +57,17 @@ python3 -m cookbook.workshop.train_world --data "$data"/{lift,tour,reach,push} -
   --steps 120 --batch 6 --learning-rate 3e-4 --warmup 20 --ema-decay 0.97
 python3 -m cookbook.workshop.nano --vae "$models" --text "$models" --transformer "$models/last" --out "$models/world"
 wait "$drawing"
-python3 -m cookbook.workshop.dream_clips --models "$models/world" --train assets/workshop/train --data "$data/critic" --out "$data/dreams"
-wait "$first"
 
-# What a world model does wrong looks unlike the simulator's faults, so the critic goes on with dreams among its clips.
-if [ ! -e "$models/critic" ]; then
-  mkdir "$models/critic.part"
-  find "$models/critic-before-dreams" -maxdepth 1 -type f ! -name training.pt -exec cp {} "$models/critic.part" \;
-  mv "$models/critic.part" "$models/critic"
-fi
-critic critic 5 "$data/dreams"
+# What a world model does wrong looks unlike the simulator's faults, so dreams are among the critic's clips, and among
+# those that it is measured on. The two folders are dreamt side by side.
+dream() { # GPU, folder, beginnings, how many of them, dreams of each
+  CUDA_VISIBLE_DEVICES=$1 python3 -m cookbook.workshop.dream_clips --models "$models/world" --train assets/workshop/train \
+    --data "$data/$3" --out "$data/$2" --prompts "$4" --seeds "$5"
+}
+dream "$other" dreams-held critic-held 70 4 &
+held=$!
+dream 0 dreams critic 720 1
+wait "$held"
+python3 -m cookbook.workshop.critic train --data "$data"/{critic,lift,tour,dreams} --held-out "$data"/{critic-held,dreams-held} \
+  --vae "$models/vae" --tokenizer "$models/tokenizer" --out "$models/critic" --minutes 12 --device cuda --batch 32
 echo "finished: $models/world and $models/critic"

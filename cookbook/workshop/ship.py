@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from cookbook.errors import spoken
 from cookbook.video import read_video
 from cookbook.workshop.make import make
 from cookbook.workshop.robot import ASSETS
@@ -111,4 +112,5 @@ def ship(
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(ship)
+    with spoken():
+        tyro.cli(ship)

@@ -12,6 +12,7 @@ import torch
 import tyro
 from torch.nn import functional as F
 
+from cookbook.errors import spoken
 from cookbook.models import world
 from cookbook.models.text import tokenize
 from cookbook.profiles import PREFIX
@@ -64,4 +65,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with spoken():
+        main(tyro.cli(Args))

@@ -15,6 +15,7 @@ import tyro
 from diffusers import AutoencoderKLWan
 from torch import nn
 
+from cookbook.errors import spoken
 from cookbook.models import world
 from cookbook.models.vae import channels_last, decode_whole, moments_whole, whole_clip
 from cookbook.workshop import nano
@@ -170,4 +171,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with spoken():
+        main(tyro.cli(Args))

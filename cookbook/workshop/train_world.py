@@ -15,7 +15,7 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from cookbook import flow, store
-from cookbook.errors import UserError
+from cookbook.errors import UserError, spoken
 from cookbook.models import vae as codec
 from cookbook.models import world
 from cookbook.models.text import encode_prompts
@@ -158,4 +158,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with spoken():
+        main(tyro.cli(Args))

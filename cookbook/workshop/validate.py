@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from cookbook.errors import spoken
 from cookbook.video import read_video, write_video
 from cookbook.workshop.truth import SUCCESS, judge_clip
 
@@ -112,4 +113,5 @@ if __name__ == "__main__":
     def main(folder: Path, models: Path | None = None, blur: bool = False) -> None:
         validate(folder, vae_codec(models) if models else mild if blur else None)
 
-    tyro.cli(main)
+    with spoken():
+        tyro.cli(main)
