@@ -26,6 +26,7 @@ from cookbook.workshop.robot import ASSETS
 from cookbook.workshop.scene import TASKS, held_out, name_item, name_receptacle, prompt, sample
 from cookbook.workshop.ship import SHIPPED
 from cookbook.workshop.studio import Options, Studio, hash_states, named_bodies, simulate
+from cookbook.workshop.validate import PROBES, mild, validate
 from cookbook.workshop.world import build
 
 SIZE = (96, 160)
@@ -279,3 +280,18 @@ def test_truth_is_not_fooled(clips):
     assert verdict_of(real, frozen) == "not placed"
     assert verdict_of(real, real.frames[::-1].copy()) != "placed"
     assert verdict_of(real, np.full_like(real.frames, 128)) == "undetermined"
+
+
+@pytest.mark.render
+def test_the_rules_are_measured_against_the_simulator(tmp_path: Path, renderer, capsys):
+    make(tmp_path, 2, twins="passthrough,duplicate,wrong_hand", seed=7)
+    rows = validate(tmp_path, mild)
+    wanted = {
+        label: {row["wanted"] for row in rows if row["label"] == label} for label in ("real", "duplicate", *PROBES)
+    }
+    assert wanted == {"real": {True}} | {label: {False} for label in ("duplicate", *PROBES)}
+    assert all(row["agree"] for row in rows if row["label"] in PROBES)
+    made = [row["agree"] for row in rows if row["label"] not in PROBES]
+    table = {line[:18].strip(): line[18:].split()[:3] for line in capsys.readouterr().out.splitlines()}
+    assert table["all but probes"] == [str(len(made)), "2", f"{np.mean(made):.2f}"]
+    assert table["all"][0] == str(len(made) + 2 * len(PROBES))

@@ -21,6 +21,7 @@ from cookbook.video import read_video, write_video
 from cookbook.workshop.truth import SUCCESS, judge_clip
 
 Codec = Callable[[np.ndarray], np.ndarray]
+PROBES = ("static", "other scene", "cut")
 
 
 def carried_out(row: dict, truth: dict[str, np.ndarray], place: int = 0, target: int = 0) -> bool:
@@ -52,7 +53,7 @@ def probes(frames: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     """Clips that must not be accepted under a real clip's prompt."""
     cut = other.copy()
     cut[0] = frames[0]
-    return {"static": np.repeat(frames[:1], len(frames), 0), "other scene": other, "cut": cut}
+    return dict(zip(PROBES, (np.repeat(frames[:1], len(frames), 0), other, cut), strict=True))
 
 
 def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
@@ -82,8 +83,10 @@ def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
 
 def print_table(results: list[dict]) -> None:
     print(f"{'kind':18s} {'clips':>5s} {'true':>7s} {'agree':>6s}   outcomes")
-    for kind in sorted({row["label"] for row in results}) + ["all"]:
-        rows = [row for row in results if kind in (row["label"], "all")]
+    kinds = {kind: (kind,) for kind in sorted({row["label"] for row in results})}
+    made = tuple(kind for kind in kinds if kind not in PROBES)
+    for kind, labels in (kinds | {"all but probes": made, "all": tuple(kinds)}).items():
+        rows = [row for row in results if row["label"] in labels]
         outcomes = ", ".join(f"{count} {name}" for name, count in Counter(row["outcome"] for row in rows).most_common())
         agree = np.mean([row["agree"] for row in rows])
         print(f"{kind:18s} {len(rows):5d} {sum(row['wanted'] for row in rows):7d} {agree:6.2f}   {outcomes}")
