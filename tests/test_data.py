@@ -108,6 +108,15 @@ def test_a_failed_attempt_does_not_bind_the_folder(gr1):
     assert run_prepare(gr1)["clips"] == 3
 
 
+def test_what_cannot_be_prepared_anew_leaves_what_is_there(gr1):
+    before = run_prepare(gr1)
+    (gr1 / "train" / "gr1" / "1.mp4").write_bytes(b"not a video")
+    with pytest.raises(UserError, match="1 clip cannot be used"):
+        run_prepare(gr1, redo=True)
+    assert store.read_manifest(gr1 / "run" / "data") == before
+    assert (gr1 / "run" / "data" / "train" / "videos" / "1.mp4").exists()
+
+
 def test_other_sizes_and_rates_fit(tmp_path):
     make_video(tmp_path / "train" / "a.mp4", frames=26, fps=4.0, size=(476, 644))
     make_video(tmp_path / "train" / "b.mp4", frames=60, fps=15.0, size=(48, 86))

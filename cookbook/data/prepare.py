@@ -31,7 +31,7 @@ def prepare(
         train: folder of clips with captions in any layout that `find_clips` knows; the profile's data when empty.
         eval: folder of photos with instructions; the profile's when empty.
         skip_bad: leave unusable clips out and record them in `data/skipped.jsonl` instead of stopping.
-        redo: empty the folder first.
+        redo: empty the folder first, if what shall be in it can be used.
 
     Returns:
         The manifest, with the facts `clips`, `photos`, `skipped`.
@@ -45,13 +45,17 @@ def prepare(
     photos_from = Path(eval) if eval else _subset(locate(chosen.eval_data), chosen.eval_subset)
     inputs = {"clips": _listing(clips_from), "photos": _listing(photos_from)}
     settings = {"prefix": chosen.prompt_prefix, "train_clips": chosen.train_clips, "skip_bad": skip_bad}
+
+    def check() -> tuple[list[Clip], list[dict], list[Photo]]:
+        print(f"data: clips from {clips_from}, photos from {photos_from}")
+        return *_usable(clips_from, chosen, skip_bad), _photos(photos_from)
+
+    found = check() if redo else None  # before the folder is emptied for it
     stage = store.enter(root / "data", "data", profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
-    print(f"data: clips from {clips_from}, photos from {photos_from}")
     try:
-        clips, problems = _usable(clips_from, chosen, skip_bad)
-        photos = _photos(photos_from)
+        clips, problems, photos = found or check()
     except UserError:
         stage.forget()
         raise
