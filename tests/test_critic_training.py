@@ -154,6 +154,31 @@ def test_dreams_are_asked_about_what_their_truth_tells(tmp_path, critic, example
     assert 0 <= measured["dreams"] <= 1 and not any(key.endswith("/dream") for key in measured)
 
 
+def test_the_best_dream_of_a_photo_is_compared_with_any_of_them(monkeypatch, critic):
+    names = [
+        f"dream{steps}_{photo}_{seed}"
+        for steps in ("0000", "0300")
+        for photo in ("place_1", "place_2")
+        for seed in (0, 1)
+    ]
+    done, score = np.array([0, 0, 1, 0, 1, 0, 0, 1]), np.array([1.0, 2, 3, 4, 5, 1, 2, 3])
+    examples = [
+        critic_clips.Example(
+            Sampled(clip(index), tuple(range(9)), 8.0), "dream", PROMPTS[0], -1, int(done[index]), None, name, ()
+        )
+        for index, name in enumerate(names)
+    ]
+    clips = critic_clips.collect(examples, 16, CPU)
+    monkeypatch.setattr(critic_measure, "scores", lambda *_: np.stack([score, score], 1))
+    facts = critic_measure.dreams(reader_of(critic, clips), clips)
+    assert list(facts) == ["dream0000", "dream0300"]
+    base, tuned = facts.values()
+    # of the base's photos one came true once, and there the other dream scores higher
+    assert (base["came_true"], base["gain"], base["best_of"]) == (0.25, -0.25, 2)
+    assert base["auc"] == pytest.approx(2 / 3)
+    assert (tuned["came_true"], tuned["auc"], tuned["gain"], tuned["gain_interval"]) == (0.5, 1.0, 0.5, [0.5, 0.5])
+
+
 def test_spoilt_copies_equal_the_judges(clips):
     size = tuple(clips.pixels.shape[1:4])
     for kind in critic_draw.TRAINED:

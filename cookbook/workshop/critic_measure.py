@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cookbook.judge.scoring import ask
-from cookbook.judge.statistics import auc, interval
+from cookbook.judge.statistics import auc, best_of, interval
 from cookbook.models.critic import load_critic, score
 from cookbook.models.frames import Sampled
 from cookbook.workshop.critic_clips import UNSEEN, Clips, View, gather, plain_view
@@ -114,6 +114,41 @@ def counts(reader: Reader, clips: Clips) -> dict[str, dict]:
         )
     kinds, numbers = np.unique(clips.kinds, return_counts=True)
     return {"intervals": facts, "clips": dict(zip(kinds.tolist(), numbers.tolist(), strict=True))}
+
+
+def dreams(reader: Reader, clips: Clips) -> dict[str, dict]:
+    """By world model: how well the instruction's score ranks its dreams, and what taking each photo's best one gains.
+
+    Dreams are named as `dream_clips` does, `<model>_<beginning>_<seed>`. Gains are shares of dreams that came true,
+    over that of all; intervals are over beginnings.
+    """
+    rows = np.flatnonzero(clips.kinds == "dream")
+    if not len(rows):
+        return {}
+    asked = np.array([[reader.numbers[clips.prompts[row]]] for row in rows])
+    found = scores(reader, clips, plain_view(clips, rows), asked)[:, 1]
+    models: dict[str, dict[str, list[int]]] = {}
+    for place, row in enumerate(rows):
+        model, _, rest = clips.scenes[row].partition("_")
+        models.setdefault(model, {}).setdefault(rest.rpartition("_")[0], []).append(place)
+    return {model: _ranked(found, clips.instruction[rows], photos) for model, photos in models.items()}
+
+
+def _ranked(found: np.ndarray, done: np.ndarray, photos: dict[str, list[int]]) -> dict:
+    """`photos`: beginning -> places of its dreams among `found` (scores) and `done` (0 or 1)."""
+    places, taken = np.concatenate(list(photos.values())), min(map(len, photos.values()))
+    names = [name for name, group in photos.items() for _ in group]
+    gains = np.array([best_of(found[g], taken, done[g]) - done[g].mean() for g in photos.values()])
+    found, done = found[places], done[places]
+    return {
+        "n": len(places),
+        "came_true": round(float(done.mean()), 4),
+        "auc": auc(done, found),
+        "auc_interval": interval(names, lambda drawn: auc(done[drawn], found[drawn])),
+        "best_of": taken,
+        "gain": round(float(gains.mean()), 4),
+        "gain_interval": interval(list(photos), lambda drawn: float(gains[drawn].mean())),
+    }
 
 
 def _controls(

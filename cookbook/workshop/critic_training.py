@@ -181,7 +181,7 @@ def train(
         The last held-out measurement.
     """
     from cookbook.workshop.critic import init, save
-    from cookbook.workshop.critic_measure import baseline, check_saved, counts, measure, report
+    from cookbook.workshop.critic_measure import baseline, check_saved, counts, dreams, measure, report
 
     on = torch.device(device)
     if not (out / "config.json").exists():
@@ -245,12 +245,13 @@ def train(
             "critic": result,
             "pixel_statistics": baseline(clips, unknown),
             "saved": check_saved(out, averaged, unknown),
+            "dreams": dreams(averaged, unknown),
         }
         facts |= counts(averaged, unknown) | {"shuffled": shuffled, "step": learner.step}
         store.write_json(out / "metrics.json", facts)
         print(
             f"pixel statistics: {facts['pixel_statistics']}\nsaved files: {facts['saved']}\n"
-            f"clips: {facts['clips']}\n95 % intervals: {facts['intervals']}",
+            f"clips: {facts['clips']}\n95 % intervals: {facts['intervals']}\ndreams: {facts['dreams']}",
             flush=True,
         )
     return result
