@@ -93,6 +93,15 @@ def test_a_little_lost_colour_does_not_hide_the_object(colour, outcome):
     assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
+@pytest.mark.parametrize(("colour", "reason"), [((195, 90, 80), "the object is seen twice"), ((192, 140, 115), "")])
+def test_a_faded_copy_in_its_place_is_still_a_copy(colour, reason):
+    """What is left there is nearer to the object than to the table; a shadow or a stain is not."""
+    frames = dream(True)
+    box, pad = masks()
+    frames[8:, box] = np.where(np.all(frames[8:, box] == TABLE, -1, keepdims=True), colour, frames[8:, box])
+    assert truth.judge_clip(frames, box, pad, "right").reason == reason
+
+
 def test_a_hand_that_stays_still_holds():
     """Beside the box and not around it, but it never parts from it."""
     went, stayed = (truth.judge_clip(dream(True, 20, stays), *masks(), "right") for stays in (False, True))

@@ -26,6 +26,7 @@ from scipy import ndimage
 from cookbook.errors import UserError
 from cookbook.workshop.pixels import (
     LAST,
+    STAYS,
     Appearance,
     arm,
     base_share,
@@ -38,6 +39,7 @@ from cookbook.workshop.pixels import (
     outline,
     same_scene,
     seen_twice,
+    stays,
 )
 
 Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
@@ -121,7 +123,7 @@ def judge_place(dream: Dream) -> Verdict:
     if seen < 0.18:
         return Verdict("undetermined", "too little of the object is seen", seen)
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
-    if strays or seen_twice(model, frames, home):
+    if strays or seen_twice(model, frames, home) or stays(frames, target) > STAYS:
         return Verdict("not placed", "the object is seen twice", seen)
     if held_by(arrived[0], dream.arm()) or not dream.drew_back(arrived[0]):
         return Verdict("not placed", "the object is still in the hand", seen)

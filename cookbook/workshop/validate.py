@@ -106,7 +106,7 @@ def vae_codec(models: Path) -> Codec:
     """The round trip through the VAE of a folder of models (`models/vae`)."""
     from cookbook.models import vae, world
 
-    model = world.load_vae(models)
+    model = world.load_vae(models).to(world.device())
     return lambda frames: vae.to_frames(vae.decode(model, vae.encode(model, vae.to_tensor(frames))))
 
 
