@@ -94,17 +94,17 @@ def outcome_by_file(run: Path) -> dict[str, str]:
 def critic_against_truth(run: Path) -> dict:
     """How far critic and filter agree with the truth on the tuned model's dreams.
 
-    `auc`: chance that a clip that placed gets a higher instruction score than one that did not. `all`, `kept`: share
-    that placed, of all dreams and of those kept. None where it cannot be told.
+    `auc`: chance that a clip that placed gets a higher mean of both scores, by which the filter ranks, than one that
+    did not. `all`, `kept`: share that placed, of all dreams and of those kept. None where it cannot be told.
     """
     table = truth(run)
-    tuned = table.query("model == 'tuned'").dropna(subset="instruction") if len(table) else table
+    tuned = table.query("model == 'tuned'").dropna(subset=list(QUESTIONS)) if len(table) else table
     if tuned.empty:
         return {"clips": 0, "auc": None, "all": None, "kept": None}
     kept = tuned.loc[tuned["kept"], "passed"]
     return {
         "clips": len(tuned),
-        "auc": auc(tuned["passed"].to_numpy(int), tuned["instruction"].to_numpy()),
+        "auc": auc(tuned["passed"].to_numpy(int), tuned[list(QUESTIONS)].mean(axis=1).to_numpy()),
         "all": round(float(tuned["passed"].mean()), 4),
         "kept": round(float(kept.mean()), 4) if len(kept) else None,
     }

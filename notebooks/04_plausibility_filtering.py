@@ -236,7 +236,7 @@ pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
 # **How far can I trust this?** At `smoke` and `nano` the scenes are our own, so there is an answer that no critic gave: the masks of the named object and place are known in the photo, the object is
 # followed by its colours, and rules on pixels say whether it ended in its place, whole, single, and let go (`cookbook/workshop/truth.py`). Real photos come without masks; there the critic's ROC on planted fakes is all one has.
 #
-# **What you should see:** what the dreams of both models really did, and then how the critic and its filter compare: `auc` is the chance that a dream that placed got a higher score than one that did not;
+# **What you should see:** what the dreams of both models really did, and then how the critic and its filter compare: `auc` is the chance that a dream that placed got a higher mean of both scores than one that did not;
 # `kept` above `all` means that filtering helped.
 
 # %%

@@ -337,4 +337,8 @@ def test_held_out_folder_and_shuffled_labels(critic_folder, tmp_path):
     shutil.copytree(critic_folder, tmp_path / "critic")
     facts = training.train((data,), tmp_path / "critic", 0.01, held_out=(held,), batch=16, shuffled=True)
     assert facts["shuffled physics"] == pytest.approx(0.5, abs=0.2)
-    assert json.loads((tmp_path / "critic/metrics.json").read_text())["shuffled"] is True
+    said = json.loads((tmp_path / "critic/metrics.json").read_text())
+    assert said["shuffled"] is True
+    again = training.assess(tmp_path / "critic", (held,))  # the saved files, in half precision
+    assert again["clips"] == said["clips"] and again["critic"].keys() == said["critic"].keys()
+    assert again["critic"]["physics"] == pytest.approx(said["critic"]["physics"], abs=0.1)

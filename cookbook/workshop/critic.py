@@ -2,6 +2,7 @@
 
 python -m cookbook.workshop.critic init --out assets/nano/critic
 python -m cookbook.workshop.critic train --data CLIPS --held-out OTHERS --vae assets/nano/world/vae --out critic
+python -m cookbook.workshop.critic measure --critic assets/nano/critic --held-out OTHERS --vae assets/nano/world/vae
 
 Patches are 8 x 8 pixels, half of Qwen3-VL's: our clips are 160 pixels wide and their objects 10 to 20, so a visual
 token of the usual 32 x 32 pixels would hold an object, its place and half the hand at once.
@@ -180,9 +181,9 @@ def init(out: Path, tokenizer_dir: Path | None = None, seed: int = 0) -> Path:
 def main() -> None:
     import tyro
 
-    from cookbook.workshop.critic_training import train
+    from cookbook.workshop.critic_training import assess, train
 
-    tyro.extras.subcommand_cli_from_dict({"init": init, "train": train})
+    tyro.extras.subcommand_cli_from_dict({"init": init, "train": train, "measure": assess})
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _asked(clips: Clips, row: int) -> tuple[str, ...]:
 
 def _aucs(clips: Clips, rows: np.ndarray, found: np.ndarray, told: Sequence[Sequence[str]]) -> dict[str, float | None]:
     done, dreamt = clips.instruction[rows], clips.kinds[rows] == "dream"
-    facts = {"dreams": auc(done[dreamt], found[dreamt, 1])} if dreamt.any() else {}
+    facts = {"dreams": auc(done[dreamt], found[dreamt, :2].mean(1))} if dreamt.any() else {}
     rows, found, told = rows[~dreamt], found[~dreamt], [told[number] for number in np.flatnonzero(~dreamt)]
     physics, kinds = clips.physics[rows], clips.kinds[rows]
     unseen = np.isin(kinds, UNSEEN)
@@ -117,16 +117,16 @@ def counts(reader: Reader, clips: Clips) -> dict[str, dict]:
 
 
 def dreams(reader: Reader, clips: Clips) -> dict[str, dict]:
-    """By world model: how well the instruction's score ranks its dreams, and what taking each photo's best one gains.
+    """By world model: how well the mean of both scores ranks its dreams, and what taking each photo's best one gains.
 
-    Dreams are named as `dream_clips` does, `<model>_<beginning>_<seed>`. Gains are shares of dreams that came true,
+    The mean is what the filter ranks by, and a dream comes true only where neither fails. Dreams are named as `dream_clips` does, `<model>_<beginning>_<seed>`. Gains are shares of dreams that came true,
     over that of all; intervals are over beginnings.
     """
     rows = np.flatnonzero(clips.kinds == "dream")
     if not len(rows):
         return {}
     asked = np.array([[reader.numbers[clips.prompts[row]]] for row in rows])
-    found = scores(reader, clips, plain_view(clips, rows), asked)[:, 1]
+    found = scores(reader, clips, plain_view(clips, rows), asked).mean(1)
     models: dict[str, dict[str, list[int]]] = {}
     for place, row in enumerate(rows):
         model, _, rest = clips.scenes[row].partition("_")

@@ -157,6 +157,33 @@ def prepare(
     return clips
 
 
+def round_trips(folders: Sequence[Path], vae: Path | None, device: str) -> Path:
+    """Where the round trips of these folders' clips are kept, without the ending."""
+    made_from = [[store.digest(folder / "manifest.jsonl") for folder in folders], vae and store.fingerprint(vae), device]
+    return folders[0] / f".round-trips-{store.digest_of(made_from)[-12:]}"
+
+
+def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None, device: str = "cpu") -> dict:
+    """Measure a critic on clips that it never saw, and print what training prints at its end.
+
+    Args:
+        critic: a folder as `train` leaves it.
+        held_out: folders made by cookbook.workshop.make, with twins; dreams of cookbook.workshop.dream_clips, too.
+        vae: the nano VAE; with it the clips' round trips are measured as well.
+        device: `cpu`, `cuda` or `cuda:<n>`.
+    """
+    from cookbook.workshop.critic_measure import counts, dreams, measure, report
+
+    loaded = load_critic(critic, torch.device(device))
+    keep = round_trips(held_out, vae, device).with_suffix(".held.npy")
+    clips = prepare(read_examples(held_out, loaded.token_edge), loaded, torch.device(device), vae, 0.0, keep)
+    reader = Reader(loaded, clips.pixels.shape[1:4], sorted(set(clips.texts())))
+    facts = {"critic": measure(reader, clips), "dreams": dreams(reader, clips)} | counts(reader, clips)
+    print(f"{report(facts['critic'])}\nclips: {facts['clips']}\n95 % intervals: {facts['intervals']}\n"
+          f"dreams: {facts['dreams']}", flush=True)  # fmt: skip
+    return facts
+
+
 def train(
     data: tuple[Path, ...],
     out: Path,
@@ -198,10 +225,7 @@ def train(
     examples, held = (examples, read_examples(held_out, critic.token_edge)) if held_out else split(examples)
     if not held:
         raise UserError("no scene is held out to measure on: give --held-out, or more scenes")
-    made_from = store.digest_of(
-        [[store.digest(f / "manifest.jsonl") for f in (*data, *held_out)], vae and store.fingerprint(vae), device]
-    )
-    keep = data[0] / f".round-trips-{made_from[-12:]}"
+    keep = round_trips((*data, *held_out), vae, device)
     clips = prepare(examples, critic, on, vae, JITTER, keep.with_suffix(".train.npy"))
     unknown = prepare(held, critic, on, vae, 0.0, keep.with_suffix(".held.npy"))
     if shuffled:

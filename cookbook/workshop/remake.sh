@@ -24,14 +24,14 @@ clips() { # in the order in which they are needed; seeds differ by task, since o
   make vae-lift lift 150 39 all none
   make vae-point point 100 40 all none
   touch "$data/for-vae"
-  make lift lift 1300 32 train none
-  make tour tour 1300 33 train none
+  make lift lift 2000 32 train none
+  make tour tour 2000 33 train none
   make move move 1300 38 train none # set down on the bare table: that things can be let go elsewhere
   make reach reach 500 34 train none
   make point point 500 35 train none
   make push push 500 36 train none
   touch "$data/for-world"
-  make critic place 720 11 train 4 # with four twins each
+  make critic place 1440 11 train 4 # with four twins each
   make critic-held place 70 13 held-out all
 }
 
@@ -68,6 +68,7 @@ dream "$other" dreams-held critic-held 70 4 &
 held=$!
 dream 0 dreams critic 720 1
 wait "$held"
+# It stops at half of the schedule: beyond it the critic knows these dreams by heart, and ranks new ones worse.
 python3 -m cookbook.workshop.critic train --data "$data"/{critic,lift,tour,dreams} --held-out "$data"/{critic-held,dreams-held} \
-  --vae "$models/vae" --tokenizer "$models/tokenizer" --out "$models/critic" --minutes 12 --device cuda --batch 32
+  --vae "$models/vae" --tokenizer "$models/tokenizer" --out "$models/critic" --minutes 12 --piece 6 --device cuda --batch 64
 echo "finished: $models/world and $models/critic"
