@@ -93,9 +93,12 @@ def test_a_little_lost_colour_does_not_hide_the_object(colour, outcome):
     assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
-@pytest.mark.parametrize(("colour", "reason"), [((195, 90, 80), "the object is seen twice"), ((192, 140, 115), "")])
-def test_a_faded_copy_in_its_place_is_still_a_copy(colour, reason):
-    """What is left there is nearer to the object than to the table; a shadow or a stain is not."""
+TWICE = "the object is seen twice"
+
+
+@pytest.mark.parametrize(("colour", "reason"), [((195, 90, 80), TWICE), ((120, 80, 60), TWICE), ((182, 158, 132), "")])
+def test_a_copy_in_its_place_is_a_copy_though_its_colour_went(colour, reason):
+    """What is left there looks unlike the table around it, faded or brown; a slight shadow or stain does not."""
     frames = dream(True)
     box, pad = masks()
     frames[8:, box] = np.where(np.all(frames[8:, box] == TABLE, -1, keepdims=True), colour, frames[8:, box])
@@ -106,6 +109,32 @@ def test_a_hand_that_stays_still_holds():
     """Beside the box and not around it, but it never parts from it."""
     went, stayed = (truth.judge_clip(dream(True, 20, stays), *masks(), "right") for stays in (False, True))
     assert (went.outcome, stayed.outcome, stayed.reason) == ("placed", "not placed", "the object is still in the hand")
+
+
+def test_a_hand_that_went_far_has_let_go_though_its_arm_is_near():
+    """The arm is seen beside the box at the end, its fingers far above it."""
+    box, pad = masks()
+    frames = dream(True)
+    column = PAD[1] + 8 + 12  # the box's right edge
+    frames[-3:, 5:60, column : column + 18] = ARM
+    assert pixels.held_by(np.all(frames[-1] == RED, -1), pixels.arm(frames[-1], frames[0]))
+    assert truth.judge_clip(frames, box, pad, "right").outcome == "placed"
+
+
+def test_a_long_thing_may_stick_out_of_its_place():
+    """With its middle and most of it in the place it lies there; with its middle outside it does not."""
+    place = np.zeros((96, 160), bool)
+    place[40:60, 40:60] = True
+
+    def bar(first: int) -> np.ndarray:
+        """Its upper half in the place, its lower half 20 wide from column `first` on."""
+        thing = np.zeros_like(place)
+        thing[50:52, 42:60] = thing[52:54, first : first + 20] = True
+        return thing
+
+    assert pixels.base_share(bar(50), place) == 0.5
+    assert [pixels.rests_in(bar(first), place, 76.0) for first in (40, 50, 58)] == [True, True, False]
+    assert not pixels.rests_in(bar(50), place, 300.0)  # a little of it is seen: the rest may lie beside
 
 
 def test_a_place_reaches_up_by_the_height_of_what_stands_on_it():

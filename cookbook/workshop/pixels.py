@@ -16,7 +16,7 @@ FAR = 45.0  # the same where nothing but the target, the arm and their shadows c
 SHADES = np.linspace(0.35, 1.05, 8)  # brightness of a thing in shadow and out of it
 CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
 DARK = 85  # levels below which a colourless pixel can be the robot's
-STAYS = 0.25  # share of its place in which a thing is still seen, from which on it has not left
+RESIDUE = 15.0  # colour distance of a thing's place to its surroundings from which on it was never seen empty
 GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
 
 
@@ -150,23 +150,22 @@ def seen_twice(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:
     return twice >= 4
 
 
-def stays(frames: np.ndarray, mask: np.ndarray) -> float:
-    """Share of a thing's place, its mask in frame 0, that keeps the thing's colours rather than those around it.
+def residue(frames: np.ndarray, mask: np.ndarray) -> float:
+    """How unlike its surroundings a thing's place, its mask in frame 0, still is: a colour distance, small once empty.
 
-    The median over the frames of the second half in which an arm leaves enough of it in view; 0 where none does.
-    Unlike a search by colour this still sees a copy whose colours have faded.
+    Each pixel is compared with the nearest colour around the place; of their mean, the median over the frames of the
+    second half in which an arm leaves enough of the place in view, 0 where none does. What is left there need not have
+    kept its colours, unlike in a search by colour.
     """
-    first, shares = frames[0], []
+    first, unlike = frames[0], []
     core = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask
     around = ndimage.binary_dilation(mask, iterations=5) & ~ndimage.binary_dilation(mask, iterations=2)
     for frame in frames[len(frames) // 2 :]:
         bare = ~ndimage.binary_dilation(arm(frame, first), iterations=2)
         seen, beside = core & bare, around & bare
         if seen.sum() >= max(5, 0.3 * core.sum()) and beside.sum() >= 8:
-            now = colour_space(frame[seen])
-            own = np.linalg.norm(now - colour_space(first[seen]), axis=1)
-            shares.append(float((own < cKDTree(colour_space(frame[beside])).query(now)[0]).mean()))
-    return float(np.median(shares)) if shares else 0.0
+            unlike.append(cKDTree(colour_space(frame[beside])).query(colour_space(frame[seen]))[0].mean())
+    return float(np.median(unlike)) if unlike else 0.0
 
 
 def blobs(found: np.ndarray, least: float) -> list[np.ndarray]:
@@ -181,3 +180,10 @@ def base_share(blob: np.ndarray, area: np.ndarray) -> float:
     rows = np.argwhere(blob)[:, 0]
     base = blob & (np.arange(len(blob))[:, None] >= np.median(rows))
     return float((base & area).sum()) / max(int(base.sum()), 1)
+
+
+def rests_in(blob: np.ndarray, place: np.ndarray, area: float) -> bool:
+    """Whether a thing of so many pixels lies in a place: with its base, or, long and across it, with middle and bulk."""
+    row, column = middle(blob).round().astype(int)
+    across = bool(place[row, column]) and (blob & place).sum() >= 0.6 * blob.sum() and blob.sum() > 0.5 * area
+    return base_share(blob, place) >= 0.6 or bool(across)

@@ -26,7 +26,7 @@ from scipy import ndimage
 from cookbook.errors import UserError
 from cookbook.workshop.pixels import (
     LAST,
-    STAYS,
+    RESIDUE,
     Appearance,
     arm,
     base_share,
@@ -37,15 +37,17 @@ from cookbook.workshop.pixels import (
     middle,
     moved_side,
     outline,
+    residue,
+    rests_in,
     same_scene,
     seen_twice,
-    stays,
 )
 
 Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
 SUCCESS: tuple[Outcome, ...] = ("placed", "done")
 HEIGHT = 96  # pixels of the picture in which the lengths below are given
 BACK = 4.0  # how far a hand draws back at least after letting go
+CLEAR = 12.0  # the same where its arm is still seen on the thing or around it
 # Where the fingers end from the middle of what is named: lowest and highest (row, column outwards)
 AT = {"reach": ((-30, -6), (4, 9)), "point": ((-18, -4), (18, 26))}
 # Farthest that the arm's nearest pixel may be from the middle of what is pointed at; more for each row that the finger
@@ -79,11 +81,11 @@ class Dream:
     def arm(self, frame: int = -1) -> np.ndarray:
         return arm(self.frames[frame], self.frames[0])
 
-    def drew_back(self, thing: np.ndarray) -> bool:
+    def drew_back(self, thing: np.ndarray, least: float = BACK) -> bool:
         """Whether the hand at the end is farther from a thing than before: one that holds it does not part from it."""
         tips = (fingers(self.arm(frame), str(self.hand)) for frame in range(len(self.frames) // 3, len(self.frames)))
         apart = [np.inf if tip is None else float(np.linalg.norm(tip - middle(thing))) for tip in tips]
-        return apart[-1] - min(apart) > BACK * len(thing) / HEIGHT if np.isfinite(apart[-1]) else True
+        return apart[-1] - min(apart) > least * len(thing) / HEIGHT if np.isfinite(apart[-1]) else True
 
     def at(self, task: str, frame: int, mask: np.ndarray) -> bool:
         """Whether the fingers are in a frame where that task wants them relative to a mask."""
@@ -111,7 +113,7 @@ def judge_place(dream: Dream) -> Verdict:
     stayed = float((found & home).sum()) / model.area
     found = found | model.came(frames[-LAST:], place) & ~ndimage.binary_dilation(dream.arm())
     groups = blobs(found & ~home, max(5.0, 0.10 * model.area))
-    arrived = [group for group in groups if base_share(group, place) >= 0.6]
+    arrived = [group for group in groups if rests_in(group, place, model.area)]
     seen = sum(int(group.sum()) for group in arrived) / model.area
     if stayed >= 0.5:
         return Verdict(
@@ -123,9 +125,10 @@ def judge_place(dream: Dream) -> Verdict:
     if seen < 0.18:
         return Verdict("undetermined", "too little of the object is seen", seen)
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
-    if strays or seen_twice(model, frames, home) or stays(frames, target) > STAYS:
+    if strays or seen_twice(model, frames, home) or residue(frames, target) > RESIDUE:
         return Verdict("not placed", "the object is seen twice", seen)
-    if held_by(arrived[0], dream.arm()) or not dream.drew_back(arrived[0]):
+    touched = held_by(arrived[0], dream.arm())
+    if not dream.drew_back(arrived[0], CLEAR if touched else BACK):
         return Verdict("not placed", "the object is still in the hand", seen)
     if seen > 3.0:
         return Verdict("not placed", "the object is too large: nearer to the camera than the receptacle", seen)
