@@ -119,8 +119,9 @@ def counts(reader: Reader, clips: Clips) -> dict[str, dict]:
 def dreams(reader: Reader, clips: Clips) -> dict[str, dict]:
     """By world model: how well the mean of both scores ranks its dreams, and what taking each photo's best one gains.
 
-    The mean is what the filter ranks by, and a dream comes true only where neither fails. Dreams are named as `dream_clips` does, `<model>_<beginning>_<seed>`. Gains are shares of dreams that came true,
-    over that of all; intervals are over beginnings.
+    The mean is what the filter ranks by, and a dream comes true only where neither fails. Dreams are named as
+    `dream_clips` does, `<model>_<beginning>_<seed>`. Gains are shares of dreams that came true, over that of all;
+    intervals are over beginnings.
     """
     rows = np.flatnonzero(clips.kinds == "dream")
     if not len(rows):

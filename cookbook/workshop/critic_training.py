@@ -159,7 +159,11 @@ def prepare(
 
 def round_trips(folders: Sequence[Path], vae: Path | None, device: str) -> Path:
     """Where the round trips of these folders' clips are kept, without the ending."""
-    made_from = [[store.digest(folder / "manifest.jsonl") for folder in folders], vae and store.fingerprint(vae), device]
+    made_from = [
+        [store.digest(folder / "manifest.jsonl") for folder in folders],
+        vae and store.fingerprint(vae),
+        device,
+    ]
     return folders[0] / f".round-trips-{store.digest_of(made_from)[-12:]}"
 
 

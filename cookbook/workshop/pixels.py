@@ -183,7 +183,7 @@ def base_share(blob: np.ndarray, area: np.ndarray) -> float:
 
 
 def rests_in(blob: np.ndarray, place: np.ndarray, area: float) -> bool:
-    """Whether a thing of so many pixels lies in a place: with its base, or, long and across it, with middle and bulk."""
+    """Whether a thing of so many pixels lies in a place: with its base, or, across it, with its middle and bulk."""
     row, column = middle(blob).round().astype(int)
     across = bool(place[row, column]) and (blob & place).sum() >= 0.6 * blob.sum() and blob.sum() > 0.5 * area
     return base_share(blob, place) >= 0.6 or bool(across)
