@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cookbook import store
@@ -95,18 +96,26 @@ def critic_against_truth(run: Path) -> dict:
     """How far critic and filter agree with the truth on the tuned model's dreams.
 
     `auc`: chance that a clip that placed gets a higher mean of both scores, by which the filter ranks, than one that
-    did not. `all`, `kept`: share that placed, of all dreams and of those kept. None where it cannot be told.
+    did not. `all`, `kept`: share that placed, of all dreams and of those kept. `gain`: kept minus all, with its 95 %
+    `interval` over prompts; keeping all gains 0. None where it cannot be told.
     """
     table = truth(run)
     tuned = table.query("model == 'tuned'").dropna(subset=list(QUESTIONS)) if len(table) else table
     if tuned.empty:
-        return {"clips": 0, "auc": None, "all": None, "kept": None}
-    kept = tuned.loc[tuned["kept"], "passed"]
+        return {"clips": 0, "auc": None, "all": None, "kept": None, "gain": None, "interval": None}
+    passed, kept = tuned["passed"].to_numpy(float), tuned["kept"].to_numpy(bool)
+
+    def gained(rows: np.ndarray) -> float | None:
+        return float(passed[rows][kept[rows]].mean() - passed[rows].mean()) if kept[rows].any() else None
+
+    gain = gained(np.arange(len(tuned)))
     return {
         "clips": len(tuned),
-        "auc": auc(tuned["passed"].to_numpy(int), tuned[list(QUESTIONS)].mean(axis=1).to_numpy()),
-        "all": round(float(tuned["passed"].mean()), 4),
-        "kept": round(float(kept.mean()), 4) if len(kept) else None,
+        "auc": auc(passed, tuned[list(QUESTIONS)].mean(axis=1).to_numpy()),
+        "all": round(float(passed.mean()), 4),
+        "kept": None if gain is None else round(float(passed[kept].mean()), 4),
+        "gain": None if gain is None else round(gain, 4),
+        "interval": None if gain is None else interval(tuned["name"].tolist(), gained),
     }
 
 

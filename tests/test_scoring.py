@@ -52,12 +52,16 @@ def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
 def test_threshold_and_auc():
     labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 2, 1.0])
     facts = statistics.measure(labels, scores, ["real"] * 3 + ["a", "a", "b"], list("abcdef"))
-    assert (
-        facts["auc"] == 1 and facts["threshold"] == 3 and facts["precision"] == 1 and facts["rule"] == "precision 0.75"
-    )
+    assert (facts["auc"], facts["threshold"], facts["precision"]) == (1, 3, 1)
+    assert facts["rule"] == "best separation, precision 0.75"
     assert facts["per_kind"] == {"a": {"auc": 1, "n": 2}, "b": {"auc": 1, "n": 1}}
     worse = statistics.threshold(labels, -scores)
     assert "cannot be reached" in worse["rule"]
+    # 1.2 lets three of four pass that are sound, too, but nobody needs it to
+    assert statistics.threshold(labels, np.array([5, 4.5, 4, 1.2, 1, 1]))["threshold"] == 4
+    # the best separation lets two broken ones of five pass, which is too many for 0.75
+    mixed = np.array([1] * 5 + [0] * 5), np.array([5, 4.8, 3, 3, 3, 4.9, 3.5, 2, 2, 1])
+    assert [statistics.threshold(*mixed, wanted)["threshold"] for wanted in (0.7, 0.75)] == [3, 5]
     assert statistics.auc(np.ones(3), np.ones(3)) is None
 
 
