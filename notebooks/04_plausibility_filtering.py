@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -37,12 +39,12 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 38 s | 1.8 GB | 0 MB | nothing, none | measured 2026-11-25 |
-# | `nano` | 1.8 min | 1.9 GB | 1 MB | nothing, none | measured 2026-11-25 |
+# | `smoke` | 38 s | 2.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
+# | `nano` | 60 s | 2.1 GB | 1 MB | nothing, none | measured 2026-11-26 |
 # | `2b` | 57 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 30 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
-# **Last verified** 2026-11-25 at `nano`, commit b34efcd: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-26 at `nano`, commit b7d6bb6: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -107,10 +109,10 @@ show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | physics: AUC | 0.837 | 0.778 to 0.886 |
-# | instruction: AUC | 0.818 | 0.722 to 0.902 |
+# | physics: AUC | 0.976 | 0.95 to 0.995 |
+# | instruction: AUC | 0.997 | 0.99 to 1 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-25.
+# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-26.
 # Expect its 95 % interval over scenes. Below the lower end, suspect the critic's files.
 #
 # <!-- /figures: critic -->
@@ -174,11 +176,11 @@ pd.DataFrame(critic["human"]).T
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | tuned: instruction followed, says the critic | 0.775 | 0.5 to 1 |
+# | tuned: instruction followed, says the critic | 0.825 | 0.575 to 1 |
 # | tuned: object placed, by the truth | 0.675 | 0.425 to 0.875 |
-# | gain: followed, tuned minus base, says the critic | 0.8 | 0.5 to 1 |
+# | gain: followed, tuned minus base, says the critic | 0.7 | 0.4 to 0.9 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-25.
+# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-26.
 # Expect the 95 % interval over prompts: another machine rounds otherwise, so that its clips differ.
 #
 # <!-- /figures: verdicts -->
