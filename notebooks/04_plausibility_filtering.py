@@ -5,8 +5,6 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -249,8 +247,8 @@ results.critic_against_truth(folder)
 
 # %% [markdown]
 # **Read it before you train on `kept/`.** An `auc` near or below 0.5 means that the filter is no better than a coin, or worse, however good the ROC on planted fakes looks: planted faults are not the faults that a world model makes. The critic that
-# this cookbook shipped first had 0.84 and 0.82 on planted fakes and 0.48 on dreams, and what its filter kept placed *less* often than all dreams (57 against 68 %). What helped was to teach it on dreams, labelled by the truth, among its planted fakes
-# ([05](05_training_the_critic.ipynb) shows how; elsewhere the labels are your marks of 4.2). So measure your critic on clips of your own world model before you believe its filter.
+# this cookbook shipped first had 0.84 and 0.82 on planted fakes and 0.48 on dreams (by the score for the instruction alone), and what its filter kept, at the thresholds of then, placed *less* often than all dreams (57 against 68 %). Its successor learnt from more clips, for longer,
+# and with dreams among them, labelled by the truth; which of these helped how much was not taken apart. [05](05_training_the_critic.ipynb) shows how such clips are taught; elsewhere the labels are your marks of 4.2. So measure your critic on clips of your own world model before you believe its filter.
 
 # %% [markdown]
 # ### 4.5 Best of N
