@@ -116,9 +116,49 @@ def test_a_hand_that_went_far_has_let_go_though_its_arm_is_near():
     box, pad = masks()
     frames = dream(True)
     column = PAD[1] + 8 + 12  # the box's right edge
-    frames[-3:, 5:60, column : column + 18] = ARM
+    frames[-3:, 5:60, column : column + 18] = frames[-3:, 46:60, column:] = ARM
     assert pixels.held_by(np.all(frames[-1] == RED, -1), pixels.arm(frames[-1], frames[0]))
     assert truth.judge_clip(frames, box, pad, "right").outcome == "placed"
+
+
+def test_an_arm_comes_from_the_side_or_below_and_may_shine():
+    """What the hand carries or what shines on it parts it from its sleeve; a dark thing on the table is no arm."""
+    first = picture()
+    frame = picture(hand=90)
+    frame[46:66, 120:124] = TABLE  # a gap that a carried thing leaves
+    frame[10:40, 10:40] = ARM  # larger than the arm's hand, and nowhere near an edge
+    robot = pixels.arm(frame, first)
+    assert robot[50, 95] and robot[50, 150] and not robot[10:40, 10:40].any()
+    frame[:, 120:] = TABLE
+    assert not pixels.arm(frame, first).any(), "no sleeve leads out of the picture"
+
+
+def test_a_bright_thing_is_told_from_a_dark_place_and_its_shadows():
+    """Where a white bottle came onto a black tray, nothing was so bright before, though white things lie elsewhere."""
+    white, black = (215, 215, 210), (30, 30, 34)
+
+    def scene(corner: tuple[int, int]) -> np.ndarray:
+        frame = picture()
+        frame[np.all(frame == BLUE, -1)] = black
+        frame[np.all(frame == RED, -1)] = TABLE
+        frame[corner[0] : corner[0] + 12, corner[1] : corner[1] + 12] = white
+        return frame
+
+    first, at_end = scene(HOME), scene((PAD[0] + 4, PAD[1] + 8))
+    place, shadow = np.all(first == black, -1), first.copy()
+    shadow[place] = (12, 12, 14)
+    model = pixels.Appearance(first, np.all(first == white, -1))
+    came = [model.came(np.repeat(frame[None], 3, 0), place).sum() for frame in (at_end, shadow, first)]
+    assert came == [144, 0, 0]
+
+
+@pytest.mark.parametrize(("rows", "outcome"), [(12, "placed"), (5, "placed"), (3, "undetermined")])
+def test_too_little_of_an_object_is_not_told(rows, outcome):
+    """Three tenths of it must be seen: the rest may lie anywhere."""
+    frames = dream(True)
+    top, left = HOME[0], PAD[1] + 8
+    frames[-3:, top + rows : top + 12, left : left + 12] = BLUE
+    assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
 def test_a_long_thing_may_stick_out_of_its_place():

@@ -7,6 +7,7 @@ A colour model is made from frame 0: the target's colours under its mask against
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
@@ -18,6 +19,8 @@ CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
 DARK = 85  # levels below which a colourless pixel can be the robot's
 RESIDUE = 15.0  # colour distance of a thing's place to its surroundings from which on it was never seen empty
 GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
+DARK_GRAYS = GRAYS[GRAYS[:, 0] < 130]  # the same without what shines on it
+MARGIN = 3  # pixels from the picture's edge in which an arm is seen to come in; also half of a gap in it
 
 
 def change(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -34,11 +37,17 @@ def same_scene(frames: np.ndarray, reference: np.ndarray | None) -> bool:
 
 
 def arm(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The arm that came in: the largest group of dark, colourless pixels that were not so in frame 0."""
+    """The arm that came in: the largest group of dark, colourless pixels from the picture's edge, new since frame 0.
+
+    Small gaps are bridged, since what a hand carries and what shines on it can part it from its sleeve.
+    """
     levels = frame.astype(np.int16)
     dark = (levels.max(-1) < DARK) & (levels.max(-1) - levels.min(-1) < 30)
-    groups = blobs(ndimage.binary_opening(change(frame, first) & dark), 1)
-    return groups[0] if groups else np.zeros(dark.shape, bool)
+    found = ndimage.binary_opening(change(frame, first) & dark)
+    edge = np.ones(dark.shape, bool)
+    edge[:-MARGIN, MARGIN:-MARGIN] = False  # no arm comes from above
+    groups = [group for group in blobs(ndimage.binary_dilation(found, iterations=MARGIN), 1) if (group & edge).any()]
+    return found & groups[0] if groups else np.zeros(dark.shape, bool)
 
 
 def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
@@ -75,7 +84,7 @@ class Appearance:
         inside = colour_space(first[core if core.any() else mask])
         outside = colour_space(first[~ndimage.binary_dilation(mask, iterations=2)])
         self.target = cKDTree(inside)
-        self.other = cKDTree(np.concatenate([outside, colour_space(GRAYS)]))
+        self.other = cKDTree(np.unique(np.concatenate([outside, colour_space(GRAYS)]), axis=0))
         self.few = min(3, len(inside))
         alike = self.find(first)
         self.area = int((alike & mask).sum())
@@ -103,11 +112,20 @@ class Appearance:
         What has changed there is the target, the arm or a shadow, so colours elsewhere in the scene do not count: a
         target that lost some of its colour on the way is still told.
         """
-        shaded = self.first[place & ~ndimage.binary_dilation(self.mask, iterations=2)] * SHADES[:, None, None]
-        other = cKDTree(np.concatenate([colour_space(shaded.reshape(-1, 3)), colour_space(GRAYS)]))
         upright = ndimage.binary_dilation(place, self._reach())
-        both = ((self.distances(frame, other), change(frame, self.first)) for frame in frames)
-        return np.mean([(near < FAR) & (near < far) & new for (near, far), new in both], 0) * upright > 0.5
+        return np.mean([self._came(frame, upright) for frame in frames], 0) > 0.5
+
+    def _came(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """A shadow has the colours, darker, of what was there before within two pixels, since edges wander a little."""
+        near, far = self.distances(frame, cKDTree(colour_space(DARK_GRAYS)))
+        new = change(frame, self.first) & place & (near < FAR) & (near < far)
+        padded = np.pad(self.first, ((2, 2), (2, 2), (0, 0)), mode="edge")
+        before = np.moveaxis(sliding_window_view(padded, (5, 5), axis=(0, 1))[new], 1, -1)[..., None, :]
+        apart = np.linalg.norm(
+            colour_space(before * SHADES[:, None]) - colour_space(frame[new])[:, None, None, None], axis=-1
+        )
+        new[new] = near[new] < apart.min((1, 2, 3))
+        return new
 
     def _reach(self) -> np.ndarray:
         """Structure that lengthens a place upwards by the target's height: things stand on their place."""

@@ -46,6 +46,7 @@ from cookbook.workshop.pixels import (
 Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
 SUCCESS: tuple[Outcome, ...] = ("placed", "done")
 HEIGHT = 96  # pixels of the picture in which the lengths below are given
+ENOUGH = 0.3  # least share of the target's area that must be seen in the receptacle: hands and bowls hide the rest
 BACK = 4.0  # how far a hand draws back at least after letting go
 CLEAR = 12.0  # the same where its arm is still seen on the thing or around it
 # Where the fingers end from the middle of what is named: lowest and highest (row, column outwards)
@@ -122,7 +123,7 @@ def judge_place(dream: Dream) -> Verdict:
     if not arrived:
         elsewhere = sum(int(group.sum()) for group in groups) / model.area
         return Verdict("not placed", "the object ended elsewhere" if elsewhere > 0.3 else "the object is gone", 0.0)
-    if seen < 0.18:
+    if seen < ENOUGH:
         return Verdict("undetermined", "too little of the object is seen", seen)
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
     if strays or seen_twice(model, frames, home) or residue(frames, target) > RESIDUE:
