@@ -11,7 +11,7 @@ from cookbook.errors import UserError
 from cookbook.judge import outcomes
 from cookbook.workshop import pixels, truth
 
-RED, BLUE, TABLE, ARM = (200, 30, 30), (40, 60, 200), (190, 170, 140), (25, 25, 27)
+RED, GREEN, BLUE, TABLE, ARM = (200, 30, 30), (30, 160, 30), (40, 60, 200), (190, 170, 140), (25, 25, 27)
 HOME, PAD = (40, 110), (36, 60)  # top left of a red box, 12 pixels wide, and of the pad it shall go to, 28 wide
 
 
@@ -93,6 +93,18 @@ def test_a_little_lost_colour_does_not_hide_the_object(colour, outcome):
     assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
+@pytest.mark.parametrize(("end", "reason"), [((RED, GREEN), ""), ((GREEN, GREEN), "the object changed its colour")])
+def test_a_thing_of_two_colours_keeps_both(end, reason):
+    """Every pixel is like the target's own where all of it turns green, and yet it is another thing."""
+    frames = dream(True)
+    for part, colours in ((frames[:-3], (RED, GREEN)), (frames[-3:], end)):
+        for frame in part:
+            rows = np.argwhere(np.all(frame == RED, -1))
+            for (row, column), upper in zip(rows, rows[:, 0] < HOME[0] + 6, strict=True):
+                frame[row, column] = colours[0] if upper else colours[1]
+    assert truth.judge_clip(frames, *masks(), "right").reason == reason
+
+
 TWICE = "the object is seen twice"
 
 
@@ -150,6 +162,17 @@ def test_a_bright_thing_is_told_from_a_dark_place_and_its_shadows():
     model = pixels.Appearance(first, np.all(first == white, -1))
     came = [model.came(np.repeat(frame[None], 3, 0), place).sum() for frame in (at_end, shadow, first)]
     assert came == [144, 0, 0]
+
+
+@pytest.mark.parametrize(("colour", "came"), [((120, 130, 112), 0), ((100, 150, 90), 144)])
+def test_a_shadow_with_a_tint_is_not_a_thing_of_that_colour(colour, came):
+    """A bottle has grayish green, too, which the shadow of a hand on a white tray may come near."""
+    white, first = (225, 225, 225), picture()
+    first[np.all(first == BLUE, -1)] = white
+    first[np.all(first == RED, -1)] = colour
+    shaded, model = first.copy(), pixels.Appearance(first, np.all(first == colour, -1))
+    shaded[PAD[0] + 4 : PAD[0] + 16, PAD[1] + 8 : PAD[1] + 20] = colour
+    assert model.came(np.repeat(shaded[None], 3, 0), np.all(first == white, -1)).sum() == came
 
 
 @pytest.mark.parametrize(("rows", "outcome"), [(12, "placed"), (5, "placed"), (3, "undetermined")])

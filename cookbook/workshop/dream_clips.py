@@ -25,7 +25,7 @@ from cookbook.workshop.evaluate import finish, judges
 from cookbook.workshop.variants import Resident, TrainingFlags, make, post_train, training_clips
 
 # Reasons of `truth.py` that break physics, whatever was asked for
-BROKEN = ("the object is gone", "the object is seen twice")
+BROKEN = ("the object is gone", "the object is seen twice", "the object changed its colour")
 
 
 @dataclass(kw_only=True)

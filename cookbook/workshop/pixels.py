@@ -15,8 +15,10 @@ LAST = 3  # frames at the end that are judged together
 NEAR = 26.0  # largest colour distance to the target's own colours
 FAR = 45.0  # the same where nothing but the target, the arm and their shadows can have come
 SHADES = np.linspace(0.35, 1.05, 8)  # brightness of a thing in shadow and out of it
+SHADOW = 18.0  # colour distance within which a darker copy of what was there before is a shadow: a VAE tints it
 CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
 DARK = 85  # levels below which a colourless pixel can be the robot's
+RECOLOURED = 90.0  # colour distance, lightness aside, from which on a thing is another: half more than a VAE makes it
 RESIDUE = 15.0  # colour distance of a thing's place to its surroundings from which on it was never seen empty
 GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
 DARK_GRAYS = GRAYS[GRAYS[:, 0] < 130]  # the same without what shines on it
@@ -59,9 +61,14 @@ def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
     return points[along >= np.quantile(along, 0.95)].mean(0)
 
 
+def touch(blob: np.ndarray, robot: np.ndarray) -> float:
+    """The arm's pixels on a thing or around it, as a share of the thing's."""
+    return float((ndimage.binary_dilation(blob, iterations=3) & robot).sum()) / max(int(blob.sum()), 1)
+
+
 def held_by(blob: np.ndarray, robot: np.ndarray) -> bool:
-    """Whether the arm's pixels lie on a thing or around it."""
-    return float((ndimage.binary_dilation(blob, iterations=3) & robot).sum()) > 0.15 * max(int(blob.sum()), 1)
+    """Whether enough of the arm is on a thing to hold it."""
+    return touch(blob, robot) > 0.15
 
 
 def middle(mask: np.ndarray) -> np.ndarray:
@@ -83,7 +90,7 @@ class Appearance:
         core = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask
         inside = colour_space(first[core if core.any() else mask])
         outside = colour_space(first[~ndimage.binary_dilation(mask, iterations=2)])
-        self.target = cKDTree(inside)
+        self.target, self.mean = cKDTree(inside), inside.mean(0)
         self.other = cKDTree(np.unique(np.concatenate([outside, colour_space(GRAYS)]), axis=0))
         self.few = min(3, len(inside))
         alike = self.find(first)
@@ -124,8 +131,17 @@ class Appearance:
         apart = np.linalg.norm(
             colour_space(before * SHADES[:, None]) - colour_space(frame[new])[:, None, None, None], axis=-1
         )
-        new[new] = near[new] < apart.min((1, 2, 3))
+        nearest = apart.min((1, 2, 3))
+        new[new] = (near[new] < nearest) & (nearest > SHADOW)
         return new
+
+    def recoloured(self, frames: np.ndarray, thing: np.ndarray) -> bool:
+        """Whether what is taken for the target, a mask (H, W), has on the whole another colour in frames (N, H, W, 3).
+
+        Lightness aside, which shadow changes. Single pixels may still be like the target's: it has many colours.
+        """
+        moved = colour_space(frames[:, thing]).mean((0, 1)) - self.mean
+        return bool(np.linalg.norm(moved[1:]) > RECOLOURED)
 
     def _reach(self) -> np.ndarray:
         """Structure that lengthens a place upwards by the target's height: things stand on their place."""

@@ -2,7 +2,8 @@
 
 Known are the masks of what the prompt names in frame 0 (from the simulator) and the asked hand. The rules:
 
-place  the object has left its place, is seen once, whole and out of the hand, its base inside the receptacle's outline
+place  the object has left its place, is seen once, whole, in its colours and out of the hand, its base inside the
+       receptacle's outline
 lift   the object is seen above its place in some frames, and at the end in its place again, out of the hand
 push   the object is seen once, farther from the robot and not far aside, out of the hand
 move   the object is seen once, on the asked side of its place, out of the hand
@@ -41,6 +42,7 @@ from cookbook.workshop.pixels import (
     rests_in,
     same_scene,
     seen_twice,
+    touch,
 )
 
 Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
@@ -48,7 +50,7 @@ SUCCESS: tuple[Outcome, ...] = ("placed", "done")
 HEIGHT = 96  # pixels of the picture in which the lengths below are given
 ENOUGH = 0.3  # least share of the target's area that must be seen in the receptacle: hands and bowls hide the rest
 BACK = 4.0  # how far a hand draws back at least after letting go
-CLEAR = 12.0  # the same where its arm is still seen on the thing or around it
+CLEAR = 12.0  # how much farther it must have gone for each share of the thing on which its arm is still seen
 # Where the fingers end from the middle of what is named: lowest and highest (row, column outwards)
 AT = {"reach": ((-30, -6), (4, 9)), "point": ((-18, -4), (18, 26))}
 # Farthest that the arm's nearest pixel may be from the middle of what is pointed at; more for each row that the finger
@@ -113,7 +115,8 @@ def judge_place(dream: Dream) -> Verdict:
     home = ndimage.binary_dilation(target) & ~(place & ~target)
     stayed = float((found & home).sum()) / model.area
     found = found | model.came(frames[-LAST:], place) & ~ndimage.binary_dilation(dream.arm())
-    groups = blobs(found & ~home, max(5.0, 0.10 * model.area))
+    least = max(5.0, 0.10 * model.area)
+    groups = [group for group in blobs(found, least) if (group & ~home).sum() >= least]  # one may still touch its home
     arrived = [group for group in groups if rests_in(group, place, model.area)]
     seen = sum(int(group.sum()) for group in arrived) / model.area
     if stayed >= 0.5:
@@ -125,11 +128,12 @@ def judge_place(dream: Dream) -> Verdict:
         return Verdict("not placed", "the object ended elsewhere" if elsewhere > 0.3 else "the object is gone", 0.0)
     if seen < ENOUGH:
         return Verdict("undetermined", "too little of the object is seen", seen)
+    if model.recoloured(frames[-LAST:], np.any(arrived, 0)):
+        return Verdict("not placed", "the object changed its colour", seen)
     strays = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
     if strays or seen_twice(model, frames, home) or residue(frames, target) > RESIDUE:
         return Verdict("not placed", "the object is seen twice", seen)
-    touched = held_by(arrived[0], dream.arm())
-    if not dream.drew_back(arrived[0], CLEAR if touched else BACK):
+    if not dream.drew_back(arrived[0], BACK + CLEAR * touch(arrived[0], dream.arm())):
         return Verdict("not placed", "the object is still in the hand", seen)
     if seen > 3.0:
         return Verdict("not placed", "the object is too large: nearer to the camera than the receptacle", seen)
