@@ -38,12 +38,12 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 1.7 min | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
-# | `nano` | 5.2 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 28 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
+# | `nano` | 6.1 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-26 |
 # | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
 #
-# **Last verified** 2026-11-26 at `nano`, commit b7d6bb6: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.

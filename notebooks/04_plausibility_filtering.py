@@ -37,12 +37,12 @@
 #
 # | profile | time | memory | writes | download, licence | how known |
 # |---|---|---|---|---|---|
-# | `smoke` | 38 s | 2.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
-# | `nano` | 60 s | 2.1 GB | 1 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 34 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-26 |
+# | `nano` | 1.6 min | 2.1 GB | 1 MB | nothing, none | measured 2026-11-26 |
 # | `2b` | 57 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 30 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
-# **Last verified** 2026-11-26 at `nano`, commit b7d6bb6: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -175,7 +175,7 @@ pd.DataFrame(critic["human"]).T
 # | figure | published run | expect |
 # |---|---|---|
 # | tuned: instruction followed, says the critic | 0.825 | 0.575 to 1 |
-# | tuned: object placed, by the truth | 0.675 | 0.425 to 0.875 |
+# | tuned: object placed, by the truth | 0.65 | 0.4 to 0.9 |
 # | gain: followed, tuned minus base, says the critic | 0.7 | 0.4 to 0.9 |
 #
 # `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-26.
