@@ -133,6 +133,31 @@ def test_a_hand_that_went_far_has_let_go_though_its_arm_is_near():
     assert truth.judge_clip(frames, box, pad, "right").outcome == "placed"
 
 
+@pytest.mark.parametrize(("gap", "outcome"), [(4, "placed"), (7, "not placed")])
+def test_a_hand_that_is_near_must_have_drawn_back_farther(gap, outcome):
+    """It ends right beside the box, on a fifth of it, and has drawn back from it by eight columns or by five."""
+    frames = dream(True, gap)
+    frames[-9:] = picture((40, PAD[1] + 8), PAD[1] + 8 + 12)
+    assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
+
+
+def test_a_thing_that_still_touches_its_home_is_judged_whole():
+    """Four tenths of it stick out of the pad towards where it came from: it was dropped across the edge."""
+
+    def scene(column: int, hand: int | None = None) -> np.ndarray:
+        frame = picture((40, column), hand)
+        frame[np.all(frame == BLUE, -1)] = TABLE
+        beside = frame[PAD[0] : PAD[0] + 20, 80:103]
+        beside[np.all(beside == TABLE, -1)] = BLUE
+        return frame
+
+    moves = [scene(column, column + 4) for column in range(HOME[1], 97, -1)]
+    frames = np.stack([scene(HOME[1])] * 4 + moves + [scene(98)] * 9)
+    first = scene(HOME[1])
+    verdict = truth.judge_clip(frames, np.all(first == RED, -1), np.all(first == BLUE, -1), "right")
+    assert verdict.reason == "the object ended elsewhere"
+
+
 def test_an_arm_comes_from_the_side_or_below_and_may_shine():
     """What the hand carries or what shines on it parts it from its sleeve; a dark thing on the table is no arm."""
     first = picture()
