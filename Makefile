@@ -26,7 +26,7 @@ lab: .venv/ready
 
 # One file for a classroom without network: tar xf cookbook-bundle.tar, cd cookbook, make run.
 bundle: .venv/ready
-	$(BIN)/python -m cookbook.bundle cookbook-bundle.tar
+	$(BIN)/python -m tools.bundle cookbook-bundle.tar
 
 # Back to the start of a class: the results of one profile go, and the notebooks are as committed.
 reset:

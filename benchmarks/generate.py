@@ -35,12 +35,11 @@ from makers import TEXT, Parts, build, ours, theirs, unit
 from measuring import fresh_peak, markdown, peak, say
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import flow, profiles, store
-from cookbook.errors import UserError, spoken
+from cookbook import flow, hardware, profiles, runs
+from cookbook.errors import UserError, report_user_errors
 from cookbook.generate import shortcuts
-from cookbook.generate.maker import TOGETHER
-from cookbook.models import fp8, hub, world
-from cookbook.models import vae as codec
+from cookbook.generate.generator import TOGETHER
+from cookbook.models import autoencoder, fp8, hub
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import write_video
@@ -71,7 +70,7 @@ HEADS = (
 def embed(profile: Profile, device: torch.device) -> Row:
     """The text encoder: a prompt and the negative prompt, as one clip needs them."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(world.compute_dtype(device))
+    torch.set_default_dtype(hardware.compute_dtype(device))
     try:
         with device:
             encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**TEXT)).eval()
@@ -101,7 +100,7 @@ def in_a_row(
             with turn:
                 pixels = make(seed, steps)
                 plain = isinstance(pixels, np.ndarray)
-                frames = (pixels * 255).round().astype(np.uint8) if plain else codec.to_frames(pixels)
+                frames = (pixels * 255).round().astype(np.uint8) if plain else autoencoder.to_frames(pixels)
                 there = time.perf_counter() - start
             if mp4:
                 write_video(Path(folder) / f"{seed}.mp4", frames, parts.profile.clip.fps)
@@ -169,10 +168,10 @@ def decoding(method: str, parts: Parts) -> Row:
     """The VAE alone on latents of a clip."""
     shape = (1, parts.vae.config.z_dim, *parts.profile.clip.latent)
     device, latents = parts.transformer.device, flow.initial_noise(shape, 0).to(parts.transformer.device)
-    codec.decode(parts.vae, latents)
+    autoencoder.decode(parts.vae, latents)
     fresh_peak(device)
     start = time.perf_counter()
-    codec.decode(parts.vae, latents).amax().item()
+    autoencoder.decode(parts.vae, latents).amax().item()
     row = Row(method, time.perf_counter() - start, peak_gib=peak(device))
     say(str(row))
     return row
@@ -180,7 +179,7 @@ def decoding(method: str, parts: Parts) -> Row:
 
 def table(profile: Profile, rows: list[Row]) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
-    made, clip, sampling = store.environment(), profile.clip, profile.sampling
+    made, clip, sampling = runs.environment(), profile.clip, profile.sampling
     facts = (
         f"{profile.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
         f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {made['device']}, "
@@ -211,7 +210,7 @@ def main(
         fast: measure each shortcut of `--fast` that this device can, and all of them.
         out: file that gets the table too, after each row.
     """
-    chosen, device = profiles.get(profile), world.device()
+    chosen, device = profiles.get(profile), hardware.device()
     if size:
         chosen = replace(chosen, clip=replace(chosen.clip, height=size[0], width=size[1]))
     full = chosen.sampling.steps
@@ -236,7 +235,7 @@ def main(
     add(row)
     if parts:
         add(decoding("VAE decoding, as diffusers loads it", built))
-    codec.channels_last(built.vae)  # as world.load_vae hands it out
+    autoencoder.channels_last(built.vae)  # as world.load_vae hands it out
     if parts:
         add(decoding("VAE decoding, channels last", built))
         built.vae.enable_tiling()
@@ -266,5 +265,5 @@ def main(
 
 
 if __name__ == "__main__":
-    with spoken():
+    with report_user_errors():
         tyro.cli(main)

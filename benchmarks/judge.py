@@ -38,12 +38,13 @@ from transformers import (
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from cookbook import profiles, store
-from cookbook.errors import UserError, spoken
-from cookbook.judge import judge_rows, verdicts
+from cookbook import hardware, profiles, runs
+from cookbook.errors import UserError, report_user_errors
+from cookbook.judge import scorer
 from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
+from cookbook.judge.stage import judge_rows
 from cookbook.models import critic as critics
-from cookbook.models import hub, qwen, world
+from cookbook.models import hub, qwen
 from cookbook.models.critic import Critic
 from cookbook.models.frames import Sampled, sample_frames, sample_video
 from cookbook.profiles import Profile
@@ -105,7 +106,7 @@ def build(device: torch.device) -> Critic:
     config.text_config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(0)
     with device:
-        model = AutoModelForImageTextToText.from_config(config, dtype=world.compute_dtype(device))
+        model = AutoModelForImageTextToText.from_config(config, dtype=hardware.compute_dtype(device))
     halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     processor = Qwen3VLProcessor(
         Qwen2VLImageProcessor(patch_size=16, **halves),
@@ -120,7 +121,7 @@ def build(device: torch.device) -> Critic:
 def make_clip(path: Path, number: int) -> None:
     """A video of its own out of a shipped clip: there and back in time from some moment, cropped, grainy."""
     rng = np.random.default_rng(number)
-    sources = sorted((store.ASSETS / "workshop" / "train" / "gr1").glob("*.mp4"))
+    sources = sorted((runs.ASSETS / "workshop" / "train" / "gr1").glob("*.mp4"))
     frames = read_video(sources[number % len(sources)])[0]
     last = len(frames) - 1
     moments = np.abs((rng.integers(2 * last) + np.arange(FRAMES)) % (2 * last) - last)
@@ -134,7 +135,7 @@ def make_clip(path: Path, number: int) -> None:
 def make_clips(folder: Path, count: int) -> list[dict]:
     """Distinct videos as rows for `judge_rows`. Must come before CUDA is used, as it forks."""
     paths = [folder / f"{number:04d}.mp4" for number in range(count)]
-    with ProcessPoolExecutor(verdicts.READERS, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(scorer.READERS, multiprocessing.get_context("fork")) as pool:
         list(pool.map(make_clip, paths, range(count)))
     facts = {"model": None, "prompt": PROMPT, "seed": 0}
     return [{"file": path.name, "path": path, "name": path.stem, **facts} for path in paths]
@@ -164,7 +165,7 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
             inputs = plain_inputs(critic, shown, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
             text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            store.append_row(folder / "plain.jsonl", {"file": row["file"], "digit": parse_answer(text)})
+            runs.append_row(folder / "plain.jsonl", {"file": row["file"], "digit": parse_answer(text)})
 
 
 @torch.no_grad()
@@ -185,7 +186,7 @@ def measure(
     device, worked = critic.model.device, [0.0]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    answer = verdicts.answer
+    answer = scorer.answer
 
     def timed(*args: object) -> np.ndarray:
         start = time.perf_counter()
@@ -195,20 +196,20 @@ def measure(
 
     start = time.perf_counter()
     judge(rows[:first], "warm")
-    warmup, verdicts.answer = time.perf_counter() - start, timed
+    warmup, scorer.answer = time.perf_counter() - start, timed
     try:
         start = time.perf_counter()
         judge(rows, "timed")
         seconds = time.perf_counter() - start
     finally:
-        verdicts.answer = answer
+        scorer.answer = answer
     return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak(device))
 
 
 def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
     """Clips per second that the readers alone could deliver: decoded and brought to size."""
     start = time.perf_counter()
-    with ThreadPoolExecutor(verdicts.READERS) as pool:
+    with ThreadPoolExecutor(scorer.READERS) as pool:
         size = (setting.critic_fps, setting.critic_tokens, edge)
         list(pool.map(lambda row: sample_video(row["path"], *size).indices, rows))
     return len(rows) / (time.perf_counter() - start)
@@ -227,7 +228,7 @@ def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
 
 def table(rows: Sequence[Row], reading: float) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
-    made = store.environment()
+    made = runs.environment()
     facts = (
         f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {made['device']}, "
         f"{os.cpu_count()} CPU cores, torch {made['versions']['torch']}, "
@@ -254,7 +255,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
         folder = Path(name)
         made = make_clips(folder / "clips", clips)
         say(f"{clips} clips of {sum(row['path'].stat().st_size for row in made) / clips / 1e6:.2f} MB")
-        critic = build(world.device())
+        critic = build(hardware.device())
         say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
         reading = reading_rate(setting, critic.token_edge, made)
         truth = plain_probabilities(critic, setting, made[0])
@@ -262,10 +263,10 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
         def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
             def work(some: Sequence[dict], part: str) -> None:
-                judge_rows(folder / f"{label}-{part}.jsonl", verdicts.Panel(chosen, FPS, TOKENS), some, False)
+                judge_rows(folder / f"{label}-{part}.jsonl", scorer.Panel(chosen, FPS, TOKENS), some, False)
 
-            row = measure(label, chosen, work, clips, verdicts.BATCH)
-            told = store.read_rows(folder / f"{label}-timed.jsonl")
+            row = measure(label, chosen, work, clips, scorer.BATCH)
+            told = runs.read_rows(folder / f"{label}-timed.jsonl")
             assert len(told) == 2 * len(clips) and not any(line["error"] for line in told), "verdicts are missing"
             scored = np.array([line["probabilities"] for line in told[:2]])
             note(replace(row, difference=float(np.abs(scored - truth).max())))
@@ -277,7 +278,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
         ours("cookbook judge", critic, made)
         if on_gpu:
-            say("one batch on the GPU\n" + kernels(critic, setting, made[: verdicts.BATCH]))
+            say("one batch on the GPU\n" + kernels(critic, setting, made[: scorer.BATCH]))
         part = made[: clips // 4 or 1]
         ours("the same, the class's own layers", replace(critic, layers=()), part)
         note(
@@ -303,5 +304,5 @@ def compiled() -> tuple[qwen.Change, ...]:
 
 
 if __name__ == "__main__":
-    with spoken():
+    with report_user_errors():
         tyro.cli(main)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
 
-from cookbook import flow
+from cookbook import flow, hardware
 from cookbook.generate.sampler import make_clip
-from cookbook.models import hub, sizes, world
-from cookbook.models import vae as codec
+from cookbook.models import autoencoder, hub, sizes
 from cookbook.profiles import Profile
 
 # Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower is in memory too
@@ -57,7 +56,7 @@ class Parts:
 
 def build(profile: Profile, device: torch.device) -> Parts:
     """Random weights in the profile's configurations, in the dtype that the stage computes in."""
-    dtype, settings = world.compute_dtype(device), sizes.config(profile.world)
+    dtype, settings = hardware.compute_dtype(device), sizes.config(profile.world)
     with device:
         torch.manual_seed(0)
         transformer = CosmosTransformer3DModel.from_config(settings)
@@ -113,7 +112,7 @@ def ours(parts: Parts, fast: frozenset[str] = frozenset()) -> Callable[[int, int
     sampling = parts.profile.sampling
 
     def make(seed: int, steps: int) -> torch.Tensor:
-        given = codec.to_tensor(parts.photo[None]).to(parts.transformer.device)
+        given = autoencoder.to_tensor(parts.photo[None]).to(parts.transformer.device)
         settings = (steps, sampling.guidance, sampling.shift, seed, fast)
         size = parts.profile.clip.latent
         return make_clip(parts.transformer, parts.vae, given, parts.text, parts.negative, size, *settings)

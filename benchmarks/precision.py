@@ -23,12 +23,12 @@ from measuring import markdown
 from torch import Tensor
 from train import random_batch, random_network  # the program beside this one
 
-from cookbook import engine, profiles, store
+from cookbook import engine, profiles, runs
 from cookbook.engine.loop import Run, autocast
-from cookbook.errors import UserError, spoken
+from cookbook.errors import UserError, report_user_errors
 from cookbook.models import hub, world
 from cookbook.profiles import Profile, Recipe
-from cookbook.train import clips as footage
+from cookbook.train import dataset
 from cookbook.train.objective import batches, flow_loss, heldout_loss
 
 # Mean and last rate of upstream's 1,000 steps, the rate it names, and nano's
@@ -67,8 +67,8 @@ def work(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Work,
         network = lambda: random_network(small, None, torch.float32, group.device)  # noqa: E731
         return Work(network, lambda number: random[number % 4], None), small
     models = hub.locate(profile.world)
-    used, held = footage.split(footage.read_clips(run / "data" / "train"))
-    entries = footage.cache(used + held, profile, models, run / "cache", group)
+    used, held = dataset.split(dataset.read_clips(run / "data" / "train"))
+    entries = dataset.cache(used + held, profile, models, run / "cache", group)
     heldout = lambda model: mean(heldout_loss(model, entries[len(used) :], recipe.shift, group)[0])  # noqa: E731
     return Work(
         lambda: world.load_transformer(models), batches(entries[: len(used)], recipe, 0, group), heldout
@@ -128,7 +128,7 @@ def measured(made: Work, run: Run) -> float | None:
 
 def table(profile: Profile, rows: list[Row], steps: int) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
-    made = store.environment()
+    made = runs.environment()
     facts = (
         f"{profile.world.location}: {steps} steps of {profile.recipe.batch} clip(s) at a constant rate, "
         f"on {made['device']}, torch {made['versions']['torch']}"
@@ -176,5 +176,5 @@ def main(
 
 
 if __name__ == "__main__":
-    with spoken():
+    with report_user_errors():
         tyro.cli(main)

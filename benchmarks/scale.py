@@ -24,11 +24,11 @@ import tyro
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from measuring import markdown, say
 
-from cookbook import profiles, store
-from cookbook.errors import UserError, spoken
+from cookbook import hardware, profiles, runs
+from cookbook.errors import UserError, report_user_errors
 from cookbook.generate.requests import Request
 from cookbook.generate.stage import many_processes, one_process
-from cookbook.models import hub, sizes, world
+from cookbook.models import hub, sizes
 from cookbook.profiles import Profile
 
 
@@ -46,8 +46,8 @@ def save_world(profile: Profile, folder: Path) -> None:
     settings["crossattn_proj_in_channels"] = sizes.config(small)["crossattn_proj_in_channels"]
     vae = AutoencoderKLWan.load_config(hub.locate(small) / "vae") if profile.world.ships else {}  # default: Wan 2.1
     torch.manual_seed(0)
-    with world.device():
-        dtype = world.compute_dtype(world.device())
+    with hardware.device():
+        dtype = hardware.compute_dtype(hardware.device())
         CosmosTransformer3DModel.from_config(settings).to(dtype).save_pretrained(folder / "transformer")
         AutoencoderKLWan.from_config(vae).save_pretrained(folder / "vae")
     for part in ("text_encoder", "tokenizer"):
@@ -102,7 +102,7 @@ def main(
         save_world(base, folder)
         parts = (folder, folder, chosen, [request])
         rows = [count(one_process(parts, jobs), 1), count(many_processes(ray, parts, jobs), workers)]
-    made = store.environment()
+    made = runs.environment()
     facts = (
         f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
         f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
@@ -117,5 +117,5 @@ def main(
 
 
 if __name__ == "__main__":
-    with spoken():
+    with report_user_errors():
         tyro.cli(main)

@@ -4,7 +4,7 @@
     python benchmarks/shortcuts.py --steps 36           as many steps as the real weights take
 
 For every clip the same noise as the exact one. PSNR and SSIM are of the pixels before encoding, the mean over clips;
-`placed` is the truth of the dream after encoding (`cookbook/workshop/truth.py`), `alike` the share of clips for which
+`placed` is the truth of the dream after encoding (`cookbook/judge/rules.py`), `alike` the share of clips for which
 it is the same as for the exact one. fp8 is rounded as on an H100 but, on a CPU, not faster. Clips stay in no folder.
 
 Figures: docs/shortcuts.md.
@@ -23,14 +23,13 @@ import tyro
 from measuring import markdown
 from scipy.ndimage import uniform_filter
 
-from cookbook import profiles, store
-from cookbook.errors import UserError, spoken
-from cookbook.generate.maker import Maker, file_name
+from cookbook import hardware, profiles, runs
+from cookbook.errors import UserError, report_user_errors
+from cookbook.generate.generator import Maker, file_name
 from cookbook.generate.requests import Request, from_photos
 from cookbook.generate.shortcuts import NAMES
-from cookbook.judge import outcomes
-from cookbook.models import fp8, hub, world
-from cookbook.models import vae as codec
+from cookbook.judge import ground_truth
+from cookbook.models import autoencoder, fp8, hub
 from cookbook.profiles import Profile
 from cookbook.video import write_video
 
@@ -78,10 +77,10 @@ def run(maker: Maker, profile: Profile, requests: list[Request], seeds: int) -> 
                 clips.append(pixels[0].permute(1, 2, 3, 0).add(1).div(2).cpu().numpy())
                 seconds += time.perf_counter() - start
                 path = Path(folder) / file_name(request, seed)
-                write_video(path, codec.to_frames(pixels), profile.clip.fps)
+                write_video(path, autoencoder.to_frames(pixels), profile.clip.fps)
                 told = {"file": path.name, "path": path, "model": "tuned", "name": request.name, "seed": seed}
-                rows.append(told | {"prompt": request.prompt, "image": store.digest(Path(request.input_path))})
-        found = outcomes.measure(profile, rows, Path(folder) / outcomes.NAME)
+                rows.append(told | {"prompt": request.prompt, "image": runs.digest(Path(request.input_path))})
+        found = ground_truth.measure(profile, rows, Path(folder) / ground_truth.NAME)
     hook.remove()
     return clips, sum(passes) / len(clips), seconds / len(clips), [row["outcome"] for row in found]
 
@@ -96,7 +95,7 @@ def rounds(device: torch.device) -> bool:
 
 
 def table(profile: Profile, rows: list[Row], clips: int) -> str:
-    made = store.environment()
+    made = runs.environment()
     facts = (
         f"{profile.name}, {profile.sampling.steps} steps, guidance {profile.sampling.guidance:g}, {clips} clips, "
         f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
@@ -125,14 +124,14 @@ def main(
     """
     chosen = profiles.get(profile)
     chosen = replace(chosen, sampling=replace(chosen.sampling, steps=steps or chosen.sampling.steps))
-    folder = weights or store.run_folder(None, profile) / "export" / "diffusers"
+    folder = weights or runs.run_folder(None, profile) / "export" / "diffusers"
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; run `cookbook run --profile {profile}` first, or give --weights")
     photos = hub.locate(chosen.eval_data) / chosen.eval_subset
     requests = from_photos(photos, chosen)[:prompts]
     rows: list[Row] = []
     exact, truth = [], []
-    names = NAMES if rounds(world.device()) else NAMES[:2]
+    names = NAMES if rounds(hardware.device()) else NAMES[:2]
     for method in ("exact", *names, "all"):
         fast = frozenset(names if method == "all" else () if method == "exact" else (method,))
         maker = Maker(folder, hub.locate(chosen.world), chosen, requests, fast)
@@ -153,5 +152,5 @@ def main(
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    with spoken():
+    with report_user_errors():
         tyro.cli(main)

@@ -26,13 +26,13 @@ import tyro
 from diffusers import CosmosTransformer3DModel
 from measuring import fresh_peak, markdown
 
-from cookbook import engine, profiles, store
+from cookbook import engine, hardware, profiles, runs
 from cookbook.engine.loop import Run
 from cookbook.engine.optim import trainable
-from cookbook.errors import UserError, spoken
-from cookbook.models import sizes, world
+from cookbook.errors import UserError, report_user_errors
+from cookbook.models import sizes
 from cookbook.profiles import Profile, Recipe
-from cookbook.train import plan as planning
+from cookbook.train import planning
 from cookbook.train.network import ready
 from cookbook.train.objective import Batch, flow_loss
 
@@ -92,7 +92,7 @@ def random_batch(profile: Profile, count: int, device: torch.device, seed: int =
 
 def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Step:
     """What one writes by hand with diffusers: its checkpointing, autocast, fused AdamW, clipping."""
-    compute = world.compute_dtype(device)
+    compute = hardware.compute_dtype(device)
     if recipe.lora_rank:
         planning.add_lora(network, recipe)
     network.train().enable_gradient_checkpointing()
@@ -113,7 +113,7 @@ def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: t
 
 def our_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, group: engine.Group) -> Step:
     """The step of `cookbook train`."""
-    run = Run(ready(network, recipe, 0, group), recipe, 0, group, world.compute_dtype(group.device), str)
+    run = Run(ready(network, recipe, 0, group), recipe, 0, group, hardware.compute_dtype(group.device), str)
 
     def step() -> tuple[float, float]:
         row = run.advance(flow_loss, lambda number: batch)
@@ -129,7 +129,7 @@ def measure(
     recipe, device = (profile.with_recipe("lora") if lora else profile).recipe, group.device
     name = "plain diffusers" if method == PLAIN else f"ours, {method}"
     trained, gpu, first = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda", (None, None)
-    compute = world.compute_dtype(device)
+    compute = hardware.compute_dtype(device)
     torch._dynamo.reset()
     fresh_peak(device)
     try:
@@ -167,7 +167,7 @@ def timed(step: Step, gpu: bool) -> tuple[tuple[float, float], float]:
 
 def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | None) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
-    made, clip = store.environment(), profile.clip
+    made, clip = runs.environment(), profile.clip
     shape = f"{clip.height}x{clip.width}, {clip.frames} frames, {clip.tokens} tokens"
     part = f" ({layers} blocks of it)" if layers else ""
     facts = (
@@ -215,12 +215,12 @@ def main(
             text = table(chosen, rows, group, layers)
             group.say(json.dumps(asdict(rows[-1]) | {"processes": group.size}))
             if out and group.main:
-                store.append_row(out / "train.jsonl", asdict(rows[-1]) | {"processes": group.size})
+                runs.append_row(out / "train.jsonl", asdict(rows[-1]) | {"processes": group.size})
                 (out / "train.md").write_text(text + "\n")
         group.say(text)
     return rows
 
 
 if __name__ == "__main__":
-    with spoken():
+    with report_user_errors():
         tyro.cli(main)

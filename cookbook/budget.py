@@ -1,6 +1,6 @@
 """What each stage takes at a profile: measured where a run was measured, calculated where the weights are not here.
 
-`cookbook run` leaves seconds and memory of every cell in a run's notebooks/timings.json; `cookbook.publish` keeps those
+`cookbook run` leaves seconds and memory of every cell in a run's notebooks/timings.json; `tools.publish` keeps those
 of one run per profile in assets/timings.json. Nothing here needs weights, a GPU or a network.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from cookbook import preflight, profiles, store
-from cookbook.generate import plan as generating
+from cookbook import doctor, profiles, runs
+from cookbook.generate.planning import DECODING, ROOM, seconds
 from cookbook.machine import Machine
 from cookbook.models import sizes
 from cookbook.profiles import Profile, Source
-from cookbook.train import plan as training
+from cookbook.train import planning
 
-TIMINGS = store.ASSETS / "timings.json"
+TIMINGS = runs.ASSETS / "timings.json"
 
 # Cosmos-Reason2-2B's size on an H100, mp4 on disk to verdict: 7.99 clips/s and 15.7 GiB (docs/gpu_figures.md)
 JUDGING = 0.125  # seconds a clip; a larger critic is taken to be slower as its weights are more
@@ -54,7 +54,7 @@ def stages(p: Profile) -> list[Work]:
         "judge": f"all of them by {p.critic.location}, measured first on {controls}",
     }
     data = (p.train_data, p.eval_data, *([p.controls] if p.controls else []))
-    making = (p.world, *([preflight.GUARDRAIL] if p.guardrail else []))
+    making = (p.world, *([doctor.GUARDRAIL] if p.guardrail else []))
     needs = {"prepare": data, "train": (p.world,), "generate": making, "judge": (p.critic,)}
     known = {} if p.world.ships else _calculated(p, made)
     numbers = {"prepare": "01", "train": "02", "convert": "03", "generate": "03", "judge": "04"}
@@ -63,18 +63,18 @@ def stages(p: Profile) -> list[Work]:
 
 def _calculated(p: Profile, made: int) -> dict[str, tuple[float | None, float | None, float | None]]:
     """Stage -> seconds, GB on each GPU, GB written; on the H100s that the profile asks for."""
-    gpus = max(1, preflight.NEEDS[p.name].gpus)
-    train, scale = training.make(p, gpus, None, None), training.at_scale(p, gpus)
+    gpus = max(1, doctor.NEEDS[p.name].gpus)
+    train, scale = planning.make(p, gpus, None, None), planning.at_scale(p, gpus)
     network = 2 * train.parameters / 1e9
     clip = {p.clip.tokens: p.sampling.steps * (2 if p.sampling.guidance else 1)}
     judging = (made + p.control_clips) * JUDGING * p.critic.gigabytes / CRITIC_GB
-    encoder = generating.ROOM * (p.world.gigabytes - network)
-    sampler = network + p.clip.height * p.clip.width * generating.DECODING / 1e9
+    encoder = ROOM * (p.world.gigabytes - network)
+    sampler = network + p.clip.height * p.clip.width * DECODING / 1e9
     return {
         "prepare": (None, None, p.train_data.gigabytes + p.eval_data.gigabytes),
         "train": (scale.hours * 3600, scale.memory_gb, (p.recipe.keep + 1) * train.checkpoint_gb),
         "convert": (None, 0, EXPORTED * train.parameters / 1e9),
-        "generate": (made * generating.seconds(p, clip, True)[0] / gpus, max(encoder, sampler), None),
+        "generate": (made * seconds(p, clip, True)[0] / gpus, max(encoder, sampler), None),
         "judge": (judging / gpus, p.critic.gigabytes + BESIDE_GB, None),
     }
 
@@ -113,7 +113,7 @@ def plan(profile: str, notebook: str | None = None) -> None:
         print("            times and memory are calculated from measurements on an H100 with random weights")
     places = {source.location: source for work in chosen for source in work.needs if not source.ships}
     for source in places.values():
-        size = f"{'about' if source.gigabytes else 'size'} {preflight.size(source)}"
+        size = f"{'about' if source.gigabytes else 'size'} {doctor.size(source)}"
         print(f"  download  {source.location} ({source.licence}), {size}: {_access(machine, source)}")
     if not places:
         print("  download  nothing" + (": weights and clips ship with the cookbook" if p.world.ships else ""))

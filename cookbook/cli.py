@@ -12,23 +12,22 @@ from importlib import import_module
 from typing import Any
 
 from cookbook import __version__
-from cookbook.errors import Outdated, UserError
-from cookbook.words import meant
+from cookbook.errors import StaleStage, UserError, closest
 
 # verb -> (module, function, what it does)
 VERBS = {
-    "doctor": ("cookbook.preflight", "doctor", "what this machine can run, and what is missing for each profile"),
+    "doctor": ("cookbook.doctor", "doctor", "what this machine can run, and what is missing for each profile"),
     "verify": ("cookbook.verify", "verify", "every stage once on almost nothing: a table of what passed, in minutes"),
     "prepare": ("cookbook.data", "prepare", "01  collect and check training clips, captions and held-out photos"),
     "train": ("cookbook.train", "train", "02  post-train the world model on the clips"),
     "convert": ("cookbook.convert", "convert", "03  turn the checkpoint into weight files, and prove them"),
     "generate": ("cookbook.generate", "generate", "03  make videos from held-out photos and instructions"),
     "judge": ("cookbook.judge", "judge", "04  let the critic score each video, after measuring the critic"),
-    "filter": ("cookbook.judge.filtering", "filter_clips", "04  keep the plausible videos as a training folder"),
+    "filter": ("cookbook.judge.filter", "filter_clips", "04  keep the plausible videos as a training folder"),
     "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 04 and write the report"),
     "report": ("cookbook.report", "write_report", "write the report of a finished run"),
-    "workshop make": ("cookbook.workshop.make", "make", "simulate clips of the workshop world (needs the extra `sim`)"),
-    "workshop show": ("cookbook.workshop.make", "show", "draw workshop clips as a contact sheet"),
+    "workshop make": ("simulator.make", "make", "simulate clips of the workshop world (needs the extra `sim`)"),
+    "workshop show": ("simulator.make", "show", "draw workshop clips as a contact sheet"),
 }
 
 
@@ -54,7 +53,7 @@ def find(words: Sequence[str]) -> tuple[str, list[str]]:
     for length in (2, 1):
         if (verb := " ".join(words[:length])) in VERBS:
             return verb, list(words[length:])
-    near = meant(" ".join(words[:2]), VERBS) or meant(words[0], VERBS)
+    near = closest(" ".join(words[:2]), VERBS) or closest(words[0], VERBS)
     raise UserError(
         f"no verb {words[0]!r}" + (f"; did you mean `cookbook {near}`?" if near else "; see `cookbook --help`")
     )
@@ -87,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         verb, flags = find(words)
         result = tyro.cli(function(verb), prog=f"cookbook {verb}", args=flags, config=(tyro.conf.FlagCreatePairsOff,))
-    except Outdated as error:
+    except StaleStage as error:
         anew = f"{error.problem}. To make it anew: `{shlex.join(['cookbook', *words, '--redo'])}`"
         print(f"cookbook: {error if verb == 'run' else anew}", file=sys.stderr)
         return 2

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class UserError(Exception):
     """Something the user can mend. The message names what is wrong, where, and what to do."""
 
 
-class Outdated(UserError):
+class StaleStage(UserError):
     """A stage folder that cannot be used as it is; made anew it can.
 
     Args:
@@ -26,10 +27,20 @@ class Outdated(UserError):
 
 
 @contextmanager
-def spoken() -> Iterator[None]:
+def report_user_errors() -> Iterator[None]:
     """Around the main function of a program: a UserError ends it with its sentence and exit status 2."""
     try:
         yield
     except UserError as error:
         print(f"cookbook: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def count(number: int, noun: str) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one is near to, if it is near to any."""
+    return next(iter(get_close_matches(word, list(known), 1, 0.5)), None)

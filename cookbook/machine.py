@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import psutil
 
-from cookbook import store
+from cookbook import runs
 from cookbook.models import hub
 from cookbook.profiles import Source
 
@@ -74,7 +74,7 @@ class Machine:
     @cached_property
     def disk_gb(self) -> float:
         """Free where runs are written."""
-        return shutil.disk_usage(store.HOME if store.HOME.exists() else Path.home()).free / 1e9
+        return shutil.disk_usage(runs.HOME if runs.HOME.exists() else Path.home()).free / 1e9
 
     @cached_property
     def gpus(self) -> list[tuple[str, float]]:
@@ -93,7 +93,7 @@ class Machine:
     @cached_property
     def versions(self) -> dict[str, tuple[str | None, str]]:
         """Direct dependency -> (installed or None, tested), from the first block of constraints.txt."""
-        file = store.ASSETS.parent / "constraints.txt"
+        file = runs.ASSETS.parent / "constraints.txt"
         lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
         tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
         return {name: (installed(name), wanted) for name, wanted in tested.items()}
@@ -139,7 +139,7 @@ class Machine:
     def has(self, source: Source) -> bool:
         """Whether weights or data are on this machine already."""
         if source.ships:
-            return (store.ASSETS / source.location).is_dir()
+            return (runs.ASSETS / source.location).is_dir()
         return within(5, lambda: hub.local(source) is not None) or False
 
     def may_download(self, source: Source) -> bool:

@@ -30,11 +30,11 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
 
-from cookbook import budget, preflight, profiles, results, store
+from cookbook import budget, doctor, profiles, results, runs
 from cookbook.errors import UserError
 from cookbook.machine import Machine
 
-ROOT = store.ASSETS.parent
+ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
 CHECKING = "00"  # says what is missing, so it must run where anything is
 FURTHER = {"05": "critic"}  # beyond the guide, executed only if asked for; and the folder that it makes
@@ -75,13 +75,13 @@ def run_all(
         UserError: unknown parameter, a machine that cannot run the profile, a cell that failed or did not run.
     """
     settings = profiles.get(profile)
-    folder = store.run_folder(run, profile)
+    folder = runs.run_folder(run, profile)
     chosen = select(only, start)
     given = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     _check_kernel()
     budget.plan(settings.name)
     if any(path.stem[:2] != CHECKING for path in chosen):
-        preflight.able(settings.name)
+        doctor.able(settings.name)
     if redo:
         remove(folder, redo)
     before = _finished(folder)
@@ -100,7 +100,7 @@ def run_all(
 
 def _makes(number: str) -> list[str]:
     """The folders of a run that a notebook makes."""
-    return [FURTHER[number]] if number in FURTHER else [store.FOLDERS[stage] for stage in MADE.get(number, ())]
+    return [FURTHER[number]] if number in FURTHER else [runs.FOLDERS[stage] for stage in MADE.get(number, ())]
 
 
 def select(only: str | None = None, start: str | None = None) -> list[Path]:
@@ -147,7 +147,7 @@ def _check_kernel() -> None:
     try:
         interpreter = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        raise UserError(f"no Jupyter kernel python3 in this environment: {preflight.INSTALL}") from None
+        raise UserError(f"no Jupyter kernel python3 in this environment: {doctor.INSTALL}") from None
     if interpreter not in ("python", "python3", sys.executable):
         raise UserError(
             f"the kernel python3 is {interpreter}, not {sys.executable}; `jupyter kernelspec remove python3` mends it"
@@ -276,20 +276,20 @@ def _memory() -> Iterator[list[tuple[datetime, int]]]:
 
 def remove(folder: Path, stage: str) -> None:
     """Remove a stage's folder and those of all stages that read it, directly or not."""
-    if stage not in store.FOLDERS:
-        raise UserError(f"no stage {stage!r}; there are {', '.join(store.FOLDERS)}")
+    if stage not in runs.FOLDERS:
+        raise UserError(f"no stage {stage!r}; there are {', '.join(runs.FOLDERS)}")
     late = {stage}
-    for name, reads in store.READS.items():
+    for name, reads in runs.READS.items():
         if late & set(reads):
             late.add(name)
-    for name in store.FOLDERS:
-        if name in late and (path := folder / store.FOLDERS[name]).exists():
+    for name in runs.FOLDERS:
+        if name in late and (path := folder / runs.FOLDERS[name]).exists():
             shutil.rmtree(path)
             print(f"removed {path}")
 
 
 def _finished(folder: Path) -> dict[str, str]:
-    manifests = {name: store.read_manifest(folder / place) for name, place in store.FOLDERS.items()}
+    manifests = {name: runs.read_manifest(folder / place) for name, place in runs.FOLDERS.items()}
     return {name: manifest["finished"] for name, manifest in manifests.items() if manifest}
 
 
@@ -304,8 +304,8 @@ def _remember(folder: Path, profile: str, name: str, timing: dict) -> None:
     timings = results.read_json(path) if path.exists() else {}
     known = timings.get("notebooks", {})
     told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
-    told |= {"processor": Machine().processor, **store.environment()}
-    store.write_json(path, {**told, "notebooks": {**known, name: timing}})
+    told |= {"processor": Machine().processor, **runs.environment()}
+    runs.write_json(path, {**told, "notebooks": {**known, name: timing}})
 
 
 def _commit() -> str:
@@ -319,11 +319,11 @@ def _conclude(profile: str, folder: Path, before: dict[str, str]) -> dict:
     """Write the report where the run is complete, and print what was done."""
     from cookbook.report import write_report
 
-    waiting = [name for name in store.READS["report"] if store.read_manifest(folder / store.FOLDERS[name]) is None]
+    waiting = [name for name in runs.READS["report"] if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
     if waiting:
         print(f"no report yet: {', '.join(waiting)} not run in {folder}")
         return {}
-    write_report(profile, folder, redo="report" in store.stale(folder))
+    write_report(profile, folder, redo="report" in runs.stale(folder))
     after, summary = _finished(folder), results.summary(folder)
     print(f"\n{'stage':<15}{'seconds':>9}  this time")
     for name, seconds in summary["seconds"].items():

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cookbook.errors import UserError
-from cookbook.words import meant
+from cookbook.errors import UserError, closest
 
 NVIDIA_MODEL_LICENCE = "NVIDIA Open Model License"
 
@@ -200,15 +199,15 @@ def nano() -> Profile:
         name="nano",
         world=Source("nano/world"),
         critic=Source("nano/critic"),
-        train_data=Source("workshop/train", kind="dataset"),
-        eval_data=Source("workshop/eval", kind="dataset"),
+        train_data=Source("simulator/train", kind="dataset"),
+        eval_data=Source("simulator/eval", kind="dataset"),
         eval_subset="gr1_object",
         clip=Geometry(frames=25, fps=8, height=96, width=160),
         text_tokens=96,
         prompt_prefix=PREFIX,
         recipe=recipe,
         sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=1),
-        controls=Source("workshop/controls", kind="dataset"),
+        controls=Source("simulator/calibration", kind="dataset"),
         control_clips=160,
         critic_fps=8,
         critic_tokens=1024,
@@ -291,7 +290,7 @@ PROFILES = {"smoke": smoke, "nano": nano, "2b": cosmos_2b, "14b": cosmos_14b}
 def get(name: str, recipe: str | None = None) -> Profile:
     """The profile of that name, with its default recipe or a named one."""
     if name not in PROFILES:
-        near = meant(name, PROFILES)
+        near = closest(name, PROFILES)
         raise UserError(
             f"no profile {name!r}; {f'did you mean {near}? T' if near else 't'}here are {', '.join(PROFILES)}"
         )

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
-from cookbook import profiles, results, show, store, video
+from cookbook import profiles, results, runs, show, video
 from cookbook.judge.kinds import FAULTS
 
 PAIRS = 4  # prompts shown side by side
@@ -25,7 +25,7 @@ SMOKE = "<p><b>smoke shows that every step works. Its models have learnt nothing
 
 def plot_loss(run: Path) -> Axes:
     """Training loss per logged step, with its running mean."""
-    return show.loss(store.read_rows(run / "checkpoints" / "log.jsonl"))
+    return show.loss(runs.read_rows(run / "checkpoints" / "log.jsonl"))
 
 
 def plot_roc(run: Path) -> Axes:
@@ -116,7 +116,7 @@ def pairs(run: Path, count: int = PAIRS) -> list[tuple[str, Path, Path]]:
 
 def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of kept.jsonl and dropped.jsonl."""
-    return tuple(pd.DataFrame(store.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped"))
+    return tuple(pd.DataFrame(runs.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped"))
 
 
 def one_each(rows: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -135,16 +135,16 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
     Raises:
         UserError: a stage that the report shows has not been run.
     """
-    name, folder = profiles.get(profile).name, store.run_folder(run, profile)
-    inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in store.READS["report"]}
-    stage = store.enter(folder / "report", "report", name, inputs, settings={}, redo=redo)
+    name, folder = profiles.get(profile).name, runs.run_folder(run, profile)
+    inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in runs.READS["report"]}
+    stage = runs.enter(folder / "report", "report", name, inputs, settings={}, redo=redo)
     if stage.done:
         return stage.manifest
     facts = results.summary(folder)
     pictures = _pictures(folder, stage.folder)
     page = _page(folder, facts, pictures)
-    store.write_json(stage.folder / "summary.json", facts)
-    with store.replacing(stage.folder / "report.html") as temporary:
+    runs.write_json(stage.folder / "summary.json", facts)
+    with runs.replacing(stage.folder / "report.html") as temporary:
         temporary.write_text(page)
     print(f"report: {stage.folder / 'report.html'} ({len(page) / 1e6:.1f} MB)")
     return stage.finish([stage.folder / "report.html", stage.folder / "summary.json", *pictures.values()])
@@ -161,11 +161,11 @@ def _pictures(run: Path, folder: Path) -> dict[str, Path]:
     made = {name: folder / f"{name}.png" for name in (*plots, *_sheets(run))}
     for name, plot in plots.items():
         figure = plot(run).figure
-        with store.replacing(made[name]) as temporary:
+        with runs.replacing(made[name]) as temporary:
             figure.savefig(temporary)
         plt.close(figure)
     for name, clips in _sheets(run).items():
-        with store.replacing(made[name]) as temporary:
+        with runs.replacing(made[name]) as temporary:
             show.contact_sheet([file for _, file in clips], [title for title, _ in clips]).save(temporary)
     return made
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.judge.statistics import auc, best_of, interval
 
@@ -29,19 +29,19 @@ def manifest(run: Path, stage: str) -> dict:
     Raises:
         UserError: the stage has not been run in this folder.
     """
-    found = store.read_manifest(run / store.FOLDERS[stage])
+    found = runs.read_manifest(run / runs.FOLDERS[stage])
     if found is None:
         verb, _, model = stage.partition("-")
-        first = store.command("prepare" if verb == "data" else verb, run, None, *(["--model", model] if model else []))
+        first = runs.command("prepare" if verb == "data" else verb, run, None, *(["--model", model] if model else []))
         raise UserError(f"{run}: {stage} is not finished; type {first} first")
     return found
 
 
 def scores(run: Path) -> pd.DataFrame:
     """One row per judged clip: file, model, name, prompt, seed, and a score from 1 to 5 for each question."""
-    rows = store.read_rows(run / "verdicts" / "verdicts.jsonl")
+    rows = runs.read_rows(run / "verdicts" / "verdicts.jsonl")
     if not rows:
-        raise UserError(f"{run}: no verdicts; type {store.command('judge', run)} first")
+        raise UserError(f"{run}: no verdicts; type {runs.command('judge', run)} first")
     keys = ["file", "model", "name", "prompt", "seed"]
     table = pd.DataFrame(rows).pivot_table(index=keys, columns="question", values="score", dropna=False, observed=True)
     return table.dropna(how="all").reset_index().rename_axis(columns=None)
@@ -78,11 +78,11 @@ def truth(run: Path) -> pd.DataFrame:
     One row per clip: file, model, name, prompt, seed, outcome, reason, passed, physics, instruction, kept. Empty where
     the profile's photos come without a truth.
     """
-    rows = pd.DataFrame(store.read_rows(run / "verdicts" / "truth.jsonl"))
+    rows = pd.DataFrame(runs.read_rows(run / "verdicts" / "truth.jsonl"))
     if rows.empty:
         return rows
     told = rows.merge(scores(run)[["file", *QUESTIONS]], on="file", how="left")
-    kept = {row["file"] for row in store.read_rows(run / "kept" / "kept.jsonl")}
+    kept = {row["file"] for row in runs.read_rows(run / "kept" / "kept.jsonl")}
     return told.assign(kept=told["file"].isin(kept))
 
 
@@ -127,7 +127,7 @@ def best_of_n(groups: Sequence[Sequence[float]]) -> list[float]:
 
 def kept_by_prompt(run: Path) -> list[list[float]]:
     """For each prompt, one 1 or 0 per tuned clip: was it kept?"""
-    kept = {row["file"] for row in store.read_rows(run / "kept" / "kept.jsonl")}
+    kept = {row["file"] for row in runs.read_rows(run / "kept" / "kept.jsonl")}
     tuned = scores(run).query("model == 'tuned'")
     return [[float(file in kept) for file in files] for _, files in tuned.groupby("name")["file"]]
 
@@ -146,7 +146,7 @@ def _judged(run: Path) -> dict:
 
 def summary(run: Path) -> dict:
     """Everything that `report/summary.json` holds."""
-    made = {name: store.read_manifest(run / folder) for name, folder in store.FOLDERS.items() if name != "report"}
+    made = {name: runs.read_manifest(run / folder) for name, folder in runs.FOLDERS.items() if name != "report"}
     train, clips = manifest(run, "train"), scores(run)
     told = ("steps", "loss_first", "loss_last", "heldout_before", "heldout_after", "weights_changed")
     return {
@@ -162,7 +162,7 @@ def summary(run: Path) -> dict:
             "prompts": int(clips["name"].nunique()),
         },
         "judge": _judged(run),
-        "filter": {name: len(store.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")},
+        "filter": {name: len(runs.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")},
     }
 
 

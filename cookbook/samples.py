@@ -9,18 +9,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cookbook import store
+from cookbook import runs
 from cookbook.show import banner
 
 
 def _done(folder: Path, stage: str) -> bool:
-    return store.read_manifest(folder / store.FOLDERS[stage]) is not None
+    return runs.read_manifest(folder / runs.FOLDERS[stage]) is not None
 
 
 def with_clips(profile: str, folder: Path) -> Path:
     """The run folder, its clips prepared first where notebook 01 has not done so."""
     if not _done(folder, "data"):
-        from cookbook.data import prepare
+        from cookbook.prepare.stage import prepare
 
         banner(f"No prepared clips in {folder}: preparing those of the profile now, as notebook 01 does.")
         prepare(profile, run=folder)
@@ -31,7 +31,7 @@ def with_checkpoint(profile: str, folder: Path) -> Path:
     """The run folder, or without a checkpoint in it a sample folder with one of two steps from the base model."""
     if _done(folder, "train"):
         return folder
-    from cookbook.train import train
+    from cookbook.train.stage import train
 
     banner(
         f"No finished training in {folder}: two quick steps stand in. What you see has the quality of the BASE model."
@@ -47,13 +47,13 @@ def with_dreams(profile: str, folder: Path) -> Path:
     if _done(folder, "generate-tuned") and _done(folder, "generate-base"):
         return folder
     sample = folder.with_name(f"{folder.name}-samples")
-    shipped = store.ASSETS / "samples" / "dreams"
-    if store.read_manifest(shipped / "tuned"):
+    shipped = runs.ASSETS / "samples" / "dreams"
+    if runs.read_manifest(shipped / "tuned"):
         banner(f"No finished videos in {folder}: shipped samples stand in. Their verdicts are not those of your run.")
         shutil.copytree(shipped, sample / "dreams", dirs_exist_ok=True)
         return sample
-    from cookbook.convert import convert
-    from cookbook.generate import generate
+    from cookbook.convert.stage import convert
+    from cookbook.generate.stage import generate
 
     sample = with_checkpoint(profile, folder)
     convert(profile, run=sample)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cookbook import profiles, store
+from cookbook import profiles, runs
 from cookbook.errors import UserError
 from cookbook.layout import find_clips, read_photos
 from cookbook.models import hub, sizes, world
@@ -77,7 +77,7 @@ def check(profile: Profile, folder: Path) -> list[Row]:
 
 def table(profile: str, rows: list[Row]) -> str:
     """The result in Markdown."""
-    made = store.environment()
+    made = runs.environment()
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("torch", "diffusers", "transformers"))
     passed = {True: "pass", False: "**FAIL**", None: "-"}
     lines = [
@@ -103,7 +103,7 @@ def _load(profile: Profile, folder: Path) -> tuple[str, bool]:
 
 
 def _prepare(profile: Profile, folder: Path) -> tuple[str, bool]:
-    from cookbook.data import prepare
+    from cookbook.prepare.stage import prepare
 
     few = folder / "few"
     for video, caption in find_clips(hub.locate(profile.train_data))[:CLIPS]:
@@ -117,7 +117,7 @@ def _prepare(profile: Profile, folder: Path) -> tuple[str, bool]:
 
 
 def _train(profile: Profile, folder: Path) -> tuple[str, bool]:
-    from cookbook.train import train
+    from cookbook.train.stage import train
 
     made = train(profile.name, run=folder / "run", steps=STEPS)
     before, still = made["heldout_before"], made["heldout_zero_velocity"]
@@ -127,8 +127,8 @@ def _train(profile: Profile, folder: Path) -> tuple[str, bool]:
 
 
 def _steps(profile: Profile, folder: Path) -> tuple[str, bool]:
-    made = store.read_manifest(folder / "run" / "checkpoints")
-    rows = store.read_rows(folder / "run" / "checkpoints" / "log.jsonl")
+    made = runs.read_manifest(folder / "run" / "checkpoints")
+    rows = runs.read_rows(folder / "run" / "checkpoints" / "log.jsonl")
     losses, moved = [row["loss"] for row in rows], made["weights_changed"]
     most = 2 * sum(row["lr"] for row in rows)  # AdamW's step is about the learning rate, and rarely much more
     good = len(rows) == STEPS and all(math.isfinite(loss) for loss in losses) and 0 < moved <= most
@@ -138,14 +138,14 @@ def _steps(profile: Profile, folder: Path) -> tuple[str, bool]:
 
 
 def _convert(profile: Profile, folder: Path) -> tuple[str, bool]:
-    from cookbook.convert import convert
+    from cookbook.convert.stage import convert
 
     made = convert(profile.name, run=folder / "run")
     return f"largest difference {made['max_abs_diff']:g}", made["max_abs_diff"] == 0
 
 
 def _generate(profile: Profile, folder: Path) -> tuple[str, bool]:
-    from cookbook.generate import generate
+    from cookbook.generate.stage import generate
 
     photo = read_photos(folder / "run" / "data" / "eval")[0]
     one = folder / "one"
@@ -153,7 +153,7 @@ def _generate(profile: Profile, folder: Path) -> tuple[str, bool]:
     shutil.copyfile(photo.image, one / photo.image.name)
     (one / f"{photo.image.stem}.txt").write_text(photo.prompt)
     generate(profile.name, run=folder / "run", requests=one, seeds=1)
-    (row,) = store.read_rows(folder / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    (row,) = runs.read_rows(folder / "run" / "dreams" / "tuned" / "dreams.jsonl")
     if row["blocked"]:
         return f"blocked by the {row['reason']}", False
     frames, _ = read_video(folder / "run" / "dreams" / "tuned" / row["file"])
@@ -167,10 +167,10 @@ def _generate(profile: Profile, folder: Path) -> tuple[str, bool]:
 
 
 def _judge(profile: Profile, folder: Path) -> tuple[str, bool]:
-    from cookbook.judge import judge
+    from cookbook.judge.stage import judge
 
     judge(profile.name, run=folder / "run", clips=folder / "run" / "dreams" / "tuned")
-    rows = store.read_rows(folder / "run" / "verdicts-tuned" / "verdicts.jsonl")
+    rows = runs.read_rows(folder / "run" / "verdicts-tuned" / "verdicts.jsonl")
     scores = {row["question"]: row["score"] for row in rows}
     good = len(scores) == 2 and all(score is not None and 1 <= score <= 5 for score in scores.values())
     return ", ".join(f"{question} {score}" for question, score in scores.items()), good

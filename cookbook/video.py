@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.profiles import Geometry
 
@@ -70,7 +70,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float, crf: int = 20) -> No
     One thread and no macroblock tree, which x264 computes differently from run to run on small pictures, so that the
     same frames give the same bytes.
     """
-    with store.replacing(path) as temporary:
+    with runs.replacing(path) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             stream.height, stream.width = frames.shape[1:3]

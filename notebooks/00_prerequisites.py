@@ -54,7 +54,7 @@
 profile: str = "nano"  # smoke, nano, 2b or 14b
 
 # %%
-from cookbook import budget, preflight, profiles, show, store
+from cookbook import budget, doctor, profiles, runs, show
 from cookbook.machine import Machine
 
 settings = profiles.get(profile)
@@ -94,7 +94,7 @@ pd.DataFrame([(name, *versions[name], job) for name, job in jobs.items()], colum
 # the lines about the Hub say *no* after a few seconds; nothing fails.
 
 # %%
-able = preflight.doctor()
+able = doctor.doctor()
 
 # %% [markdown]
 # ### The dial
@@ -128,8 +128,8 @@ pd.DataFrame([row(profiles.get(name)) for name in profiles.PROFILES])
 # %%
 def places(name: str) -> list[dict]:
     return [
-        {"profile": name, "from": s.location, "size": preflight.size(s), "ships": s.ships, "gated": s.gated, "licence": s.licence}
-        for s in preflight.sources(profiles.get(name))
+        {"profile": name, "from": s.location, "size": doctor.size(s), "ships": s.ships, "gated": s.gated, "licence": s.licence}
+        for s in doctor.sources(profiles.get(name))
     ]
 
 
@@ -145,7 +145,7 @@ pd.DataFrame([place for name in ("nano", "2b") for place in places(name)])
 # **What you should see:** the order of the stages and what each reads.
 
 # %%
-stages = [(name, folder, ", ".join(store.READS[name])) for name, folder in store.FOLDERS.items()]
+stages = [(name, folder, ", ".join(runs.READS[name])) for name, folder in runs.FOLDERS.items()]
 pd.DataFrame(stages, columns=["stage", "folder", "reads the folders of"])
 
 # %% [markdown]
@@ -185,7 +185,7 @@ exercises.check_00_2(memory_lora);
 # **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `store.READS` says which stages each one reads. Return a set of names.
 
 # %%
-from cookbook import exercises, store
+from cookbook import exercises, runs
 
 
 def stale(stage):

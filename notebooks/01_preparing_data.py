@@ -58,13 +58,13 @@ eval_folder: str = ""  # your own photos and instructions, empty for those of th
 skip_bad: bool = False  # leave unusable clips out and record them instead of stopping
 
 # %%
-from cookbook import budget, layout, preflight, profiles, show, store, video
-from cookbook.data import prepare
+from cookbook import budget, doctor, layout, profiles, runs, show, video
+from cookbook.prepare.stage import prepare
 
 settings = profiles.get(profile)
-folder = store.run_folder(run or None, profile)
+folder = runs.run_folder(run or None, profile)
 budget.plan(profile, "01")
-preflight.require(profile)
+doctor.require(profile)
 
 # %% [markdown]
 # ## 1. Preparing Data
@@ -171,7 +171,7 @@ show.show_sheet(pictures[:3], [photo.prompt for photo in photos[:3]], columns=1,
 # **What you should see:** no row, unless you passed your own folder and `skip_bad`. Then each clip that was left out stands here with its reason.
 
 # %%
-skipped = store.read_rows(folder / "data" / "skipped.jsonl")
+skipped = runs.read_rows(folder / "data" / "skipped.jsonl")
 print(f"{manifest['clips']} clips, {manifest['photos']} photos, {manifest['skipped']} skipped")
 for problem in skipped:
     print(problem["file"], "-", problem["reason"])

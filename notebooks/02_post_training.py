@@ -58,13 +58,13 @@ steps: int = 0  # optimizer steps, 0 for those of the recipe
 seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
-from cookbook import budget, preflight, profiles, report, samples, show, store
-from cookbook.train import train
+from cookbook import budget, doctor, profiles, report, runs, samples, show
+from cookbook.train.stage import train
 
 settings = profiles.get(profile, recipe or None)
 budget.plan(profile, "02")
-preflight.require(profile)
-folder = samples.with_clips(profile, store.run_folder(run or None, profile))
+doctor.require(profile)
+folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 
 # %% [markdown]
 # ## 2. Post-training Cosmos Predict 2.5
@@ -94,11 +94,11 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from cookbook.train import explain
+from cookbook.train import recipes
 
 pd.set_option("display.max_colwidth", None)
-table = pd.DataFrame(asdict(row) for row in explain.compare(settings)).set_index("field")
-table.insert(1, "recommended, 2b", {row.field: row.ours for row in explain.compare(profiles.get("2b"))})
+table = pd.DataFrame(asdict(row) for row in recipes.compare(settings)).set_index("field")
+table.insert(1, "recommended, 2b", {row.field: row.ours for row in recipes.compare(profiles.get("2b"))})
 table[table.reason != ""]
 
 # %% [markdown]
@@ -148,19 +148,20 @@ ax.set(xlabel="noise level", ylabel="draws", title=f"shift {settings.recipe.shif
 
 # %%
 from cookbook import video
-from cookbook.models import hub, vae, world
+from cookbook.models import autoencoder, hub, world
+from cookbook import hardware
 
-codec = world.load_vae(hub.locate(settings.world)).to(world.device())
+codec = world.load_vae(hub.locate(settings.world)).to(hardware.device())
 frames, fps = video.read_video(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
 window = video.window(frames, fps, settings.clip, 0.0, settings.recipe.resample, settings.recipe.crop)
-clean = vae.encode(codec, vae.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
+clean = autoencoder.encode(codec, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
 noise = flow.initial_noise(tuple(clean.shape), seed).to(clean.device)
 given = flow.condition_mask(torch.tensor([1]), clean)
 
 
 def seen(noise_level):
     latents = flow.noised(clean, noise, torch.tensor([noise_level], device=clean.device), given)
-    return vae.to_frames(vae.decode(codec, latents))
+    return autoencoder.to_frames(autoencoder.decode(codec, latents))
 
 
 levels = (0.0, 0.4, 0.6, 0.8, 0.95)
@@ -243,7 +244,7 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # %% [markdown]
 # ### Which values matter? One change at a time
 #
-# The same base model and the same clips, one value changed in each row, then 128 dreams of 64 held-out photos, judged by the truth of the dream (`cookbook/workshop/truth.py`: is the object where it belongs in the end, seen
+# The same base model and the same clips, one value changed in each row, then 128 dreams of 64 held-out photos, judged by the truth of the dream (`cookbook/judge/rules.py`: is the object where it belongs in the end, seen
 # once, in its colours, let go?). The held-out loss, 0.214 before training, stands beside it.
 #
 # | change | row | placed | interval over prompts | held-out loss |
@@ -266,8 +267,8 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # | **the base model**: no post-training | `--only steps=0` | 4 % | 0 to 9 % | 0.214 |
 #
 # ```bash
-# cookbook workshop make --out held --task place --clips 70 --seed 13 --pairs held-out --twins all
-# python -m cookbook.workshop.ablate --models assets/nano/world --train assets/workshop/train --data held --out ablation --prompts 64 --only steps=200
+# python -m simulator make --out held --task place --clips 70 --seed 13 --pairs held-out --twins all
+# python -m nano.ablate --models assets/nano/world --train assets/simulator/train --data held --out ablation --prompts 64 --only steps=200
 # ```
 #
 # makes one row, the first line once for all (one H200, 2026-11-26, commit 66fd213; 20 to 40 s a row there). Three things to take from it:

@@ -55,14 +55,14 @@ run: str = ""  # run folder, empty for runs/<profile>
 seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's number
 
 # %%
-from cookbook import budget, flow, preflight, profiles, samples, show, store, video
-from cookbook.convert import convert
-from cookbook.generate import generate
+from cookbook import budget, doctor, flow, profiles, runs, samples, show, video
+from cookbook.convert.stage import convert
+from cookbook.generate.stage import generate
 
 settings = profiles.get(profile)
 budget.plan(profile, "03")
-preflight.require(profile)
-folder = samples.with_checkpoint(profile, store.run_folder(run or None, profile))
+doctor.require(profile)
+folder = samples.with_checkpoint(profile, runs.run_folder(run or None, profile))
 
 # %% [markdown]
 # ## 3. Inference with Post-trained Predict 2.5
@@ -140,8 +140,8 @@ tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)
 # **What you should see:** one request, and the row of the first video made from it.
 
 # %%
-rows = {model: store.read_rows(folder / "dreams" / model / "dreams.jsonl") for model in ("base", "tuned")}
-print(store.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0])
+rows = {model: runs.read_rows(folder / "dreams" / model / "dreams.jsonl") for model in ("base", "tuned")}
+print(runs.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0])
 pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 
 # %% [markdown]
@@ -187,18 +187,18 @@ show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in pick
 # hand lets go. A large model shows more spread, and the spread is what the critic of the next notebook lives on.
 
 # %%
-first = store.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0]
+first = runs.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0]
 usual = settings.sampling.guidance
 known = {row["seed"] for row in rows["tuned"] if row["name"] == first["name"]}
 asked = [first | {"name": f"rollout{seed}", "seed": seed} for seed in range(5) if seed not in known]
 asked += [first | {"name": f"guidance{factor}", "guidance": usual * factor} for factor in (0, 3)]
-same = store.digest_of([asked, rows["tuned"][0]["weights"]])  # other weights, another folder
+same = runs.digest_of([asked, rows["tuned"][0]["weights"]])  # other weights, another folder
 own = folder / "own_requests" / same[-8:]
-store.write_rows(own / "requests.jsonl", asked)
+runs.write_rows(own / "requests.jsonl", asked)
 generate(profile, run=own, requests=own / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1);
 
 # %%
-more = {row["name"]: row for row in store.read_rows(own / "dreams/tuned/dreams.jsonl") if not row["blocked"]}
+more = {row["name"]: row for row in runs.read_rows(own / "dreams/tuned/dreams.jsonl") if not row["blocked"]}
 extra = {name: own / "dreams" / "tuned" / row["file"] for name, row in more.items()}
 
 rollouts = {seed: clip("tuned", (name, seed)) for name, seed in sorted(made["tuned"]) if name == first["name"]}
@@ -240,7 +240,7 @@ show.browse(lambda guidance: show.show_video(strong[guidance], height=144), guid
 # | guidance 2, away from zeros | 24 | 70 % | 61 to 79 % |
 # | guidance 4, away from zeros | 24 | 66 % | 56 to 76 % |
 #
-# `python -m cookbook.workshop.evaluate --grid --data held --base assets/nano/world --tuned ablation/best --out grid --prompts 64 --seeds 2` on an H200, 2026-11-26, commit 66fd213, with the clips and the recipe `--only "" --keep-best` of
+# `python -m nano.evaluate --grid --data held --base assets/nano/world --tuned ablation/best --out grid --prompts 64 --seeds 2` on an H200, 2026-11-26, commit 66fd213, with the clips and the recipe `--only "" --keep-best` of
 # the table in [02](02_post_training.ipynb). Nearly all of these intervals overlap. So steps are a matter of cost: six place as many as 36, at a sixth of the price; and guidance, which doubles it, gains some points at most. Away from zeros, as a caption is left out in training, looks better than away from the empty prompt:
 # with guidance 2 it came first in this table, and in two made by earlier rules, though its interval still overlaps that of `nano`, which steers away from a text, the empty one, as the published pipeline does from a long one. 12 steps and guidance 2 were chosen before any of these tables. Whether that holds for your model and task is this one command; do not carry the answer over to `2b`.
 

@@ -58,15 +58,16 @@ rater: str = "me"  # under which name your own marks are kept
 explain: bool = False  # let the critic also write its reasons (real critics only)
 
 # %%
-from cookbook import budget, preflight, profiles, report, results, samples, show, store
-from cookbook.judge import calibration, judge
-from cookbook.judge.filtering import filter_clips
-from cookbook.judge.rating import Rating
+from cookbook import budget, doctor, profiles, report, results, runs, samples, show
+from cookbook.judge import calibration
+from cookbook.judge.stage import judge
+from cookbook.judge.filter import filter_clips
+from cookbook.judge.ratings import Rating
 
 settings = profiles.get(profile)
 budget.plan(profile, "04")
-preflight.require(profile)
-folder = samples.with_dreams(profile, store.run_folder(run or None, profile))
+doctor.require(profile)
+folder = samples.with_dreams(profile, runs.run_folder(run or None, profile))
 
 # %% [markdown]
 # ## 4. Inference with Reason 2 for plausibility check and filtering
@@ -126,7 +127,7 @@ critic = judge(profile, run=folder, calibrate=True)
 import pandas as pd
 
 pd.set_option("display.max_colwidth", None)
-told = {(row["file"], row["question"]): row["score"] for row in store.read_rows(folder / "verdicts" / "controls.jsonl")}
+told = {(row["file"], row["question"]): row["score"] for row in runs.read_rows(folder / "verdicts" / "controls.jsonl")}
 pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} for fake in fakes])
 
 # %% [markdown]
@@ -187,7 +188,7 @@ pd.DataFrame(critic["human"]).T
 verdicts = judge(profile, run=folder, explain=explain)
 
 # %%
-first = store.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
+first = runs.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
 shown = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens", "explanation")
 pd.Series({key: first[key] for key in shown}).to_frame("first verdict")
 
@@ -234,7 +235,7 @@ pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
 
 # %% [markdown]
 # **How far can I trust this?** At `smoke` and `nano` the scenes are our own, so there is an answer that no critic gave: the masks of the named object and place are known in the photo, the object is
-# followed by its colours, and rules on pixels say whether it ended in its place, whole, single, and let go (`cookbook/workshop/truth.py`). Real photos come without masks; there the critic's ROC on planted fakes is all one has.
+# followed by its colours, and rules on pixels say whether it ended in its place, whole, single, and let go (`cookbook/judge/rules.py`). Real photos come without masks; there the critic's ROC on planted fakes is all one has.
 #
 # **What you should see:** what the dreams of both models really did, and then how the critic and its filter compare: `auc` is the chance that a dream that placed got a higher mean of both scores than one that did not;
 # `kept` above `all` means that filtering helped, and the `interval` of their difference, the `gain`, whether by more than chance. A filter that keeps everything gains 0.

@@ -64,14 +64,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cookbook import preflight, profiles, samples, show, store
-from cookbook.judge import calibration, controls, training
+from cookbook import doctor, profiles, runs, samples, show
+from cookbook.judge import calibration, calibration_clips, critic_training
 from cookbook.models import hub
 from cookbook.video import fit
 
 settings = profiles.get(profile)
-preflight.require(profile)
-folder = samples.with_clips(profile, store.run_folder(run or None, profile))
+doctor.require(profile)
+folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 
 # %% [markdown]
 # ## 5. Post-training the critic
@@ -111,13 +111,13 @@ show.show_sheet([first, soften(first)], ["as it was", "softened"])
 
 # %%
 broken = [replace(clip, kind="known faults") for clip in main if clip.physics == 0]
-held = training.from_controls(sound + broken, ("physics",))
-held += training.with_fault("softened", soften, sound)
+held = critic_training.from_controls(sound + broken, ("physics",))
+held += critic_training.with_fault("softened", soften, sound)
 scenes = {clip.scene for clip in main}
-good = [clip for clip in controls.good_clips(folder / "data" / "train") if clip.scene not in scenes]
-known = [copy for copy in controls.spoilt(good, 12) if copy.physics == 0]
-examples = training.from_controls(good + known, ("physics",)) + training.with_fault("softened", soften, good)
-examples = training.read_labelled(Path(labels)) if labels else examples
+good = [clip for clip in calibration_clips.good_clips(folder / "data" / "train") if clip.scene not in scenes]
+known = [copy for copy in calibration_clips.spoilt(good, 12) if copy.physics == 0]
+examples = critic_training.from_controls(good + known, ("physics",)) + critic_training.with_fault("softened", soften, good)
+examples = critic_training.read_labelled(Path(labels)) if labels else examples
 print(f"{len(examples)} examples to learn from, {len(held)} held out")
 
 # %% [markdown]
@@ -129,12 +129,12 @@ print(f"{len(examples)} examples to learn from, {len(held)} held out")
 
 # %%
 critic = hub.locate(settings.critic)
-before = training.scores(held, critic, profile)
-made = training.train_critic(examples, folder / "critic", profile, steps, batch, learning_rate, redo=redo)
+before = critic_training.scores(held, critic, profile)
+made = critic_training.train_critic(examples, folder / "critic", profile, steps, batch, learning_rate, redo=redo)
 print(f"loss {made['loss_first']:.2f} -> {made['loss_last']:.2f} in {steps} steps of {batch}")
 
 # %%
-after = training.scores(held, folder / "critic", profile)
+after = critic_training.scores(held, folder / "critic", profile)
 
 # %% [markdown]
 # ### 5.3 Is it worth having?
@@ -147,7 +147,7 @@ after = training.scores(held, folder / "critic", profile)
 # %% tags=["picture"]
 import pandas as pd
 
-table = pd.DataFrame(training.compare(held, before, after)).set_index("kind").loc[["softened", "known faults"]].round(2)
+table = pd.DataFrame(critic_training.compare(held, before, after)).set_index("kind").loc[["softened", "known faults"]].round(2)
 colours = [show.COLOURS["base"], show.COLOURS["tuned"]]
 table[["before", "after"]].plot.barh(ax=show.axes(height=2.4), color=colours, xlabel="AUC", ylabel="", xlim=(0, 1))
 table

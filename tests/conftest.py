@@ -16,12 +16,12 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
-from cookbook import engine, preflight, profiles  # noqa: E402
-from cookbook.convert import convert  # noqa: E402
+from cookbook import doctor, engine, profiles  # noqa: E402
+from cookbook.convert.stage import convert  # noqa: E402
 from cookbook.machine import Machine  # noqa: E402
 from cookbook.models import critic as critics  # noqa: E402
-from cookbook.train import clips as footage  # noqa: E402
-from cookbook.train import train  # noqa: E402
+from cookbook.train import dataset  # noqa: E402
+from cookbook.train.stage import train  # noqa: E402
 
 hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is no wrong one
 hypothesis.settings.load_profile("busy machine")
@@ -58,10 +58,10 @@ def tiny_clips(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[footage.Cached]:
+def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[dataset.Cached]:
     """The six tiny clips, encoded."""
-    found = footage.read_clips(tiny_clips)
-    return footage.cache(found, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)
+    found = dataset.read_clips(tiny_clips)
+    return dataset.cache(found, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)
 
 
 @pytest.fixture
@@ -147,6 +147,6 @@ def machine(monkeypatch):
             monkeypatch.setattr(Machine, name, value, raising=False)
         monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
         monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))
-        monkeypatch.setattr(preflight, "find_spec", lambda name: True)
+        monkeypatch.setattr(doctor, "find_spec", lambda name: True)
 
     return pretend

@@ -21,7 +21,7 @@ import pytest
 import tiny
 from conftest import free_port
 
-from cookbook import store, video
+from cookbook import runs, video
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -199,13 +199,13 @@ def test_the_slider_of_noise_levels_responds(lab, page):
 def test_two_videos_side_by_side_are_marked_by_keyboard(lab, page):
     home, _, address = lab
     for model in ("base", "tuned"):
-        stage = store.enter(home / "rated/dreams" / model, f"generate-{model}", "nano", {}, {})
+        stage = runs.enter(home / "rated/dreams" / model, f"generate-{model}", "nano", {}, {})
         row = {"file": "a.mp4", "name": "a", "prompt": "Wave.", "seed": 0, "model": model, "image_sha256": None}
         video.write_video(stage.folder / "a.mp4", tiny.clip(0, frames=25), 8)
-        store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
+        runs.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     made = f"Rating(Path({str(home / 'rated')!r}), pairs=True).show()"
-    code = f"from pathlib import Path\nfrom cookbook.judge.rating import Rating\n{made}"
+    code = f"from pathlib import Path\nfrom cookbook.judge.ratings import Rating\n{made}"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel), home / "rate.ipynb"
@@ -221,5 +221,5 @@ def test_two_videos_side_by_side_are_marked_by_keyboard(lab, page):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea button:disabled').length === 10")
-    told = [(row["question"], row["mark"]) for row in store.read_rows(marks)]
+    told = [(row["question"], row["mark"]) for row in runs.read_rows(marks)]
     assert told == [("physics", 4), ("instruction", 1)], "the second question is one Tab away"

@@ -10,13 +10,14 @@ import jupytext
 import nbformat
 import pytest
 
-from cookbook import budget, expected, notebooks, preflight, profiles, publish, results, store
+from cookbook import budget, doctor, notebooks, profiles, results, runs
 from cookbook.errors import UserError
-from cookbook.generate import plan as generating
+from cookbook.generate.planning import cost
 from cookbook.generate.requests import Request
 from cookbook.judge.calibration import gather
 from cookbook.layout import write_metadata
-from cookbook.train import plan as training
+from cookbook.train import planning
+from tools import expected, publish
 
 BOOKS = notebooks.select()  # what `cookbook run` executes
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="  # a PNG
@@ -78,16 +79,16 @@ def test_the_shipped_profiles_download_nothing_and_never_ask_the_network(monkeyp
 
 def test_calculated_figures_are_those_of_the_stages_own_plans():
     large = profiles.get("2b")
-    found, train = {work.stage: work for work in budget.stages(large)}, training.make(large, 1, None, None)
+    found, train = {work.stage: work for work in budget.stages(large)}, planning.make(large, 1, None, None)
     assert found["train"].seconds == pytest.approx(train.seconds)
     assert found["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
     assert found["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"
     row = {"name": "a", "prompt": "Wave.", "num_output_frames": 93, "resolution": "432,768", "guidance": 7}
     jobs = [(Request(inference_type="text2world", **row), seed) for seed in range(300)]
-    assert generating.cost(large, jobs, gpu=True) == f"about {found['generate'].seconds / 3600:.1f} h on one H100"
+    assert cost(large, jobs, gpu=True) == f"about {found['generate'].seconds / 3600:.1f} h on one H100"
     assert found["judge"].seconds == pytest.approx(460 / 7.99, rel=0.01), "300 dreams and 160 controls"
     wide = {work.stage: work for work in budget.stages(profiles.get("14b"))}
-    assert all(work.gpu_gb < preflight.NEEDS["14b"].gpu_gb for work in wide.values() if work.gpu_gb)
+    assert all(work.gpu_gb < doctor.NEEDS["14b"].gpu_gb for work in wide.values() if work.gpu_gb)
     assert wide["judge"].gpu_gb > found["judge"].gpu_gb
 
 
@@ -110,7 +111,7 @@ def test_the_controls_of_real_weights_are_made_of_the_training_clips(clips, made
 
 @pytest.mark.parametrize("path", publish.every(), ids=lambda path: path.stem[:2])
 def test_the_table_of_a_notebook_is_what_was_measured(path):
-    """`python -m cookbook.publish` writes it; nobody types it."""
+    """`python -m tools.publish` writes it; nobody types it."""
     head = nbformat.read(path, as_version=4).cells[0].source
     assert f"<!-- measured -->\n{publish.block(path.stem)}\n<!-- /measured -->" in head
     assert {f"`{name}`" for name in profiles.PROFILES} <= set(re.findall(r"^\| (`\w+`) \|", head, re.M))
@@ -126,7 +127,7 @@ def test_measured_times_are_of_the_cells_that_are_there():
 
 
 def test_the_stages_of_each_notebook_are_all_stages_but_the_report():
-    assert sorted(sum(notebooks.MADE.values(), ["report"])) == sorted(store.FOLDERS)
+    assert sorted(sum(notebooks.MADE.values(), ["report"])) == sorted(runs.FOLDERS)
 
 
 def test_the_readme_has_the_published_times():
@@ -155,7 +156,7 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
     ):
         monkeypatch.setattr(module, name, value)
     told = {"profile": "nano", "date": "2030-01-02", "commit": "abc1234", "processor": "abacus", "notebooks": {}}
-    told |= store.environment()
+    told |= runs.environment()
     for path in notebooks.select():
         book = nbformat.read(path, as_version=4)
         code = [cell for cell in book.cells if cell.cell_type == "code"]
@@ -171,7 +172,7 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
         nbformat.write(book, run / "notebooks" / path.name)
         row = {"seconds": 301.0, "peak_memory_gb": 1.5, "written_gb": 0.25, "cells": [{"seconds": 1.0}] * len(code)}
         told["notebooks"][path.stem] = row
-    store.write_json(run / "notebooks" / "timings.json", told)
+    runs.write_json(run / "notebooks" / "timings.json", told)
     publish.publish(run)
     publish.publish(run)  # once more changes nothing and fails nowhere
     for path in notebooks.select():

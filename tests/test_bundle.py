@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cookbook.bundle import bundle
 from cookbook.errors import UserError
+from tools.bundle import bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKEND = """

@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from cookbook import cli
-from cookbook.errors import Outdated, UserError
+from cookbook.errors import StaleStage, UserError
 
 STAGE = {"--profile", "--run"}
 DRAWN = {"--task", "--twins", "--size", "--randomize", "--look"}
@@ -80,7 +80,7 @@ def test_a_mistake_gets_one_line_and_status_2(words, message, capsys):
 def test_what_was_made_from_something_else_is_made_anew_by_the_command_that_is_told(monkeypatch, capsys):
     def stage(run: str, redo: bool = False) -> None:
         if not redo:
-            raise Outdated("a/data was made from other inputs: clips", "redo=True")
+            raise StaleStage("a/data was made from other inputs: clips", "redo=True")
 
     monkeypatch.setattr(cli, "function", lambda verb: stage)
     assert cli.main(["prepare", "--run", "my runs"]) == 2
@@ -120,15 +120,15 @@ def test_a_missing_extra_is_named(monkeypatch):
         raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
 
     monkeypatch.setattr(cli, "import_module", absent)
-    with pytest.raises(UserError, match="`cookbook workshop make` needs mujoco: pip install"):
+    with pytest.raises(UserError, match="`python -m simulator make` needs mujoco: pip install"):
         cli.function("workshop make")
 
 
 @pytest.mark.parametrize(
     ("program", "sentence"),
     [
-        ("cookbook.publish nowhere", "cookbook: nowhere/notebooks/timings.json is missing"),
-        ("cookbook.workshop.evaluate --grid --data a --base b --out c", "cookbook: --grid samples the tuned model"),
+        ("tools.publish nowhere", "cookbook: nowhere/notebooks/timings.json is missing"),
+        ("nano.evaluate --grid --data a --base b --out c", "cookbook: --grid samples the tuned model"),
     ],
 )
 def test_other_programs_speak_in_a_line_too(program, sentence, tmp_path):

@@ -19,13 +19,13 @@ import pytest
 import tiny
 from PIL import Image
 
-from cookbook import cluster, store
+from cookbook import cluster, runs
 from cookbook.cluster import ATTEMPTS, CORES
 from cookbook.errors import UserError
-from cookbook.generate import generate
-from cookbook.generate.maker import TOGETHER
-from cookbook.judge import judge_rows
-from cookbook.judge.verdicts import Panel
+from cookbook.generate.generator import TOGETHER
+from cookbook.generate.stage import generate
+from cookbook.judge.scorer import Panel
+from cookbook.judge.stage import judge_rows
 from cookbook.video import write_video
 
 needs_ray = pytest.mark.skipif(
@@ -91,10 +91,10 @@ def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, re
     names = {"tests": os.path.dirname(tiny.__file__), "world": str(tiny_world), "requests": str(requests)}
     moments, told = random.Random(0), tmp_path / "log.txt"
     kinds = ["worker", "node", "all"] + moments.choices(["worker", "node", "all"], k=17)
-    runs = [tmp_path / "0"]
+    folders = [tmp_path / "0"]
 
     def start() -> subprocess.Popen:
-        command = [sys.executable, "-c", DRIVER.format(**names), str(runs[-1]), whole.address]
+        command = [sys.executable, "-c", DRIVER.format(**names), str(folders[-1]), whole.address]
         with open(told, "a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -110,7 +110,7 @@ def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, re
         time.sleep(moments.uniform(0, 6))
         if caller.poll() is not None:  # done before it could be killed: another batch
             assert caller.returncode == 0, told.read_text()[-2000:]
-            runs.append(tmp_path / str(len(runs)))
+            folders.append(tmp_path / str(len(folders)))
             caller = start()
         hit[kind] += 1
         if kind == "worker" and (alive := workers()):
@@ -130,14 +130,14 @@ def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, re
     whole.shutdown()
     tiny_profile()
     alone = generate("tiny", run=tmp_path / "alone", requests=requests, weights=tiny_world, seeds=1)
-    for run in runs:
+    for run in folders:
         dreams = run / "dreams/tuned"
-        rows = store.read_rows(dreams / "dreams.jsonl")
+        rows = runs.read_rows(dreams / "dreams.jsonl")
         assert len(rows) == len({row["file"] for row in rows}) == CLIPS == len(list(dreams.glob("*.mp4")))
-        made = store.read_manifest(dreams)["outputs"]
+        made = runs.read_manifest(dreams)["outputs"]
         for name, video in alone["outputs"].items():
             assert not name.endswith(".mp4") or made[name] == video, "a cluster must make the very same clips"
-    print(f"{dict(hit)} over {len(runs)} batches")
+    print(f"{dict(hit)} over {len(folders)} batches")
 
 
 @needs_ray
@@ -164,7 +164,7 @@ def test_verdicts_of_a_cluster_are_those_of_one_process(tmp_path, nodes, critic_
     assert sorted(shared, key=lambda row: (row["file"], row["question"])) == sorted(
         alone, key=lambda row: (row["file"], row["question"])
     )
-    assert len(store.read_rows(table)) == 80
+    assert len(runs.read_rows(table)) == 80
 
 
 @needs_ray

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cookbook import profiles, results, store
-from cookbook.judge import controls, scoring
+from cookbook import profiles, results, runs
+from cookbook.judge import calibration_clips, scoring
 from cookbook.models import sizes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,9 +29,9 @@ def test_the_example_of_a_profile_works(monkeypatch):
 
 
 def test_the_names_it_explains_are_still_there():
-    assert set(store.READS) == set(store.FOLDERS)
+    assert set(runs.READS) == set(runs.FOLDERS)
     assert scoring.QUESTIONS == results.QUESTIONS
     for question in scoring.QUESTIONS:
         text, cue = scoring.read_rubric(question)
         assert cue == "Score: " and (question == "physics" or "{instruction}" in text)
-        assert question in controls.Control.__dataclass_fields__
+        assert question in calibration_clips.Control.__dataclass_fields__

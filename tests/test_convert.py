@@ -14,14 +14,15 @@ from diffusers import Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
 from safetensors.torch import load_file, save_file
 from test_flow import PassThrough
 
-from cookbook import engine, store
-from cookbook.convert import convert, proof, weights, write
+from cookbook import engine, runs
+from cookbook.convert import verify, weights
+from cookbook.convert.stage import convert, write
 from cookbook.convert.weights import EMA, NET
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train import train
-from cookbook.train.plan import add_lora
+from cookbook.train.planning import add_lora
+from cookbook.train.stage import train
 
 BESIDE = 16  # entries of NVIDIA's network that are no weights: counters, tables, extra states
 
@@ -107,7 +108,7 @@ def negate_a_zero(state):
 @pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one, negate_a_zero])
 def test_any_damage_to_a_file_fails_the_check(exported, tiny_world, tmp_path, file, damage):
     folder, _ = exported
-    wanted = proof.expected(weights.read(folder / "checkpoints/iter_000000004", tiny_world))[file]
+    wanted = verify.expected(weights.read(folder / "checkpoints/iter_000000004", tiny_world))[file]
     source, target = folder / "export" / file, tmp_path / file
     if source.is_dir():
         target.mkdir(parents=True)
@@ -118,9 +119,9 @@ def test_any_damage_to_a_file_fails_the_check(exported, tiny_world, tmp_path, fi
         state = torch.load(source, weights_only=True)
         damage(state)
         torch.save(state, target)
-    row = proof.compare(file, wanted, proof.read_export(target))
+    row = verify.compare(file, wanted, verify.read_export(target))
     assert not row.good and row.problem
-    assert proof.compare(file, wanted, proof.read_export(source)).good
+    assert verify.compare(file, wanted, verify.read_export(source)).good
 
 
 def test_a_damaged_file_is_found_by_the_other_process(exported, tiny_world, tmp_path):
@@ -129,7 +130,7 @@ def test_a_damaged_file_is_found_by_the_other_process(exported, tiny_world, tmp_
     state = torch.load(tmp_path / "export/model_ema_bf16.pt", weights_only=True)
     flip_a_bit(state)
     torch.save(state, tmp_path / "export/model_ema_bf16.pt")
-    rows = proof.check_in_new_process(tmp_path / "export", folder / "checkpoints/iter_000000004", tiny_world)
+    rows = verify.check_in_new_process(tmp_path / "export", folder / "checkpoints/iter_000000004", tiny_world)
     assert [row.file for row in rows if not row.good] == ["model_ema_bf16.pt"]
     assert 0 < next(row.max_abs_diff for row in rows if not row.good) < 0.01
 
@@ -266,10 +267,10 @@ def test_bf16_training_is_exported_in_bf16(tiny_world, tmp_path):
     state = names.as_native(world.load_transformer(tiny_world).state_dict(), prefix="")
     trained = weights.Weights({name: t.bfloat16() for name, t in state.items()}, state)
     write(trained, tmp_path / "export", tiny_world, 5.0)
-    found = proof.read_export(tmp_path / "export/diffusers/transformer")
-    assert proof.compare("diffusers/transformer", proof.expected(trained)["diffusers/transformer"], found).good
+    found = verify.read_export(tmp_path / "export/diffusers/transformer")
+    assert verify.compare("diffusers/transformer", verify.expected(trained)["diffusers/transformer"], found).good
     assert {t.dtype for t in found.values()} == {torch.bfloat16}
-    assert store.digest(tmp_path / "export/diffusers/vae/config.json") == store.digest(tiny_world / "vae/config.json")
+    assert runs.digest(tmp_path / "export/diffusers/vae/config.json") == runs.digest(tiny_world / "vae/config.json")
 
 
 def test_the_adapter_file_loads_into_diffusers_and_equals_the_merged_weights(
@@ -278,9 +279,11 @@ def test_the_adapter_file_loads_into_diffusers_and_equals_the_merged_weights(
     tiny_profile(steps=2, lora_rank=4)
     train("tiny", run=tmp_path, data=tiny_clips)
     checks = {row["file"]: row["tensors"] for row in convert("tiny", run=tmp_path)["checks"]}
-    assert checks[proof.ADAPTER] == 2 * len([n for n in names_of(tmp_path / "export" / proof.ADAPTER) if "lora_A" in n])
+    assert checks[verify.ADAPTER] == 2 * len(
+        [n for n in names_of(tmp_path / "export" / verify.ADAPTER) if "lora_A" in n]
+    )
     pipeline = Cosmos2_5_PredictBasePipeline.from_pretrained(tiny_world, safety_checker=PassThrough())
-    pipeline.load_lora_weights(tmp_path / "export" / proof.ADAPTER)
+    pipeline.load_lora_weights(tmp_path / "export" / verify.ADAPTER)
     inputs = forward_inputs()
     with torch.no_grad():
         adapted = pipeline.transformer(**inputs).sample

@@ -14,8 +14,9 @@ import torch.distributed.checkpoint as dcp
 from diffusers import CosmosTransformer3DModel
 from test_convert import drop_one, flip_a_bit, swap_two
 
-from cookbook import store
-from cookbook.convert import convert, proof, weights, write
+from cookbook import runs
+from cookbook.convert import verify, weights
+from cookbook.convert.stage import convert, write
 from cookbook.errors import UserError
 from cookbook.models import names, sizes, world
 
@@ -33,7 +34,7 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
     file, state = native
     manifest = convert("tiny", run=tmp_path / "run", checkpoint=file)
     assert {row["file"]: row["tensors"] for row in manifest["checks"]} == {
-        proof.CHECKPOINT: 98,
+        verify.CHECKPOINT: 98,
         "diffusers/transformer": 49,
     }
     found = world.load_transformer(tmp_path / "run/export/diffusers", torch.bfloat16).state_dict()
@@ -41,21 +42,21 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
     # and forth again: the checkpoint gives the file it came from
     again = convert("tiny", run=tmp_path / "again", checkpoint=tmp_path / "run/export/checkpoints")
     assert again["max_abs_diff"] == 0
-    row = proof.compare("native", state, proof.read_export(tmp_path / "again/export/model_ema_bf16.pt"))
+    row = verify.compare("native", state, verify.read_export(tmp_path / "again/export/model_ema_bf16.pt"))
     assert row.good, row.problem
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one])
-@pytest.mark.parametrize("part", [proof.CHECKPOINT, "diffusers/transformer"])
+@pytest.mark.parametrize("part", [verify.CHECKPOINT, "diffusers/transformer"])
 def test_any_damage_on_the_way_back_fails_the_check(native, tiny_world, tmp_path, part, damage):
     file, state = native
     trained = weights.read(file, tiny_world)
     write(trained, tmp_path / "export", tiny_world, 5.0, back=True)
-    found = dict(proof.read_export(tmp_path / "export" / part))
-    wanted = proof.expected(trained, back=True)[part]
-    assert proof.compare(part, wanted, found).good
+    found = dict(verify.read_export(tmp_path / "export" / part))
+    wanted = verify.expected(trained, back=True)[part]
+    assert verify.compare(part, wanted, found).good
     damage(found)
-    assert not proof.compare(part, wanted, found).good
+    assert not verify.compare(part, wanted, found).good
 
 
 def test_files_that_are_no_native_weights_are_refused(native, tiny_world, tmp_path):
@@ -160,7 +161,7 @@ def test_peak_memory_is_at_most_1_3_times_the_largest_output(tiny_world, tmp_pat
     used = {}
     for action in ("write", "check"):
         command = [sys.executable, "-c", MEASURE, action, path, models, tmp_path / "out"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=store.ASSETS.parent)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=runs.ASSETS.parent)
         assert not done.returncode, done.stderr[-2000:]
         used[action] = int(done.stdout.split()[-1])
     outputs = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]

@@ -14,16 +14,15 @@ from safetensors.torch import load_file
 from tiny import clip
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
-from cookbook import store, video
+from cookbook import runs, video
 from cookbook.errors import UserError
-from cookbook.judge import controls, scoring
+from cookbook.judge import calibration_clips, scoring
+from cookbook.models import autoencoder
 from cookbook.models import critic as critics
-from cookbook.models import vae as autoencoder
 from cookbook.models.frames import Sampled, sample_frames
-from cookbook.workshop import critic as recipe
-from cookbook.workshop import critic_clips, critic_draw, critic_measure, train_world
-from cookbook.workshop import critic_training as training
-from cookbook.workshop.critic_reader import Reader
+from nano import critic_clips, critic_draw, critic_measure, critic_training, train_world
+from nano.critic import HEAD, HEADS, MERGE, PATCH
+from nano.critic_forward import Reader
 
 THINGS, PLACES = ("red apple", "corn", "lemon"), ("white plate", "tan basket", "blue bowl")
 PROMPTS = [f"Use the right hand to pick up {a} from table to {b}." for a, b in zip(THINGS, PLACES, strict=True)]
@@ -45,7 +44,7 @@ def write_twins(folder: Path, scenes: int) -> Path:
                 "distractors": [THINGS[(index + 1) % 3]], "twin_of": None if kind == "real" else f"place_{index}",
                 "physics": int(not broken), "instruction": int(kind == "real"), "violation": [4, 8] if broken else None,
             }  # fmt: skip
-            store.append_row(folder / "manifest.jsonl", row)
+            runs.append_row(folder / "manifest.jsonl", row)
     return folder
 
 
@@ -72,7 +71,7 @@ def test_patches_equal_the_processor(critic, frames):
     texts = [critics.chat(critic, scoring.ask("physics", None))[0]] * 2
     expected = critics.watch(critic, shown, texts)["pixel_values_videos"]
     stacked = torch.from_numpy(np.stack([c.frames for c in shown])).permute(0, 1, 4, 2, 3).float()
-    made = critic_clips.patches(stacked, recipe.PATCH, recipe.MERGE)
+    made = critic_clips.patches(stacked, PATCH, MERGE)
     assert made.shape == expected.shape
     torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
 
@@ -108,7 +107,7 @@ def test_first_heads_look_at_the_same_place_before(critic_folder):
     script = reader.script(25, 1)
     decoder = critic.model.model.language_model
     attention, count = decoder.layers[0].self_attn, len(script.visual)
-    shape = (1, recipe.HEADS, 1, recipe.HEAD)
+    shape = (1, HEADS, 1, HEAD)
     query, key = (p.bias.view(shape).expand(-1, -1, count, -1) for p in (attention.q_proj, attention.k_proj))
     cos, sin = decoder.rotary_emb(query, script.positions[:, None, script.visual])
     query, key = apply_rotary_pos_emb(query, key, cos, sin)
@@ -129,7 +128,7 @@ def write_dreams(folder: Path) -> Path:
             "task": "place", "twin_of": f"place_{index}", "physics": physics, "instruction": done,
             "violation": [8, 8] if physics == 0 else None,
         }  # fmt: skip
-        store.append_row(folder / "manifest.jsonl", row)
+        runs.append_row(folder / "manifest.jsonl", row)
     return folder
 
 
@@ -188,7 +187,7 @@ def test_spoilt_copies_equal_the_judges(clips):
         made = critic_clips.gather(clips, view)[0].numpy()
         frames, other = clips.pixels[0].numpy(), clips.pixels[4].numpy()
         if kind in ("frozen", "reversed", "sped_up", "spliced"):
-            assert np.array_equal(made, controls.spoil(kind, frames, other, 0))
+            assert np.array_equal(made, calibration_clips.spoil(kind, frames, other, 0))
         elif kind == "pasted":
             changed = (made != frames).any((0, 3))
             assert np.array_equal(made[:4], frames[:4]) and 0 < changed.sum() <= 21 * 24
@@ -295,18 +294,18 @@ def test_unequal_clips_are_refused(examples):
 def test_balanced_loss():
     logits = torch.tensor([[0.0, 0, 0, 0, 9], [9, 0, 0, 0, 0], [0, 0, 0, 0, 9], [5, 5, 5, 5, 5]])
     right, wrong = torch.tensor([1, 0, 1, -1]), torch.tensor([1, 0, 0, -1])
-    assert training.balanced(logits, right) < 0.01
-    assert training.balanced(logits, wrong) == pytest.approx(9 / 4, abs=0.02)  # half of one of two classes
-    assert training.balanced(logits, torch.full((4,), -1)) == 0
+    assert critic_training.balanced(logits, right) < 0.01
+    assert critic_training.balanced(logits, wrong) == pytest.approx(9 / 4, abs=0.02)  # half of one of two classes
+    assert critic_training.balanced(logits, torch.full((4,), -1)) == 0
 
 
 def test_training_lowers_every_loss(critic, clips):
-    reader, learner = reader_of(critic, clips), training.Learner(critic, CPU)
+    reader, learner = reader_of(critic, clips), critic_training.Learner(critic, CPU)
     batch = critic_draw.Draw(clips, reader.numbers, 16, np.random.default_rng(0))()
     torch.manual_seed(0)
     told = []
     for _ in range(25):
-        losses = training.loss_on(reader, clips, batch)
+        losses = critic_training.loss_on(reader, clips, batch)
         learner.update(losses, 0.0)
         told.append({name: float(value.detach()) for name, value in losses.items()})
     assert all(told[-1][name] < 0.95 * told[0][name] for name in told[0]), (told[0], told[-1])
@@ -315,26 +314,26 @@ def test_training_lowers_every_loss(critic, clips):
 def test_training_resumes_and_holds_out_whole_scenes(critic_folder, tmp_path):
     data, out = write_twins(tmp_path / "data", 12), tmp_path / "critic"
     shutil.copytree(critic_folder, out)
-    first = training.train((data,), out, minutes=0.02, batch=16).keys()
+    first = critic_training.train((data,), out, minutes=0.02, batch=16).keys()
     assert {"physics", "physics/vanish", "physics/unseen", "instruction/wrong_place", "instruction/swapped"} <= first
     assert {"controls physics", "controls physics/dropped", "shuffled physics"} <= first
-    row = store.read_rows(out / "train_log.jsonl")[-1]
-    training.train((data,), out, minutes=row["seconds"] / 60 + 0.5, piece=0.01, batch=16)
-    assert row["step"] < store.read_rows(out / "train_log.jsonl")[-1]["step"]
+    row = runs.read_rows(out / "train_log.jsonl")[-1]
+    critic_training.train((data,), out, minutes=row["seconds"] / 60 + 0.5, piece=0.01, batch=16)
+    assert row["step"] < runs.read_rows(out / "train_log.jsonl")[-1]["step"]
     assert critics.critic_fingerprint(out) != critics.critic_fingerprint(critic_folder)
     facts = json.loads((out / "metrics.json").read_text())
     assert facts["saved"]["largest difference"] < 0.02 and "physics" in facts["pixel_statistics"]
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float16}
     assert (out / "model.safetensors").stat().st_size < 6e6
-    learned, held = training.split(critic_clips.read_examples([data], 16))
+    learned, held = critic_training.split(critic_clips.read_examples([data], 16))
     assert held and not {e.scene for e in learned} & {e.scene for e in held}
 
 
 def test_held_out_folder_and_shuffled_labels(critic_folder, tmp_path):
     data, held, out = write_twins(tmp_path / "data", 3), write_twins(tmp_path / "held", 3), tmp_path / "critic"
     shutil.copytree(critic_folder, out)
-    facts = training.train((data,), out, 0.01, held_out=(held,), batch=16, shuffled=True)
+    facts = critic_training.train((data,), out, 0.01, held_out=(held,), batch=16, shuffled=True)
     assert facts["shuffled physics"] == pytest.approx(0.5, abs=0.2)
-    said, again = json.loads((out / "metrics.json").read_text()), training.assess(out, (held,))
+    said, again = json.loads((out / "metrics.json").read_text()), critic_training.assess(out, (held,))
     assert said["shuffled"] is True and again["clips"] == said["clips"]
     assert again["critic"]["physics"] == pytest.approx(facts["physics"], abs=0.1)  # saved in half precision

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cookbook import layout, store, video
-from cookbook.data import prepare
+from cookbook import layout, runs, video
 from cookbook.errors import UserError
+from cookbook.prepare.stage import prepare
 from cookbook.profiles import Geometry
 
 TEXT = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" ,\"'"), min_size=1).map(str.strip)
@@ -47,13 +47,13 @@ def test_published_layout_in_and_out(gr1):
     train = gr1 / "run" / "data" / "train"
     assert (train / "metadata.csv").read_text() == 'file,prompt\n0.mp4,"Pick up a, then b."\n1.mp4,Wave.\n'
     assert (train / "metas" / "1.txt").read_text() == "The robot arm is performing a task. Wave."
-    assert store.digest(train / "videos" / "0.mp4") == store.digest(gr1 / "train" / "gr1" / "0.mp4")
+    assert runs.digest(train / "videos" / "0.mp4") == runs.digest(gr1 / "train" / "gr1" / "0.mp4")
 
 
 def test_prepared_folder_is_itself_a_source(gr1, tmp_path):
     run_prepare(gr1)
     again = prepare("nano", run=tmp_path / "second", train=gr1 / "run" / "data" / "train", eval=gr1 / "eval")
-    first = store.read_manifest(gr1 / "run" / "data")
+    first = runs.read_manifest(gr1 / "run" / "data")
     assert again["fingerprint"] == first["fingerprint"]
 
 
@@ -85,7 +85,7 @@ def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
         assert reason in text
     manifest = run_prepare(gr1, skip_bad=True, redo=True)
     assert (manifest["clips"], manifest["skipped"]) == (2, 5)
-    rows = store.read_rows(gr1 / "run" / "data" / "skipped.jsonl")
+    rows = runs.read_rows(gr1 / "run" / "data" / "skipped.jsonl")
     assert {row["file"].split("/")[-1] for row in rows} == {
         f"{s}.mp4" for s in ("short", "broken", "silent", "latin", "orphan")
     }
@@ -113,7 +113,7 @@ def test_what_cannot_be_prepared_anew_leaves_what_is_there(gr1):
     (gr1 / "train" / "gr1" / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(UserError, match="1 clip cannot be used"):
         run_prepare(gr1, redo=True)
-    assert store.read_manifest(gr1 / "run" / "data") == before
+    assert runs.read_manifest(gr1 / "run" / "data") == before
     assert (gr1 / "run" / "data" / "train" / "videos" / "1.mp4").exists()
 
 

@@ -13,15 +13,15 @@ import torch
 from conftest import ALONE
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cookbook import engine, profiles, store
+from cookbook import engine, profiles, runs
 from cookbook.engine import checkpoint
+from cookbook.engine.activations import ATTENTION, CHOICES
 from cookbook.engine.distributed import copies
-from cookbook.engine.memory import ATTENTION, CHOICES
 from cookbook.errors import UserError
 from cookbook.models import world
-from cookbook.train import train
 from cookbook.train.objective import batches, flow_loss
-from cookbook.train.plan import divide
+from cookbook.train.planning import divide
+from cookbook.train.stage import train
 
 RUNS = ("whole", "run")
 
@@ -29,7 +29,7 @@ RUNS = ("whole", "run")
 
 
 def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in store.read_rows(folder / "checkpoints" / "log.jsonl")]
+    return [row["loss"] for row in runs.read_rows(folder / "checkpoints" / "log.jsonl")]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def alone(arena, tiny_world, monkeypatch):
 
 
 def assert_alike(folder: Path, alone) -> None:
-    manifest = store.read_manifest(folder / "checkpoints")
+    manifest = runs.read_manifest(folder / "checkpoints")
     assert losses(folder) == pytest.approx(alone[0], rel=1e-5)
     for key in ("heldout_before", "heldout_after", "weights_changed"):
         assert manifest[key] == pytest.approx(alone[1][key], rel=1e-3)
@@ -124,8 +124,8 @@ def saver_in(folder: Path, keep: int = 2) -> checkpoint.Saver:
 
 
 def test_a_checkpoint_is_written_beside_training_and_holds_the_moment_it_was_asked_for(tmp_path, monkeypatch):
-    hold, write = threading.Event(), store.write_json
-    monkeypatch.setattr(store, "write_json", lambda *arguments: (hold.wait(30), write(*arguments)))
+    hold, write = threading.Event(), runs.write_json
+    monkeypatch.setattr(runs, "write_json", lambda *arguments: (hold.wait(30), write(*arguments)))
     saver, state = saver_in(tmp_path), state_of(1.0)
     saver.save(1, state)
     for part in state.values():
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_json", full)
+    monkeypatch.setattr(runs, "write_json", full)
     saver = saver_in(tmp_path)
     saver.save(1, state_of(1))
     with pytest.raises(UserError, match="could not be written .*No space left on device"):
@@ -189,7 +189,7 @@ def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
     assert ranks(1, 4, 2, run="whole", **LORA) == [0]
     assert any(ranks(1, 4, 2, 6, **LORA))
     assert ranks(1, 4, 2, **LORA) == [0]
-    whole, resumed = ((losses(arena[0] / run), store.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
+    whole, resumed = ((losses(arena[0] / run), runs.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
     assert whole[0] == resumed[0]
     for key in ("heldout_before", "heldout_after", "weights_changed"):
         # another process may round differently: seen once, in the eighth digit, before any step was taken
@@ -222,7 +222,7 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
     seen = {}
     for choice in (*CHOICES, "0.4"):
         model = world.load_transformer(tiny_world).train()
-        engine.recompute(model, choice)
+        engine.checkpoint_activations(model, choice)
         with Count() as count:
             loss = flow_loss(model, batch)
             loss.backward()
@@ -232,7 +232,7 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
     for tensors, _ in seen.values():
         assert all(torch.equal(one, other) for one, other in zip(plain, tensors, strict=True))
     layers = 2 * 2  # self and cross attention of two blocks
-    assert {choice: runs for choice, (_, runs) in seen.items()} == {
+    assert {choice: number for choice, (_, number) in seen.items()} == {
         "none": layers,
         "blocks": 2 * layers,
         "selective": layers,
@@ -241,4 +241,4 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
     }
     for wrong in ("all", "1.5"):
         with pytest.raises(UserError, match="recompute is .*; it must be one of none, blocks, selective, products or"):
-            engine.recompute(model, wrong)
+            engine.checkpoint_activations(model, wrong)

@@ -14,17 +14,15 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
-from cookbook import store, video
+from cookbook import runs, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
-from cookbook.models import vae as codec
-from cookbook.models import world
-from cookbook.train.clips import Cached
+from cookbook.models import autoencoder, world
+from cookbook.train.dataset import Cached
 from cookbook.train.objective import batches
-from cookbook.workshop import ablate, dream_clips, evaluate, variants
-from cookbook.workshop import dreamer as dreamers
-from cookbook.workshop.dreamer import CENTRE, NANO, Dreamer
+from nano import ablate, evaluate, generate_clips, generator, variants
+from nano.generator import CENTRE, NANO, Dreamer
 
 ALONE = Group(0, 1, torch.device("cpu"))
 SHORT = replace(CENTRE, steps=2)
@@ -46,7 +44,7 @@ def drawn(offset: int = 0, carried: bool = True) -> tuple[np.ndarray, np.ndarray
 
 
 def write_folder(folder: Path, tasks: tuple[str, ...]) -> Path:
-    """A folder in the layout of `cookbook.workshop.make`."""
+    """A folder in the layout of `simulator.make`."""
     (folder / "truth").mkdir(parents=True)
     rows = []
     for index, task in enumerate(tasks):
@@ -68,7 +66,7 @@ def heldout(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory) -> Path:
-    """Four clips as `assets/workshop/train` has them."""
+    """Four clips as `assets/simulator/train` has them."""
     folder = tmp_path_factory.mktemp("evaluate") / "train"
     for index in range(4):
         video.write_video(folder / "gr1" / f"{index}.mp4", drawn(index)[0], 8)
@@ -92,39 +90,39 @@ def typed(**flags: object) -> list[str]:
 
 
 def test_rules_judge_what_went_through_h264(heldout):
-    scene = dreamers.read_scenes((heldout,), 1)[0]
+    scene = generator.read_scenes((heldout,), 1)[0]
     placed, left = (evaluate.finish(drawn(carried=carried)[0], scene) for carried in (True, False))
     assert (placed["outcome"], placed["passed"]) == ("placed", True), placed
     assert (left["outcome"], left["passed"]) == ("not placed", False)
 
 
 def test_only_real_clips_and_so_many_of_each_task(heldout):
-    assert [scene.row["id"] for scene in dreamers.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
-    assert len(dreamers.read_scenes((heldout, heldout), 9)) == 6
+    assert [scene.row["id"] for scene in generator.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
+    assert len(generator.read_scenes((heldout, heldout), 9)) == 6
 
 
 def test_missing_folder_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.jsonl lists no clips"):
-        dreamers.read_scenes((tmp_path,), 1)
+        generator.read_scenes((tmp_path,), 1)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
-    dreamer = Dreamer(tiny_world, dreamers.read_scenes((heldout,), 2)[:2], batch=3)
-    model = dreamers.load_model(tiny_world, dreamer.device)
+    dreamer = Dreamer(tiny_world, generator.read_scenes((heldout,), 2)[:2], batch=3)
+    model = generator.load_model(tiny_world, dreamer.device)
     dreams = list(dreamer.dream(model, replace(SHORT, guidance=guidance), range(2)))
     assert [dream[:2] for dream in dreams] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     index, seed, frames = dreams[3]
-    first = codec.to_tensor(dreamer.clips[index][:1])
+    first = autoencoder.to_tensor(dreamer.clips[index][:1])
     text, empty = dreamer.text[index][None], dreamer.empty[None]
     settings = (NANO.clip.latent, SHORT.steps, guidance, SHORT.shift, seed)
-    alone = codec.to_frames(make_clip(model, dreamer.vae, first, text, empty, *settings))
+    alone = autoencoder.to_frames(make_clip(model, dreamer.vae, first, text, empty, *settings))
     assert np.abs(frames.astype(int) - alone.astype(int)).max() <= 1  # rounding to 8 bits
 
 
 def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
-    dreamer = Dreamer(tiny_world, dreamers.read_scenes((heldout,), 1)[:1])
-    model = dreamers.load_model(tiny_world, dreamer.device)
+    dreamer = Dreamer(tiny_world, generator.read_scenes((heldout,), 1)[:1])
+    model = generator.load_model(tiny_world, dreamer.device)
     with torch.no_grad():  # untrained, the network hardly hears its text
         for block in model.transformer_blocks:
             block.attn2.to_out[0].weight.mul_(30)
@@ -243,12 +241,12 @@ def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
 
 
 def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatch):
-    monkeypatch.setattr(dream_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
-    monkeypatch.setattr(dream_clips, "CENTRE", SHORT)
-    dream_clips.main(tyro.cli(dream_clips.Args, args=typed(**folders, batch=2)))
+    monkeypatch.setattr(generate_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
+    monkeypatch.setattr(generate_clips, "CENTRE", SHORT)
+    generate_clips.main(tyro.cli(generate_clips.Args, args=typed(**folders, batch=2)))
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["id"][:9] for row in rows] == ["dream0000"] * 2 + ["dream0001"] * 2 + ["dream0003"] * 2
-    scenes = {scene.row["id"]: scene for scene in dreamers.read_scenes((heldout,), 1)}
+    scenes = {scene.row["id"]: scene for scene in generator.read_scenes((heldout,), 1)}
     for row in rows:
         frames, _ = video.read_video(tmp_path / "videos" / f"{row['id']}.mp4")
         masks = scenes[row["twin_of"]].truth()
@@ -256,7 +254,7 @@ def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatc
             frames, masks["mask_target"], masks["mask_receptacle"], row["hand"], row["task"]
         )
         assert row["instruction"] == (told.outcome in evaluate.rules.SUCCESS) and row["reason"] == told.reason
-        assert row["physics"] == (1 if row["instruction"] else 0 if told.reason in dream_clips.BROKEN else -1)
+        assert row["physics"] == (1 if row["instruction"] else 0 if told.reason in generate_clips.BROKEN else -1)
 
 
 def run(program: str, **flags: object) -> str:
@@ -269,7 +267,7 @@ def run(program: str, **flags: object) -> str:
 
 def test_one_row_of_the_sweep_is_made_as_it_is_typed(folders, tiny_world, tmp_path):
     printed = run("ablate", **folders, only="steps=2,batch=1,learning_rate=1e-2,ema_rate=null")
-    (row,) = store.read_rows(tmp_path / "ablation.jsonl")
+    (row,) = runs.read_rows(tmp_path / "ablation.jsonl")
     assert row["differs"] == {"steps": 2, "batch": 1, "learning_rate": 0.01, "ema_rate": None}
     assert (row["clips"], row["prompts"], sum(row["outcome"].values())) == (2, 2, 2), "one of each task"
     assert row["base"] == world.weights_fingerprint(tiny_world) and row["measured"] == "2 prompts x 1 seeds"
@@ -279,7 +277,7 @@ def test_one_row_of_the_sweep_is_made_as_it_is_typed(folders, tiny_world, tmp_pa
 
 def test_the_evaluation_is_made_as_it_is_typed(heldout, tiny_world, tmp_path):
     printed = run("evaluate", data=heldout, base=tiny_world, tuned=tiny_world, out=tmp_path, steps=1)
-    rows = store.read_rows(tmp_path / "rows.jsonl")
+    rows = runs.read_rows(tmp_path / "rows.jsonl")
     assert [(row["model"], row["clip"]) for row in rows] == [
         (model, clip) for model in ("base", "tuned", "simulator") for clip in ("place_0", "reach_2")
     ]

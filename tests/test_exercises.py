@@ -10,8 +10,7 @@ import jupytext
 import pytest
 
 from cookbook import exercises, notebooks
-from cookbook.exercises import checks
-from cookbook.exercises.__main__ import HEADING, RECAP, in_step, unsolved, with_exercises
+from tools.exercises import HEADING, RECAP, in_step, unsolved, with_exercises
 
 SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
 
@@ -29,13 +28,13 @@ def test_every_notebook_has_exercises():
     books = sorted(path.stem[:2] for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
     assert [path.stem for path in SOURCES] == books
     asked = {name for path in SOURCES for name in re.findall(r"exercises\.(check_\w+)\(", path.read_text())}
-    assert asked == set(exercises.__all__) == {name for name in vars(checks) if name.startswith("check_")}
+    assert asked == set(exercises.__all__) == {name for name in vars(exercises) if name.startswith("check_")}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_the_notebook_holds_the_exercises_of_its_source(path):
     twin = next(notebooks.NOTEBOOKS.glob(f"{path.stem}_*.py")).read_text()
-    assert with_exercises(twin, unsolved(path.read_text())) == twin, "type python -m cookbook.exercises"
+    assert with_exercises(twin, unsolved(path.read_text())) == twin, "type python -m tools.exercises"
 
 
 def test_two_to_four_and_graded(source):

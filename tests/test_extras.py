@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cookbook import cli, cluster, engine, preflight
+from cookbook import cli, cluster, doctor, engine
 from cookbook.errors import UserError
 from cookbook.generate import guardrail
-from cookbook.train import watch
+from cookbook.train import callbacks
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -24,9 +24,9 @@ ALONE = engine.Group(0, 1, torch.device("cpu"))
 # package -> what first needs it, and the line that the error gives
 USES: dict[str, tuple[Callable[[], object], str]] = {
     "ray": (lambda: cluster.connected("local").__enter__(), 'pip install -c constraints.txt -e ".[cluster]"'),
-    "tensorboard": (lambda: watch.curves(Path("nowhere"), ALONE), "pip install tensorboard"),
+    "tensorboard": (lambda: callbacks.curves(Path("nowhere"), ALONE), "pip install tensorboard"),
     "cosmos_guardrail": (guardrail.load_guardrail, "pip install 'cosmos_guardrail>=0.3,<0.4'"),
-    "mujoco": (lambda: cli.function("workshop make"), preflight.INSTALL),
+    "mujoco": (lambda: cli.function("workshop make"), doctor.INSTALL),
 }
 WITHOUT = """
 import importlib, pkgutil, sys

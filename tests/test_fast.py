@@ -10,7 +10,7 @@ import torch
 from conftest import ALONE
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from cookbook import engine
+from cookbook import engine, hardware
 from cookbook.models import fast, world
 from cookbook.train.objective import batches, flow_loss
 
@@ -31,10 +31,10 @@ def assert_alike(found, expected, relative):
 def test_recomputation_inside_compiled_blocks_gives_the_same(choice, tiny_world, cached, monkeypatch):
     batch = batches(cached, tiny.profile(tiny_world).recipe, 0, ALONE)(0)
     expected = loss_and_gradients(world.load_transformer(tiny_world).train(), batch)
-    compiler, compile_blocks = CompileCounterWithBackend("aot_eager_decomp_partition"), fast.compile_blocks
+    compiler, compile_blocks = CompileCounterWithBackend("aot_eager_decomp_partition"), hardware.compile_blocks
     monkeypatch.setattr(fast, "compile_blocks", partial(compile_blocks, backend=compiler))
     model = world.load_transformer(tiny_world).train()
-    engine.recompute(model, choice, compiled=True)
+    engine.checkpoint_activations(model, choice, compiled=True)
     assert_alike(loss_and_gradients(model, batch), expected, 1e-5)
     assert compiler.frame_count == 1
 
@@ -44,7 +44,7 @@ def test_compiled_blocks_give_loss_and_gradients_of_the_plain_network_from_one_c
     expected = loss_and_gradients(world.load_transformer(tiny_world).train(), batch)
     model, compiler = world.load_transformer(tiny_world).train(), CompileCounterWithBackend("aot_eager")
     names = list(model.state_dict())
-    fast.compile_blocks(model, backend=compiler)
+    hardware.compile_blocks(model, backend=compiler)
     assert_alike(loss_and_gradients(model, batch), expected, 1e-5)
     assert compiler.frame_count == 1 and len(model.transformer_blocks) == 2
     assert list(model.state_dict()) == names
@@ -53,9 +53,9 @@ def test_compiled_blocks_give_loss_and_gradients_of_the_plain_network_from_one_c
 def test_attention_kernels_are_chosen_within_the_block_only_and_not_on_a_cpu(monkeypatch):
     device, order = torch.device("cuda"), torch._C._get_sdp_priority_order
     before = order()
-    with fast.kernels(torch.device("cpu")):
+    with hardware.kernels(torch.device("cpu")):
         assert order() == before
-    with fast.kernels(device):
+    with hardware.kernels(device):
         assert order()[0] == fast.SDPBackend.CUDNN_ATTENTION.value
     assert order() == before
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cookbook import store, video
+from cookbook import runs, video
 from cookbook.errors import UserError
-from cookbook.judge.filtering import filter_clips
+from cookbook.judge.filter import filter_clips
 
 PROMPT = "Use the right hand to pick up lemon, ripe, from table to plate."
 
 
 def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], cut: float | None = 3.0) -> Path:
     """A run with judged dreams: file stem -> scores for physics and instruction."""
-    stage = store.enter(root / "verdicts", "judge", "nano", {}, {})
+    stage = runs.enter(root / "verdicts", "judge", "nano", {}, {})
     outputs = [root / "verdicts/verdicts.jsonl"]
     for number, (stem, pair) in enumerate(scores.items()):
         for model in ("base", "tuned"):
@@ -27,18 +27,18 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
             for question, score in zip(("physics", "instruction"), pair, strict=True):
                 row = {
                     "file": f"dreams/{model}/{stem}.mp4",
-                    "sha256": store.digest(path),
+                    "sha256": runs.digest(path),
                     "model": model,
                     "score": score,
                 }
                 row |= {"name": stem[:1], "prompt": PROMPT, "seed": number, "question": question, "critic": "sha256:0"}
                 row |= dict.fromkeys(("probabilities", "digit", "explanation", "error", "frames", "fps"))
                 row |= {"visual_tokens": None, "votes": [], "prompt_sha256": "sha256:1"}
-                store.append_row(outputs[0], row)
+                runs.append_row(outputs[0], row)
     if cut is not None:
         facts = {"threshold": cut, "rule": "precision 0.8"}
         outputs.append(root / "verdicts/calibration.json")
-        store.write_json(outputs[1], {"questions": {"physics": facts, "instruction": facts}})
+        runs.write_json(outputs[1], {"questions": {"physics": facts, "instruction": facts}})
     stage.finish(outputs)
     return root
 
@@ -60,14 +60,14 @@ def test_kept_is_a_training_folder(tmp_path):
     assert (kept / "metadata.csv").read_text().splitlines()[:2] == ["file,prompt", f'a_seed0.mp4,"{PROMPT}"']
     with open(kept / "metadata.csv", newline="") as file:
         assert [row["prompt"] for row in csv.DictReader(file)] == [PROMPT] * 2
-    assert store.digest(kept / "videos/a_seed0.mp4") == store.digest(tmp_path / "dreams/tuned/a_seed0.mp4")
+    assert runs.digest(kept / "videos/a_seed0.mp4") == runs.digest(tmp_path / "dreams/tuned/a_seed0.mp4")
     assert (manifest["kept"], manifest["dropped"]) == (2, 3) and "3.00" in manifest["rule"]
-    assert all(row["file"].startswith("dreams/tuned/") for row in store.read_rows(kept / "kept.jsonl"))
+    assert all(row["file"].startswith("dreams/tuned/") for row in runs.read_rows(kept / "kept.jsonl"))
 
 
 def test_every_dropped_clip_has_its_reason(tmp_path):
     filter_clips("nano", write_run(tmp_path, SCORES))
-    reasons = {row["video"]: row["reason"] for row in store.read_rows(tmp_path / "kept/dropped.jsonl")}
+    reasons = {row["video"]: row["reason"] for row in runs.read_rows(tmp_path / "kept/dropped.jsonl")}
     assert reasons["b_seed0.mp4"] == "physics 2.00 is below 3.00"
     assert reasons["d_seed0.mp4"] == "physics 1.00 is below 3.00; instruction 1.50 is below 3.00"
     assert reasons["e_seed0.mp4"] == "instruction was not judged"
@@ -88,7 +88,7 @@ def test_the_summary_names_copies_and_ranks(tmp_path, capsys):
 def test_nothing_passes(tmp_path, capsys):
     manifest = filter_clips("nano", write_run(tmp_path, {"a_seed0": (2.0, 2.0)}))
     assert manifest["kept"] == 0 and (tmp_path / "kept/metadata.csv").read_text() == "file,prompt\n"
-    assert store.read_rows(tmp_path / "kept/kept.jsonl") == [] and "no dream passed" in capsys.readouterr().out
+    assert runs.read_rows(tmp_path / "kept/kept.jsonl") == [] and "no dream passed" in capsys.readouterr().out
 
 
 def test_refuses_an_unmeasured_critic(tmp_path):
@@ -127,8 +127,8 @@ def test_bad_input(tmp_path):
 def test_top_keeps_the_best_of_each_prompt(tmp_path):
     scores = {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (2.0, 5.0), "b_seed0": (3.5, 3.5)}
     filter_clips("nano", write_run(tmp_path, scores), top=1)
-    assert [row["video"] for row in store.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
-    dropped = {row["video"]: row for row in store.read_rows(tmp_path / "kept/dropped.jsonl")}
+    assert [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
+    dropped = {row["video"]: row for row in runs.read_rows(tmp_path / "kept/dropped.jsonl")}
     assert dropped["a_seed0.mp4"]["failed"] == ["rank"] and "number 2 of its prompt" in dropped["a_seed0.mp4"]["reason"]
     assert dropped["a_seed2.mp4"]["failed"] == ["physics"]
     with pytest.raises(UserError, match="--redo filter"):
@@ -140,7 +140,7 @@ def test_top_keeps_the_best_of_each_prompt(tmp_path):
 def test_best_of_n_keeps_one_of_each_prompt_whatever_it_scores(tmp_path):
     scores = {"a_seed0": (1.5, 1.2), "a_seed1": (2.5, 1.2), "b_seed0": (1.0, 1.0)}
     filter_clips("nano", write_run(tmp_path, scores), top=1, threshold=1)
-    assert [row["video"] for row in store.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
+    assert [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
 
 
 def test_clips_that_look_the_same_are_kept_once(tmp_path):
@@ -150,16 +150,16 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
     other = frames.copy()
     other[5:, 40:56, 60:76] = 255
     run = write_run(tmp_path, {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (4.2, 4.2)})
-    rows = store.read_rows(run / "verdicts/verdicts.jsonl")
+    rows = runs.read_rows(run / "verdicts/verdicts.jsonl")
     for seed, (picture, crf) in enumerate(((frames, 20), (frames, 30), (other, 20))):
         path = run / f"dreams/tuned/a_seed{seed}.mp4"
         video.write_video(path, picture, 8, crf)
         for row in rows:
-            row["sha256"] = store.digest(path) if row["file"] == f"dreams/tuned/a_seed{seed}.mp4" else row["sha256"]
+            row["sha256"] = runs.digest(path) if row["file"] == f"dreams/tuned/a_seed{seed}.mp4" else row["sha256"]
     (run / "verdicts/verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     filter_clips("nano", run)
-    assert [row["video"] for row in store.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]
-    (copy,) = store.read_rows(run / "kept/dropped.jsonl")
+    assert [row["video"] for row in runs.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]
+    (copy,) = runs.read_rows(run / "kept/dropped.jsonl")
     assert copy["failed"] == ["copy"] and copy["reason"] == "looks the same as a_seed1.mp4"
 
 
@@ -170,7 +170,7 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
 )  # fmt: skip
 def test_a_row_that_is_no_verdict_is_named(tmp_path, change, message):
     path = write_run(tmp_path, SCORES) / "verdicts/verdicts.jsonl"
-    rows = store.read_rows(path)
+    rows = runs.read_rows(path)
     rows[2] |= change
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=message):

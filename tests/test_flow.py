@@ -16,7 +16,7 @@ from PIL import Image
 
 from cookbook import flow, profiles, video
 from cookbook.generate.sampler import make_clip
-from cookbook.models import hub, text, vae, world
+from cookbook.models import autoencoder, hub, text, world
 from cookbook.profiles import Geometry
 
 GUIDANCE = 2.0
@@ -114,7 +114,7 @@ def ours(parts, kind: str = "image", guidance: float = GUIDANCE) -> np.ndarray:
     pixels = make_clip(
         parts["transformer"],
         parts["vae"],
-        None if given is None else vae.to_tensor(given),
+        None if given is None else autoencoder.to_tensor(given),
         *parts["embeddings"].split(1),
         parts["clip"].latent,
         STEPS,

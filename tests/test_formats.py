@@ -17,18 +17,18 @@ from PIL import Image
 from safetensors import safe_open
 from torch.distributed.checkpoint import FileSystemReader
 
-from cookbook import profiles, store, video
-from cookbook.convert import convert
-from cookbook.data import prepare
-from cookbook.generate import generate
+from cookbook import profiles, runs, video
+from cookbook.convert.stage import convert
 from cookbook.generate.requests import ALLOWED
-from cookbook.judge import judge
-from cookbook.judge.filtering import filter_clips
+from cookbook.generate.stage import generate
+from cookbook.judge.filter import filter_clips
+from cookbook.judge.stage import judge
+from cookbook.prepare.stage import prepare
 from cookbook.profiles import Source
-from cookbook.train import train
+from cookbook.train.stage import train
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
-SHIPPED = store.ASSETS / profiles.nano().controls.location
+SHIPPED = runs.ASSETS / profiles.nano().controls.location
 PROMPT = "Use the right hand to pick up red apple from table to white plate."
 TYPES = {
     "text": str,
@@ -50,7 +50,7 @@ def write_assets(root: Path) -> Path:
         video.write_video(root / "workshop" / "controls" / file, np.roll(frames, index, 0), 8)
         row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
         row |= {"instruction": int(kind == "real"), "violation": None, "twin_of": f"{index // 3}"}
-        store.append_row(root / "workshop" / "controls" / "controls.jsonl", row)
+        runs.append_row(root / "workshop" / "controls" / "controls.jsonl", row)
     mask = np.zeros((32, 48), bool)
     mask[10:16, 10:16] = True
     (root / "workshop" / "eval" / "truth").mkdir(parents=True)
@@ -75,7 +75,7 @@ def write_footage(folder: Path) -> Path:
 def middling(path: Path) -> float:
     """A threshold that some of the tuned model's dreams reach and others do not."""
     lower: dict[str, float] = {}
-    for row in store.read_rows(path):
+    for row in runs.read_rows(path):
         if row["model"] == "tuned":
             lower[row["file"]] = min(row["score"], lower.get(row["file"], 5.0))
     return sorted(lower.values())[len(lower) // 2]
@@ -88,12 +88,12 @@ def run(tmp_path_factory, tiny_world) -> Path:
     full = tiny.profile(tiny_world)
     made = replace(
         full,
-        controls=Source("workshop/controls", kind="dataset"),
+        controls=Source("simulator/calibration", kind="dataset"),
         control_clips=6,
         sampling=replace(full.sampling, steps=2, seeds=2, base_seeds=1),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "ASSETS", write_assets(root / "assets"))
+        patch.setattr(runs, "ASSETS", write_assets(root / "assets"))
         patch.setitem(profiles.PROFILES, "tiny", lambda: made)
         footage, folder = write_footage(root / "footage"), root / "run"
         prepare("tiny", run=folder, train=footage / "train", skip_bad=True)
@@ -101,10 +101,10 @@ def run(tmp_path_factory, tiny_world) -> Path:
         convert("tiny", run=folder)
         for model in ("base", "tuned"):
             generate("tiny", run=folder, model=model)
-        for number, row in enumerate(store.read_rows(folder / "dreams/tuned/dreams.jsonl")):
+        for number, row in enumerate(runs.read_rows(folder / "dreams/tuned/dreams.jsonl")):
             mark = {"file": f"dreams/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
             mark |= {"question": "physics", "mark": 1 + number % 5, "rater": "somebody"}
-            store.append_row(folder / "marks.jsonl", mark)
+            runs.append_row(folder / "marks.jsonl", mark)
         judge("tiny", run=folder)
         filter_clips("tiny", run=folder, threshold=middling(folder / "verdicts" / "verdicts.jsonl"))
     return folder
@@ -138,7 +138,7 @@ ROWS = {
     "`marks.jsonl`": ["marks.jsonl"],
     "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
 }
-STAGES = {name: place for name, place in store.FOLDERS.items() if name not in ("generate-base", "report")}
+STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "report")}
 
 
 def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -180,7 +180,7 @@ def fits(value: Any, kind: str, limits: str) -> bool:
 
 @pytest.mark.parametrize("heading", ROWS)
 def test_rows_are_as_documented(run, heading):
-    assert problems([row for file in ROWS[heading] for row in store.read_rows(run / file)], SECTIONS[heading]) == []
+    assert problems([row for file in ROWS[heading] for row in runs.read_rows(run / file)], SECTIONS[heading]) == []
 
 
 def test_every_field_that_a_request_may_have_is_documented():
@@ -196,7 +196,7 @@ def test_calibration_is_as_documented(run):
 @pytest.mark.parametrize("stage", STAGES)
 def test_manifests_are_as_documented(run, stage):
     documented = SECTIONS["`manifest.json`"] | SECTIONS[f"Facts of `{stage}`"]
-    assert problems([store.read_manifest(run / STAGES[stage])], documented) == []
+    assert problems([runs.read_manifest(run / STAGES[stage])], documented) == []
 
 
 def test_every_file_is_listed_and_every_listed_file_is_written(run):
@@ -209,7 +209,7 @@ def test_every_file_is_listed_and_every_listed_file_is_written(run):
 def test_the_controls_that_ship_are_as_documented():
     text = " ".join(PAGE.read_text().split())
     described = re.search(r"described in the same words: (.*?)\.", text)[1]
-    rows = store.read_rows(SHIPPED / "controls.jsonl")
+    rows = runs.read_rows(SHIPPED / "controls.jsonl")
     assert set(re.findall(r"`(\w+)`", described)) == set(rows[0])
 
 
@@ -243,7 +243,7 @@ def test_the_adapter_file_is_as_documented(tiny_profile, tiny_clips, tmp_path):
 
 
 def test_a_renamed_or_retyped_field_is_noticed(run):
-    rows = store.read_rows(run / "verdicts" / "verdicts.jsonl")
+    rows = runs.read_rows(run / "verdicts" / "verdicts.jsonl")
     documented = SECTIONS["`verdicts/verdicts.jsonl`"]
     renamed = {("points" if key == "score" else key): value for key, value in rows[0].items()}
     assert problems([renamed], documented) == ["points is not documented", "score is not written"]

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cookbook import store, video
+from cookbook import runs, video
 from cookbook.errors import UserError
-from cookbook.generate import generate
 from cookbook.generate.requests import ALLOWED, read_requests, request_name
-from cookbook.models import vae as codec
-from cookbook.models import world
+from cookbook.generate.stage import generate
+from cookbook.models import autoencoder, world
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import PROFILES, nano
 
@@ -46,7 +45,7 @@ def test_every_prompt_and_seed_once_and_deterministic(tmp_path, photos, tiny_pro
     tiny_profile()
     first = generate("tiny", run=tmp_path / "a", requests=photos, weights=tiny_world, seeds=2)
     again = generate("tiny", run=tmp_path / "b", requests=photos, weights=tiny_world, seeds=2)
-    rows = store.read_rows(tmp_path / "a" / "dreams" / "tuned" / "dreams.jsonl")
+    rows = runs.read_rows(tmp_path / "a" / "dreams" / "tuned" / "dreams.jsonl")
     assert [row["file"] for row in rows] == [f"00{i}_{i}_Wave_seed{k}.mp4" for k in (0, 1) for i in (0, 1)]
     assert first["clips"] == 4 and len({row["sha256"] for row in rows}) == 4
     videos = {name: value for name, value in first["outputs"].items() if name.endswith(".mp4")}
@@ -58,10 +57,10 @@ def test_every_prompt_and_seed_once_and_deterministic(tmp_path, photos, tiny_pro
 def test_rows_know_how_the_clip_was_made(tmp_path, photos, tiny_profile, tiny_world):
     tiny_profile()
     generate("tiny", run=tmp_path, model="base", requests=photos, seeds=1)
-    row = store.read_rows(tmp_path / "dreams" / "base" / "dreams.jsonl")[0]
+    row = runs.read_rows(tmp_path / "dreams" / "base" / "dreams.jsonl")[0]
     assert row["model"] == "base" and row["weights"] == world.weights_fingerprint(tiny_world)
-    assert row["image_sha256"] == store.digest(photos / "0_Wave..png")
-    assert row["sha256"] == store.digest(tmp_path / "dreams" / "base" / row["file"])
+    assert row["image_sha256"] == runs.digest(photos / "0_Wave..png")
+    assert row["sha256"] == runs.digest(tmp_path / "dreams" / "base" / row["file"])
     assert {"steps", "guidance", "shift", "frames", "fps", "height", "width", "seconds", "blocked"} <= row.keys()
 
 
@@ -90,8 +89,8 @@ def test_video_and_text_conditioning(tmp_path, photos, tiny_profile, tiny_world,
     ]
     (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
-    rows = store.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
-    assert [row["image_sha256"] for row in rows] == [store.digest(source), None]
+    rows = runs.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    assert [row["image_sha256"] for row in rows] == [runs.digest(source), None]
 
 
 @pytest.fixture
@@ -185,7 +184,7 @@ def test_steps_shift_and_negative_prompt_of_a_row_count(tmp_path, rows_file, tin
     tiny_profile()
     file = rows_file({}, {"num_steps": 3}, {"shift": 2.0}, {"negative_prompt": "Stand still."})
     generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
-    rows = store.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    rows = runs.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
     assert " 9 frames, 3 to 12 steps, 4 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
     assert [(row["steps"], row["shift"]) for row in rows] == [(12, 5.0), (3, 5.0), (12, 2.0), (12, 5.0)]
     assert len({row["sha256"] for row in rows[:3]}) == 3
@@ -269,10 +268,10 @@ def test_killed_at_20_random_moments_each_clip_is_there_once(tmp_path, photos, t
     clips = {}
     for folder in sorted((tmp_path / "runs").iterdir()):
         dreams = folder / "dreams" / "tuned"
-        rows = store.read_rows(dreams / "dreams.jsonl")
+        rows = runs.read_rows(dreams / "dreams.jsonl")
         assert len(rows) == len({row["file"] for row in rows}) == 6 == len(list(dreams.glob("*.mp4")))
         assert not [path for path in dreams.glob(".*") if path.name != ".lock"], "temporary files are left"
-        clips[folder.name] = {row["file"]: (row["sha256"], store.digest(dreams / row["file"])) for row in rows}
+        clips[folder.name] = {row["file"]: (row["sha256"], runs.digest(dreams / row["file"])) for row in rows}
     assert len(clips) == count + 1 and all(made == clips["whole"] for made in clips.values())
     assert all(told == found for told, found in clips["whole"].values())
 
@@ -280,13 +279,13 @@ def test_killed_at_20_random_moments_each_clip_is_there_once(tmp_path, photos, t
 def test_whole_clip_codec_equals_the_chunked_one(tiny_world):
     vae = world.load_vae(tiny_world)
     clip = torch.rand(1, 3, 13, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    latents = codec.encode(vae, clip)
-    mean, std = codec.latent_statistics(vae, latents)
+    latents = autoencoder.encode(vae, clip)
+    mean, std = autoencoder.latent_statistics(vae, latents)
     with torch.no_grad():
         chunked = (vae.encode(clip).latent_dist.mode() - mean) / std
         pixels = vae.decode(latents * std + mean).sample
     torch.testing.assert_close(latents, chunked, atol=1e-5, rtol=0)
-    torch.testing.assert_close(codec.decode(vae, latents), pixels, atol=1e-5, rtol=0)
+    torch.testing.assert_close(autoencoder.decode(vae, latents), pixels, atol=1e-5, rtol=0)
 
 
 def test_prompt_embeddings_equal_the_pipelines(tiny_world):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cookbook import profiles, store
+from cookbook import profiles, runs
 from cookbook.cli import main
 from cookbook.errors import UserError
-from cookbook.generate import generate
+from cookbook.generate.stage import generate
 
 
 class Checker:
@@ -45,7 +45,7 @@ def guarded(tmp_path, tiny_profile, tiny_world, monkeypatch):
 
 
 def rows_of(given: dict) -> dict[str, dict]:
-    return {row["file"]: row for row in store.read_rows(given["run"] / "dreams/tuned/dreams.jsonl")}
+    return {row["file"]: row for row in runs.read_rows(given["run"] / "dreams/tuned/dreams.jsonl")}
 
 
 def test_every_seed_is_checked_and_what_is_stopped_is_recorded(guarded, monkeypatch):

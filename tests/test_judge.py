@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny import PROMPTS, clip
 
-from cookbook import store, video
+from cookbook import runs, video
 from cookbook.errors import UserError
-from cookbook.judge import judge, scoring
+from cookbook.judge import scoring
+from cookbook.judge.stage import judge
 
 
 def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
@@ -21,31 +22,31 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
     for index in range(12):
         kind = ("real", "vanish", "wrong_place")[index % 3]
         name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(root / "assets/workshop/controls/videos" / name, clip(index), 8)
+        video.write_video(root / "assets/simulator/calibration/videos" / name, clip(index), 8)
         row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
         row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real"), "twin_of": f"place_{index // 3}"}
-        store.append_row(root / "assets/workshop/controls/controls.jsonl", row)
+        runs.append_row(root / "assets/simulator/calibration/controls.jsonl", row)
     for model in ("base", "tuned"):
-        stage = store.enter(root / "run/dreams" / model, f"generate-{model}", "nano", {}, {})
+        stage = runs.enter(root / "run/dreams" / model, f"generate-{model}", "nano", {}, {})
         for number, prompt in enumerate(PROMPTS):
             for seed in range(seeds):
                 name = f"{number:03d}_task_seed{seed}.mp4"
                 video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
                 row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
                 row["image_sha256"] = None
-                store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
+                runs.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     return root / "run"
 
 
 @pytest.fixture
 def run(tmp_path, critic_folder, monkeypatch) -> Path:
-    monkeypatch.setattr(store, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
     return write_run(tmp_path, critic_folder)
 
 
 def rows_of(run: Path) -> list[dict]:
-    return store.read_rows(run / "verdicts/verdicts.jsonl")
+    return runs.read_rows(run / "verdicts/verdicts.jsonl")
 
 
 def test_stage_scores_every_dream(run, capsys):
@@ -58,7 +59,7 @@ def test_stage_scores_every_dream(run, capsys):
         assert row["score"] == pytest.approx(scoring.expected(np.array(row["probabilities"])), abs=1e-4)
         assert (row["frames"], row["fps"], row["visual_tokens"]) == (9, 8.0, 120)
         assert row["explanation"] is None and row["votes"] == [] and row["error"] is None
-        assert row["sha256"] == store.digest(run / row["file"])
+        assert row["sha256"] == runs.digest(run / row["file"])
     assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
     assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
     assert manifest["best_of_n"][1]["score"] >= manifest["best_of_n"][0]["score"]
@@ -106,8 +107,8 @@ def test_marks_of_people_feed_the_calibration(run, capsys):
     for number, name in enumerate(sorted(path.name for path in (run / "dreams/tuned").glob("*.mp4"))):
         file = f"dreams/tuned/{name}"
         for rater, mark in (("a", 1 + number % 5), ("b", 1 + number % 5)):
-            row = {"file": file, "sha256": store.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
-            store.append_row(run / "marks.jsonl", row | {"mark": mark, "rater": rater})
+            row = {"file": file, "sha256": runs.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
+            runs.append_row(run / "marks.jsonl", row | {"mark": mark, "rater": rater})
     facts = judge("smoke", run, calibrate=True)
     assert facts["human"]["physics"]["n"] == 6 and -1 <= facts["human"]["physics"]["kappa"] <= 1
     assert facts["human"]["instruction"]["n"] == 0
@@ -143,7 +144,7 @@ UNJUDGED = {"one": "too short", "corrupt": "not a readable", "empty": "not a rea
 def test_folder_of_clips(run, tmp_path):
     """Another fps, a corrupt video, a clip of no length: each has its own outcome, and the others go on."""
     manifest = judge("smoke", run, clips=write_mixed(tmp_path / "real_clips"))
-    rows = store.read_rows(run / "verdicts-real_clips/verdicts.jsonl")
+    rows = runs.read_rows(run / "verdicts-real_clips/verdicts.jsonl")
     told = {(row["file"], row["question"]): row for row in rows}
     assert told["long.mp4", "instruction"]["prompt"] == "Lift the cup."
     assert told["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
@@ -163,7 +164,7 @@ def test_a_question_without_a_cue_is_left_out_and_the_other_goes_on(run, tmp_pat
     monkeypatch.setattr(scoring, "PROMPTS", prompts)
     manifest = judge("smoke", run, clips=tmp_path / "clips", redo=True)
     assert "physics is not asked" in capsys.readouterr().out
-    rows = store.read_rows(run / "verdicts-clips/verdicts.jsonl")
+    rows = runs.read_rows(run / "verdicts-clips/verdicts.jsonl")
     broken, other = ([row for row in rows if row["question"] == question] for question in scoring.QUESTIONS)
     assert len(broken) == 6 and all(row["score"] is None for row in broken)
     assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in broken) == 2
@@ -177,13 +178,13 @@ def test_a_missing_model_stops_before_any_clip_and_the_next_run_goes_on(run, tmp
     class Enough(Exception):
         """What ends the first run."""
 
-    def stop(path, row, append=store.append_row):
+    def stop(path, row, append=runs.append_row):
         append(path, row)
-        if path.name == "verdicts.jsonl" and len(store.read_rows(path)) == 5:
+        if path.name == "verdicts.jsonl" and len(runs.read_rows(path)) == 5:
             raise Enough
 
     with monkeypatch.context() as patch, pytest.raises(Enough):
-        patch.setattr(store, "append_row", stop)
+        patch.setattr(runs, "append_row", stop)
         judge("smoke", run)
     before = rows_of(run)
     for name in ("model.safetensors", "tokenizer.json"):

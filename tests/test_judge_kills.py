@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from test_judge import rows_of, write_run
 
-from cookbook import judge as judging
-from cookbook import store, video
-from cookbook.judge import judge, verdicts
+from cookbook import runs, video
+from cookbook.judge import scorer, stage
+from cookbook.judge.stage import judge
 from cookbook.models import critic as critics
 
 
 @pytest.fixture
 def run(tmp_path, critic_folder, monkeypatch) -> Path:
-    monkeypatch.setattr(store, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
     return write_run(tmp_path, critic_folder)
 
 
@@ -64,7 +64,7 @@ def test_killed_and_resumed_gives_the_same(run, tmp_path, critic_folder):
 
 def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
     """`judge_rows` with all but the model itself, which takes no time here; resident memory is noted on the way."""
-    count, append = len(store.read_rows(path)), store.append_row
+    count, append = len(runs.read_rows(path)), runs.append_row
 
     def counted(*row) -> None:
         nonlocal count
@@ -75,10 +75,10 @@ def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
             path.with_suffix(f".{count}").write_text(str(pages * os.sysconf("SC_PAGE_SIZE")))
 
     seen = critics.Seen(3, 8.0, 4)
-    store.append_row = counted
-    verdicts.look = lambda critic, clips, asked: critics.Watched({}, asked, 0, [seen] * len(clips))
-    verdicts.answer = lambda critic, watched: np.full((len(watched.seen), 2, 5), 0.2)
-    judging.judge_rows(path, verdicts.Panel(critic, 8, 1024), rows, False)
+    runs.append_row = counted
+    scorer.look = lambda critic, clips, asked: critics.Watched({}, asked, 0, [seen] * len(clips))
+    scorer.answer = lambda critic, watched: np.full((len(watched.seen), 2, 5), 0.2)
+    stage.judge_rows(path, scorer.Panel(critic, 8, 1024), rows, False)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="NOT RUN: resident memory is read from /proc")
@@ -98,7 +98,7 @@ def test_ten_thousand_verdicts_survive_kills_in_constant_memory(tmp_path, critic
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == (-signal.SIGKILL if part < 3 else 0)
-    told = [(row["file"], row["question"]) for row in store.read_rows(table)]
+    told = [(row["file"], row["question"]) for row in runs.read_rows(table)]
     assert len(told) == len(set(told)) == 10_000
     early, late = (int(table.with_suffix(f".{count}").read_text()) for count in (1000, 10_000))
     assert late - early < 100e6, f"{(late - early) / 1e6:.0f} MB more after 10,000 rows than after 1,000"

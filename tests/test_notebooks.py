@@ -15,8 +15,9 @@ import nbformat
 import pytest
 from PIL import Image
 
-from cookbook import expected, notebooks, profiles, publish, show
-from cookbook.train import explain
+from cookbook import notebooks, profiles, show
+from cookbook.train import recipes
+from tools import expected, publish
 
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 TITLES = {
@@ -130,7 +131,7 @@ def test_the_picture_at_the_top_is_what_the_notebook_shows(book):
     named = publish.PICTURE.search(book.cells[0].source)
     picture = notebooks.ROOT / named[1]
     assert 5_000 < picture.stat().st_size <= 80_000
-    assert publish.drawn(book) in (None, picture.read_bytes()), "type python -m cookbook.publish"
+    assert publish.drawn(book) in (None, picture.read_bytes()), "type python -m tools.publish"
     with Image.open(picture) as opened:
         assert opened.format.lower() == named[2] and opened.width <= 1280
 
@@ -159,7 +160,7 @@ def test_the_end_answers_the_objectives_names_mistakes_and_leads_on(book):
 
 
 def test_figures_are_those_of_the_published_run():
-    """`python -m cookbook.publish` writes them; nobody types them. What the committed run shows lies within."""
+    """`python -m tools.publish` writes them; nobody types them. What the committed run shows lies within."""
     texts = {path: prose(nbformat.read(path, as_version=4)) for path in BOOKS}
     for part in expected.WHY:
         told = f"<!-- figures: {part} -->\n{expected.block(part, publish.SHOWN)}\n<!-- /figures: {part} -->"
@@ -198,7 +199,7 @@ def test_pictures_are_small_and_nothing_of_the_runner_is_left(book):
 
 def test_notebook_02_shows_a_reason_for_each_departure():
     shown = (notebooks.NOTEBOOKS / "02_post_training.ipynb").read_text(encoding="utf-8")
-    departing = [row for row in explain.compare(profiles.cosmos_2b()) if row.reason]
+    departing = [row for row in recipes.compare(profiles.cosmos_2b()) if row.reason]
     assert departing
     for row in departing:
         assert row.field in shown and row.reason.split(";")[0][:40] in shown, row

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cookbook import profiles, store, video
+from cookbook import profiles, runs, video
 from cookbook.errors import UserError
-from cookbook.judge import outcomes
-from cookbook.workshop import pixels, truth
+from cookbook.judge import ground_truth, pixels, rules
 
 RED, GREEN, BLUE, TABLE, ARM = (200, 30, 30), (30, 160, 30), (40, 60, 200), (190, 170, 140), (25, 25, 27)
 HOME, PAD = (40, 110), (36, 60)  # top left of a red box, 12 pixels wide, and of the pad it shall go to, 28 wide
@@ -40,15 +39,15 @@ def dream(carried: bool, gap: int = 4, stays: bool = False) -> np.ndarray:
 @pytest.fixture
 def rows(tmp_path, monkeypatch) -> list[dict]:
     """Two dreams of photo 7, one that placed, and one of a photo that nobody knows."""
-    monkeypatch.setattr(store, "ASSETS", tmp_path)
-    folder = tmp_path / "workshop/eval"
+    monkeypatch.setattr(runs, "ASSETS", tmp_path)
+    folder = tmp_path / "simulator/eval"
     (folder / "gr1_object").mkdir(parents=True)
     (folder / "truth").mkdir()
     Image.fromarray(picture()).save(folder / "gr1_object/7_Do it..png")
     (folder / "gr1_object/7_Do it..txt").write_text("Do it.")
     box, pad = (np.all(picture() == colour, -1) for colour in (RED, BLUE))
     np.savez(folder / "truth/7.npz", mask_target=box, mask_receptacle=pad, hand="right")
-    known, made = store.digest(folder / "gr1_object/7_Do it..png"), []
+    known, made = runs.digest(folder / "gr1_object/7_Do it..png"), []
     for model, carried, image in (("tuned", True, known), ("base", False, known), ("base", True, "sha256:other")):
         path = tmp_path / f"{len(made)}.mp4"
         video.write_video(path, dream(carried), 8)
@@ -58,22 +57,22 @@ def rows(tmp_path, monkeypatch) -> list[dict]:
 
 
 def test_dreams_of_known_photos_are_judged_once(rows, tmp_path):
-    told = outcomes.measure(profiles.nano(), rows, tmp_path / outcomes.NAME)
+    told = ground_truth.measure(profiles.nano(), rows, tmp_path / ground_truth.NAME)
     assert [(row["file"], row["passed"]) for row in told] == [("0.mp4", True), ("1.mp4", False)], told
     assert told[1]["reason"] == "the object is still in its place"
-    assert outcomes.measure(profiles.nano(), rows, tmp_path / outcomes.NAME) == told
-    assert len(store.read_rows(tmp_path / outcomes.NAME)) == 2
-    rates = outcomes.rates(told)
+    assert ground_truth.measure(profiles.nano(), rows, tmp_path / ground_truth.NAME) == told
+    assert len(runs.read_rows(tmp_path / ground_truth.NAME)) == 2
+    rates = ground_truth.rates(told)
     assert (rates["placed_rate_tuned"], rates["placed_rate_base"]) == (1.0, 0.0)
 
 
 def test_without_a_truth_nothing_is_said(rows, tmp_path):
-    for file in (tmp_path / "workshop/eval/truth").iterdir():
+    for file in (tmp_path / "simulator/eval/truth").iterdir():
         file.unlink()
-    (tmp_path / "workshop/eval/truth").rmdir()
-    assert outcomes.measure(profiles.nano(), rows, tmp_path / outcomes.NAME) == []
-    assert outcomes.measure(profiles.cosmos_2b(), rows, tmp_path / outcomes.NAME) == []
-    assert outcomes.rates([])["placed_rate_base"] is None
+    (tmp_path / "simulator/eval/truth").rmdir()
+    assert ground_truth.measure(profiles.nano(), rows, tmp_path / ground_truth.NAME) == []
+    assert ground_truth.measure(profiles.cosmos_2b(), rows, tmp_path / ground_truth.NAME) == []
+    assert ground_truth.rates([])["placed_rate_base"] is None
 
 
 def masks() -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +89,7 @@ def test_a_little_lost_colour_does_not_hide_the_object(colour, outcome):
     frames = dream(True)
     late = frames[8:]
     late[np.all(late == RED, -1)] = colour
-    assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
+    assert rules.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
 @pytest.mark.parametrize(("end", "reason"), [((RED, GREEN), ""), ((GREEN, GREEN), "the object changed its colour")])
@@ -102,7 +101,7 @@ def test_a_thing_of_two_colours_keeps_both(end, reason):
             rows = np.argwhere(np.all(frame == RED, -1))
             for (row, column), upper in zip(rows, rows[:, 0] < HOME[0] + 6, strict=True):
                 frame[row, column] = colours[0] if upper else colours[1]
-    assert truth.judge_clip(frames, *masks(), "right").reason == reason
+    assert rules.judge_clip(frames, *masks(), "right").reason == reason
 
 
 TWICE = "the object is seen twice"
@@ -114,12 +113,12 @@ def test_a_copy_in_its_place_is_a_copy_though_its_colour_went(colour, reason):
     frames = dream(True)
     box, pad = masks()
     frames[8:, box] = np.where(np.all(frames[8:, box] == TABLE, -1, keepdims=True), colour, frames[8:, box])
-    assert truth.judge_clip(frames, box, pad, "right").reason == reason
+    assert rules.judge_clip(frames, box, pad, "right").reason == reason
 
 
 def test_a_hand_that_stays_still_holds():
     """Beside the box and not around it, but it never parts from it."""
-    went, stayed = (truth.judge_clip(dream(True, 20, stays), *masks(), "right") for stays in (False, True))
+    went, stayed = (rules.judge_clip(dream(True, 20, stays), *masks(), "right") for stays in (False, True))
     assert (went.outcome, stayed.outcome, stayed.reason) == ("placed", "not placed", "the object is still in the hand")
 
 
@@ -130,7 +129,7 @@ def test_a_hand_that_went_far_has_let_go_though_its_arm_is_near():
     column = PAD[1] + 8 + 12  # the box's right edge
     frames[-3:, 5:60, column : column + 18] = frames[-3:, 46:60, column:] = ARM
     assert pixels.held_by(np.all(frames[-1] == RED, -1), pixels.arm(frames[-1], frames[0]))
-    assert truth.judge_clip(frames, box, pad, "right").outcome == "placed"
+    assert rules.judge_clip(frames, box, pad, "right").outcome == "placed"
 
 
 @pytest.mark.parametrize(("gap", "outcome"), [(4, "placed"), (7, "not placed")])
@@ -138,7 +137,7 @@ def test_a_hand_that_is_near_must_have_drawn_back_farther(gap, outcome):
     """It ends right beside the box, on a fifth of it, and has drawn back from it by eight columns or by five."""
     frames = dream(True, gap)
     frames[-9:] = picture((40, PAD[1] + 8), PAD[1] + 8 + 12)
-    assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
+    assert rules.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
 def test_a_thing_that_still_touches_its_home_is_judged_whole():
@@ -154,7 +153,7 @@ def test_a_thing_that_still_touches_its_home_is_judged_whole():
     moves = [scene(column, column + 4) for column in range(HOME[1], 97, -1)]
     frames = np.stack([scene(HOME[1])] * 4 + moves + [scene(98)] * 9)
     first = scene(HOME[1])
-    verdict = truth.judge_clip(frames, np.all(first == RED, -1), np.all(first == BLUE, -1), "right")
+    verdict = rules.judge_clip(frames, np.all(first == RED, -1), np.all(first == BLUE, -1), "right")
     assert verdict.reason == "the object ended elsewhere"
 
 
@@ -206,7 +205,7 @@ def test_too_little_of_an_object_is_not_told(rows, outcome):
     frames = dream(True)
     top, left = HOME[0], PAD[1] + 8
     frames[-3:, top + rows : top + 12, left : left + 12] = BLUE
-    assert truth.judge_clip(frames, *masks(), "right").outcome == outcome
+    assert rules.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
 def test_a_long_thing_may_stick_out_of_its_place():
@@ -236,8 +235,8 @@ def test_a_place_reaches_up_by_the_height_of_what_stands_on_it():
 def test_a_move_is_judged_by_the_side_that_was_asked_for():
     box, pad = masks()
     gone = {
-        toward: truth.judge_clip(dream(True), box, pad, "right", "move", toward=toward) for toward in ("left", "right")
+        toward: rules.judge_clip(dream(True), box, pad, "right", "move", toward=toward) for toward in ("left", "right")
     }
     assert (gone["left"].outcome, gone["right"].reason) == ("done", "the object went elsewhere")
     with pytest.raises(UserError, match="toward is None: a `move` is judged by the side .* left or right"):
-        truth.judge_clip(dream(True), box, pad, "right", "move")
+        rules.judge_clip(dream(True), box, pad, "right", "move")

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cookbook import profiles, store, video
-from cookbook.data.prepare import check_clips
+from cookbook import profiles, runs, video
 from cookbook.generate.requests import read_requests
+from cookbook.prepare.stage import check_clips
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "your_own_robot.md").read_text()
 
@@ -35,7 +35,7 @@ def film(seed: int, seconds: float = 4.0, fps: int = 12, height: int = 120, widt
 def home(tmp_path_factory) -> Path:
     """A folder with the page's sample my_robot/ in it, and a third clip of a shape and rate that no profile has."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "assets").symlink_to(store.ASSETS)
+    (folder / "assets").symlink_to(runs.ASSETS)
     subprocess.run(["sh", "-e", "-c", re.search(r"```sh\n(.*?)```", PAGE, re.S)[1]], cwd=folder, check=True)
     clip = folder / "my_robot" / "train" / "003.mp4"
     video.write_video(clip, film(3), 12)
@@ -67,9 +67,9 @@ def test_the_commands_lead_from_the_folder_to_videos_in_ten_minutes(home):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if "--steps 1" in line:
             assert time.monotonic() - clock < 600
-    assert store.read_manifest(run / "data")["clips"] == 3
-    assert store.read_manifest(run / "checkpoints")["steps"] == 1
-    (row,) = store.read_rows(run / "dreams" / "tuned" / "dreams.jsonl")
+    assert runs.read_manifest(run / "data")["clips"] == 3
+    assert runs.read_manifest(run / "checkpoints")["steps"] == 1
+    (row,) = runs.read_rows(run / "dreams" / "tuned" / "dreams.jsonl")
     info = video.probe(run / "dreams" / "tuned" / row["file"])
     clip = profiles.nano().clip
     assert (info.frames, info.height, info.width) == (clip.frames, clip.height, clip.width)

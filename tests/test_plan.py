@@ -9,9 +9,9 @@ import torch
 
 from cookbook import profiles
 from cookbook.errors import UserError
-from cookbook.generate import plan
+from cookbook.generate import planning
 from cookbook.generate.requests import Request
-from cookbook.train import plan as training
+from cookbook.train.planning import at_scale, describe, make
 
 GIB = 2**30
 ENCODER, NETWORK, PIXELS = int(15.4 * GIB), int(4.1 * GIB), 432 * 768  # the 2B profile
@@ -24,38 +24,40 @@ def request(**changes) -> Request:
 
 def test_hours_follow_from_the_size_of_the_work():
     large = profiles.get("2b")
-    assert plan.cost(large, [(request(), 0)], gpu=True) == "about 41 s on one H100", "where the rate was measured"
+    assert planning.cost(large, [(request(), 0)], gpu=True) == "about 41 s on one H100", "where the rate was measured"
     batch = [(request(), seed) for seed in range(250)]
-    assert plan.cost(large, batch, gpu=False) == "about 2.9 h on one H100", "no CPU generates with 2 billion weights"
-    assert plan.cost(large, batch[:10], gpu=True) == "about 7 min on one H100"
+    assert planning.cost(large, batch, gpu=False) == "about 2.9 h on one H100", (
+        "no CPU generates with 2 billion weights"
+    )
+    assert planning.cost(large, batch[:10], gpu=True) == "about 7 min on one H100"
     half = [(request(guidance=0), 0), (request(num_steps=18), 0)]
-    assert plan.cost(large, half, gpu=True) == "about 41 s on one H100", "guidance and steps of the row count"
+    assert planning.cost(large, half, gpu=True) == "about 41 s on one H100", "guidance and steps of the row count"
     small = replace(profiles.get("nano"))
     nano = request(num_output_frames=25, resolution="96,160")
-    assert plan.cost(small, [(nano, seed) for seed in range(20)], gpu=False) == "about 54 s on two CPU cores"
+    assert planning.cost(small, [(nano, seed) for seed in range(20)], gpu=False) == "about 54 s on two CPU cores"
 
 
 @pytest.mark.parametrize(
     ("free", "encoder", "tiled"), [(79, True, False), (24, True, False), (16, False, False), (7, False, True)]
 )
 def test_free_memory_decides_what_goes_where(free, encoder, tiled):
-    chosen = plan.fit(free * GIB, ENCODER, NETWORK, PIXELS)
+    chosen = planning.fit(free * GIB, ENCODER, NETWORK, PIXELS)
     assert (chosen.encoder, chosen.tiled) == (encoder, tiled)
-    line = plan.told(chosen, free * GIB)
+    line = planning.told(chosen, free * GIB)
     assert f"{free}.0 GiB of the GPU are free" in line and "\n" not in line
     assert ("on the CPU" in line, "in tiles" in line) == (not encoder, tiled)
 
 
 def test_a_larger_picture_is_tiled_sooner():
-    assert plan.fit(12 * GIB, ENCODER, NETWORK, 704 * 1280).tiled
-    assert not plan.fit(12 * GIB, ENCODER, NETWORK, PIXELS).tiled
+    assert planning.fit(12 * GIB, ENCODER, NETWORK, 704 * 1280).tiled
+    assert not planning.fit(12 * GIB, ENCODER, NETWORK, PIXELS).tiled
 
 
 def test_more_gpus_see_more_clips_and_the_plan_says_so():
     large = profiles.get("2b")
-    assert training.at_scale(large, 8).describe(clips=83).endswith(", 8000 clips seen = 96.4 epochs")
-    plan = training.make(large, 1, 83, 9)
-    text = training.describe(plan, large, 1, torch.device("cpu"), "data")
+    assert at_scale(large, 8).describe(clips=83).endswith(", 8000 clips seen = 96.4 epochs")
+    plan = make(large, 1, 83, 9)
+    text = describe(plan, large, 1, torch.device("cpu"), "data")
     assert " 1000 steps of 1 clip (1 per process) = 12 epochs" in text
     rows = [line for line in text.splitlines() if "on paper" in line]
     assert [line.split(", ")[-1] for line in rows] == [
@@ -66,4 +68,4 @@ def test_more_gpus_see_more_clips_and_the_plan_says_so():
 
 def test_too_little_memory_is_said_in_one_line():
     with pytest.raises(UserError, match=r"takes 4\.1 GiB and 3\.0 GiB of this GPU are free"):
-        plan.fit(3 * GIB, ENCODER, NETWORK, PIXELS)
+        planning.fit(3 * GIB, ENCODER, NETWORK, PIXELS)

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cookbook import store, video
+from cookbook import runs, video
 from cookbook.errors import UserError
-from cookbook.judge.rating import Rating, _paired
+from cookbook.judge.ratings import Rating, _paired
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
     for model in ("base", "tuned"):
-        stage = store.enter(tmp_path / "dreams" / model, f"generate-{model}", "nano", {}, {})
+        stage = runs.enter(tmp_path / "dreams" / model, f"generate-{model}", "nano", {}, {})
         for seed in range(2):
             row = {"file": f"a_seed{seed}.mp4", "name": "a", "prompt": "Lift <b>it</b>.", "seed": seed, "model": model}
             video.write_video(stage.folder / row["file"], tiny.clip(seed), 8)
-            store.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False, "image_sha256": None})
+            runs.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False, "image_sha256": None})
         stage.finish(stage.folder.glob("*.*"))
     return tmp_path
 
@@ -47,12 +47,12 @@ def test_marks_are_kept_as_they_are_given(run):
     assert all(button.disabled for button in buttons(page, 0)) and not buttons(page, 1)[0].disabled
     buttons(page, 1)[1].click()
     assert "2 of 3" in page.children[0].value and column(page).children[0].value == second["path"].read_bytes()
-    rows = store.read_rows(run / "marks.jsonl")
+    rows = runs.read_rows(run / "marks.jsonl")
     assert [(row["question"], row["mark"], row["rater"]) for row in rows] == [
         ("physics", 4, "ann"),
         ("instruction", 2, "ann"),
     ]
-    assert {row["file"] for row in rows} == {first["file"]} and rows[0]["sha256"] == store.digest(first["path"])
+    assert {row["file"] for row in rows} == {first["file"]} and rows[0]["sha256"] == runs.digest(first["path"])
     page.children[-1].click()  # skip
     page.children[-1].click()
     assert "2 marks are in marks.jsonl" in page.children[0].value
@@ -81,7 +81,7 @@ def test_two_videos_of_one_prompt_side_by_side(run):
     for question in (0, 1):
         buttons(page, question, 0)[1].click()
     assert "4 marks are in marks.jsonl" in page.children[0].value
-    marks = [(row["file"], row["mark"]) for row in store.read_rows(run / "marks.jsonl")]
+    marks = [(row["file"], row["mark"]) for row in runs.read_rows(run / "marks.jsonl")]
     assert marks == [(right["file"], 5)] * 2 + [(left["file"], 2)] * 2
     assert len(Rating(run, "ann", pairs=True).clips) == 2, "the two that are left"
     sides = {Rating(run, seed=seed, pairs=True).clips[0]["model"] for seed in range(8)}
@@ -95,7 +95,7 @@ def test_what_was_marked_is_not_shown_again(run):
     rating = Rating(run, "ann")
     rating.mark(0, physics=5, instruction=1)
     rating.mark(0, physics=2)
-    assert len(store.read_rows(run / "marks.jsonl")) == 2, "each mark counts once"
+    assert len(runs.read_rows(run / "marks.jsonl")) == 2, "each mark counts once"
     assert len(Rating(run, "ann").clips) == 3 and len(Rating(run, "bob").clips) == 4
 
 

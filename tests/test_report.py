@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cookbook import report, results, store, video
+from cookbook import report, results, runs, video
 from cookbook.errors import UserError
-from cookbook.judge import controls, kinds
+from cookbook.judge import calibration_clips, kinds
 
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
 
 
 def finish(run: Path, name: str, files: dict[str, str], **facts) -> None:
-    stage = store.enter(run / store.FOLDERS[name], name, "smoke", {}, {})
+    stage = runs.enter(run / runs.FOLDERS[name], name, "smoke", {}, {})
     for file, text in files.items():
         (stage.folder / file).write_text(text)
     stage.finish([stage.folder / file for file in files], **facts)
@@ -125,7 +125,7 @@ def test_the_summary_holds_what_was_made(run):
     report.write_report("smoke", run)
     facts = json.loads((run / "report" / "summary.json").read_text())
     assert facts["profile"] == "smoke"
-    assert set(facts["seconds"]) == set(store.FOLDERS) - {"report"}
+    assert set(facts["seconds"]) == set(runs.FOLDERS) - {"report"}
     assert facts["train"]["loss_first"] == 0.75 and facts["train"]["loss_last"] == 0.05
     assert facts["train"]["heldout_before"] == 0.6 and facts["train"]["heldout_after"] == 0.4
     assert facts["convert"]["max_abs_diff"] == 0
@@ -190,7 +190,7 @@ def test_a_missing_stage_is_named(run):
 def test_a_critic_that_could_not_be_measured_is_reported_as_such(run):
     unknown = {"auc": None, "n": 3, "per_kind": {}}
     both = {"physics": unknown, "instruction": unknown}
-    store.write_json(run / "verdicts" / "calibration.json", {"questions": both, "apart": both})
+    runs.write_json(run / "verdicts" / "calibration.json", {"questions": both, "apart": both})
     report.write_report("smoke", run)
     assert "could not be measured" in (run / "report" / "report.html").read_text()
     assert results.summary(run)["judge"]["follow_gain"]["gain"] is None
@@ -220,8 +220,8 @@ def test_the_table_of_kinds_says_what_was_done_and_to_how_many(run):
 
 
 def test_every_kind_of_fault_is_explained():
-    twins = pytest.importorskip("cookbook.workshop.twins", reason="NOT RUN: needs pip install -e .[sim]")
-    assert kinds.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *controls.SPOILERS}
+    twins = pytest.importorskip("simulator.faults", reason="NOT RUN: needs pip install -e .[sim]")
+    assert kinds.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *calibration_clips.SPOILERS}
 
 
 def test_sheets_show_one_clip_of_each_prompt(run):

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.sign import NotebookNotary
 
-from cookbook import cli, notebooks, store
+from cookbook import cli, notebooks, runs
 from cookbook.errors import UserError
 
 
@@ -147,10 +147,10 @@ def test_notebooks_are_chosen_by_number_or_name():
 
 
 def test_redo_removes_a_stage_and_all_that_follow(tmp_path):
-    for place in store.FOLDERS.values():
+    for place in runs.FOLDERS.values():
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
     notebooks.remove(tmp_path, "convert")
-    left = {name for name, place in store.FOLDERS.items() if (tmp_path / place).exists()}
+    left = {name for name, place in runs.FOLDERS.items() if (tmp_path / place).exists()}
     assert left == {"data", "train", "generate-base"}
     with pytest.raises(UserError, match="no stage 'trian'"):
         notebooks.remove(tmp_path, "trian")

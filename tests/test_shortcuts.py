@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
-from cookbook.generate import generate, shortcuts
+from cookbook.generate import shortcuts
+from cookbook.generate.stage import generate
 from cookbook.models import fp8
 
 CPU = torch.device("cpu")
@@ -110,7 +111,7 @@ def test_generate_says_what_was_left_out_and_never_mixes(tmp_path, tiny_profile,
         generate("tiny", fast=("fp8",), **given)
     assert generate("tiny", fast=(), **given)["settings"]["fast"] == ["cache", "guidance"]
     assert "not exact: --fast cache guidance" in capsys.readouterr().out
-    (row,) = store.read_rows(tmp_path / "dreams/tuned/dreams.jsonl")
+    (row,) = runs.read_rows(tmp_path / "dreams/tuned/dreams.jsonl")
     assert row["fast"] == ["cache", "guidance"]
     with pytest.raises(UserError, match="fast"):
         generate("tiny", **given)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 
 
 def make_stage(folder, inputs=None, settings=None, redo=False):
-    return store.enter(folder, "train", "nano", inputs or {"data": "sha256:a"}, settings or {"steps": 1}, redo)
+    return runs.enter(folder, "train", "nano", inputs or {"data": "sha256:a"}, settings or {"steps": 1}, redo)
 
 
 def finished(folder, **kwargs):
@@ -57,10 +57,10 @@ def test_the_cure_is_a_command_for_this_run(tmp_path, monkeypatch):
 
 
 def test_a_command_names_what_is_not_taken_anyhow(tmp_path, monkeypatch):
-    assert store.command("train", store.HOME / "runs" / "nano", "nano") == "`cookbook train`"
-    assert store.command("train", store.HOME / "runs" / "2b", "2b", "--redo") == "`cookbook train --profile 2b --redo`"
+    assert runs.command("train", runs.HOME / "runs" / "nano", "nano") == "`cookbook train`"
+    assert runs.command("train", runs.HOME / "runs" / "2b", "2b", "--redo") == "`cookbook train --profile 2b --redo`"
     make_stage(tmp_path / "checkpoints").close()
-    assert store.command("judge", tmp_path) == f"`cookbook judge --run {tmp_path}`"
+    assert runs.command("judge", tmp_path) == f"`cookbook judge --run {tmp_path}`"
 
 
 def test_a_forgotten_stage_may_begin_with_anything(tmp_path):
@@ -104,47 +104,47 @@ def test_failed_attempt_of_the_same_process_lets_go(tmp_path):
 def test_what_lies_downstream_is_stale(tmp_path):
     data = finished(tmp_path / "data", inputs={"clips": "1"})
     finished(tmp_path / "checkpoints", inputs={"data": data["fingerprint"]})
-    assert store.stale(tmp_path) == []
+    assert runs.stale(tmp_path) == []
     stage = make_stage(tmp_path / "data", inputs={"clips": "2"}, redo=True)
     (tmp_path / "data" / "result.txt").write_text("other")
     stage.finish([tmp_path / "data" / "result.txt"])
-    assert store.stale(tmp_path) == ["train"]
+    assert runs.stale(tmp_path) == ["train"]
 
 
 def test_fingerprint_sees_names_and_contents(tmp_path):
     (tmp_path / "a").write_text("1")
-    first = store.fingerprint(tmp_path)
+    first = runs.fingerprint(tmp_path)
     (tmp_path / "a").write_text("2")
-    second = store.fingerprint(tmp_path)
+    second = runs.fingerprint(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert len({first, second, store.fingerprint(tmp_path)}) == 3
+    assert len({first, second, runs.fingerprint(tmp_path)}) == 3
 
 
 def test_row_cut_by_a_kill_is_dropped_and_other_damage_is_named(tmp_path):
     file = tmp_path / "rows.jsonl"
-    store.append_row(file, {"a": 1})
+    runs.append_row(file, {"a": 1})
     with open(file, "a") as handle:
         handle.write('{"a": ')
-    assert store.read_rows(file) == [{"a": 1}]
-    store.append_row(file, {"a": 2})
-    assert store.read_rows(file) == [{"a": 1}, {"a": 2}]
+    assert runs.read_rows(file) == [{"a": 1}]
+    runs.append_row(file, {"a": 2})
+    assert runs.read_rows(file) == [{"a": 1}, {"a": 2}]
     file.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
     with pytest.raises(UserError, match="line 2"):
-        store.read_rows(file)
+        runs.read_rows(file)
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
 def test_rows_survive_the_round_trip(tmp_path_factory, rows):
     file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     for row in rows:
-        store.append_row(file, row)
-    assert store.read_rows(file) == rows
+        runs.append_row(file, row)
+    assert runs.read_rows(file) == rows
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
     file = tmp_path / "x.json"
-    store.write_json(file, 1)
-    with pytest.raises(RuntimeError), store.replacing(file) as temporary:
+    runs.write_json(file, 1)
+    with pytest.raises(RuntimeError), runs.replacing(file) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
@@ -169,7 +169,7 @@ def test_killed_at_any_moment_the_manifest_is_whole_or_absent(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        manifest = store.read_manifest(tmp_path / "s")
+        manifest = runs.read_manifest(tmp_path / "s")
         assert manifest is None or manifest["outputs"].keys() == {"result.txt"}
 
 

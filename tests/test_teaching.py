@@ -11,10 +11,10 @@ import tiny
 import torch
 from test_formats import SECTIONS, problems
 
-from cookbook import notebooks, profiles, store, video
+from cookbook import notebooks, profiles, runs, video
 from cookbook.errors import UserError
-from cookbook.judge import training
-from cookbook.judge.controls import Control
+from cookbook.judge import critic_training
+from cookbook.judge.calibration_clips import Control
 from cookbook.judge.scoring import ask
 from cookbook.models import critic as critics
 from cookbook.models.frames import Sampled, sample_frames
@@ -27,12 +27,12 @@ def shown(bright: bool, seed: int, *size) -> Sampled:
 
 
 @pytest.fixture
-def examples(critic_folder, monkeypatch) -> list[training.Example]:
+def examples(critic_folder, monkeypatch) -> list[critic_training.Example]:
     """Bright clips are worth 5, dark ones 1."""
     full = profiles.nano()
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.replace(full, critic=Source(str(critic_folder))))
     return [
-        training.Example(f"{bright}{seed}", partial(shown, bright, seed), "physics", None, 5 if bright else 1)
+        critic_training.Example(f"{bright}{seed}", partial(shown, bright, seed), "physics", None, 5 if bright else 1)
         for seed in range(4)
         for bright in (False, True)
     ]
@@ -47,18 +47,18 @@ def scores(folder: Path) -> tuple[float, float]:
 
 def test_it_learns_what_the_labels_say(examples, critic_folder, tmp_path):
     before = scores(critic_folder)
-    made = training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, batch=4, learning_rate=3e-3)
+    made = critic_training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, batch=4, learning_rate=3e-3)
     dark, bright = scores(tmp_path / "taught")
     assert abs(before[0] - before[1]) < 0.5 and bright - dark > 2, "clips that it was not trained on"
     assert made["loss_last"] < made["loss_first"] / 2 and made["weights_changed"] > 0
-    assert training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3) == made
+    assert critic_training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3) == made
     with pytest.raises(UserError, match="To make it anew: redo=True"):
-        training.train_critic(examples[:-1], tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3)
+        critic_training.train_critic(examples[:-1], tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3)
 
 
 def test_the_manifest_is_as_documented(examples, tmp_path):
-    training.train_critic(examples, tmp_path / "critic", "tiny", steps=1, batch=2)
-    manifest = store.read_manifest(tmp_path / "critic")
+    critic_training.train_critic(examples, tmp_path / "critic", "tiny", steps=1, batch=2)
+    manifest = runs.read_manifest(tmp_path / "critic")
     assert problems([manifest], SECTIONS["`manifest.json`"] | SECTIONS["Facts of `train-critic`"]) == []
     listed = {path for pattern in SECTIONS["`critic/`"] for path in tmp_path.glob(pattern) if path.is_file()}
     made = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -70,15 +70,17 @@ def test_a_fault_of_ones_own_and_what_training_changed(tmp_path):
     for seed in range(4):
         video.write_video(tmp_path / f"{seed}.mp4", tiny.clip(seed), 8)
         clips.append(Control(tmp_path / f"{seed}.mp4", "real", "Wave.", 1, 1, f"scene {seed}"))
-    told = training.from_controls(clips, ("physics",)) + training.with_fault("dark", lambda frames: frames // 4, clips)
+    told = critic_training.from_controls(clips, ("physics",)) + critic_training.with_fault(
+        "dark", lambda frames: frames // 4, clips
+    )
     assert [(e.digit, e.kind, e.scene) for e in told[::4]] == [(5, "real", "scene 0"), (1, "dark", "scene 0")]
     plain, dark = (told[row].sample(8, 1024, 32).frames.mean() for row in (0, 4))
     assert dark == pytest.approx(plain / 4, abs=1)
     before, after = np.array([1, 2, 3, 4, 1, 2, 3, 4.0]), np.array([4, 4, 4, 4, 2, 2, 2, np.nan])
-    (row,) = training.compare(told, before, after)
+    (row,) = critic_training.compare(told, before, after)
     assert (row["kind"], row["n"], row["before"], row["after"]) == ("dark", 3, pytest.approx(15 / 24), 1)
     assert row["gain_interval"][0] <= row["gain"] == pytest.approx(9 / 24) and row["gain_interval"][1] <= 1
-    (same,) = training.compare(told, before, before)
+    (same,) = critic_training.compare(told, before, before)
     assert same["gain"] == 0 and same["gain_interval"] == [0, 0]
 
 
@@ -90,16 +92,16 @@ def test_the_notebook_teaches_and_compares(tmp_path):
     printed = (tmp_path / "05.ipynb").read_text()
     assert "examples to learn from" in printed and "gain_interval" in printed
     before, after = (
-        critics.critic_fingerprint(place) for place in (store.ASSETS / "nano/critic", tmp_path / "run/critic")
+        critics.critic_fingerprint(place) for place in (runs.ASSETS / "nano/critic", tmp_path / "run/critic")
     )
     assert before != after
 
 
 def test_digits_are_drawn_equally_often(examples):
-    many = [*examples, *[training.Example("x", None, "physics", None, 3)], *examples]
-    drawn = [training.draw(many, 0, number).digit for number in range(300)]
+    many = [*examples, *[critic_training.Example("x", None, "physics", None, 3)], *examples]
+    drawn = [critic_training.draw(many, 0, number).digit for number in range(300)]
     assert all(70 < drawn.count(digit) < 130 for digit in (1, 3, 5))
-    assert drawn == [training.draw(many, 0, number).digit for number in range(300)]
+    assert drawn == [critic_training.draw(many, 0, number).digit for number in range(300)]
 
 
 def table(folder: Path, text: str) -> Path:
@@ -110,7 +112,7 @@ def table(folder: Path, text: str) -> Path:
 
 def test_videophy_2_layout_is_read(tmp_path):
     text = 'video_url,caption,pc,sa\nhttps://somewhere/x/a.mp4,"Pour it, slowly.",4,2\nhttps://somewhere/a.mp4,Go.,1,\n'
-    found = training.read_labelled(table(tmp_path, text))
+    found = critic_training.read_labelled(table(tmp_path, text))
     assert [(e.question, e.prompt, e.digit) for e in found] == [
         ("physics", "Pour it, slowly.", 4),
         ("instruction", "Pour it, slowly.", 2),
@@ -126,7 +128,7 @@ def test_videophy_2_layout_is_read(tmp_path):
 )  # fmt: skip
 def test_bad_labels_are_named(tmp_path, row, message):
     with pytest.raises(UserError, match=message):
-        training.read_labelled(table(tmp_path, f"video_url,caption,pc,sa\n{row}\n"))
+        critic_training.read_labelled(table(tmp_path, f"video_url,caption,pc,sa\n{row}\n"))
     with pytest.raises(UserError, match="holds 0 tables"):
-        training.read_labelled(tmp_path / "videos")
-    assert store.read_manifest(tmp_path) is None
+        critic_training.read_labelled(tmp_path / "videos")
+    assert runs.read_manifest(tmp_path) is None

@@ -16,16 +16,15 @@ import torch
 from conftest import ALONE
 from tiny import losses
 
-from cookbook import engine, profiles, show, store, video
+from cookbook import engine, profiles, runs, show, video
 from cookbook.engine import checkpoint
 from cookbook.engine.optim import PowerEma, trainable
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train import clips as footage
-from cookbook.train import train
-from cookbook.train import watch as watching
+from cookbook.train import callbacks, dataset
 from cookbook.train.network import require_trained
 from cookbook.train.objective import batches
+from cookbook.train.stage import train
 
 # the stage
 
@@ -68,7 +67,7 @@ def test_latents_and_text_are_made_once(trained, tiny_world, tiny_clips, monkeyp
     assert len(files) == 12
     monkeypatch.setattr(world, "load_vae", None)  # loading either model would fail
     monkeypatch.setattr(world, "load_text_encoder", None)
-    footage.cache(footage.read_clips(tiny_clips), tiny.profile(tiny_world), tiny_world, folder / "cache", ALONE)
+    dataset.cache(dataset.read_clips(tiny_clips), tiny.profile(tiny_world), tiny_world, folder / "cache", ALONE)
     assert {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()} == files
 
 
@@ -157,7 +156,7 @@ def test_a_native_file_gives_the_weights_of_the_folder_it_came_from(tiny_world, 
     other = train("tiny", run=tmp_path / "usual", data=tiny_clips)
     assert losses(tmp_path / "own") == losses(tmp_path / "usual")
     bases = [m["settings"]["base weights"] for m in (manifest, other)]
-    assert bases[0] == store.digest(file) != bases[1]
+    assert bases[0] == runs.digest(file) != bases[1]
     native_file(file, tiny_world, lambda state: {name: 2 * value for name, value in list(state.items())[:-2]})
     train("tiny", run=tmp_path / "doubled", data=tiny_clips, base=file)
     assert losses(tmp_path / "doubled")[0] != losses(tmp_path / "usual")[0], "the file, not the folder, must be used"
@@ -236,7 +235,7 @@ def test_in_a_notebook_one_picture_is_drawn_anew(tiny_profile, tiny_clips, tmp_p
     from IPython.core.interactiveshell import InteractiveShell
 
     tiny_profile(steps=3)
-    monkeypatch.setattr(watching, "REDRAWN", 0.0)
+    monkeypatch.setattr(callbacks, "REDRAWN", 0.0)
     monkeypatch.delenv("HEADLESS", raising=False)
     assert not show.live()
     shell = InteractiveShell.instance()

@@ -14,16 +14,16 @@ from conftest import ALONE
 
 from cookbook import profiles, video
 from cookbook.errors import UserError
-from cookbook.train import clips as footage
+from cookbook.train import dataset
 from cookbook.train.objective import Batch, batches, sample
 
 
 def test_split_holds_out_a_stable_part_and_keeps_seeds_together(tmp_path):
-    clips = [footage.Clip(Path(f"{name:02d}_seed{k}.mp4"), "x") for name in range(20) for k in range(2)]
-    used, held = footage.split(clips)
+    clips = [dataset.Clip(Path(f"{name:02d}_seed{k}.mp4"), "x") for name in range(20) for k in range(2)]
+    used, held = dataset.split(clips)
     assert 3 <= len(held) <= 4 and len(used) + len(held) == 40
     assert not {c.video.stem.split("_")[0] for c in used} & {c.video.stem.split("_")[0] for c in held}
-    assert footage.split(clips[::-1])[1] == held[::-1] or set(footage.split(clips[::-1])[1]) == set(held)
+    assert dataset.split(clips[::-1])[1] == held[::-1] or set(dataset.split(clips[::-1])[1]) == set(held)
 
 
 def test_every_clip_once_per_epoch_in_a_new_order(cached):
@@ -56,21 +56,21 @@ def test_long_clips_give_several_windows_and_short_ones_are_refused(tmp_path):
     video.write_video(tmp_path / "long.mp4", frames, 8)
     video.write_video(tmp_path / "short.mp4", frames[:5], 8)
     recipe = profiles.recommended_recipe()
-    parts = footage.windows(tmp_path / "long.mp4", tiny.GEOMETRY, recipe)
-    assert len(parts) == footage.WINDOWS and parts[0][0].mean() < 10 and parts[-1][-1].mean() > 180
+    parts = dataset.windows(tmp_path / "long.mp4", tiny.GEOMETRY, recipe)
+    assert len(parts) == dataset.WINDOWS and parts[0][0].mean() < 10 and parts[-1][-1].mean() > 180
     with pytest.raises(UserError, match=r"short.mp4: 5 frames at 8 per second are too few, 9 are needed"):
-        footage.windows(tmp_path / "short.mp4", tiny.GEOMETRY, recipe)
+        dataset.windows(tmp_path / "short.mp4", tiny.GEOMETRY, recipe)
 
 
 def test_bad_folders_are_refused_by_name(tmp_path, tiny_clips):
     with pytest.raises(UserError, match="holds 0 mp4 files"):
-        footage.read_clips(tmp_path)
+        dataset.read_clips(tmp_path)
     shutil.copytree(tiny_clips, tmp_path / "clips")
     caption = tmp_path / "clips/metas/003.txt"
     for content, complaint in ((b" \n", "the caption is empty"), (b"caf\xe9", "not UTF-8")):
         caption.write_bytes(content)
         with pytest.raises(UserError, match=f"003.txt: {complaint}"):
-            footage.read_clips(tmp_path / "clips")
+            dataset.read_clips(tmp_path / "clips")
     caption.unlink()
     with pytest.raises(UserError, match="003.txt: no such caption file"):
-        footage.read_clips(tmp_path / "clips")
+        dataset.read_clips(tmp_path / "clips")

@@ -17,7 +17,7 @@ from conftest import free_port
 from tiny import losses
 
 from cookbook import profiles
-from cookbook.train import train
+from cookbook.train.stage import train
 
 
 def unbroken(arena) -> tuple[list[float], dict, float]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from cookbook import profiles
-from cookbook.train import plan as planning
-from cookbook.train import train
+from cookbook.train import planning
+from cookbook.train.stage import train
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,19 @@ import pytest
 if importlib.util.find_spec("mujoco") is None:
     pytest.skip("NOT RUN: the workshop world needs the extra `sim`: pip install -e .[sim]", allow_module_level=True)
 
+from cookbook.judge import rules
 from cookbook.video import read_video, write_video
-from cookbook.workshop import objects, osmesa, receptacles, truth, twins
-from cookbook.workshop.env import Env, rollout
-from cookbook.workshop.make import choose_kinds, make
-from cookbook.workshop.policy import intended, make_plan
-from cookbook.workshop.render import Camera, RendererMissing
-from cookbook.workshop.robot import ASSETS
-from cookbook.workshop.scene import TASKS, held_out, name_item, name_receptacle, prompt, sample
-from cookbook.workshop.ship import SHIPPED
-from cookbook.workshop.studio import Options, Studio, hash_states, named_bodies, simulate
-from cookbook.workshop.validate import PROBES, mild, validate
-from cookbook.workshop.world import build
+from nano.validate import PROBES, mild, validate
+from simulator import faults, objects, osmesa, receptacles
+from simulator.env import Env, rollout
+from simulator.expert import intended, make_plan
+from simulator.make import choose_kinds, make
+from simulator.render import Camera, RendererMissing
+from simulator.robot import ASSETS
+from simulator.scene import TASKS, held_out, name_item, name_receptacle, prompt, sample
+from simulator.ship import SHIPPED
+from simulator.studio import Options, Studio, hash_states, named_bodies, simulate
+from simulator.world import build
 
 SIZE = (96, 160)
 
@@ -115,7 +116,7 @@ def test_twins_share_frame_zero_and_are_visible(clips):
         if not clip.row["physics"]:
             first, last = clip.row["violation"]
             assert 0 < first <= last < len(real.frames)
-            assert twins.difference(clip.frames, real.frames).max() >= twins.VISIBLE
+            assert faults.difference(clip.frames, real.frames).max() >= faults.VISIBLE
 
 
 @pytest.mark.render
@@ -128,7 +129,7 @@ def test_labels(clips):
 
 def test_kinds_are_chosen_or_refused():
     assert choose_kinds("none", 0) == ()
-    assert choose_kinds("all", 0) == twins.KINDS
+    assert choose_kinds("all", 0) == faults.KINDS
     assert len(choose_kinds("2", 9)) == 2 and choose_kinds("2", 9) == choose_kinds("2", 9)
     with pytest.raises(ValueError, match="unknown twin kind 'flip'"):
         choose_kinds("flip", 0)
@@ -170,7 +171,7 @@ def test_failures_are_labelled(episode, renderer):
 
 DRAW_FILAMENT = """
 import numpy as np
-from cookbook.workshop.studio import Options, Studio, simulate
+from simulator.studio import Options, Studio, simulate
 options = Options(size=(48, 80), look="filament")
 real, morph = Studio(simulate(3, options), "test", options).clips(("morph",))
 assert real.truth["mask_target"].sum() > 8
@@ -189,8 +190,8 @@ def test_the_second_look_is_drawn_or_says_what_is_missing():
 
 DRAW_ONE = """
 import cookbook.workshop
-from cookbook.workshop.studio import Options, simulate
-from cookbook.workshop.render import Camera
+from simulator.studio import Options, simulate
+from simulator.render import Camera
 episode = simulate(3, Options())
 with Camera(episode.world, (48, 80)) as camera:
     print("drawn with", int(camera.draw(episode.log.qpos[0]).std()))
@@ -210,7 +211,7 @@ def test_drawing_without_system_packages():
 def test_shipped_states_can_be_made_again(name):
     file = ASSETS / f"workshop/{name}/states.json"
     if not file.exists():
-        pytest.skip(f"NOT RUN: {file.name} of {name} is missing; python -m cookbook.workshop.ship --only {name}")
+        pytest.skip(f"NOT RUN: {file.name} of {name} is missing; python -m simulator.ship --only {name}")
     states = json.loads(file.read_text())["states"]
     real = [clip for clip in sorted(states) if clip.count("_") == 1 and "-" not in clip]
     for clip in (real[0], real[-1]):
@@ -233,7 +234,7 @@ def test_masks_are_of_what_the_prompt_names():
 
 def verdict_of(clip, frames=None):
     masks = clip.truth["mask_target"], clip.truth["mask_receptacle"]
-    return truth.judge_clip(
+    return rules.judge_clip(
         clip.frames if frames is None else frames,
         *masks,
         clip.row["hand"],
@@ -269,7 +270,7 @@ def test_another_scene_and_a_cut_to_it_are_refused(clips, renderer):
     masks = real.truth["mask_target"], real.truth["mask_receptacle"], real.row["hand"]
     cut = np.concatenate([real.frames[:1], other[1:]])
     for frames in (other, cut):
-        verdict = truth.judge_clip(frames, *masks, reference=real.frames[0])
+        verdict = rules.judge_clip(frames, *masks, reference=real.frames[0])
         assert verdict.outcome == "undetermined" and "known scene" in verdict.reason
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cookbook import exercises, store
+from cookbook import exercises, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "workshop_kit.md").read_text()
@@ -55,4 +55,4 @@ def test_data_can_be_prepared_and_a_plan_made_without_network(tmp_path):
         command = [sys.executable, "-c", OFFLINE, *words.split(), "--run", str(tmp_path / "run")]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert store.read_manifest(tmp_path / "run" / "data")["clips"] == 4
+    assert runs.read_manifest(tmp_path / "run" / "data")["clips"] == 4

@@ -20,13 +20,12 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import engine, profiles, store, video
-from cookbook.engine import memory
-from cookbook.models import fast
+from cookbook import engine, hardware, profiles, runs, video
+from cookbook.engine import activations
 from cookbook.models import world as world_models
 from cookbook.profiles import Geometry, Profile, Source
-from cookbook.train import train
-from cookbook.workshop import critic, nano, tokenizer
+from cookbook.train.stage import train
+from nano import critic, networks, tokenizer
 
 GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
@@ -85,7 +84,7 @@ def build_world(folder: Path) -> Path:
         vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=1, out_hidden_size=HIDDEN),
     )
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
-    nano.write_pipeline(folder)
+    networks.write_pipeline(folder)
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("Qwen2TokenizerFast", "PreTrainedTokenizerFast"))
     return folder
@@ -167,10 +166,12 @@ def train_tiny(
     `die_before_rename` n, be killed just before the n-th rename."""
     torch.set_num_threads(1)
     if compiled:
-        fast.compile_blocks = partial(fast.compile_blocks, backend="aot_eager_decomp_partition")
-        engine.recompute = lambda model, choice, _: memory.recompute(model, choice, compiled=True)
+        hardware.compile_blocks = partial(hardware.compile_blocks, backend="aot_eager_decomp_partition")
+        engine.checkpoint_activations = lambda model, choice, _: activations.checkpoint_activations(
+            model, choice, compiled=True
+        )
     if bf16:
-        world_models.compute_dtype = lambda on: torch.bfloat16
+        hardware.compute_dtype = lambda on: torch.bfloat16
     profiles.PROFILES["tiny"] = lambda: profile(folder / "world", steps, batch=batch, **recipe)
     if die_before_rename:
         left, rename = iter(range(die_before_rename - 1, -1, -1)), os.replace
@@ -180,7 +181,7 @@ def train_tiny(
 
 def losses(folder: Path) -> list[float]:
     """The loss of every step in the log of a run."""
-    rows = store.read_rows(folder / "checkpoints" / "log.jsonl")
+    rows = runs.read_rows(folder / "checkpoints" / "log.jsonl")
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["loss"] for row in rows]
 

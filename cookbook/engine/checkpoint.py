@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from cookbook import store
+from cookbook import runs
 from cookbook.engine.distributed import Group
 from cookbook.errors import UserError
 from cookbook.profiles import Recipe
@@ -114,10 +114,10 @@ class Saver:
             part.result()  # in the main process, which writes DCP's table of contents, this means: of all processes
         if not self.group.main:
             return
-        store.write_json(hidden / RECIPE, dataclasses.asdict(self.recipe))
+        runs.write_json(hidden / RECIPE, dataclasses.asdict(self.recipe))
         shutil.rmtree(final, ignore_errors=True)  # left by a kill between the rename and the pointer
         os.replace(hidden, final)
-        with store.replacing(self.folder / POINTER) as temporary:
+        with runs.replacing(self.folder / POINTER) as temporary:
             temporary.write_text(final.name + "\n")
         for old in sorted(self.folder.glob("iter_*"))[: -self.recipe.keep]:
             shutil.rmtree(old)

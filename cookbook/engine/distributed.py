@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from cookbook import hardware
 from cookbook.errors import UserError
-from cookbook.models import world
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Group:
 @contextmanager
 def processes() -> Iterator[Group]:
     """Join the other processes that torchrun started, if it did."""
-    device = world.device()
+    device = hardware.device()
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield Group(0, 1, device)

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from cookbook import show, store
+from cookbook import hardware, runs, show
 from cookbook.engine import checkpoint
 from cookbook.engine.distributed import Group
 from cookbook.engine.optim import PowerEma, adamw, local, rate_factor, trainable
 from cookbook.errors import UserError
-from cookbook.models import fast
 from cookbook.profiles import Recipe
 
 LOG = "log.jsonl"
@@ -120,7 +119,7 @@ class Run:
             self.step = int(state["trainer"]["iteration"])
             self.group.say(f"train: continuing from {found.name}")
         if self.group.main:
-            store.write_rows(folder / LOG, [row for row in store.read_rows(folder / LOG) if row["step"] <= self.step])
+            runs.write_rows(folder / LOG, [row for row in runs.read_rows(folder / LOG) if row["step"] <= self.step])
         self.group.barrier()
 
     @torch.no_grad()
@@ -167,7 +166,7 @@ def fit(
         for _ in told if group.main and steps else steps:
             row = run.advance(loss_fn, batch_at)
             if group.main:
-                store.append_row(folder / LOG, row)
+                runs.append_row(folder / LOG, row)
             if run.step in due:
                 saver.save(run.step, run.state())
             watch(run.step, row)
@@ -180,12 +179,12 @@ def fit(
     )
     if run.ema:
         run.adopt_averages()
-    return Trained(store.read_rows(folder / LOG), group.largest(changed))
+    return Trained(runs.read_rows(folder / LOG), group.largest(changed))
 
 
 @contextmanager
 def autocast(model: nn.Module, device: torch.device, compute: torch.dtype) -> Iterator[None]:
     """Compute in `compute` where any weight is of another dtype, as float32 master weights are. Attention is fast."""
     mixed = any(parameter.dtype != compute for parameter in model.parameters())
-    with fast.kernels(device), torch.autocast(device.type, compute) if mixed else nullcontext():
+    with hardware.kernels(device), torch.autocast(device.type, compute) if mixed else nullcontext():
         yield

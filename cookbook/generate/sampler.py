@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 
-from cookbook import flow
+from cookbook import flow, hardware
 from cookbook.generate import shortcuts
-from cookbook.models import fast as faster
-from cookbook.models import vae as codec
+from cookbook.models import autoencoder
 from cookbook.models.denoiser import Denoiser
 
 
@@ -62,11 +61,11 @@ def make_clip(
     clean = torch.zeros_like(noise)
     known = 0
     if given is not None:
-        start = codec.encode(vae, given)
+        start = autoencoder.encode(vae, given)
         known = start.shape[2]
         clean[:, :, :known] = start
     mask = flow.condition_mask(torch.tensor([known]), noise)
     velocity = guided(transformer, text, negative, mask, guidance, fast)
-    with faster.kernels(noise.device):
+    with hardware.kernels(noise.device):
         latents = flow.sample(velocity, noise, clean, mask, steps, shift)
-    return codec.decode(vae, latents)
+    return autoencoder.decode(vae, latents)

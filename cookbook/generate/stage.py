@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from cookbook import cluster, profiles, store
+from cookbook import cluster, hardware, profiles, runs
 from cookbook.errors import UserError
-from cookbook.generate import guardrail, plan, shortcuts
-from cookbook.generate.maker import TOGETHER, Maker, file_name
+from cookbook.generate import guardrail, planning, shortcuts
+from cookbook.generate.generator import TOGETHER, Maker, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
 from cookbook.models.hub import locate
@@ -52,12 +52,12 @@ def generate(
     chosen = profiles.get(profile)
     if without_guardrail:
         chosen = guardrail.switched_off(chosen)
-    short = shortcuts.choose(fast, None if ray else world.device())
-    root = store.run_folder(run, profile)
+    short = shortcuts.choose(fast, None if ray else hardware.device())
+    root = runs.run_folder(run, profile)
     name = f"generate-{model}"
     tuned = Path(weights) if weights else root / "export" / "diffusers"
     if (weights or model == "tuned") and not tuned.is_dir():
-        first = store.command("convert", root, profile)
+        first = runs.command("convert", root, profile)
         raise UserError(f"{tuned} is missing; type {first} first, or give --weights")
     todo, origin = _read(requests, root, chosen)  # before any weights are looked at, or even downloaded
     base = locate(chosen.world)
@@ -66,15 +66,15 @@ def generate(
     fingerprint = world.weights_fingerprint(folder)
     inputs = {"requests": origin, "weights": fingerprint}
     if requests is None:
-        inputs["data"] = store.fingerprint(root / "data")
+        inputs["data"] = runs.fingerprint(root / "data")
     if model == "tuned" and weights is None:
-        inputs["convert"] = store.fingerprint(root / "export")
+        inputs["convert"] = runs.fingerprint(root / "export")
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
     if short:
         settings["fast"] = sorted(short)
     if without_guardrail:
         settings["guardrail"] = "off"
-    stage = store.enter(root / store.FOLDERS[name], name, profile, inputs, settings, redo)
+    stage = runs.enter(root / runs.FOLDERS[name], name, profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     facts = {"model": model, "weights": fingerprint}
@@ -92,11 +92,11 @@ def _read(requests: Path | None, root: Path, profile: Profile) -> tuple[list[Req
     elif (root / "data" / "eval").is_dir():
         found = from_photos(root / "data" / "eval", profile)[: profile.prompts]
     else:
-        first = store.command("prepare", root, profile.name)
+        first = runs.command("prepare", root, profile.name)
         raise UserError(f"{root / 'data' / 'eval'} is missing; type {first} first")
-    photos = [store.digest(Path(r.input_path)) if r.input_path else None for r in found]
+    photos = [runs.digest(Path(r.input_path)) if r.input_path else None for r in found]
     rows = [r.model_dump(exclude={"input_path"}, exclude_none=True) for r in found]
-    return found, store.digest_of([list(pair) for pair in zip(rows, photos, strict=True)])
+    return found, runs.digest_of([list(pair) for pair in zip(rows, photos, strict=True)])
 
 
 def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts: dict, out: Path) -> list[dict]:
@@ -107,8 +107,8 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
         facts: go into every row.
     """
     table = out / "dreams.jsonl"
-    rows = {row["file"]: row for row in store.read_rows(table) if row["blocked"] or (out / row["file"]).exists()}
-    with store.replacing(out / "requests.jsonl") as temporary:
+    rows = {row["file"]: row for row in runs.read_rows(table) if row["blocked"] or (out / row["file"]).exists()}
+    with runs.replacing(out / "requests.jsonl") as temporary:
         temporary.write_text("".join(request.model_dump_json(exclude_none=True) + "\n" for request in todo))
     # Seed by seed, so that a run stopped early has some of every prompt
     jobs = [(r, r.seed + k) for k in range(seeds) for r in todo]
@@ -118,16 +118,16 @@ def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts:
         f"generate: {len(left)} of {len(jobs)} clips by {folder} ({facts['model']}): "
         f"{_span([r.num_output_frames for r in todo])} frames, "
         f"{_span([r.num_steps or profile.sampling.steps for r in todo])} steps, {len(todo)} prompts x {seeds} seeds, "
-        + plan.cost(profile, left, world.device().type == "cuda")
+        + planning.cost(profile, left, hardware.device().type == "cuda")
         + (f", not exact: --fast {' '.join(sorted(fast))}" if fast else "")
     )
     made = () if not left else one_process(parts, left) if ray is None else many_processes(ray, parts, left)
     for row, video in progress(made, f"{facts['model']} clips", len(left)) if left else ():
         if video is not None:
-            with store.replacing(out / row["file"]) as temporary:
+            with runs.replacing(out / row["file"]) as temporary:
                 temporary.write_bytes(video)
         rows[row["file"]] = facts | row
-        store.append_row(table, facts | row)
+        runs.append_row(table, facts | row)
     return [rows[file_name(r, seed)] for r, seed in jobs]
 
 

@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from cookbook import show, store
+from cookbook import runs, show
 from cookbook.errors import UserError
-from cookbook.judge import controls as known
+from cookbook.judge import calibration_clips
 from cookbook.judge import rows as files
-from cookbook.judge.controls import Control
+from cookbook.judge.calibration_clips import Control
+from cookbook.judge.scorer import Panel, Task
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
-from cookbook.judge.verdicts import Panel, Task
 from cookbook.models import hub
 from cookbook.models.frames import sample_frames
 from cookbook.profiles import Profile
@@ -34,14 +34,16 @@ def gather(profile: Profile, run: Path) -> tuple[list[Control], list[Control]]:
 
     Clips that people marked are among those that decide.
     """
-    marks = known.marked(run / MARKS)
+    marks = calibration_clips.marked(run / MARKS)
     if profile.controls is None:
-        good = known.stratified(known.good_clips(run / "data" / "train"), profile.control_clips)
-        each = max(2, (profile.control_clips - len(good)) // (len(known.SPOILERS) + 1))
-        return good + known.spoilt(good, each) + marks, []
-    main = known.labelled(hub.locate(profile.controls), profile.control_clips)
+        good = calibration_clips.stratified(calibration_clips.good_clips(run / "data" / "train"), profile.control_clips)
+        each = max(2, (profile.control_clips - len(good)) // (len(calibration_clips.SPOILERS) + 1))
+        return good + calibration_clips.spoilt(good, each) + marks, []
+    main = calibration_clips.labelled(hub.locate(profile.controls), profile.control_clips)
     good = [control for control in main if control.kind == "real"]
-    return main + marks, known.spoilt(good, max(2, profile.control_clips // PER_KIND)) if len(good) > 1 else []
+    return main + marks, calibration_clips.spoilt(good, max(2, profile.control_clips // PER_KIND)) if len(
+        good
+    ) > 1 else []
 
 
 def puzzle(profile: Profile, run: Path) -> list[Control]:
@@ -63,7 +65,7 @@ def load(folder: Path) -> dict | None:
             if cut is not None and not 1 <= cut <= 5:
                 raise ValueError(f"the threshold for {question} is {cut}, not a score from 1 to 5")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        again = store.command("judge", folder.parent, None, "--calibrate")
+        again = runs.command("judge", folder.parent, None, "--calibrate")
         raise UserError(f"{path} cannot be used ({error}): delete it and type {again}") from None
     return found
 
@@ -71,11 +73,11 @@ def load(folder: Path) -> dict | None:
 def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
     """Score the controls into folder/controls.jsonl and write folder/calibration.json, unless it is there."""
     main, apart = gather(profile, run)
-    again = known.repeated(main, 2 * max(2, profile.control_clips // PER_KIND))
+    again = calibration_clips.repeated(main, 2 * max(2, profile.control_clips // PER_KIND))
     made_from = {
         "critic": panel.fingerprint,
         "prompts": {question: prompt_hash(question) for question in QUESTIONS},
-        "controls": known.listing_hash(main + apart + again),
+        "controls": calibration_clips.listing_hash(main + apart + again),
         "critic_fps": profile.critic_fps,
         "critic_tokens": profile.critic_tokens,
     }
@@ -100,18 +102,18 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
         cut = calibration["questions"][question].get("threshold")
         calibration["again"][question] = _repeated(rows, question, again, cut)
         calibration["human"][question] = _agreement(rows, question, [c for c in main if c.marks])
-    store.write_json(folder / NAME, calibration)
+    runs.write_json(folder / NAME, calibration)
     report(calibration)
     return calibration
 
 
 def _scored(path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
     """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
-    sources = {c: store.digest_of({**made, "controls": known.listing_hash([c])}) for c in controls}
+    sources = {c: runs.digest_of({**made, "controls": calibration_clips.listing_hash([c])}) for c in controls}
     rows = files.read(path, files.Measured)
     fresh = [row for row in rows if row["made_from"] in sources.values()]
     if len(fresh) < len(rows):
-        store.write_rows(path, fresh)
+        runs.write_rows(path, fresh)
     known_rows = {(row["file"], row["kind"], row["question"]): row for row in fresh}
     tasks = []
     for control in controls:
@@ -136,7 +138,7 @@ def _scored(path: Path, panel: Panel, controls: list[Control], made: dict) -> di
             **answer,
             "made_from": sources[control],
         }
-        store.append_row(path, row)
+        runs.append_row(path, row)
         known_rows[control.name, control.kind, question] = row
     return known_rows
 
@@ -145,8 +147,8 @@ def frames(control: Control) -> tuple[np.ndarray, float]:
     """What the critic is shown of a control, uint8 [T, H, W, 3], and its rate."""
     shown, fps = read_video(control.path)
     if control.spoil is not None:
-        seed = int(store.digest_of([control.path.name, control.spoil])[7:15], 16)
-        shown = known.spoil(control.spoil, shown, read_video(control.other)[0], seed)
+        seed = int(runs.digest_of([control.path.name, control.spoil])[7:15], 16)
+        shown = calibration_clips.spoil(control.spoil, shown, read_video(control.other)[0], seed)
     if not control.again:
         return shown, fps
     with TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 
 Score = Annotated[float, Field(ge=1, le=5)]
@@ -78,7 +78,7 @@ def read(path: Path, kind: type[Row]) -> list[dict]:
     Raises:
         UserError: a row that is not of this kind, with its line number.
     """
-    rows = store.read_rows(path)
+    rows = runs.read_rows(path)
     for number, row in enumerate(rows, 1):
         try:
             kind.model_validate(row)

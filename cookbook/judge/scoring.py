@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.models.critic import Question
 
@@ -54,7 +54,7 @@ def ask(question: str, instruction: str | None) -> Question:
 
 def prompt_hash(question: str) -> str:
     """Hash of the rubric's file, kept in every verdict."""
-    return store.digest(PROMPTS / f"{question}.txt")
+    return runs.digest(PROMPTS / f"{question}.txt")
 
 
 def expected(probabilities: np.ndarray) -> float:

@@ -22,11 +22,11 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
 
-from cookbook import store
+from cookbook import hardware, runs
 from cookbook.errors import UserError
-from cookbook.models import fast, qwen
+from cookbook.hardware import compute_dtype
+from cookbook.models import qwen
 from cookbook.models.frames import Sampled
-from cookbook.models.world import compute_dtype
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
@@ -123,7 +123,7 @@ def critic_fingerprint(folder: Path) -> str:
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing, without it there is no critic: copy or download it again")
     files = [path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)]
-    return store.digest_of({path.name: store.digest(path) for path in sorted(files)})
+    return runs.digest_of({path.name: runs.digest(path) for path in sorted(files)})
 
 
 def chat(critic: Critic, question: Question) -> tuple[str, str]:
@@ -238,7 +238,7 @@ def answer(critic: Critic, watched: Watched) -> np.ndarray:
     device, found = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
     with qwen.changed(*critic.layers):
-        with fast.kernels(device):
+        with hardware.kernels(device):
             critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
         length = cache.get_seq_length()
         for ids, last in watched.endings:

@@ -14,7 +14,7 @@ from diffusers import CosmosTransformer3DModel
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from cookbook.models.fast import compiled
+from cookbook.hardware import compiled
 
 KeyValue = tuple[Tensor, Tensor]  # [B, heads, L, channels of a head] each
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.profiles import Source
 
@@ -18,7 +18,7 @@ def locate(source: Source) -> Path:
             each with what to do.
     """
     if source.ships:
-        folder = store.ASSETS / source.location
+        folder = runs.ASSETS / source.location
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: this checkout is incomplete, clone it again")
         return folder

@@ -12,24 +12,10 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import store
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.models import names
-from cookbook.models.vae import channels_last
-
-
-def device() -> torch.device:
-    """The GPU of this process (LOCAL_RANK under torchrun), or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    import os
-
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-
-
-def compute_dtype(on: torch.device) -> torch.dtype:
-    """bf16 on a GPU; float32 on a CPU, where bf16 is slower unless the processor has instructions for it."""
-    return torch.bfloat16 if on.type == "cuda" else torch.float32
+from cookbook.models.autoencoder import channels_last
 
 
 @dataclass
@@ -124,4 +110,4 @@ def _require(file: Path, folder: Path) -> None:
 def weights_fingerprint(folder: Path) -> str:
     """One hash over the transformer's weight files, as kept in every row of dreams.jsonl."""
     files = sorted((folder / "transformer").glob("*.safetensors"))
-    return store.digest_of([store.digest(file) for file in files])
+    return runs.digest_of([runs.digest(file) for file in files])

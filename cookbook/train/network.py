@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from diffusers import CosmosTransformer3DModel
 
-from cookbook import engine
+from cookbook import engine, hardware
 from cookbook.engine import Group
 from cookbook.errors import UserError
-from cookbook.models import fast, sizes, world
+from cookbook.models import sizes, world
 from cookbook.profiles import Profile, Recipe
-from cookbook.train import plan as planning
+from cookbook.train import planning
 
 
 def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | None = None) -> CosmosTransformer3DModel:
@@ -26,7 +26,7 @@ def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | N
     """
     recipe = profile.recipe
     whole = recipe.master_weights and not recipe.lora_rank
-    dtype = torch.float32 if whole else world.compute_dtype(group.device)
+    dtype = torch.float32 if whole else hardware.compute_dtype(group.device)
     model = group.from_main(lambda: world.load_transformer(models, dtype, base))
     if group.size == 1:
         return ready(model, recipe, seed, group)
@@ -42,8 +42,8 @@ def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Gro
     """A network with what the recipe adds: adapters, recomputation, its share of the processes. On GPUs the blocks are
     compiled."""
     adapt(model, recipe, seed)
-    engine.recompute(model, recipe.recompute, fast.compiles(group.device))
-    return engine.shard(model.train(), group, world.compute_dtype(group.device), recipe.shard)
+    engine.checkpoint_activations(model, recipe.recompute, hardware.compiles(group.device))
+    return engine.shard(model.train(), group, hardware.compute_dtype(group.device), recipe.shard)
 
 
 def adapt(model: CosmosTransformer3DModel, recipe: Recipe, seed: int) -> None:

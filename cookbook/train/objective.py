@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cookbook import flow
 from cookbook.engine import Group
 from cookbook.profiles import Recipe, Sampling
-from cookbook.train.clips import Entry
+from cookbook.train.dataset import Entry
 
 SIGMAS = 8  # noise levels of the held-out loss
 

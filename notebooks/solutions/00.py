@@ -45,13 +45,13 @@ exercises.check_00_2(memory_lora);
 # **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `store.READS` says which stages each one reads. Return a set of names.
 
 # %%
-from cookbook import exercises, store
+from cookbook import exercises, runs
 
 
 def stale(stage):
     # BEGIN SOLUTION
     late = {stage}
-    for name, reads in store.READS.items():
+    for name, reads in runs.READS.items():
         if late & set(reads):
             late.add(name)
     return late

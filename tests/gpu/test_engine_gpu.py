@@ -13,10 +13,9 @@ import wide
 from conftest import ALONE
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cookbook import engine
-from cookbook.engine.memory import ATTENTION, CHOICES
+from cookbook import engine, hardware
+from cookbook.engine.activations import ATTENTION, CHOICES
 from cookbook.engine.optim import ema_exponent
-from cookbook.models import fast, world
 from cookbook.train.network import adapt
 from cookbook.train.objective import flow_loss
 
@@ -24,7 +23,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: needs an NVIDIA GPU"),
 ]
-DEVICE = world.device()
+DEVICE = hardware.device()
 GROUP = replace(ALONE, device=DEVICE)
 LAYERS = wide.SETTINGS["num_layers"]
 WATCHED = "transformer_blocks.1.attn1.to_q.weight"
@@ -104,8 +103,8 @@ def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choic
             if "lora_B" in key:  # zero at first, which would leave the other half without gradients
                 torch.nn.init.normal_(weight, std=0.02)
         if way == "compiled":
-            engine.recompute(model, choice or recipe.recompute, compiled=True)
-        with fast.kernels(DEVICE) if way == "compiled" else nullcontext():
+            engine.checkpoint_activations(model, choice or recipe.recompute, compiled=True)
+        with hardware.kernels(DEVICE) if way == "compiled" else nullcontext():
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
                 loss = flow_loss(model, clips)
             loss.backward()
@@ -132,7 +131,7 @@ def test_recomputation_changes_no_loss_and_selective_keeps_attention():
             return func(*args, **(kwargs or {}))
 
     for choice in CHOICES:
-        engine.recompute(model, choice)
+        engine.checkpoint_activations(model, choice)
         with Count() as count:
             with torch.autocast(DEVICE.type, torch.bfloat16):
                 loss = flow_loss(model, clips)
@@ -159,6 +158,6 @@ def test_attention_is_cudnns():
             seen.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    with fast.kernels(DEVICE), Names():
+    with hardware.kernels(DEVICE), Names():
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert any("cudnn_attention" in name for name in seen), seen

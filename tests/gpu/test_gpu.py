@@ -6,8 +6,7 @@ import torch
 from cookbook import flow
 from cookbook.generate.sampler import make_clip
 from cookbook.generate.shortcuts import NAMES
-from cookbook.models import fp8, world
-from cookbook.models import vae as codec
+from cookbook.models import autoencoder, fp8, world
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,9 +17,9 @@ pytestmark = [
 def test_codec_on_the_gpu_equals_the_cpu(tiny_world):
     clip = torch.rand(1, 3, 9, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     vae = world.load_vae(tiny_world)
-    expected = codec.encode(vae, clip)
+    expected = autoencoder.encode(vae, clip)
     # a GPU convolves in TF32, which keeps ten bits: 0.0012 was seen on an H100
-    torch.testing.assert_close(codec.encode(vae.cuda(), clip).cpu(), expected, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(autoencoder.encode(vae.cuda(), clip).cpu(), expected, atol=5e-3, rtol=5e-3)
 
 
 def test_sampling_in_bf16_stays_near_float32(tiny_world):

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from diffusers import CosmosTransformer3DModel
 
-from cookbook import engine, profiles
+from cookbook import engine, hardware, profiles
 from cookbook.engine import checkpoint
 from cookbook.engine.loop import Run
-from cookbook.models import sizes, world
+from cookbook.models import sizes
 from cookbook.profiles import Recipe
 from cookbook.train.network import ready
 from cookbook.train.objective import Batch, flow_loss
@@ -53,7 +53,7 @@ def train(
 ) -> list[dict]:
     """Rows of the steps that are left: all, with a checkpoint on the way, or those after the one in `folder`."""
     shared = replace(recipe, accumulate=CLIPS // group.size)
-    compute = world.compute_dtype(group.device)
+    compute = hardware.compute_dtype(group.device)
     model = network(group.device).to(compute if recipe.lora_rank else torch.float32)
     run, saver = (
         Run(ready(model, shared, 0, group), shared, 0, group, compute, str),

@@ -1,0 +1,209 @@
+"""Post-training the critic on labelled clips, by the loop that the world model is trained with (`cookbook/engine`).
+
+A label is a digit 1 to 5 for one question about one clip. It is learnt where the score is read: by cross-entropy over
+the five digits behind the answer cue. Questions and digits are drawn equally often, whatever the clips have more of.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cookbook import engine, hardware, profiles, runs, show
+from cookbook.errors import UserError
+from cookbook.judge.calibration import frames
+from cookbook.judge.calibration_clips import Control
+from cookbook.judge.scorer import Panel, Task
+from cookbook.judge.scoring import QUESTIONS, ask, prompt_hash
+from cookbook.judge.statistics import auc, interval
+from cookbook.models import hub, qwen
+from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, watch
+from cookbook.models.frames import Sampled, sample_frames, sample_video
+
+COLUMNS = {"pc": "physics", "sa": "instruction"}  # of VideoPhy-2: physical commonsense, semantic adherence
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one clip, and the right digit."""
+
+    name: str
+    sample: Callable[[float, int, int], Sampled]  # as in `verdicts.Task`
+    question: str
+    prompt: str | None
+    digit: int  # 1 to 5
+    scene: str = ""  # clips of one scene resemble each other
+    kind: str = ""  # the fault, `real` without one
+
+
+def read_labelled(folder: Path) -> list[Example]:
+    """The labelled clips of a folder in VideoPhy-2's layout: a table (one .csv) with the columns `video_url`, `caption`
+    and `pc` or `sa` (1 to 5), and in `videos/` the files that the addresses end in.
+
+    Raises:
+        UserError: no table, a row that lacks something, or a clip that is not there, with its line number.
+    """
+    tables = sorted(folder.glob("*.csv"))
+    if len(tables) != 1:
+        raise UserError(f"{folder} holds {len(tables)} tables (.csv); one is needed")
+    found = []
+    with open(tables[0], newline="", encoding="utf-8") as file:
+        for line, row in enumerate(csv.DictReader(file), 2):
+            clip = folder / "videos" / Path(row.get("video_url") or "").name
+            marks = {question: row.get(column) for column, question in COLUMNS.items() if row.get(column)}
+            if not clip.is_file() or not row.get("caption"):
+                raise UserError(f"{tables[0]}, line {line}: no caption, or no such clip: {clip}")
+            if not marks or not all(mark in "12345" and len(mark) == 1 for mark in marks.values()):
+                raise UserError(f"{tables[0]}, line {line}: pc or sa must be a digit from 1 to 5")
+            shown = partial(sample_video, clip)
+            found += [Example(clip.name, shown, q, row["caption"], int(mark), clip.stem) for q, mark in marks.items()]
+    return found
+
+
+def from_controls(controls: Sequence[Control], questions: Sequence[str] = QUESTIONS) -> list[Example]:
+    """What is known of the controls: 5 where they are sound, 1 where they are broken."""
+    return [
+        Example(c.name, partial(_shown, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
+        for c in controls
+        for q in questions
+        if getattr(c, q) is not None
+    ]
+
+
+def with_fault(kind: str, fault: Callable[[np.ndarray], np.ndarray], controls: Sequence[Control]) -> list[Example]:
+    """Sound controls, broken by a fault of your own (frames uint8 [T, H, W, 3] to frames): physics 1."""
+    return [Example(c.name, partial(_shown, c, fault), "physics", c.prompt, 1, c.scene, kind) for c in controls]
+
+
+def _shown(control: Control, fault: Callable[[np.ndarray], np.ndarray] | None, *size) -> Sampled:
+    shown, fps = frames(control)
+    return sample_frames(fault(shown) if fault else shown, fps, *size)
+
+
+def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> np.ndarray:
+    """The score from 1 to 5 that a critic gives each example; nan for a clip that cannot be judged."""
+    chosen = profiles.get(profile)
+    tasks = [Task(e.sample, {e.question: e.prompt}) for e in examples]
+    told = show.progress(Panel(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
+    return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in told])
+
+
+def compare(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) -> list[dict]:
+    """What training changed, per kind of fault: AUC (sound examples against it) before and after, and the gain.
+
+    The gain has its 95 % interval over scenes, both critics on the same redraws. Examples are those of `scores`.
+    """
+    labels, kinds = np.array([e.digit > 3 for e in examples]), np.array([e.kind for e in examples])
+    known, found = ~np.isnan(before + after), []
+    for kind in sorted(set(kinds[~labels])):
+        rows = np.flatnonzero(known & (labels | (kinds == kind)))
+
+        def gain(some: np.ndarray, rows: np.ndarray = rows) -> float | None:
+            first, last = (auc(labels[rows[some]], part[rows[some]]) for part in (before, after))
+            return None if first is None else last - first
+
+        first, last = (auc(labels[rows], part[rows]) for part in (before, after))
+        edges = interval([examples[row].scene for row in rows], gain)
+        facts = {"kind": str(kind), "n": int((~labels[rows]).sum()), "before": first, "after": last}
+        found.append(facts | {"gain": None if first is None else last - first, "gain_interval": edges})
+    return found
+
+
+def train_critic(
+    examples: Sequence[Example],
+    out: Path,
+    profile: str = "nano",
+    steps: int = 30,
+    batch: int = 4,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    redo: bool = False,
+) -> dict:
+    """Post-train the profile's critic into the folder `out`, which can then be given to `judge` (one process).
+
+    Args:
+        examples: of `read_labelled` or `from_controls`.
+        batch: examples per step and process.
+        learning_rate: its peak; upstream searched 2e-7 to 1e-5 for the real critics (cosmos-rl, upstream.md E.4).
+
+    Returns:
+        The manifest, with the facts `loss_first`, `loss_last` (means over the first and last tenth), `weights_changed`.
+    """
+    if not examples:
+        raise UserError("no labelled clips to train the critic on")
+    chosen = profiles.get(profile)
+    recipe = replace(
+        chosen.recipe, name="critic", steps=steps, batch=batch, learning_rate=learning_rate, warmup=max(1, steps // 10),
+        cycle=steps, save_every=steps, ema_rate=None, lora_rank=None, weight_decay=0.01, clip_norm=1.0,
+    )  # fmt: skip
+    source, group = hub.locate(chosen.critic), engine.Group(0, 1, hardware.device())
+    stage = _enter(chosen, source, out, examples, recipe, seed, redo)
+    if stage.done:
+        return stage.manifest
+    critic = load_critic(source, group.device)
+    critic.model.float().requires_grad_(True).train()
+    critic.model.model.visual.requires_grad_(False)  # what it sees stays; what it makes of it is learnt
+    size = chosen.critic_fps, chosen.critic_tokens, critic.token_edge
+
+    def batch_at(number: int) -> list[tuple[Sampled, str, int]]:
+        drawn = [draw(examples, seed, number * batch + index) for index in range(batch)]
+        return [(e.sample(*size), "".join(chat(critic, ask(e.question, e.prompt))), e.digit) for e in drawn]
+
+    compute = hardware.compute_dtype(group.device)
+    loss = partial(digit_loss, critic)
+    trained = engine.fit(critic.model, loss, batch_at, recipe, out / "checkpoints", seed, group, compute)
+    critic.model.to(compute).save_pretrained(out)
+    if not critic.writes:
+        (out / "generation_config.json").unlink(missing_ok=True)
+    for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
+        if path.name != "config.json" and "safetensors" not in path.name:
+            shutil.copy(path, out / path.name)
+    losses = [row["loss"] for row in trained.rows]
+    tenth = max(1, len(losses) // 10)
+    facts = {"loss_first": float(np.mean(losses[:tenth])), "loss_last": float(np.mean(losses[-tenth:]))}
+    outputs = [p for p in out.iterdir() if p.suffix in (".json", ".jinja", ".safetensors") and p.name != "started.json"]
+    return stage.finish(outputs, examples=len(examples), weights_changed=trained.changed, **facts)
+
+
+def _enter(chosen: profiles.Profile, source: Path, out: Path, examples: Sequence[Example], *settings) -> runs.Stage:
+    recipe, seed, redo = settings
+    told = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
+    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(told)}
+    inputs["prompts"] = runs.digest_of([prompt_hash(question) for question in QUESTIONS])
+    facts = {"steps": recipe.steps, "batch": recipe.batch, "learning_rate": recipe.learning_rate, "seed": seed}
+    return runs.enter(out, "train-critic", chosen.name, inputs, facts, redo)
+
+
+def draw(examples: Sequence[Example], seed: int, number: int) -> Example:
+    """Training example `number` = 0, 1, ...: a question, one of its digits, one of its clips, each equally likely."""
+    rng, left = np.random.default_rng([seed, number]), list(examples)
+    for key in ("question", "digit"):
+        values = sorted({getattr(example, key) for example in left})
+        chosen = values[rng.integers(len(values))]
+        left = [example for example in left if getattr(example, key) == chosen]
+    return left[rng.integers(len(left))]
+
+
+def digit_loss(critic: Critic, model: nn.Module, batch: Sequence[tuple[Sampled, str, int]]) -> torch.Tensor:
+    """Mean cross-entropy of the digits over a batch of (clip, chat up to the digit, right digit)."""
+    groups: dict[tuple, list[tuple[Sampled, str, int]]] = {}
+    for example in batch:
+        groups.setdefault(example[0].shape, []).append(example)
+    losses = []
+    for members in groups.values():
+        clips, texts, digits = zip(*members, strict=True)
+        inputs = {name: value.to(critic.model.device) for name, value in watch(critic, clips, list(texts)).items()}
+        with qwen.changed(*qwen.EQUAL_CLIPS):
+            logits = model(**inputs, logits_to_keep=1).logits[:, -1, critic.digits]
+        wanted = torch.tensor(digits, device=logits.device) - 1
+        losses.append(F.cross_entropy(logits.float(), wanted, reduction="sum"))
+    return torch.stack(losses).sum() / len(batch)

@@ -1,0 +1,155 @@
+"""From clips to scores, in batches of fixed make-up, so that a killed and resumed run gives the same scores.
+
+While the model works on one batch, the next are decoded and made ready in other threads, so that a GPU does not wait
+for videos; no more than these few are held in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from cookbook import cluster, hardware
+from cookbook.errors import UserError
+from cookbook.judge.scoring import QUESTIONS, ask, expected, faults, parse_answer, prompt_hash
+from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, look
+from cookbook.models.frames import Sampled
+
+BATCH = 8  # clips per forward pass
+TOGETHER = 3  # batches in hand: one in the model, the others being decoded and made ready
+READERS = min(16, os.cpu_count() or 1)  # clips decoded at a time
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip to be scored."""
+
+    sample: Callable[[float, int, int], Sampled]  # the frames to show for fps, most tokens, and a token's edge
+    prompts: dict[str, str | None]  # question -> instruction; only what is asked
+    done: frozenset[str] = frozenset()  # questions that have their row already
+    explained: bool = False  # the critic is to write its reasons, too
+    tag: Any = field(default=None, compare=False)
+
+
+Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answer
+
+
+class Judge:
+    """A critic that scores batches of clips: what a single process calls, and every actor of a cluster.
+
+    May be called from several threads: they take turns with the model.
+
+    Args:
+        critic: loaded, or the folder to load.
+    """
+
+    def __init__(self, critic: Critic | Path, fps: float, tokens: int) -> None:
+        self.critic = critic if isinstance(critic, Critic) else load_critic(critic, hardware.device())
+        self.size = fps, tokens, self.critic.token_edge
+        self.told = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
+        self.faults = faults()
+        self._turn, self._readers = Lock(), ThreadPoolExecutor(READERS)
+
+    def __call__(self, batch: Sequence[Task]) -> Answers:
+        """The answer to each question about each clip of a batch.
+
+        An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
+        visual_tokens, prompt_sha256, critic and error. A clip that cannot be judged, or a question whose rubric cannot
+        be asked, gets its error and no score, and the others go on.
+        """
+        answers: Answers = {}
+        groups: dict[tuple, list[int]] = {}  # clips that share a pass: of one shape, and asked the same questions
+        clips = list(self._readers.map(self._read, batch))
+        for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
+            reasons = dict.fromkeys(task.prompts, str(clip)) if isinstance(clip, UserError) else self.faults
+            answers |= {(row, q): _unjudged(reasons[q]) for q in task.prompts if q in reasons}
+            if askable := tuple(q for q in task.prompts if q not in reasons):
+                groups.setdefault((clip.shape, askable), []).append(row)
+        for (_, questions), rows in groups.items():
+            asked = [[ask(question, batch[row].prompts[question]) for question in questions] for row in rows]
+            watched = look(self.critic, [clips[row] for row in rows], asked)
+            with self._turn:
+                probabilities = answer(self.critic, watched)
+                for place, row in enumerate(rows):
+                    for column, question in enumerate(questions):
+                        wanted = batch[row].explained
+                        text = explain(self.critic, clips[row], asked[place][column]) if wanted else None
+                        facts = _judged(probabilities[place, column], text) | vars(watched.seen[place])
+                        answers[row, question] = facts
+        return {(row, question): facts | self.told[question] for (row, question), facts in answers.items()}
+
+    def _read(self, task: Task) -> Sampled | UserError:
+        try:
+            return task.sample(*self.size)
+        except UserError as error:
+            return error
+
+
+class Panel:
+    """Who scores: this process, or the workers of a Ray cluster.
+
+    Args:
+        critic: loaded, or the folder to load, as every machine of a cluster sees it.
+        ray: address of the cluster, as in `cookbook generate`; None for this process.
+    """
+
+    def __init__(self, critic: Critic | Path, fps: float, tokens: int, ray: str | None = None) -> None:
+        self.parts, self.ray = (critic, fps, tokens), ray
+        self.fingerprint = critic.fingerprint if isinstance(critic, Critic) else critic_fingerprint(critic)
+
+    @cached_property
+    def here(self) -> Judge:
+        return Judge(*self.parts)
+
+    def score(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
+        """(task, question, answer) for every open question; in the order of `tasks` unless many work on them."""
+        batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
+        batches = [batch for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
+        for batch, answers in self._work(batches):
+            for row, task in enumerate(batch):
+                for question in task.prompts:
+                    if question not in task.done:
+                        yield task, question, answers[row, question]
+
+    def _work(self, batches: list[Sequence[Task]]) -> Iterator[tuple[Sequence[Task], Answers]]:
+        if not batches:
+            return
+        if self.ray:
+            jobs = [(batch,) for batch in batches]
+            for (batch,), answers in cluster.each(self.ray, Judge, self.parts, jobs, _name, TOGETHER):
+                yield batch, answers
+            return
+        judge, threads = self.here, ThreadPoolExecutor(TOGETHER)
+        try:
+            yield from zip(batches, threads.map(judge, batches), strict=True)
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _name(batch: Sequence[Task]) -> str:
+    return f"{len(batch)} clips from {batch[0].tag['file']} on"
+
+
+def _judged(probabilities: np.ndarray, text: str | None) -> dict:
+    vote = parse_answer(text) if text else None
+    return {
+        "score": round(expected(probabilities), 6),
+        "probabilities": [round(float(p), 6) for p in probabilities],
+        "digit": int(probabilities.argmax()) + 1,
+        "votes": [] if text is None else [vote],
+        "explanation": text,
+        "error": None,
+    }
+
+
+def _unjudged(reason: str) -> dict:
+    empty = {"score": None, "probabilities": None, "digit": None, "votes": [], "explanation": None, "error": reason}
+    return empty | {"frames": None, "fps": None, "visual_tokens": None}

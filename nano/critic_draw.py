@@ -1,0 +1,160 @@
+"""Which clips, twins and spoilt copies make up a training batch, and what is right to answer about each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cookbook.errors import UserError
+from cookbook.judge.calibration_clips import SPOILERS
+from nano.critic_clips import NEVER, SHIFT, UNSEEN, Clips, View, other_hand, plain_view
+
+TRAINED = {kind: facts for kind, facts in SPOILERS.items() if kind != "erased"}  # erased regions are never trained on
+WHOLE = tuple(kind for kind in TRAINED if kind != "dropped")  # spoilt copies as long as the clip
+AT_THE_END = ("reversed", "sped_up")  # nobody can say in which frame they turn impossible
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What to look at and what to answer; labels are 1, 0, or -1 for none, on the device."""
+
+    view: View
+    told: torch.Tensor  # [B] number of the instruction
+    strange: torch.Tensor  # [B] number of a wrong one
+    physics: torch.Tensor  # [B]
+    instruction: torch.Tensor  # [B]
+    stranger: torch.Tensor  # [B]
+    running: torch.Tensor  # [B, pairs]
+    where: torch.Tensor  # [B, pairs, rows, columns]
+    describes: torch.Tensor  # [B] whether the instruction is what the clip shows
+
+
+def spoil(view: View, row: int, kind: str, other: int, size: tuple[int, ...], rng: np.random.Generator) -> int:
+    """Make one row of a view (on the CPU) a spoilt copy as `judge.controls` makes them; its first broken frame."""
+    length, height, width = size
+    frames, taken = np.arange(length), view.when.shape[1]
+    if kind == "frozen":
+        when, breaks = 0 * frames, NEVER
+    elif kind == "reversed":
+        when, breaks = frames[::-1], length - 1
+    elif kind == "shuffled":
+        when, breaks = rng.permutation(length), 1
+    elif kind == "sped_up":
+        when, breaks = np.minimum(3 * frames, length - 1), length - 1
+    elif kind == "dropped":
+        breaks = int(rng.integers(length // 4, length // 2))
+        when = np.delete(frames, np.s_[breaks : breaks + length // 3])
+    else:
+        when, breaks, box = frames, length // 2, (0, height, 0, width)
+        if kind == "pasted":
+            top, left = rng.integers(0, height - height // 3), rng.integers(0, width - width // 4)
+            box = (top, top + height // 3, left, left + width // 4)
+        view.box[row] = torch.tensor(box)
+        view.since[row], view.other[row] = breaks, other
+    view.when[row] = torch.from_numpy(when[:taken].copy())
+    return breaks
+
+
+class Draw:
+    """Endless batches: broken twins and their originals, instruction twins, and spoilt copies, 5 : 5 : 3 : 3.
+
+    Where there are dreams, they take the place of two fifths of the twins and originals, true and false ones alike.
+    Kinds come equally often. Twin and original together leave the model nothing to tell them by but the fault.
+
+    Args:
+        numbers: of each instruction, as the reader has them.
+    """
+
+    def __init__(self, clips: Clips, numbers: Mapping[str, int], size: int, rng: np.random.Generator) -> None:
+        self.clips, self.size, self.rng = clips, size, rng
+        both = lambda text: (numbers[text], numbers[other_hand(text)])  # noqa: E731
+        self.own = np.array([both(prompt) for prompt in clips.prompts])
+        blank = [(0, 0)] * 8
+        self.strange = np.array([[both(text) for text in told] or blank for told in clips.strangers])
+        real, dreamt = clips.kinds == "real", clips.kinds == "dream"
+        self.sound = np.flatnonzero(real & (clips.instruction == 1))
+        self.broken = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNSEEN) & ~dreamt)
+        # clips of other tasks have no twins, and are a kind of their own
+        lonely = real & (np.bincount(clips.original, minlength=len(clips)) == 1)
+        self.strays = self._by_kind((clips.physics == 1) & ~lonely & ~dreamt) + self._by_kind(lonely)
+        self.dreams = [np.flatnonzero(dreamt & (clips.instruction == done)) for done in (0, 1)] if dreamt.any() else []
+        if not len(self.sound) or not self.broken:
+            raise UserError("the critic learns from sound and broken clips: the data hold only one of the two")
+
+    def _by_kind(self, chosen: np.ndarray) -> list[np.ndarray]:
+        return [np.flatnonzero(chosen & (self.clips.kinds == kind)) for kind in sorted(set(self.clips.kinds[chosen]))]
+
+    def _pick(self, groups: list[np.ndarray], count: int) -> np.ndarray:
+        chosen = self.rng.integers(len(groups), size=count)
+        return np.array([self.rng.choice(groups[index]) for index in chosen], dtype=int)
+
+    def __call__(self, short: bool = False) -> Batch:
+        """A batch; a short one has clips cut at both ends, and copies with frames dropped from the middle."""
+        clips, rng, size = self.clips, self.rng, self.size
+        dreams = self._pick(self.dreams, 0 if short or not self.dreams else size * 4 // 16)
+        broken = self._pick(self.broken, size * 5 // 16 - len(dreams) // 2)
+        strays = self._pick(self.strays, size * 3 // 16)
+        copied = rng.choice(self.sound, size - 2 * len(broken) - len(dreams) - len(strays))
+        rows = np.concatenate([broken, clips.original[broken], strays, dreams, copied])
+        whole = clips.frames
+        length = whole - whole // 3 if short else whole
+        start = np.zeros(size, int)
+        if short:  # from an even frame, as pairs are, and not from behind the fault
+            start = rng.integers(0, (whole - length) // 2 + 1, size) * 2
+            start = np.minimum(start, np.maximum(clips.breaks[rows] - 1, 0) // 2 * 2)
+        breaks = clips.breaks[rows] - start
+        physics = np.where((clips.physics[rows] == 0) & (breaks < length), 0, 1)
+        physics[clips.physics[rows] == -1] = -1
+        instruction = np.full(size, -1) if short else clips.instruction[rows].copy()
+        view = plain_view(clips, rows, start[:, None] + np.arange(length), torch.device("cpu"))
+        first, only_end = size - len(copied), clips.kinds[rows] == "dream"
+        for row in range(first, size):
+            kind = "dropped" if short else str(rng.choice(WHOLE))
+            other = int(rng.choice(self.sound))
+            breaks[row] = spoil(view, row, kind, other, tuple(clips.pixels.shape[1:4]), rng)
+            _, physical, done = SPOILERS[kind]
+            physics[row] = -1 if physical is None else physical
+            instruction[row] = -1 if done is None or short else done
+            only_end[row] = kind in AT_THE_END or physical is None
+        mirrored = rng.random(size) < 0.5
+        real = (clips.kinds[rows] == "real") & (np.arange(size) < first) & (not short)
+        side = mirrored.astype(int)
+        view.mirrored[:] = torch.from_numpy(mirrored)
+        view.shift[:] = torch.from_numpy(rng.integers(-SHIFT, SHIFT + 1, (size, 2)))
+        if clips.softened:
+            soft = torch.from_numpy(rng.integers(0, 2, size) * len(clips))
+            view.clip, view.other = view.clip + soft, view.other + soft
+        pairs = -(-length // 2)
+        running = np.where(2 * np.arange(pairs) + 1 >= breaks[:, None], 0, 1)
+        running[only_end, :-1] = -1
+        running[physics == -1] = -1
+        put = self._put
+        return Batch(
+            view.to(clips.pixels.device),
+            put(self.own[rows, side]),
+            put(self.strange[rows, rng.integers(8, size=size), side]),
+            put(physics),
+            put(instruction),
+            put(np.where(real, 0, -1)),
+            put(running),
+            self._where(rows, start // 2, pairs, mirrored, first),
+            put(real),
+        )
+
+    def _put(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.clips.pixels.device, non_blocking=True)
+
+    def _where(
+        self, rows: np.ndarray, skipped: np.ndarray, pairs: int, mirrored: np.ndarray, first: int
+    ) -> torch.Tensor:
+        """Labels of places: of twins where they differ from their originals; of spoilt copies none."""
+        when = self._put(skipped[:, None] + np.arange(pairs))
+        faults = self.clips.faults[self._put(rows)[:, None], when.clamp(max=self.clips.faults.shape[1] - 1)].long()
+        faults = torch.where(self._put(mirrored)[:, None, None, None], faults.flip(-1), faults)
+        faults = torch.where(faults < 0, -1, 1 - faults)
+        faults[first:] = -1
+        faults[self._put(self.clips.kinds[rows] == "dream")] = -1
+        return faults

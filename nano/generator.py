@@ -1,0 +1,168 @@
+"""Many dreams of a model at once, on the beginnings of held-out clips, the same noise for every model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import CosmosTransformer3DModel
+
+from cookbook import flow, hardware, profiles, runs, video
+from cookbook.engine.loop import autocast
+from cookbook.errors import UserError
+from cookbook.generate.sampler import guided
+from cookbook.models import autoencoder, world
+from cookbook.models.text import encode_prompts
+
+NANO = profiles.nano()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How clips are sampled. `negative`: what guidance moves away from, the empty prompt's embedding (what the
+    generate stage does) or zeros (what a dropped caption is in training)."""
+
+    steps: int = NANO.sampling.steps
+    guidance: float = NANO.sampling.guidance
+    shift: float = NANO.sampling.shift
+    negative: str = "empty prompt"
+
+
+CENTRE = Setting()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip of a folder made by `simulator.make`: its first frame and prompt are given to the models."""
+
+    folder: Path
+    row: dict
+
+    def frames(self) -> np.ndarray:
+        """The simulator's own clip, uint8 [T, H, W, 3], at the size of the nano profile."""
+        frames, fps = video.read_video(self.folder / "videos" / f"{self.row['id']}.mp4")
+        return video.window(frames, fps, NANO.clip, 0.0, resample=True, crop=True)
+
+    def truth(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "truth" / f"{self.row['id']}.npz") as file:
+            return {name: file[name] for name in file.files}
+
+
+def read_scenes(folders: tuple[Path, ...], limit: int) -> list[Scene]:
+    """The first `limit` real clips of each task in each folder."""
+    scenes = []
+    for folder in folders:
+        rows = [row for row in runs.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
+        if not rows:
+            raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; make some with `simulator.make`")
+        for task in sorted({row["task"] for row in rows}):
+            scenes += [Scene(folder, row) for row in rows if row["task"] == task][:limit]
+    return scenes
+
+
+def captioned(prompt: str) -> str:
+    """The prompt as training captions have it and as the generate stage completes it."""
+    return NANO.prompt_prefix + prompt.removeprefix(NANO.prompt_prefix)
+
+
+def velocity(
+    transformer: CosmosTransformer3DModel, text: torch.Tensor, negative: torch.Tensor, mask: torch.Tensor, scale: float
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The generate stage's guided velocity for many clips with prompts of their own, text [B, L, D].
+
+    bf16 on a GPU is autocast around the network alone, so that the solver stays in float32.
+    """
+    device = text.device
+    with autocast(transformer, device, hardware.compute_dtype(device)):
+        field = guided(transformer, text, negative, mask, scale)
+
+    def field_at(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        with autocast(transformer, device, hardware.compute_dtype(device)):
+            return field(latents, sigma)
+
+    return field_at
+
+
+class Dreamer:
+    """What all models share, made once: the VAE, the prompts' embeddings [N, L, D], the first latents [N, C, 1, h, w].
+
+    The VAE computes in float32 on a GPU too, as on the two cores where readers run it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, base: Path, scenes: list[Scene], batch: int | None = None):
+        self.scenes, self.device = scenes, hardware.device()
+        self.batch = batch or (48 if self.device.type == "cuda" else 4)
+        encoder = world.load_text_encoder(base)
+        encoder.model.to(self.device)
+        prompts = [captioned(scene.row["prompt"]) for scene in scenes] + [NANO.sampling.negative_prompt]
+        parts = [prompts[start : start + self.batch] for start in range(0, len(prompts), self.batch)]
+        texts = [encode_prompts(encoder.model, encoder.tokenizer, part, NANO.text_tokens) for part in parts]
+        *self.text, self.empty = torch.cat(texts)
+        self.vae = world.load_vae(base).to(self.device)
+        self.clips = [scene.frames() for scene in scenes]
+        self.first = self.encode([clip[:1] for clip in self.clips])
+
+    def encode(self, clips: list[np.ndarray]) -> torch.Tensor:
+        """Clips of one length, each uint8 [T, H, W, 3] -> standardised latents [N, C, t, h, w] on the device."""
+        parts = [clips[start : start + self.batch] for start in range(0, len(clips), self.batch)]
+        return torch.cat(
+            [autoencoder.encode(self.vae, torch.cat([autoencoder.to_tensor(c) for c in part])) for part in parts]
+        )
+
+    def decode(self, latents: torch.Tensor) -> list[np.ndarray]:
+        return [autoencoder.to_frames(clip[None]) for clip in autoencoder.decode(self.vae, latents)]
+
+    @torch.no_grad()
+    def dream(
+        self, transformer: CosmosTransformer3DModel, setting: Setting, seeds: range
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Every scene times every seed: (scene's index, seed, frames)."""
+        shape = (1, self.vae.config.z_dim, *NANO.clip.latent)
+        noises = {seed: flow.initial_noise(shape, seed).to(self.device) for seed in seeds}
+        jobs = [(index, seed) for index in range(len(self.scenes)) for seed in seeds]
+        nothing = self.empty if setting.negative == "empty prompt" else torch.zeros_like(self.empty)
+        for start in range(0, len(jobs), self.batch):
+            part = jobs[start : start + self.batch]
+            noise = torch.cat([noises[seed] for _, seed in part])
+            given = torch.zeros_like(noise)
+            given[:, :, :1] = torch.stack([self.first[index] for index, _ in part])
+            mask = flow.condition_mask(torch.ones(len(part), dtype=torch.long), noise)
+            text = torch.stack([self.text[index] for index, _ in part])
+            moves = velocity(transformer, text, nothing.expand_as(text), mask, setting.guidance)
+            latents = flow.sample(moves, noise, given, mask, setting.steps, setting.shift)
+            yield from ((*job, clip) for job, clip in zip(part, self.decode(latents), strict=True))
+
+    def ceiling(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The simulator's clips through the VAE, in the form of `dream`."""
+        for start in range(0, len(self.clips), self.batch):
+            clips = self.decode(self.encode(self.clips[start : start + self.batch]))
+            yield from ((start + index, 0, clip) for index, clip in enumerate(clips))
+
+
+def load_model(folder: Path, device: torch.device) -> CosmosTransformer3DModel:
+    return world.load_transformer(folder).to(device).eval()
+
+
+@dataclass(kw_only=True)
+class Flags:
+    """Of every program that dreams on the beginnings of made clips and judges the dreams."""
+
+    data: tuple[Path, ...]
+    """Folders made by `simulator.make`."""
+    out: Path
+    prompts: int
+    """Most clips of each folder and task."""
+    seeds: int
+    """Dreams of each clip."""
+    batch: int | None = None
+    """Clips generated at once; 48 on a GPU and 4 on a CPU if not given."""
+    workers: int = min(16, len(os.sched_getaffinity(0)))
+    """Processes that judge."""
+
+    def dreamer(self, base: Path) -> Dreamer:
+        return Dreamer(base, read_scenes(self.data, self.prompts), self.batch)

@@ -1,0 +1,289 @@
+"""Step a world with joint targets at 16 Hz, log everything, and say from the state whether the task was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from simulator.expert import Plan
+from simulator.kinematics import Robot
+from simulator.scene import TABLE
+from simulator.world import FPS, SUBSTEPS, World
+
+TAKE, RELEASE = 0.55, 0.45  # commanded grip above which a touched item is taken, and below which it is let go
+
+
+@dataclass
+class Log:
+    """One episode of T frames at 16 Hz.
+
+    qpos (T, nq), qvel (T, nv), action (T, 42) joint targets, held (T,) index of the item in the hand or -1,
+    contacts: per frame the pairs of bodies of which one is an item, grasp_frame and hand: when and by which hand an
+    item was first taken.
+    """
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+    action: np.ndarray
+    held: np.ndarray
+    contacts: list[list[tuple[str, str]]]
+    grasp_frame: float | None
+    hand: str = ""
+    success: bool = False
+    reason: str = ""
+
+
+class Env:
+    """Closed-loop simulation of one world.
+
+    The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds `TAKE`
+    and two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So
+    success needs the hand in the right place at the right time, but not the luck of friction.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world, self.model, self.robot = world, world.model, Robot(world.model)
+        self.data = mujoco.MjData(self.model)
+        bodies = [self.model.body(number).name for number in self.model.geom_bodyid]
+        self.hand_of = {
+            geom: "right" if bodies[geom].startswith("hr_") else "left"
+            for geom in range(self.model.ngeom)
+            if bodies[geom].startswith(("hr_", "hl_")) and self.model.geom_contype[geom]
+        }
+        self.item_of = {geom: int(name[4:]) for geom, name in enumerate(bodies) if name.startswith("item")}
+        self.body_names = bodies
+        self.reset(self.robot.rest())
+
+    def reset(self, q: np.ndarray) -> dict[str, np.ndarray | int]:
+        """Start with the robot at joint angles `q` (42,), everything at rest; returns the first observation."""
+        model = self.model
+        self.data = mujoco.MjData(model)
+        self.data.eq_active[:] = 0
+        self.data.qpos[self.robot.qpos] = q
+        self.data.ctrl[self.robot.actuators] = q
+        self.last, self.held, self.weld, self.grasp_frame, self.holder = q.copy(), -1, -1, None, ""
+        mujoco.mj_forward(model, self.data)
+        for _ in range(40):
+            mujoco.mj_step(model, self.data)
+        self.data.time = 0
+        return self.observe()
+
+    def observe(self) -> dict[str, np.ndarray | int]:
+        """q (42,) joint angles and `held`, the index of the item in the hand or -1."""
+        return {"q": self.data.qpos[self.robot.qpos].copy(), "held": self.held}
+
+    def step(self, action: np.ndarray) -> dict[str, np.ndarray | int]:
+        """Advance 1/16 s towards joint targets (42,)."""
+        for substep in range(1, SUBSTEPS + 1):
+            target = self.last + (action - self.last) * (substep / SUBSTEPS)
+            self.data.ctrl[self.robot.actuators] = target
+            self._update_grasp(target)
+            mujoco.mj_step(self.model, self.data)
+        self.last = action.copy()
+        return self.observe()
+
+    def _update_grasp(self, target: np.ndarray) -> None:
+        if self.held >= 0:
+            if self.robot.grip(target, self.holder) < RELEASE:
+                self.data.eq_active[self.weld] = 0
+                self.held = self.weld = -1
+            return
+        for hand in ("right", "left"):
+            grip = self.robot.grip(target, hand)
+            if grip > TAKE:
+                for item, links in self._touched(hand).items():
+                    if len(links) >= 2 or grip > 0.85:
+                        self._take(hand, item)
+                        return
+
+    def _touched(self, hand: str) -> dict[int, set[str]]:
+        """Items in contact with a hand, each with the links that touch it."""
+        touched: dict[int, set[str]] = {}
+        for contact in self.data.contact[: self.data.ncon]:
+            for ours, theirs in ((contact.geom1, contact.geom2), (contact.geom2, contact.geom1)):
+                if self.hand_of.get(ours) == hand and theirs in self.item_of:
+                    touched.setdefault(self.item_of[theirs], set()).add(self.body_names[ours])
+        return touched
+
+    def _take(self, hand: str, item: int) -> None:
+        """Weld the item to the hand exactly as it lies there now."""
+        model, data = self.model, self.data
+        self.weld = model.equality(f"grasp_{hand}_{item}").id
+        wrist, body = model.body(f"{hand}_eef").id, model.body(f"item{item}").id
+        inverse, relative = np.zeros(4), np.zeros(4)
+        mujoco.mju_negQuat(inverse, data.xquat[wrist])
+        mujoco.mju_mulQuat(relative, inverse, data.xquat[body])
+        offset = data.xmat[wrist].reshape(3, 3).T @ (data.xpos[body] - data.xpos[wrist])
+        model.eq_data[self.weld, :11] = [0, 0, 0, *offset, *relative, 1]
+        data.eq_active[self.weld] = 1
+        self.held, self.holder = item, hand
+        if self.grasp_frame is None:
+            self.grasp_frame = float(data.time * FPS)
+
+    def contacts(self) -> list[tuple[str, str]]:
+        """Pairs of bodies in contact of which one is an item."""
+        pairs = set()
+        for contact in self.data.contact[: self.data.ncon]:
+            names = sorted((self.body_names[contact.geom1], self.body_names[contact.geom2]))
+            if contact.dist < 0.001 and any(name.startswith("item") for name in names):
+                pairs.add((names[0], names[1]))
+        return sorted(pairs)
+
+    def success(self, log: Log) -> tuple[bool, str]:
+        """Whether the scene's own instruction was carried out in a log, and if not, why."""
+        return judge(self.world, self.robot, log)
+
+
+def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
+    """Run a plan, or logged `actions` (T, 42) from the plan's start, and judge it."""
+    joints = plan.joints
+    if actions is None:
+        actions = np.concatenate([joints[1:], joints[-1:]])
+    env.reset(joints[0])
+    rows: list[tuple] = []
+    for frame, action in enumerate(actions):
+        rows.append((env.data.qpos.copy(), env.data.qvel.copy(), action.copy(), env.held, env.contacts()))
+        if frame < len(actions) - 1:
+            env.step(action)
+    qpos, qvel, action, held, contacts = zip(*rows, strict=True)
+    log = Log(
+        np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder
+    )
+    log.success, log.reason = env.success(log)
+    return log
+
+
+def item_path(world: World, log: Log, index: int) -> np.ndarray:
+    """Centre of an item over time, (T, 3)."""
+    address = world.address(f"item{index}")
+    return log.qpos[:, address : address + 3]
+
+
+def inside(world: World, point: np.ndarray, receptacle: int, item: int, slack: float = 0.005) -> bool:
+    """Whether an item's centre (3,) lies on a receptacle's deck."""
+    placed, deck = world.scene.receptacles[receptacle], world.decks[receptacle]
+    x, y = np.subtract(point[:2], placed.position)
+    cos, sin = np.cos(placed.yaw), np.sin(placed.yaw)
+    height = point[2] - TABLE - deck.floor
+    fits = abs(cos * x + sin * y) < deck.half_x + slack and abs(cos * y - sin * x) < deck.half_y + slack
+    return bool(fits and -0.01 < height < 2 * world.sizes[item][0] + 0.04)
+
+
+def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """Success of a log against the scene's instruction, from states only."""
+    scene = world.scene
+    for index in range(len(scene.items)):
+        path = item_path(world, log, index)
+        handled = index == scene.target and scene.task in ("place", "lift", "push", "move")
+        if not handled and np.linalg.norm(path[-1] - path[0]) > 0.03:
+            return False, f"item {index} was moved"
+    return CHECKS[scene.task](world, robot, log)
+
+
+def set_down(world: World, log: Log, there: bool, reason: str) -> tuple[bool, str]:
+    """Whether the target was taken by the asked hand and let go; `there`: it ended where it should, else `reason`."""
+    if log.grasp_frame is None:
+        return False, "not grasped"
+    if log.held[-1] >= 0:
+        return False, "not released"
+    if not there:
+        return False, reason
+    if log.hand != world.scene.hand:
+        return False, "by the other hand"
+    return True, ""
+
+
+def judge_place(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    end = item_path(world, log, world.scene.target)[-1]
+    there = inside(world, end, world.scene.destination, world.scene.target)
+    return set_down(world, log, there, "not in the receptacle")
+
+
+def judge_move(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    end = item_path(world, log, world.scene.target)[-1]
+    away = float(np.hypot(*(end[:2] - world.scene.spot)))
+    return set_down(world, log, away <= 0.05 and end[2] >= TABLE, f"{away:.2f} m from where it should be")
+
+
+def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    path = item_path(world, log, world.scene.target)
+    if path[:, 2].max() - path[0, 2] < 0.06:
+        return False, "not lifted"
+    if log.held[-1] >= 0 or np.linalg.norm(path[-1] - path[0]) > 0.05:
+        return False, "not put back"
+    if log.hand != world.scene.hand:
+        return False, "by the other hand"
+    return True, ""
+
+
+def judge_push(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    path = item_path(world, log, world.scene.target)
+    along, across = path[-1, 0] - path[0, 0], abs(path[-1, 1] - path[0, 1])
+    if log.grasp_frame is not None:
+        return False, "grasped instead"
+    if along < 0.04 or across > 0.06 or path[-1, 2] < TABLE:
+        return False, f"moved {along:.2f} m ahead and {across:.2f} m aside"
+    touched = {name for pairs in log.contacts for pair in pairs if f"item{world.scene.target}" in pair for name in pair}
+    if not any(name.startswith(f"h{world.scene.hand[0]}_") for name in touched):
+        return False, "by the other hand"
+    return True, ""
+
+
+def named_point(world: World, log: Log, aim: str) -> np.ndarray:
+    """The centre of the target at the start, or of the destination's deck, (3,)."""
+    scene = world.scene
+    if aim == "item":
+        return item_path(world, log, scene.target)[0]
+    return np.array([*scene.receptacles[scene.destination].position, TABLE + world.decks[scene.destination].floor])
+
+
+def hand_offset(world: World, robot: Robot, log: Log, frame: int, aim: str) -> tuple[np.ndarray, np.ndarray]:
+    """From the asked hand in a frame to what is named (3,) in metres, and the direction of the fingers (3,)."""
+    place, rotation = robot.hand_pose(log.qpos[frame][robot.qpos], world.scene.hand)
+    return named_point(world, log, aim) - place, rotation[:, 0]
+
+
+def hovers(world: World, robot: Robot, log: Log) -> bool:
+    """Whether the asked hand ends over the destination, within a hand's breadth of its middle and low."""
+    offset, _ = hand_offset(world, robot, log, -1, "receptacle")
+    return bool(np.hypot(*offset[:2]) < 0.075 and -0.17 < offset[2] < 0)
+
+
+def judge_reach(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """The hand ends near the item or over the receptacle, and takes nothing."""
+    if log.grasp_frame is not None:
+        return False, "grasped instead"
+    if world.scene.aim == "receptacle":
+        return hovers(world, robot, log), "" if hovers(world, robot, log) else "the hand does not end over it"
+    distance = float(np.linalg.norm(hand_offset(world, robot, log, -1, "item")[0]))
+    return distance < 0.10, "" if distance < 0.10 else f"the hand ends {distance:.2f} m away"
+
+
+def judge_point(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """The hand ends near what is named, and the index finger aims at it."""
+    offset, fingers = hand_offset(world, robot, log, -1, world.scene.aim)
+    distance = float(np.linalg.norm(offset))
+    if distance > 0.28:
+        return False, f"the hand ends {distance:.2f} m away"
+    if fingers @ offset / distance < 0.94:
+        return False, "the finger aims elsewhere"
+    return True, ""
+
+
+def judge_tour(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+    """The hand is near the item in the first two thirds and over the receptacle at the end, and takes nothing."""
+    if log.grasp_frame is not None:
+        return False, "grasped instead"
+    early = range(len(log.qpos) * 2 // 3)
+    distance = min(float(np.linalg.norm(hand_offset(world, robot, log, k, "item")[0])) for k in early)
+    if distance > 0.10:
+        return False, f"the hand stays {distance:.2f} m away from the item"
+    return hovers(world, robot, log), "" if hovers(world, robot, log) else "the hand does not end over the receptacle"
+
+
+CHECKS = {
+    "place": judge_place, "lift": judge_lift, "push": judge_push, "reach": judge_reach, "point": judge_point,
+    "tour": judge_tour, "move": judge_move,
+}  # fmt: skip

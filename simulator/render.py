@@ -1,0 +1,108 @@
+"""Draw a world as its head camera sees it.
+
+MuJoCo draws through OpenGL. Without a display that is EGL: the graphics driver on an NVIDIA machine, Mesa's software
+renderer elsewhere. Where neither exists, `Camera` says which package to install.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+
+import mujoco
+import numpy as np
+
+from simulator.world import World
+
+NO_RENDERER = """no OpenGL renderer was found for MuJoCo (MUJOCO_GL={backend}): {error}
+install one of:
+  NVIDIA GPU:            the driver with its EGL library (libnvidia-gl); in docker, NVIDIA_DRIVER_CAPABILITIES=all
+  Debian/Ubuntu, no GPU: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0
+  installed already?     import cookbook.workshop before mujoco, or set MUJOCO_GL=egl yourself
+  no root:               pip install --no-deps lavavu-osmesa && eval "$(python -m simulator.osmesa)\""""
+
+
+class RendererMissing(RuntimeError):
+    """No OpenGL on this machine."""
+
+
+class Camera:
+    """Renders poses of one world at (height, width). Use as a context manager: it holds an OpenGL context.
+
+    Pictures are drawn at twice the size and averaged: a software renderer is bound by vertices rather than pixels, so
+    this smooths edges at half the price of multisampling.
+    """
+
+    def __init__(self, world: World, size: tuple[int, int]) -> None:
+        self.world, self.data = world, mujoco.MjData(world.model)
+        self.paint = world.model.mat_rgba.copy()
+        self.start(size)
+
+    def start(self, size: tuple[int, int]) -> None:
+        world = self.world
+        try:
+            self.renderer = mujoco.Renderer(world.model, 2 * size[0], 2 * size[1], max_geom=2000)
+        except Exception as error:  # whatever the driver raises, the cure is the same
+            raise RendererMissing(NO_RENDERER.format(backend=os.environ.get("MUJOCO_GL"), error=error)) from error
+        self.options = mujoco.MjvOption()
+        self.options.geomgroup[:] = [1, 1, 0, 0, 0, 0]
+        self.options.sitegroup[:] = 0
+
+    def __enter__(self) -> Camera:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.renderer.close()
+
+    def pose(self, qpos: np.ndarray) -> None:
+        self.data.qpos[:] = qpos
+        mujoco.mj_kinematics(self.world.model, self.data)
+        mujoco.mj_comPos(self.world.model, self.data)
+        mujoco.mj_camlight(self.world.model, self.data)
+
+    def picture(self) -> np.ndarray:
+        """The present pose at twice the size, (2H, 2W, 3) uint8."""
+        self.renderer.update_scene(self.data, camera="head", scene_option=self.options)
+        return self.renderer.render()
+
+    def geoms(self) -> np.ndarray:
+        """The geom seen in every pixel of the present pose at twice the size, (2H, 2W), -1 where there is none."""
+        self.renderer.update_scene(self.data, camera="head", scene_option=self.options)
+        self.renderer.enable_segmentation_rendering()
+        drawn = self.renderer.render()
+        self.renderer.disable_segmentation_rendering()
+        return np.where(drawn[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 0], -1)
+
+    def draw(self, qpos: np.ndarray) -> np.ndarray:
+        """One picture (H, W, 3) uint8, before exposure."""
+        self.pose(qpos)
+        large = self.picture()
+        rows = large[0::2].astype(np.uint16) + large[1::2]  # slices: a sum over two axes takes nine times as long
+        return ((rows[:, 0::2] + rows[:, 1::2] + 2) // 4).astype(np.uint8)
+
+    def draw_all(self, poses: np.ndarray) -> np.ndarray:
+        """Pictures (N, H, W, 3) of poses (N, nq)."""
+        return np.array([self.draw(qpos) for qpos in poses])
+
+    def paint_target(self, hue: float) -> None:
+        model = self.world.model
+        body = model.body(f"item{self.world.scene.target}").id
+        for geom in np.where((model.geom_bodyid == body) & (model.geom_group == 1))[0]:
+            model.mat_rgba[model.geom_matid[geom], :3] = colorsys.hsv_to_rgb(hue, 0.75, 0.9)
+
+    def restore_paint(self) -> None:
+        self.world.model.mat_rgba[:] = self.paint
+
+    def mask(self, qpos: np.ndarray, body: str) -> np.ndarray:
+        """Visible pixels (H, W) bool of one body."""
+        self.pose(qpos)
+        ours = np.isin(self.geoms(), np.where(self.world.model.geom_bodyid == self.world.model.body(body).id)[0])
+        height, width = ours.shape[0] // 2, ours.shape[1] // 2
+        return ours.reshape(height, 2, width, 2).sum((1, 3)) >= 2
+
+
+def exposure_table(picture: np.ndarray, wanted: float) -> np.ndarray:
+    """Lookup table (256,) uint8 of the gamma that brings a picture's mean to about `wanted`, as a camera would."""
+    mean = max(float(picture.mean()) / 255, 0.02)
+    gamma = np.clip(np.log(wanted) / np.log(mean), 0.62, 1.35)
+    return (255 * np.linspace(0, 1, 256) ** gamma).round().astype(np.uint8)

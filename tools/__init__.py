@@ -1,0 +1,1 @@
+"""For maintainers: publishing executed notebooks, the offline bundle, exercises written into the notebooks."""

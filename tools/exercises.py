@@ -1,0 +1,70 @@
+"""`python -m tools.exercises`: write the unsolved exercises of notebooks/solutions/NN.py into the notebooks.
+
+The section from the heading Exercises to the recap is replaced in the .py twin, and the .ipynb is brought in step. Only
+the cells of exercises are executed for that; all others keep their outputs.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from cookbook.notebooks import NOTEBOOKS, ROOT
+
+HEADING, RECAP = "# %% [markdown]\n# ## Exercises\n", "# %% [markdown]\n# ## Recap\n"
+SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?# END SOLUTION\n", re.S | re.M)
+
+
+def unsolved(source: str) -> str:
+    """The section of exercises of a source, each solution replaced by `...`."""
+    return SOLUTION.sub(r"\1...  # your code\n", source[source.index(HEADING) :].rstrip() + "\n")
+
+
+def with_exercises(twin: str, section: str) -> str:
+    """A notebook's .py text with that section before its recap."""
+    before = twin[: twin.index(HEADING if HEADING in twin else RECAP)]
+    return f"{before}{section}\n{twin[twin.index(RECAP) :]}"
+
+
+def in_step(old: NotebookNode, twin: str) -> NotebookNode:
+    """The notebook with the cells of its new .py text: outputs of cells that stay, exercises executed."""
+    new = jupytext.reads(twin, "py:percent")
+    known = {(cell.cell_type, cell.source): cell for cell in old.cells}
+    new.cells = [known.get((cell.cell_type, cell.source), cell) for cell in new.cells]
+    new.metadata = old.metadata
+    first = next(index for index, cell in enumerate(new.cells) if cell.source.startswith("## Exercises"))
+    tries = [cell for cell in new.cells[first:] if cell.cell_type == "code"]
+    alone = nbformat.v4.new_notebook(cells=tries, metadata={"kernelspec": old.metadata["kernelspec"]})
+    NotebookClient(alone, resources={"metadata": {"path": str(ROOT)}}).execute()
+    code = [cell for cell in new.cells if cell.cell_type == "code"]
+    ran = all(cell.execution_count for cell in code)
+    for number, cell in enumerate(code, 1):
+        cell.metadata.pop("execution", None)
+        if ran:
+            cell.execution_count = number
+        elif cell in tries:  # the notebook waits for its run, and these with it
+            cell.execution_count, cell.outputs = None, []
+    return new
+
+
+def write(number: str) -> bool:
+    """Bring one notebook's exercises up to date; whether it changed."""
+    path = next(NOTEBOOKS.glob(f"{number}_*.py"))
+    text = path.read_text()
+    twin = with_exercises(text, unsolved((NOTEBOOKS / "solutions" / f"{number}.py").read_text()))
+    if twin == text:
+        return False
+    book = in_step(nbformat.read(path.with_suffix(".ipynb"), as_version=4), twin)
+    path.write_text(twin)
+    nbformat.write(book, path.with_suffix(".ipynb"))
+    return True
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or sorted(path.stem for path in (NOTEBOOKS / "solutions").glob("*.py")):
+        print(f"{name}: {'written' if write(name) else 'up to date'}")
