@@ -38,7 +38,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForCondition
 from cookbook import flow, hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.generate import shortcuts
-from cookbook.generate.generator import TOGETHER
+from cookbook.generate.generator import IN_FLIGHT
 from cookbook.models import autoencoder, fp8, hub
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
@@ -94,7 +94,7 @@ def in_a_row(
 ) -> tuple[list[tuple[float, float]], np.ndarray]:
     """The seconds, from the start, at which each clip's frames were there and its mp4; and the frames of the first."""
     turn, first = threading.Lock(), []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(TOGETHER) as threads:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(IN_FLIGHT) as threads:
 
         def clip(seed: int) -> tuple[float, float]:
             with turn:

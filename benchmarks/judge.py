@@ -263,7 +263,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
         def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
             def work(some: Sequence[dict], part: str) -> None:
-                judge_rows(folder / f"{label}-{part}.jsonl", scorer.Panel(chosen, FPS, TOKENS), some, False)
+                judge_rows(folder / f"{label}-{part}.jsonl", scorer.Scorer(chosen, FPS, TOKENS), some, False)
 
             row = measure(label, chosen, work, clips, scorer.BATCH)
             told = runs.read_rows(folder / f"{label}-timed.jsonl")

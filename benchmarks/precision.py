@@ -163,7 +163,13 @@ def main(
     chosen, rows = profiles.get(profile), []
     with engine.processes() as group:
         for rate in rates:
-            flat = {"warmup": 0, "peak_factor": 1.0, "end_factor": 1.0, "ema_rate": None, "recompute": "none"}
+            flat = {
+                "warmup": 0,
+                "peak_factor": 1.0,
+                "end_factor": 1.0,
+                "ema_rate": None,
+                "activation_checkpointing": "none",
+            }
             recipe = replace(chosen.recipe, steps=steps, batch=batch, learning_rate=rate, **flat)
             made, used = work(replace(chosen, recipe=recipe), run, group)
             for master in (False, True):

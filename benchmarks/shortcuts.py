@@ -25,7 +25,7 @@ from scipy.ndimage import uniform_filter
 
 from cookbook import hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
-from cookbook.generate.generator import Maker, file_name
+from cookbook.generate.generator import Generator, file_name
 from cookbook.generate.requests import Request, from_photos
 from cookbook.generate.shortcuts import NAMES
 from cookbook.judge import ground_truth
@@ -65,7 +65,9 @@ def distance(made: list[np.ndarray], exact: list[np.ndarray]) -> tuple[float, fl
     return float(np.mean(decibels)), float(np.mean(alike))
 
 
-def run(maker: Maker, profile: Profile, requests: list[Request], seeds: int) -> tuple[list, float, float, list[str]]:
+def run(
+    maker: Generator, profile: Profile, requests: list[Request], seeds: int
+) -> tuple[list, float, float, list[str]]:
     """Every request times every seed: the clips [T, H, W, 3] in 0..1, passes and seconds per clip, and outcomes."""
     clips, rows, seconds, passes = [], [], 0.0, []
     hook = maker.transformer.norm_out.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -134,7 +136,7 @@ def main(
     names = NAMES if rounds(hardware.device()) else NAMES[:2]
     for method in ("exact", *names, "all"):
         fast = frozenset(names if method == "all" else () if method == "exact" else (method,))
-        maker = Maker(folder, hub.locate(chosen.world), chosen, requests, fast)
+        maker = Generator(folder, hub.locate(chosen.world), chosen, requests, fast)
         clips, passes, seconds, found = run(maker, chosen, requests, seeds)
         if method == "exact":
             exact, truth, near = clips, found, (None, None)

@@ -38,7 +38,13 @@ from cookbook.train.objective import Batch, flow_loss
 
 PEAK = 989e12  # FLOP per second of an H100 in bf16, dense
 PLAIN = "diffusers"
-METHODS = (PLAIN, "blocks", "selective", "products", "0.25")  # the plain step, and choices of the recipe's recompute
+METHODS = (
+    PLAIN,
+    "blocks",
+    "selective",
+    "products",
+    "0.25",
+)  # the plain step, and choices of the recipe's activation_checkpointing
 TRAINED = ("all", "lora")
 
 Step = Callable[[], tuple[float, float]]  # -> the loss and the norm of its gradients
@@ -138,7 +144,7 @@ def measure(
         if method == PLAIN:
             step = plain_step(network, recipe, batch, device)
         else:
-            step = our_step(network, replace(recipe, recompute=method), batch, group)
+            step = our_step(network, replace(recipe, activation_checkpointing=method), batch, group)
         first, slow = timed(step, gpu)
         timed(step, gpu)  # the optimizer's first step is behind us, but not the allocator's second
         taken = []
@@ -197,7 +203,7 @@ def main(
     Args:
         profile: whose network, clip size and recipes.
         methods: `diffusers` (one process only: it has no way of its own to share weights), or what the recipe's
-            `recompute` may be: blocks, selective, products, none, or a share such as 0.25.
+            `activation_checkpointing` may be: blocks, selective, products, none, or a share such as 0.25.
         trained: all, lora or both.
         steps: timed steps of each method, after two that are not.
         seconds: no new step of a method after this time, if there are five.

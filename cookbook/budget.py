@@ -45,7 +45,7 @@ def stages(p: Profile) -> list[Work]:
     made = (photos or 0) * (p.sampling.seeds + p.sampling.base_seeds)
     told = f"{photos or 'all'} photos x {p.sampling.seeds} seeds tuned and {p.sampling.base_seeds} base"
     made_of = "labelled clips that ship" if p.controls else "your training clips, as they are and broken on purpose"
-    controls = f"up to {p.control_clips} controls: {made_of}"
+    controls = f"up to {p.calibration_clips} controls: {made_of}"
     every = {
         "prepare": f"{clips or 'all'} clips of {p.train_data.location}, photos of {p.eval_data.location}",
         "train": f"{p.recipe.steps} steps of batch {p.recipe.batch}, {p.clip.tokens} tokens a clip",
@@ -67,7 +67,7 @@ def _calculated(p: Profile, made: int) -> dict[str, tuple[float | None, float | 
     train, scale = planning.make(p, gpus, None, None), planning.at_scale(p, gpus)
     network = 2 * train.parameters / 1e9
     clip = {p.clip.tokens: p.sampling.steps * (2 if p.sampling.guidance else 1)}
-    judging = (made + p.control_clips) * JUDGING * p.critic.gigabytes / CRITIC_GB
+    judging = (made + p.calibration_clips) * JUDGING * p.critic.gigabytes / CRITIC_GB
     encoder = ROOM * (p.world.gigabytes - network)
     sampler = network + p.clip.height * p.clip.width * DECODING / 1e9
     return {

@@ -17,17 +17,18 @@ from cookbook.errors import StaleStage, UserError, closest
 # verb -> (module, function, what it does)
 VERBS = {
     "doctor": ("cookbook.doctor", "doctor", "what this machine can run, and what is missing for each profile"),
-    "verify": ("cookbook.verify", "verify", "every stage once on almost nothing: a table of what passed, in minutes"),
-    "prepare": ("cookbook.data", "prepare", "01  collect and check training clips, captions and held-out photos"),
-    "train": ("cookbook.train", "train", "02  post-train the world model on the clips"),
-    "convert": ("cookbook.convert", "convert", "03  turn the checkpoint into weight files, and prove them"),
-    "generate": ("cookbook.generate", "generate", "03  make videos from held-out photos and instructions"),
-    "judge": ("cookbook.judge", "judge", "04  let the critic score each video, after measuring the critic"),
+    "prepare": (
+        "cookbook.prepare.stage",
+        "prepare",
+        "01  collect and check training clips, captions and held-out photos",
+    ),
+    "train": ("cookbook.train.stage", "train", "02  post-train the world model on the clips"),
+    "convert": ("cookbook.convert.stage", "convert", "03  turn the checkpoint into weight files, and verify them"),
+    "generate": ("cookbook.generate.stage", "generate", "03  make videos from held-out photos and instructions"),
+    "judge": ("cookbook.judge.stage", "judge", "04  let the critic score each video, after calibrating the critic"),
     "filter": ("cookbook.judge.filter", "filter_clips", "04  keep the plausible videos as a training folder"),
     "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 04 and write the report"),
     "report": ("cookbook.report", "write_report", "write the report of a finished run"),
-    "workshop make": ("simulator.make", "make", "simulate clips of the workshop world (needs the extra `sim`)"),
-    "workshop show": ("simulator.make", "show", "draw workshop clips as a contact sheet"),
 }
 
 

@@ -64,7 +64,7 @@ class Check:
 
 def sources(profile: Profile) -> list[Source]:
     """Everything the profile takes from elsewhere, each place once."""
-    wanted = [profile.world, profile.critic, profile.train_data, profile.eval_data, profile.controls]
+    wanted = [profile.world, profile.critic, profile.train_data, profile.eval_data, profile.calibration]
     wanted += [GUARDRAIL] if profile.guardrail else []
     return list({source.location: source for source in wanted if source}.values())
 

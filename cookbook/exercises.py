@@ -79,7 +79,7 @@ def check_00_3(answer: Callable[[str], set[str]]) -> bool:
             late |= {name} if late & set(reads) else set()
         cases.append(((first,), late))
     return _check(
-        "00.3", answer, cases, "who reads a stale folder is stale too; store.READS is in the order of the stages"
+        "00.3", answer, cases, "who reads a stale folder is stale too; runs.READS is in the order of the stages"
     )
 
 

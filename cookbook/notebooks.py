@@ -39,7 +39,7 @@ NOTEBOOKS = ROOT / "notebooks"
 CHECKING = "00"  # says what is missing, so it must run where anything is
 FURTHER = {"05": "critic"}  # beyond the guide, executed only if asked for; and the folder that it makes
 MADE = {
-    "01": ["data"],
+    "01": ["prepare"],
     "02": ["train"],
     "03": ["convert", "generate-base", "generate-tuned"],
     "04": ["judge", "filter"],

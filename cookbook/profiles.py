@@ -68,7 +68,7 @@ class Recipe:
     clip_norm: float
     ema_rate: float | None  # power EMA (Karras et al. 2023); relative width of its window
     text_dropout: float
-    given_frames: tuple[tuple[int, float], ...]  # (latent frames given, probability)
+    conditioning_frames: tuple[tuple[int, float], ...]  # (latent frames given, probability)
     shift: float
     save_every: int
     keep: int = 2  # checkpoints kept on disk
@@ -80,7 +80,9 @@ class Recipe:
     reshuffle: bool = True  # new order each epoch; upstream repeats the first
     accumulate: int = 1  # batches per optimizer step and process, their gradients averaged
     shard: int = 8  # most processes that split one copy of the weights; further ones hold further copies (HSDP)
-    recompute: str = "none"  # in the backward pass: none | blocks | selective | products | 0.x (see engine.memory)
+    activation_checkpointing: str = (
+        "none"  # in the backward pass: none | blocks | selective | products | 0.x (see engine.memory)
+    )
     first_loss: float | None = 0.7  # largest loss before training, as a share of the loss without a model; None: any
 
 
@@ -111,8 +113,8 @@ class Profile:
     prompt_prefix: str  # put before each training caption on disk, and before each prompt when generating
     recipe: Recipe
     sampling: Sampling
-    controls: Source | None  # labelled clips with known faults for measuring the critic
-    control_clips: int
+    calibration: Source | None  # labelled clips with known faults for measuring the critic
+    calibration_clips: int
     critic_fps: float
     critic_tokens: int  # most visual tokens per clip
     guardrail: bool  # NVIDIA's weights are generated with under NVIDIA's guardrail
@@ -152,14 +154,14 @@ def upstream_recipe() -> Recipe:
         clip_norm=0.1,
         ema_rate=0.10,
         text_dropout=0.2,
-        given_frames=((0, 0.5), (1, 0.25), (2, 0.25)),
+        conditioning_frames=((0, 0.5), (1, 0.25), (2, 0.25)),
         shift=5.0,
         save_every=200,
         master_weights=False,
         crop=False,
         resample=False,
         reshuffle=False,
-        recompute="selective",
+        activation_checkpointing="selective",
     )
 
 
@@ -172,12 +174,12 @@ def recommended_recipe() -> Recipe:
         peak_factor=1.0,
         end_factor=0.1,
         cycle=1000,
-        given_frames=((0, 0.1), (1, 0.6), (2, 0.3)),
+        conditioning_frames=((0, 0.1), (1, 0.6), (2, 0.3)),
         master_weights=True,
         crop=True,
         resample=True,
         reshuffle=True,
-        recompute="0.25",
+        activation_checkpointing="0.25",
     )
 
 
@@ -191,9 +193,9 @@ def nano() -> Profile:
         warmup=20,
         cycle=300,
         clip_norm=1.0,
-        given_frames=((1, 1.0),),
+        conditioning_frames=((1, 1.0),),
         save_every=100,
-        recompute="none",
+        activation_checkpointing="none",
     )
     return Profile(
         name="nano",
@@ -207,8 +209,8 @@ def nano() -> Profile:
         prompt_prefix=PREFIX,
         recipe=recipe,
         sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=1),
-        controls=Source("simulator/calibration", kind="dataset"),
-        control_clips=160,
+        calibration=Source("simulator/calibration", kind="dataset"),
+        calibration_clips=160,
         critic_fps=8,
         critic_tokens=1024,
         guardrail=False,
@@ -227,7 +229,7 @@ def smoke() -> Profile:
         name="smoke",
         train_clips=4,
         prompts=2,
-        control_clips=24,
+        calibration_clips=24,
         recipe=replace(full.recipe, **few),
         alternatives=tuple(replace(recipe, **few) for recipe in full.alternatives),
         sampling=replace(full.sampling, steps=3, seeds=2, base_seeds=1),
@@ -252,11 +254,13 @@ def cosmos_2b() -> Profile:
         recipe=recommended_recipe(),
         alternatives=(
             upstream_recipe(),
-            replace(recommended_recipe(), name="lora", lora_rank=32, learning_rate=1e-4, recompute="0.2"),
+            replace(
+                recommended_recipe(), name="lora", lora_rank=32, learning_rate=1e-4, activation_checkpointing="0.2"
+            ),
         ),
         sampling=Sampling(steps=36, guidance=7.0, shift=5.0, negative_prompt=None, seeds=5, base_seeds=1),
-        controls=None,
-        control_clips=160,
+        calibration=None,
+        calibration_clips=160,
         critic_fps=4,
         critic_tokens=8192,
         guardrail=True,
@@ -268,7 +272,7 @@ def cosmos_2b() -> Profile:
 def cosmos_14b() -> Profile:
     """Cosmos Predict 2.5 14B, judged by Cosmos Reason 2 8B; eight 80 GB GPUs."""
     small = cosmos_2b()
-    slower, large = 2**-15.5, {"shard": 32, "recompute": "selective"}
+    slower, large = 2**-15.5, {"shard": 32, "activation_checkpointing": "selective"}
     return replace(
         small,
         name="14b",

@@ -32,7 +32,7 @@ def manifest(run: Path, stage: str) -> dict:
     found = runs.read_manifest(run / runs.FOLDERS[stage])
     if found is None:
         verb, _, model = stage.partition("-")
-        first = runs.command("prepare" if verb == "data" else verb, run, None, *(["--model", model] if model else []))
+        first = runs.command(verb, run, None, *(["--model", model] if model else []))
         raise UserError(f"{run}: {stage} is not finished; type {first} first")
     return found
 
@@ -78,7 +78,7 @@ def truth(run: Path) -> pd.DataFrame:
     One row per clip: file, model, name, prompt, seed, outcome, reason, passed, physics, instruction, kept. Empty where
     the profile's photos come without a truth.
     """
-    rows = pd.DataFrame(runs.read_rows(run / "verdicts" / "truth.jsonl"))
+    rows = pd.DataFrame(runs.read_rows(run / "verdicts" / "ground_truth.jsonl"))
     if rows.empty:
         return rows
     told = rows.merge(scores(run)[["file", *QUESTIONS]], on="file", how="left")
@@ -92,7 +92,7 @@ def outcome_by_file(run: Path) -> dict[str, str]:
     return {} if table.empty else dict(zip(table["file"], table["outcome"], strict=True))
 
 
-def critic_against_truth(run: Path) -> dict:
+def critic_against_ground_truth(run: Path) -> dict:
     """How far critic and filter agree with the truth on the tuned model's dreams.
 
     `auc`: chance that a clip that placed gets a higher mean of both scores, by which the filter ranks, than one that
@@ -140,7 +140,7 @@ def _judged(run: Path) -> dict:
         **{f"controls_{question}": critic[question]["n"] for question in QUESTIONS},
         **{key: judged[key] for rate in rates for key in (rate, f"{rate}_interval")},
         "follow_gain": gain(run),
-        "against_truth": critic_against_truth(run),
+        "against_ground_truth": critic_against_ground_truth(run),
     }
 
 
@@ -182,10 +182,10 @@ def table(facts: dict) -> str:
         ("critic's AUC on planted fakes (instruction)", _known(judge["auc_instruction"], ".2f")),
         ("instruction followed, says the critic (base)", _known(judge["follow_rate_base"], ".0%")),
         ("instruction followed, says the critic (tuned)", _known(judge["follow_rate_tuned"], ".0%")),
-        ("object placed, by the truth (base)", _known(judge["placed_rate_base"], ".0%")),
-        ("object placed, by the truth (tuned)", _known(judge["placed_rate_tuned"], ".0%")),
-        ("object placed, by the truth (kept)", _known(judge["against_truth"]["kept"], ".0%")),
-        ("critic's AUC against the truth on dreams", _known(judge["against_truth"]["auc"], ".2f")),
+        ("object placed, by the truth (base)", _known(judge["success_rate_base"], ".0%")),
+        ("object placed, by the truth (tuned)", _known(judge["success_rate_tuned"], ".0%")),
+        ("object placed, by the truth (kept)", _known(judge["against_ground_truth"]["kept"], ".0%")),
+        ("critic's AUC against the truth on dreams", _known(judge["against_ground_truth"]["auc"], ".2f")),
         ("clips kept, dropped", f"{filtered['kept']}, {filtered['dropped']}"),
     ]
     width = max(len(name) for name, _ in lines)

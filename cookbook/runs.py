@@ -33,21 +33,21 @@ HOME = Path(os.environ.get("COOKBOOK_HOME", ASSETS.parent))
 
 # stage -> its folder in the run, and the folders it reads
 FOLDERS = {
-    "data": "data",
+    "prepare": "data",
     "train": "checkpoints",
     "convert": "export",
-    "generate-base": "dreams/base",
-    "generate-tuned": "dreams/tuned",
+    "generate-base": "generated/base",
+    "generate-tuned": "generated/tuned",
     "judge": "verdicts",
     "filter": "kept",
     "report": "report",
 }
 READS = {
-    "data": (),
-    "train": ("data",),
+    "prepare": (),
+    "train": ("prepare",),
     "convert": ("train",),
-    "generate-base": ("data",),
-    "generate-tuned": ("data", "convert"),
+    "generate-base": ("prepare",),
+    "generate-tuned": ("prepare", "convert"),
     "judge": ("generate-base", "generate-tuned"),
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),

@@ -19,7 +19,7 @@ def _done(folder: Path, stage: str) -> bool:
 
 def with_clips(profile: str, folder: Path) -> Path:
     """The run folder, its clips prepared first where notebook 01 has not done so."""
-    if not _done(folder, "data"):
+    if not _done(folder, "prepare"):
         from cookbook.prepare.stage import prepare
 
         banner(f"No prepared clips in {folder}: preparing those of the profile now, as notebook 01 does.")
@@ -42,15 +42,15 @@ def with_checkpoint(profile: str, folder: Path) -> Path:
     return sample
 
 
-def with_dreams(profile: str, folder: Path) -> Path:
+def with_generated(profile: str, folder: Path) -> Path:
     """The run folder, or without videos in it a sample folder with the shipped ones, or with a few made on the spot."""
     if _done(folder, "generate-tuned") and _done(folder, "generate-base"):
         return folder
     sample = folder.with_name(f"{folder.name}-samples")
-    shipped = runs.ASSETS / "samples" / "dreams"
+    shipped = runs.ASSETS / "samples" / "generated"
     if runs.read_manifest(shipped / "tuned"):
         banner(f"No finished videos in {folder}: shipped samples stand in. Their verdicts are not those of your run.")
-        shutil.copytree(shipped, sample / "dreams", dirs_exist_ok=True)
+        shutil.copytree(shipped, sample / "generated", dirs_exist_ok=True)
         return sample
     from cookbook.convert.stage import convert
     from cookbook.generate.stage import generate

@@ -24,7 +24,7 @@ from cookbook.models import world
 from cookbook.profiles import Recipe
 from cookbook.train.objective import heldout_loss
 from nano.evaluate import judges, measure, measured_by, percent, tally
-from nano.generator import CENTRE, NANO, Dreamer
+from nano.generator import CENTRE, NANO, BatchGenerator
 from nano.variants import TEXT, Resident, TrainingFlags, Variant, make, post_train, training_clips
 
 PROBED = 16  # clips of the held-out loss
@@ -102,7 +102,7 @@ class Bench:
 
     args: Args
     group: Group
-    dreamer: Dreamer
+    dreamer: BatchGenerator
     clips: list[Resident]
     probes: list[Resident]
     pool: Executor

@@ -64,7 +64,7 @@ def read_examples(folders: Sequence[Path], edge: int) -> list[Example]:
             row["physics"],
             row["instruction"] if row["physics"] or row["label"] == "dream" else None,
             row["violation"][0] if row.get("violation") else None,
-            row["id"] if row["label"] == "dream" else row["twin_of"] or row["id"],
+            row["id"] if row["label"] == "dream" else row["source_clip"] or row["id"],
             strangers(row, names, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
         )
         for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))

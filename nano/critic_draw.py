@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from cookbook.errors import UserError
-from cookbook.judge.calibration_clips import SPOILERS
+from cookbook.judge.calibration_clips import CORRUPTIONS
 from nano.critic_clips import NEVER, SHIFT, UNSEEN, Clips, View, other_hand, plain_view
 
-TRAINED = {kind: facts for kind, facts in SPOILERS.items() if kind != "erased"}  # erased regions are never trained on
+TRAINED = {
+    kind: facts for kind, facts in CORRUPTIONS.items() if kind != "erased"
+}  # erased regions are never trained on
 WHOLE = tuple(kind for kind in TRAINED if kind != "dropped")  # spoilt copies as long as the clip
 AT_THE_END = ("reversed", "sped_up")  # nobody can say in which frame they turn impossible
 
@@ -115,7 +117,7 @@ class Draw:
             kind = "dropped" if short else str(rng.choice(WHOLE))
             other = int(rng.choice(self.sound))
             breaks[row] = spoil(view, row, kind, other, tuple(clips.pixels.shape[1:4]), rng)
-            _, physical, done = SPOILERS[kind]
+            _, physical, done = CORRUPTIONS[kind]
             physics[row] = -1 if physical is None else physical
             instruction[row] = -1 if done is None or short else done
             only_end[row] = kind in AT_THE_END or physical is None

@@ -69,7 +69,7 @@ def _asked(clips: Clips, row: int) -> tuple[str, ...]:
 
 def _aucs(clips: Clips, rows: np.ndarray, found: np.ndarray, told: Sequence[Sequence[str]]) -> dict[str, float | None]:
     done, dreamt = clips.instruction[rows], clips.kinds[rows] == "dream"
-    facts = {"dreams": auc(done[dreamt], found[dreamt, :2].mean(1))} if dreamt.any() else {}
+    facts = {"generated": auc(done[dreamt], found[dreamt, :2].mean(1))} if dreamt.any() else {}
     rows, found, told = rows[~dreamt], found[~dreamt], [told[number] for number in np.flatnonzero(~dreamt)]
     physics, kinds = clips.physics[rows], clips.kinds[rows]
     unseen = np.isin(kinds, UNSEEN)

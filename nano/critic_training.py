@@ -182,9 +182,9 @@ def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None, de
     keep = round_trips(held_out, vae, device).with_suffix(".held.npy")
     clips = prepare(read_examples(held_out, loaded.token_edge), loaded, torch.device(device), vae, 0.0, keep)
     reader = Reader(loaded, clips.pixels.shape[1:4], sorted(set(clips.texts())))
-    facts = {"critic": measure(reader, clips), "dreams": dreams(reader, clips)} | counts(reader, clips)
+    facts = {"critic": measure(reader, clips), "generated": dreams(reader, clips)} | counts(reader, clips)
     print(f"{report(facts['critic'])}\nclips: {facts['clips']}\n95 % intervals: {facts['intervals']}\n"
-          f"dreams: {facts['dreams']}", flush=True)  # fmt: skip
+          f"dreams: {facts['generated']}", flush=True)  # fmt: skip
     return facts
 
 
@@ -281,13 +281,13 @@ def train(
             "critic": result,
             "pixel_statistics": baseline(clips, unknown),
             "saved": check_saved(out, averaged, unknown),
-            "dreams": dreams(averaged, unknown),
+            "generated": dreams(averaged, unknown),
         }
         facts |= counts(averaged, unknown) | {"shuffled": shuffled, "step": learner.step}
         runs.write_json(out / "metrics.json", facts)
         print(
             f"pixel statistics: {facts['pixel_statistics']}\nsaved files: {facts['saved']}\n"
-            f"clips: {facts['clips']}\n95 % intervals: {facts['intervals']}\ndreams: {facts['dreams']}",
+            f"clips: {facts['clips']}\n95 % intervals: {facts['intervals']}\ndreams: {facts['generated']}",
             flush=True,
         )
     return result

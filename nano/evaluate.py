@@ -27,7 +27,7 @@ from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import pixels, rules
 from cookbook.judge.statistics import interval, share
 from cookbook.models import world
-from nano.generator import CENTRE, NANO, Dreamer, Flags, Scene, load_model
+from nano.generator import CENTRE, NANO, BatchGenerator, Flags, Scene, load_model
 
 GRID = (
     CENTRE,
@@ -69,8 +69,10 @@ class Measured:
     seconds_making: float = 0.0  # without the judges, which work beside it
 
 
-def measure(dreamer: Dreamer, dreams: Iterator[tuple[int, int, np.ndarray]], model: str, pool: Executor) -> Measured:
-    """Judge all `dreams` of one model."""
+def measure(
+    dreamer: BatchGenerator, dreams: Iterator[tuple[int, int, np.ndarray]], model: str, pool: Executor
+) -> Measured:
+    """Judge all `generated` of one model."""
     made, waiting, start = Measured(), [], time.monotonic()
     for index, seed, frames in dreams:
         scene = dreamer.scenes[index]
@@ -90,7 +92,7 @@ def tally(rows: list[dict]) -> dict:
     return {"clips": len(rows), "prompts": len(set(prompts)), "rate": rate, "interval": edges, **counts}
 
 
-def measured_by(dreamer: Dreamer) -> dict[str, str]:
+def measured_by(dreamer: BatchGenerator) -> dict[str, str]:
     """What a rate depends on beside the models: the held-out clips and the rules that judge."""
     clips = runs.digest_of([scene.row["sha256"] for scene in dreamer.scenes])
     return {
@@ -135,7 +137,7 @@ class Args(Flags):
     """Only run the sampling grid on the tuned model; finished settings are skipped."""
 
 
-def draw_sheet(dreamer: Dreamer, made: dict[str, Measured], count: int, path: Path) -> None:
+def draw_sheet(dreamer: BatchGenerator, made: dict[str, Measured], count: int, path: Path) -> None:
     """Base above tuned above the simulator, six frames each, first seed."""
     chosen = np.unique(np.linspace(0, len(dreamer.scenes) - 1, min(count, len(dreamer.scenes))).round().astype(int))
     clips, titles = [], []
@@ -150,7 +152,7 @@ def draw_sheet(dreamer: Dreamer, made: dict[str, Measured], count: int, path: Pa
         show.contact_sheet(clips, titles, columns=6).save(temporary)
 
 
-def evaluate(args: Args, dreamer: Dreamer, pool: Executor) -> dict:
+def evaluate(args: Args, dreamer: BatchGenerator, pool: Executor) -> dict:
     """Both models and the simulator; writes everything and returns the summary."""
     setting, start = replace(CENTRE, steps=args.steps, guidance=args.guidance, shift=args.shift), time.monotonic()
     folders = {"base": args.base} | ({"tuned": args.tuned} if args.tuned else {})
@@ -182,7 +184,7 @@ def evaluate(args: Args, dreamer: Dreamer, pool: Executor) -> dict:
     return summary
 
 
-def run_grid(args: Args, dreamer: Dreamer, pool: Executor) -> list[dict]:
+def run_grid(args: Args, dreamer: BatchGenerator, pool: Executor) -> list[dict]:
     """One row per setting of `GRID` in grid.jsonl, and the table. `passes` per clip are what a CPU pays."""
     table, transformer = args.out / "grid.jsonl", load_model(args.tuned, dreamer.device)
     what = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds} | measured_by(dreamer)

@@ -20,7 +20,7 @@ from cookbook import hardware, runs, video
 from cookbook.engine import Group
 from cookbook.errors import report_user_errors
 from nano.evaluate import finish, judges
-from nano.generator import CENTRE, NANO, Dreamer, Scene
+from nano.generator import CENTRE, NANO, BatchGenerator, Scene
 from nano.variants import Resident, TrainingFlags, make, post_train, training_clips
 
 # Reasons of `truth.py` that break physics, whatever was asked for
@@ -41,7 +41,7 @@ def label(name: str, frames: np.ndarray, scene: Scene, out: Path) -> dict:
     physics = 1 if verdict["passed"] else 0 if verdict["reason"] in BROKEN else -1
     told = {key: scene.row[key] for key in ("task", "hand", "prompt")}
     return told | {
-        "id": name, "label": "dream", "twin_of": scene.row["id"], "fps": NANO.clip.fps, "sha256": runs.digest(path),
+        "id": name, "label": "dream", "source_clip": scene.row["id"], "fps": NANO.clip.fps, "sha256": runs.digest(path),
         "physics": physics, "instruction": int(verdict["passed"]), "reason": verdict["reason"],
         "violation": [len(frames) - 1, len(frames) - 1] if physics == 0 else None,
     }  # fmt: skip
@@ -57,7 +57,9 @@ def main(args: Args) -> None:
     runs.write_rows(args.out / "manifest.jsonl", [row for part in parts for row in part])
 
 
-def dream(steps: int, dreamer: Dreamer, clips: list[Resident], group: Group, args: Args, pool: Executor) -> list[dict]:
+def dream(
+    steps: int, dreamer: BatchGenerator, clips: list[Resident], group: Group, args: Args, pool: Executor
+) -> list[dict]:
     """Post-train for so many steps, dream every beginning and seed, and say how many came true."""
     model, _ = post_train(make(steps=steps), args.models, clips, group)
     waiting = []

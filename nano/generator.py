@@ -48,7 +48,7 @@ class Scene:
         return video.window(frames, fps, NANO.clip, 0.0, resample=True, crop=True)
 
     def truth(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "truth" / f"{self.row['id']}.npz") as file:
+        with np.load(self.folder / "ground_truth" / f"{self.row['id']}.npz") as file:
             return {name: file[name] for name in file.files}
 
 
@@ -87,7 +87,7 @@ def velocity(
     return field_at
 
 
-class Dreamer:
+class BatchGenerator:
     """What all models share, made once: the VAE, the prompts' embeddings [N, L, D], the first latents [N, C, 1, h, w].
 
     The VAE computes in float32 on a GPU too, as on the two cores where readers run it.
@@ -164,5 +164,5 @@ class Flags:
     workers: int = min(16, len(os.sched_getaffinity(0)))
     """Processes that judge."""
 
-    def dreamer(self, base: Path) -> Dreamer:
-        return Dreamer(base, read_scenes(self.data, self.prompts), self.batch)
+    def dreamer(self, base: Path) -> BatchGenerator:
+        return BatchGenerator(base, read_scenes(self.data, self.prompts), self.batch)

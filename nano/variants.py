@@ -26,7 +26,7 @@ from cookbook.profiles import Recipe
 from cookbook.train import dataset
 from cookbook.train.objective import batches, flow_loss
 from cookbook.train.planning import add_lora
-from nano.generator import NANO, Dreamer, Flags, captioned
+from nano.generator import NANO, BatchGenerator, Flags, captioned
 
 TEXT = ("crossattn_proj", "attn2", "norm2")  # where the network takes in the prompt
 
@@ -81,7 +81,7 @@ class Resident:
 
 
 @torch.no_grad()
-def training_clips(folder: Path, models: Path, dreamer: Dreamer) -> list[Resident]:
+def training_clips(folder: Path, models: Path, dreamer: BatchGenerator) -> list[Resident]:
     """The clips that the train stage would train on (its own split), in memory on the device."""
     found, problems = check_clips(folder, NANO)
     if problems:

@@ -182,7 +182,7 @@ def memory_lora(parameters, trained):
 exercises.check_00_2(memory_lora);
 
 # %% [markdown]
-# **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `store.READS` says which stages each one reads. Return a set of names.
+# **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `runs.READS` says which stages each one reads. Return a set of names.
 
 # %%
 from cookbook import exercises, runs

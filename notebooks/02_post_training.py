@@ -189,7 +189,7 @@ plan = train(profile, run=folder, recipe=recipe or None, steps=steps or None, se
 # whose window grows with the run: the first steps are forgotten, the last are averaged.
 #
 # On several GPUs the same code runs under `torchrun`; weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
-# blocks are compiled, and the compiler keeps what saves most per byte for the way back, up to the share of the activations that `recompute` names.
+# blocks are compiled, and the compiler keeps what saves most per byte for the way back, up to the share of the activations that `activation_checkpointing` names.
 #
 # For a run of hours: `--sample-every 200` makes clips of fixed seeds with the weights of that step, `--tensorboard` draws the log as it grows, and `--base model.pt` starts from
 # weights in NVIDIA's own file format.

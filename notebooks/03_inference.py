@@ -30,7 +30,7 @@
 # | **Needed** | [02 · Post-train the world model](02_post_training.ipynb) (without it, two quick steps from the base model stand in, in a folder of their own) |
 # | **Helpful** | the flow of notebook 02: noise level, velocity |
 # | **Reads** | `checkpoints/`, `data/eval/` |
-# | **Writes** | `export/` (`model.pt`, `model_ema_fp32.pt`, `model_ema_bf16.pt`, `diffusers/`), `dreams/base/`, `dreams/tuned/` |
+# | **Writes** | `export/` (`model.pt`, `model_ema_fp32.pt`, `model_ema_bf16.pt`, `diffusers/`), `generated/base/`, `generated/tuned/` |
 # | **Next** | [04 · Judge and filter](04_plausibility_filtering.ipynb) |
 #
 # <!-- measured -->
@@ -135,13 +135,13 @@ base = generate(profile, run=folder, model="base")
 tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)
 
 # %% [markdown]
-# What was asked for stands in `requests.jsonl`, in the published fields; what was made stands in `dreams.jsonl`, one row per video with everything needed to make it again.
+# What was asked for stands in `requests.jsonl`, in the published fields; what was made stands in `generated.jsonl`, one row per video with everything needed to make it again.
 #
 # **What you should see:** one request, and the row of the first video made from it.
 
 # %%
-rows = {model: runs.read_rows(folder / "dreams" / model / "dreams.jsonl") for model in ("base", "tuned")}
-print(runs.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0])
+rows = {model: runs.read_rows(folder / "generated" / model / "generated.jsonl") for model in ("base", "tuned")}
+print(runs.read_rows(folder / "generated" / "tuned" / "requests.jsonl")[0])
 pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 
 # %% [markdown]
@@ -161,7 +161,7 @@ picked = [shared[0], shared[-1]]
 
 
 def clip(model: str, key: tuple):
-    return folder / "dreams" / model / made[model][key]["file"]
+    return folder / "generated" / model / made[model][key]["file"]
 
 
 for key in picked:
@@ -187,7 +187,7 @@ show.show_sheet(clips, [f"{model}: {made[model][key]['prompt']}" for key in pick
 # hand lets go. A large model shows more spread, and the spread is what the critic of the next notebook lives on.
 
 # %%
-first = runs.read_rows(folder / "dreams" / "tuned" / "requests.jsonl")[0]
+first = runs.read_rows(folder / "generated" / "tuned" / "requests.jsonl")[0]
 usual = settings.sampling.guidance
 known = {row["seed"] for row in rows["tuned"] if row["name"] == first["name"]}
 asked = [first | {"name": f"rollout{seed}", "seed": seed} for seed in range(5) if seed not in known]
@@ -198,8 +198,8 @@ runs.write_rows(own / "requests.jsonl", asked)
 generate(profile, run=own, requests=own / "requests.jsonl", weights=folder / "export" / "diffusers", seeds=1);
 
 # %%
-more = {row["name"]: row for row in runs.read_rows(own / "dreams/tuned/dreams.jsonl") if not row["blocked"]}
-extra = {name: own / "dreams" / "tuned" / row["file"] for name, row in more.items()}
+more = {row["name"]: row for row in runs.read_rows(own / "generated/tuned/generated.jsonl") if not row["blocked"]}
+extra = {name: own / "generated" / "tuned" / row["file"] for name, row in more.items()}
 
 rollouts = {seed: clip("tuned", (name, seed)) for name, seed in sorted(made["tuned"]) if name == first["name"]}
 rollouts |= {row["seed"]: extra[name] for name, row in more.items() if name.startswith("rollout")}
@@ -324,12 +324,12 @@ exercises.check_03_3(differing);
 # ## Recap
 #
 # * A conversion is believed when the written files, read by another process, equal the checkpoint bit by bit.
-# * Seed, steps, guidance, shift and weights decide a video; all of them stand in its row of `dreams.jsonl`.
+# * Seed, steps, guidance, shift and weights decide a video; all of them stand in its row of `generated.jsonl`.
 # * Models are compared on the same photos and the same noise.
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | videos look like those of the base model | the trained weights were not loaded | compare `weights` in the rows of `dreams/base` and `dreams/tuned`: they must differ |
+# | videos look like those of the base model | the trained weights were not loaded | compare `weights` in the rows of `generated/base` and `generated/tuned`: they must differ |
 # | flicker and burnt colours | wrong solver schedule, or guidance too high | linear schedule with shift 5; guidance from the profile |
 # | a row with `blocked: true` | NVIDIA's guardrail stopped the prompt or the video | another prompt or photo; the guardrail is part of the licence |
 # | 403 at the download | licence not accepted | the message names the page |

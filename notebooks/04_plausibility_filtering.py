@@ -29,8 +29,8 @@
 # |---|---|
 # | **Needed** | [03 · Generate videos](03_inference.ipynb) (without it, sample videos stand in, in a folder of their own) |
 # | **Helpful** | what a probability and an average are |
-# | **Reads** | `dreams/base/`, `dreams/tuned/`, the controls of the profile |
-# | **Writes** | `verdicts/` (`controls.jsonl`, `calibration.json`, `verdicts.jsonl`), `kept/` (laid out like `data/train`) |
+# | **Reads** | `generated/base/`, `generated/tuned/`, the controls of the profile |
+# | **Writes** | `verdicts/` (`calibration_clips.jsonl`, `calibration.json`, `verdicts.jsonl`), `kept/` (laid out like `data/train`) |
 # | **Next** | the report: `cookbook report`, or all at once with `cookbook run` |
 #
 # <!-- measured -->
@@ -67,7 +67,7 @@ from cookbook.judge.ratings import Rating
 settings = profiles.get(profile)
 budget.plan(profile, "04")
 doctor.require(profile)
-folder = samples.with_dreams(profile, runs.run_folder(run or None, profile))
+folder = samples.with_generated(profile, runs.run_folder(run or None, profile))
 
 # %% [markdown]
 # ## 4. Inference with Reason 2 for plausibility check and filtering
@@ -127,7 +127,7 @@ critic = judge(profile, run=folder, calibrate=True)
 import pandas as pd
 
 pd.set_option("display.max_colwidth", None)
-told = {(row["file"], row["question"]): row["score"] for row in runs.read_rows(folder / "verdicts" / "controls.jsonl")}
+told = {(row["file"], row["question"]): row["score"] for row in runs.read_rows(folder / "verdicts" / "calibration_clips.jsonl")}
 pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} for fake in fakes])
 
 # %% [markdown]
@@ -144,7 +144,7 @@ report.critic_by_kind(folder).astype(object).fillna("-")
 # %% [markdown]
 # ### 4.2 Your own eye
 #
-# Planted faults are not the faults that a world model makes. For those you are the measure: mark some videos, blind to which model made them and to what the critic says. Your marks go to `marks.jsonl` in the run's folder, and the
+# Planted faults are not the faults that a world model makes. For those you are the measure: mark some videos, blind to which model made them and to what the critic says. Your marks go to `ratings.jsonl` in the run's folder, and the
 # calibration takes them in: marked videos are controls like the others, and the agreement of critic and people is stated as Cohen's kappa with quadratic weights (1 agreement, 0 what chance gives).
 #
 # Two videos of one prompt are easier to tell apart than one is to mark: `Rating(folder, rater, pairs=True)` shows them side by side. Tab and Enter press the buttons, too.
@@ -244,7 +244,7 @@ pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
 report.outcomes(folder)
 
 # %%
-results.critic_against_truth(folder)
+results.critic_against_ground_truth(folder)
 
 # %% [markdown]
 # **Read it before you train on `kept/`.** An `auc` near or below 0.5 means that the filter is no better than a coin, or worse, however good the ROC on planted fakes looks: planted faults are not the faults that a world model makes. The critic that

@@ -111,12 +111,12 @@ show.show_sheet([first, soften(first)], ["as it was", "softened"])
 
 # %%
 broken = [replace(clip, kind="known faults") for clip in main if clip.physics == 0]
-held = critic_training.from_controls(sound + broken, ("physics",))
+held = critic_training.from_calibration_clips(sound + broken, ("physics",))
 held += critic_training.with_fault("softened", soften, sound)
 scenes = {clip.scene for clip in main}
 good = [clip for clip in calibration_clips.good_clips(folder / "data" / "train") if clip.scene not in scenes]
-known = [copy for copy in calibration_clips.spoilt(good, 12) if copy.physics == 0]
-examples = critic_training.from_controls(good + known, ("physics",)) + critic_training.with_fault("softened", soften, good)
+known = [copy for copy in calibration_clips.corrupted(good, 12) if copy.physics == 0]
+examples = critic_training.from_calibration_clips(good + known, ("physics",)) + critic_training.with_fault("softened", soften, good)
 examples = critic_training.read_labelled(Path(labels)) if labels else examples
 print(f"{len(examples)} examples to learn from, {len(held)} held out")
 

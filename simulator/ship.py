@@ -76,9 +76,9 @@ def ship_controls(work: Path, out: Path) -> None:
     for row in read_rows(work):
         file = f"videos/{row['id']}.mp4"
         shutil.copy(work / file, out / file)
-        kept = {key: row[key] for key in ("prompt", "physics", "instruction", "violation", "twin_of")}
+        kept = {key: row[key] for key in ("prompt", "physics", "instruction", "violation", "source_clip")}
         lines.append(json.dumps({"file": file, "kind": row["label"], **kept}))
-    (out / "controls.jsonl").write_text("\n".join(lines) + "\n")
+    (out / "calibration_clips.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def write_states(work: Path, out: Path, recipe: dict) -> None:

@@ -192,7 +192,7 @@ class Studio:
             "id": self.name if kind == "real" else f"{self.name}-{kind}",
             **scene_row(world.scene),
             "label": kind,
-            "twin_of": None if kind == "real" else self.name,
+            "source_clip": None if kind == "real" else self.name,
             "physics": int(kind not in faults.PHYSICS),
             "instruction": int(log.success),
             "violation": [first, max(first, min(violation[1], FRAMES - 1) // every)] if violation else None,

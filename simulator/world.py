@@ -165,9 +165,7 @@ def add_camera(spec: mujoco.MjSpec, view: View) -> None:
 def build(scene: Scene) -> World:
     path = ASSETS / "robot/gr1.xml"
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: restore it with git, or build it: python -m simulator.robot"
-        )
+        raise FileNotFoundError(f"{path} is missing: restore it with git, or build it: python -m simulator.robot")
     spec = mujoco.MjSpec.from_file(str(path))
     builder = Builder(spec)
     set_physics(spec)

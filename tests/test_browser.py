@@ -199,10 +199,10 @@ def test_the_slider_of_noise_levels_responds(lab, page):
 def test_two_videos_side_by_side_are_marked_by_keyboard(lab, page):
     home, _, address = lab
     for model in ("base", "tuned"):
-        stage = runs.enter(home / "rated/dreams" / model, f"generate-{model}", "nano", {}, {})
+        stage = runs.enter(home / "rated/generated" / model, f"generate-{model}", "nano", {}, {})
         row = {"file": "a.mp4", "name": "a", "prompt": "Wave.", "seed": 0, "model": model, "image_sha256": None}
         video.write_video(stage.folder / "a.mp4", tiny.clip(0, frames=25), 8)
-        runs.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
+        runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     made = f"Rating(Path({str(home / 'rated')!r}), pairs=True).show()"
     code = f"from pathlib import Path\nfrom cookbook.judge.ratings import Rating\n{made}"
@@ -216,7 +216,7 @@ def test_two_videos_side_by_side_are_marked_by_keyboard(lab, page):
     play(page)
     page.locator(".jp-OutputArea button", has_text="4").first.focus()
     page.keyboard.press("Enter")
-    marks = home / "rated" / "marks.jsonl"
+    marks = home / "rated" / "ratings.jsonl"
     page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea button:disabled').length === 5")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")

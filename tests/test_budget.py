@@ -101,7 +101,7 @@ def test_the_controls_of_real_weights_are_made_of_the_training_clips(clips, made
         (train / "videos" / f"{index}.mp4").touch()
     write_metadata(train / "metadata.csv", [(f"{index}.mp4", f"Do {index}.") for index in range(clips)])
     controls, apart = gather(large, tmp_path)
-    assert len(controls) == made <= large.control_clips and not apart
+    assert len(controls) == made <= large.calibration_clips and not apart
     assert {control.path.parent for control in controls} == {train / "videos"}
     told = {work.stage: work for work in budget.stages(large)}["judge"].what
     assert told.endswith("up to 160 controls: your training clips, as they are and broken on purpose")
@@ -212,7 +212,7 @@ def test_a_picture_that_was_not_drawn_is_an_error():
 
 def test_figures_come_with_how_far_they_may_differ(monkeypatch):
     shares = {"follow_rate_tuned": 0.7, "follow_rate_tuned_interval": [0.5, 0.9]}
-    shares |= {"placed_rate_tuned": 0.3, "placed_rate_tuned_interval": [0.1, 0.5]}
+    shares |= {"success_rate_tuned": 0.3, "success_rate_tuned_interval": [0.1, 0.5]}
     train = {"heldout_zero_velocity": 2.0, "heldout_before": 0.5, "heldout_after": 0.2}
     monkeypatch.setattr(results, "manifest", lambda run, stage: train if stage == "train" else shares)
     critic = {"auc": 0.8, "auc_interval": [0.7, 0.9]}

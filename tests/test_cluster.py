@@ -22,9 +22,9 @@ from PIL import Image
 from cookbook import cluster, runs
 from cookbook.cluster import ATTEMPTS, CORES
 from cookbook.errors import UserError
-from cookbook.generate.generator import TOGETHER
+from cookbook.generate.generator import IN_FLIGHT
 from cookbook.generate.stage import generate
-from cookbook.judge.scorer import Panel
+from cookbook.judge.scorer import Scorer
 from cookbook.judge.stage import judge_rows
 from cookbook.video import write_video
 
@@ -74,7 +74,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tiny
 from cookbook import profiles
-from cookbook.generate import generate
+from cookbook.generate.stage import generate
 
 profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({world!r}))
 generate("tiny", run=sys.argv[1], requests=Path({requests!r}), weights=Path({world!r}), seeds=1, ray=sys.argv[2])
@@ -131,8 +131,8 @@ def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, re
     tiny_profile()
     alone = generate("tiny", run=tmp_path / "alone", requests=requests, weights=tiny_world, seeds=1)
     for run in folders:
-        dreams = run / "dreams/tuned"
-        rows = runs.read_rows(dreams / "dreams.jsonl")
+        dreams = run / "generated/tuned"
+        rows = runs.read_rows(dreams / "generated.jsonl")
         assert len(rows) == len({row["file"] for row in rows}) == CLIPS == len(list(dreams.glob("*.mp4")))
         made = runs.read_manifest(dreams)["outputs"]
         for name, video in alone["outputs"].items():
@@ -158,9 +158,9 @@ def test_verdicts_of_a_cluster_are_those_of_one_process(tmp_path, nodes, critic_
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    shared, _ = judge_rows(table, Panel(critic_folder, 8, 1024, address), rows, False)
+    shared, _ = judge_rows(table, Scorer(critic_folder, 8, 1024, address), rows, False)
     killer.join()
-    alone, _ = judge_rows(tmp_path / "alone.jsonl", Panel(critic_folder, 8, 1024), rows, False)
+    alone, _ = judge_rows(tmp_path / "alone.jsonl", Scorer(critic_folder, 8, 1024), rows, False)
     assert sorted(shared, key=lambda row: (row["file"], row["question"])) == sorted(
         alone, key=lambda row: (row["file"], row["question"])
     )
@@ -244,7 +244,7 @@ def named(request: Named, seed: int) -> str:
 def test_each_clip_once_whichever_worker_dies(workers, deadly):
     ray = FakeRay(dict(deadly))
     jobs = [(Named(name), 0) for name in "abcde"]
-    made = list(cluster._Round(ray, ray.worker, workers, jobs, named, TOGETHER))
+    made = list(cluster._Round(ray, ray.worker, workers, jobs, named, IN_FLIGHT))
     assert sorted(clip for _, clip in made) == list("abcde")
     assert all(request.name == clip for (request, _), clip in made)
 
@@ -252,4 +252,4 @@ def test_each_clip_once_whichever_worker_dies(workers, deadly):
 def test_a_clip_that_kills_its_workers_is_named():
     ray = FakeRay({"b": ATTEMPTS})
     with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died with it in hand"):
-        list(cluster._Round(ray, ray.worker, 2, [(Named(name), 0) for name in "abc"], named, TOGETHER))
+        list(cluster._Round(ray, ray.worker, 2, [(Named(name), 0) for name in "abc"], named, IN_FLIGHT))

@@ -34,4 +34,4 @@ def test_the_names_it_explains_are_still_there():
     for question in scoring.QUESTIONS:
         text, cue = scoring.read_rubric(question)
         assert cue == "Score: " and (question == "physics" or "{instruction}" in text)
-        assert question in calibration_clips.Control.__dataclass_fields__
+        assert question in calibration_clips.CalibrationClip.__dataclass_fields__

@@ -126,7 +126,8 @@ def test_the_file_of_one_real_network_is_refused_for_the_other(full_size):
 MEASURE = """
 import sys, torch, psutil
 from pathlib import Path
-from cookbook.convert import proof, weights, write
+from cookbook.convert import verify, weights
+from cookbook.convert.stage import write
 action, checkpoint, models, out = sys.argv[1], *map(Path, sys.argv[2:])
 torch.set_num_threads(1)
 weights.read(checkpoint, models)  # so that what Python loads once is there
@@ -135,7 +136,7 @@ Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 if action == "write":
     write(weights.read(checkpoint, models), out, models, 5.0, checkpoint.is_file())
 else:
-    assert all(row.good for row in proof.check(out, checkpoint, models))
+    assert all(row.good for row in verify.check(out, checkpoint, models))
 status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - before)
 """

@@ -72,11 +72,11 @@ def test_digit_and_cue_tokens(critic):
 def test_chat_shows_video_first_and_frame_times(critic):
     sampled = sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
     start, rest = critics.chat(critic, questions(PROMPTS[0])[1])
-    inputs = critics.watch(critic, [sampled], [start + rest])
+    inputs = critics.preprocess(critic, [sampled], [start + rest])
     text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
     assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
     assert "<0.1 seconds>" in text and "<0.6 seconds>" in text  # frames 0, 2, 4, 6, 8 at 8 fps, in pairs
-    assert critics.seen(critic, sampled, inputs, 0) == critics.Seen(5, 4.0, 3 * 4 * 6)
+    assert critics.seen(critic, sampled, inputs, 0) == critics.VideoStats(5, 4.0, 3 * 4 * 6)
 
 
 @settings(deadline=None)  # other work on the machine may slow it down
@@ -105,7 +105,7 @@ def test_frames_keep_the_budget(frames, fps, height, width, tokens):
 def test_ignored_setting_is_an_error(critic):
     sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
     text = "".join(critics.chat(critic, questions(PROMPTS[0])[0]))
-    inputs = critics.watch(critic, [sampled], [text])
+    inputs = critics.preprocess(critic, [sampled], [text])
     fewer = Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
     with pytest.raises(UserError, match="changed the clip"):
         critics.seen(critic, fewer, inputs, 0)

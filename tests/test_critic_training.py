@@ -41,7 +41,7 @@ def write_twins(folder: Path, scenes: int) -> Path:
             row = {
                 "id": name, "fps": 8, "label": kind, "prompt": PROMPTS[index % 3], "hand": "right", "task": "place",
                 "object": THINGS[index % 3], "source": "table", "destination": PLACES[index % 3],
-                "distractors": [THINGS[(index + 1) % 3]], "twin_of": None if kind == "real" else f"place_{index}",
+                "distractors": [THINGS[(index + 1) % 3]], "source_clip": None if kind == "real" else f"place_{index}",
                 "physics": int(not broken), "instruction": int(kind == "real"), "violation": [4, 8] if broken else None,
             }  # fmt: skip
             runs.append_row(folder / "manifest.jsonl", row)
@@ -69,7 +69,7 @@ def reader_of(critic: critics.Critic, clips: critic_clips.Clips) -> Reader:
 def test_patches_equal_the_processor(critic, frames):
     shown = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
     texts = [critics.chat(critic, scoring.ask("physics", None))[0]] * 2
-    expected = critics.watch(critic, shown, texts)["pixel_values_videos"]
+    expected = critics.preprocess(critic, shown, texts)["pixel_values_videos"]
     stacked = torch.from_numpy(np.stack([c.frames for c in shown])).permute(0, 1, 4, 2, 3).float()
     made = critic_clips.patches(stacked, PATCH, MERGE)
     assert made.shape == expected.shape
@@ -125,7 +125,7 @@ def write_dreams(folder: Path) -> Path:
         video.write_video(folder / f"videos/dream_{index}.mp4", clip(index + 20), 8)
         row = {
             "id": f"dream_{index}", "fps": 8, "label": "dream", "prompt": PROMPTS[index], "hand": "right",
-            "task": "place", "twin_of": f"place_{index}", "physics": physics, "instruction": done,
+            "task": "place", "source_clip": f"place_{index}", "physics": physics, "instruction": done,
             "violation": [8, 8] if physics == 0 else None,
         }  # fmt: skip
         runs.append_row(folder / "manifest.jsonl", row)
@@ -150,7 +150,7 @@ def test_dreams_are_asked_about_what_their_truth_tells(tmp_path, critic, example
     assert seen == {(1, 1), (0, 0), (-1, 0)}
     assert not (clips.kinds[draw(short=True).view.clip] == "dream").any()
     measured = critic_measure.measure(reader, clips)
-    assert 0 <= measured["dreams"] <= 1 and not any(key.endswith("/dream") for key in measured)
+    assert 0 <= measured["generated"] <= 1 and not any(key.endswith("/dream") for key in measured)
 
 
 def test_the_best_dream_of_a_photo_is_compared_with_any_of_them(monkeypatch, critic):
@@ -187,7 +187,7 @@ def test_spoilt_copies_equal_the_judges(clips):
         made = critic_clips.gather(clips, view)[0].numpy()
         frames, other = clips.pixels[0].numpy(), clips.pixels[4].numpy()
         if kind in ("frozen", "reversed", "sped_up", "spliced"):
-            assert np.array_equal(made, calibration_clips.spoil(kind, frames, other, 0))
+            assert np.array_equal(made, calibration_clips.corrupt(kind, frames, other, 0))
         elif kind == "pasted":
             changed = (made != frames).any((0, 3))
             assert np.array_equal(made[:4], frames[:4]) and 0 < changed.sum() <= 21 * 24

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cookbook import engine, profiles, runs
 from cookbook.engine import checkpoint
 from cookbook.engine.activations import ATTENTION, CHOICES
-from cookbook.engine.distributed import copies
+from cookbook.engine.distributed import mesh_shape
 from cookbook.errors import UserError
 from cookbook.models import world
 from cookbook.train.objective import batches, flow_loss
@@ -60,8 +60,11 @@ def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
     [
         (4, {"shard": 2}),  # two copies, each split over two
         (2, {"shard": 1, "accumulate": 2}),  # two whole copies; upstream does not synchronise these
-        (2, {"accumulate": 2, "recompute": "selective"}),
-        (2, {"accumulate": 2, "recompute": "products", "compiled": True}),  # compiled blocks under FSDP2, as on GPUs
+        (2, {"accumulate": 2, "activation_checkpointing": "selective"}),
+        (
+            2,
+            {"accumulate": 2, "activation_checkpointing": "products", "compiled": True},
+        ),  # compiled blocks under FSDP2, as on GPUs
     ],
 )
 def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, alone):
@@ -73,14 +76,14 @@ def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, 
     ("size", "most", "expected"), [(1, 8, (1, 1)), (4, 8, (1, 4)), (8, 8, (1, 8)), (32, 8, (4, 8)), (2, 1, (2, 1))]
 )
 def test_copies_are_as_few_as_the_recipe_allows(size, most, expected):
-    assert copies(size, most) == expected
+    assert mesh_shape(size, most) == expected
 
 
 def test_processes_whose_gradients_would_not_be_synchronised_are_refused(tiny_world, tmp_path):
     with pytest.raises(UserError, match="12 processes cannot hold whole copies.*split over 8.*one of 1, 2, 3, 4, 6$"):
-        copies(12, 8)
+        mesh_shape(12, 8)
     with pytest.raises(UserError, match="shard is 0; it must be at least 1"):
-        copies(2, 0)
+        mesh_shape(2, 0)
     recipe, pair = tiny.profile(tiny_world).recipe, replace(ALONE, size=2)
     with pytest.raises(UserError, match="not distributed over the 2 processes.*not be synchronised"):
         engine.fit(world.load_transformer(tiny_world), flow_loss, None, recipe, tmp_path, 0, pair, torch.float32)
@@ -179,7 +182,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monke
 def test_lora_is_one_flag_apart_and_changes_nothing_else(name):
     full, lora = profiles.get(name).recipe, profiles.get(name, "lora").recipe
     apart = {field for field, value in vars(full).items() if value != getattr(lora, field)}
-    assert lora.lora_rank and apart <= {"name", "lora_rank", "learning_rate", "recompute"}
+    assert lora.lora_rank and apart <= {"name", "lora_rank", "learning_rate", "activation_checkpointing"}
 
 
 LORA = {"lora_rank": 4, "learning_rate": 3e-2}
@@ -240,5 +243,7 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
         "0.4": layers,
     }
     for wrong in ("all", "1.5"):
-        with pytest.raises(UserError, match="recompute is .*; it must be one of none, blocks, selective, products or"):
+        with pytest.raises(
+            UserError, match="activation_checkpointing is .*; it must be one of none, blocks, selective, products or"
+        ):
             engine.checkpoint_activations(model, wrong)

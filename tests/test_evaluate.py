@@ -22,7 +22,7 @@ from cookbook.models import autoencoder, world
 from cookbook.train.dataset import Cached
 from cookbook.train.objective import batches
 from nano import ablate, evaluate, generate_clips, generator, variants
-from nano.generator import CENTRE, NANO, Dreamer
+from nano.generator import CENTRE, NANO, BatchGenerator
 
 ALONE = Group(0, 1, torch.device("cpu"))
 SHORT = replace(CENTRE, steps=2)
@@ -45,13 +45,13 @@ def drawn(offset: int = 0, carried: bool = True) -> tuple[np.ndarray, np.ndarray
 
 def write_folder(folder: Path, tasks: tuple[str, ...]) -> Path:
     """A folder in the layout of `simulator.make`."""
-    (folder / "truth").mkdir(parents=True)
+    (folder / "ground_truth").mkdir(parents=True)
     rows = []
     for index, task in enumerate(tasks):
         name = f"{task}_{index}"
         frames, target, pad = drawn(index)
         video.write_video(folder / "videos" / f"{name}.mp4", frames, 8)
-        np.savez(folder / "truth" / f"{name}.npz", mask_target=target, mask_receptacle=pad)
+        np.savez(folder / "ground_truth" / f"{name}.npz", mask_target=target, mask_receptacle=pad)
         prompt = f"Use the right hand to pick up red box {index} from table to blue pad."
         rows.append({"id": name, "label": "real", "task": task, "prompt": prompt, "hand": "right", "sha256": name})
         rows.append(rows[-1] | {"id": f"{name}-vanish", "label": "vanish"})
@@ -108,7 +108,7 @@ def test_missing_folder_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
-    dreamer = Dreamer(tiny_world, generator.read_scenes((heldout,), 2)[:2], batch=3)
+    dreamer = BatchGenerator(tiny_world, generator.read_scenes((heldout,), 2)[:2], batch=3)
     model = generator.load_model(tiny_world, dreamer.device)
     dreams = list(dreamer.dream(model, replace(SHORT, guidance=guidance), range(2)))
     assert [dream[:2] for dream in dreams] == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -121,7 +121,7 @@ def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
 
 
 def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
-    dreamer = Dreamer(tiny_world, generator.read_scenes((heldout,), 1)[:1])
+    dreamer = BatchGenerator(tiny_world, generator.read_scenes((heldout,), 1)[:1])
     model = generator.load_model(tiny_world, dreamer.device)
     with torch.no_grad():  # untrained, the network hardly hears its text
         for block in model.transformer_blocks:
@@ -163,7 +163,7 @@ def test_grid_skips_finished_settings(tiny_world, heldout, tmp_path, monkeypatch
     evaluate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
     assert [row["passes"] for row in rows] == [4, 2] and all("rate" in row for row in rows)
-    monkeypatch.setattr(Dreamer, "dream", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(BatchGenerator, "dream", lambda *_: pytest.fail("made again"))
     evaluate.main(args)
 
 
@@ -249,7 +249,7 @@ def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatc
     scenes = {scene.row["id"]: scene for scene in generator.read_scenes((heldout,), 1)}
     for row in rows:
         frames, _ = video.read_video(tmp_path / "videos" / f"{row['id']}.mp4")
-        masks = scenes[row["twin_of"]].truth()
+        masks = scenes[row["source_clip"]].truth()
         told = evaluate.rules.judge_clip(
             frames, masks["mask_target"], masks["mask_receptacle"], row["hand"], row["task"]
         )

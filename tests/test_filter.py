@@ -22,11 +22,11 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
     outputs = [root / "verdicts/verdicts.jsonl"]
     for number, (stem, pair) in enumerate(scores.items()):
         for model in ("base", "tuned"):
-            path = root / f"dreams/{model}/{stem}.mp4"
+            path = root / f"generated/{model}/{stem}.mp4"
             video.write_video(path, np.full((3, 32, 32, 3), 40 * number, np.uint8), 8)
             for question, score in zip(("physics", "instruction"), pair, strict=True):
                 row = {
-                    "file": f"dreams/{model}/{stem}.mp4",
+                    "file": f"generated/{model}/{stem}.mp4",
                     "sha256": runs.digest(path),
                     "model": model,
                     "score": score,
@@ -60,9 +60,9 @@ def test_kept_is_a_training_folder(tmp_path):
     assert (kept / "metadata.csv").read_text().splitlines()[:2] == ["file,prompt", f'a_seed0.mp4,"{PROMPT}"']
     with open(kept / "metadata.csv", newline="") as file:
         assert [row["prompt"] for row in csv.DictReader(file)] == [PROMPT] * 2
-    assert runs.digest(kept / "videos/a_seed0.mp4") == runs.digest(tmp_path / "dreams/tuned/a_seed0.mp4")
+    assert runs.digest(kept / "videos/a_seed0.mp4") == runs.digest(tmp_path / "generated/tuned/a_seed0.mp4")
     assert (manifest["kept"], manifest["dropped"]) == (2, 3) and "3.00" in manifest["rule"]
-    assert all(row["file"].startswith("dreams/tuned/") for row in runs.read_rows(kept / "kept.jsonl"))
+    assert all(row["file"].startswith("generated/tuned/") for row in runs.read_rows(kept / "kept.jsonl"))
 
 
 def test_every_dropped_clip_has_its_reason(tmp_path):
@@ -119,7 +119,7 @@ def test_bad_input(tmp_path):
     run = write_run(tmp_path, SCORES)
     with pytest.raises(UserError, match="1 to 5"):
         filter_clips("nano", run, threshold=7)
-    (run / "dreams/tuned/a_seed0.mp4").write_bytes(b"changed")
+    (run / "generated/tuned/a_seed0.mp4").write_bytes(b"changed")
     with pytest.raises(UserError, match="changed after it was judged"):
         filter_clips("nano", run)
 
@@ -152,10 +152,10 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
     run = write_run(tmp_path, {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (4.2, 4.2)})
     rows = runs.read_rows(run / "verdicts/verdicts.jsonl")
     for seed, (picture, crf) in enumerate(((frames, 20), (frames, 30), (other, 20))):
-        path = run / f"dreams/tuned/a_seed{seed}.mp4"
+        path = run / f"generated/tuned/a_seed{seed}.mp4"
         video.write_video(path, picture, 8, crf)
         for row in rows:
-            row["sha256"] = runs.digest(path) if row["file"] == f"dreams/tuned/a_seed{seed}.mp4" else row["sha256"]
+            row["sha256"] = runs.digest(path) if row["file"] == f"generated/tuned/a_seed{seed}.mp4" else row["sha256"]
     (run / "verdicts/verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     filter_clips("nano", run)
     assert [row["video"] for row in runs.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]

@@ -49,8 +49,8 @@ def write_assets(root: Path) -> Path:
         file = f"videos/{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
         video.write_video(root / "workshop" / "controls" / file, np.roll(frames, index, 0), 8)
         row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
-        row |= {"instruction": int(kind == "real"), "violation": None, "twin_of": f"{index // 3}"}
-        runs.append_row(root / "workshop" / "controls" / "controls.jsonl", row)
+        row |= {"instruction": int(kind == "real"), "violation": None, "source_clip": f"{index // 3}"}
+        runs.append_row(root / "workshop" / "controls" / "calibration_clips.jsonl", row)
     mask = np.zeros((32, 48), bool)
     mask[10:16, 10:16] = True
     (root / "workshop" / "eval" / "truth").mkdir(parents=True)
@@ -88,8 +88,8 @@ def run(tmp_path_factory, tiny_world) -> Path:
     full = tiny.profile(tiny_world)
     made = replace(
         full,
-        controls=Source("simulator/calibration", kind="dataset"),
-        control_clips=6,
+        calibration=Source("simulator/calibration", kind="dataset"),
+        calibration_clips=6,
         sampling=replace(full.sampling, steps=2, seeds=2, base_seeds=1),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -101,10 +101,10 @@ def run(tmp_path_factory, tiny_world) -> Path:
         convert("tiny", run=folder)
         for model in ("base", "tuned"):
             generate("tiny", run=folder, model=model)
-        for number, row in enumerate(runs.read_rows(folder / "dreams/tuned/dreams.jsonl")):
-            mark = {"file": f"dreams/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
+        for number, row in enumerate(runs.read_rows(folder / "generated/tuned/generated.jsonl")):
+            mark = {"file": f"generated/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
             mark |= {"question": "physics", "mark": 1 + number % 5, "rater": "somebody"}
-            runs.append_row(folder / "marks.jsonl", mark)
+            runs.append_row(folder / "ratings.jsonl", mark)
         judge("tiny", run=folder)
         filter_clips("tiny", run=folder, threshold=middling(folder / "verdicts" / "verdicts.jsonl"))
     return folder
@@ -130,12 +130,12 @@ SECTIONS = sections()
 ROWS = {
     "`data/skipped.jsonl`": ["data/skipped.jsonl"],
     "`checkpoints/log.jsonl`": ["checkpoints/log.jsonl"],
-    "`dreams/<model>/requests.jsonl`": ["dreams/base/requests.jsonl", "dreams/tuned/requests.jsonl"],
-    "`dreams/<model>/dreams.jsonl`": ["dreams/base/dreams.jsonl", "dreams/tuned/dreams.jsonl"],
+    "`generated/<model>/requests.jsonl`": ["generated/base/requests.jsonl", "generated/tuned/requests.jsonl"],
+    "`generated/<model>/generated.jsonl`": ["generated/base/generated.jsonl", "generated/tuned/generated.jsonl"],
     "`verdicts/verdicts.jsonl`": ["verdicts/verdicts.jsonl"],
-    "`verdicts/controls.jsonl`": ["verdicts/controls.jsonl"],
-    "`verdicts/truth.jsonl`": ["verdicts/truth.jsonl"],
-    "`marks.jsonl`": ["marks.jsonl"],
+    "`verdicts/calibration_clips.jsonl`": ["verdicts/calibration_clips.jsonl"],
+    "`verdicts/ground_truth.jsonl`": ["verdicts/ground_truth.jsonl"],
+    "`ratings.jsonl`": ["ratings.jsonl"],
     "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
 }
 STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "report")}
@@ -185,7 +185,7 @@ def test_rows_are_as_documented(run, heading):
 
 def test_every_field_that_a_request_may_have_is_documented():
     """Those that no run of ours writes too: what is allowed is told by the check of a user's file."""
-    assert set(SECTIONS["`dreams/<model>/requests.jsonl`"]) == set(ALLOWED)
+    assert set(SECTIONS["`generated/<model>/requests.jsonl`"]) == set(ALLOWED)
 
 
 def test_calibration_is_as_documented(run):
@@ -209,7 +209,7 @@ def test_every_file_is_listed_and_every_listed_file_is_written(run):
 def test_the_controls_that_ship_are_as_documented():
     text = " ".join(PAGE.read_text().split())
     described = re.search(r"described in the same words: (.*?)\.", text)[1]
-    rows = runs.read_rows(SHIPPED / "controls.jsonl")
+    rows = runs.read_rows(SHIPPED / "calibration_clips.jsonl")
     assert set(re.findall(r"`(\w+)`", described)) == set(rows[0])
 
 

@@ -45,22 +45,22 @@ def test_every_prompt_and_seed_once_and_deterministic(tmp_path, photos, tiny_pro
     tiny_profile()
     first = generate("tiny", run=tmp_path / "a", requests=photos, weights=tiny_world, seeds=2)
     again = generate("tiny", run=tmp_path / "b", requests=photos, weights=tiny_world, seeds=2)
-    rows = runs.read_rows(tmp_path / "a" / "dreams" / "tuned" / "dreams.jsonl")
+    rows = runs.read_rows(tmp_path / "a" / "generated" / "tuned" / "generated.jsonl")
     assert [row["file"] for row in rows] == [f"00{i}_{i}_Wave_seed{k}.mp4" for k in (0, 1) for i in (0, 1)]
     assert first["clips"] == 4 and len({row["sha256"] for row in rows}) == 4
     videos = {name: value for name, value in first["outputs"].items() if name.endswith(".mp4")}
     assert videos == {name: value for name, value in again["outputs"].items() if name.endswith(".mp4")}
-    info = video.probe(tmp_path / "a" / "dreams" / "tuned" / rows[0]["file"])
+    info = video.probe(tmp_path / "a" / "generated" / "tuned" / rows[0]["file"])
     assert (info.frames, info.height, info.width) == (9, 32, 48)
 
 
 def test_rows_know_how_the_clip_was_made(tmp_path, photos, tiny_profile, tiny_world):
     tiny_profile()
     generate("tiny", run=tmp_path, model="base", requests=photos, seeds=1)
-    row = runs.read_rows(tmp_path / "dreams" / "base" / "dreams.jsonl")[0]
+    row = runs.read_rows(tmp_path / "generated" / "base" / "generated.jsonl")[0]
     assert row["model"] == "base" and row["weights"] == world.weights_fingerprint(tiny_world)
     assert row["image_sha256"] == runs.digest(photos / "0_Wave..png")
-    assert row["sha256"] == runs.digest(tmp_path / "dreams" / "base" / row["file"])
+    assert row["sha256"] == runs.digest(tmp_path / "generated" / "base" / row["file"])
     assert {"steps", "guidance", "shift", "frames", "fps", "height", "width", "seconds", "blocked"} <= row.keys()
 
 
@@ -69,7 +69,7 @@ def test_published_jsonl_with_its_own_size_and_seed(tmp_path, photos, tiny_profi
     rows = [ROW | {"input_path": "photos/0_Wave..png", "num_output_frames": 5, "seed": 7}]
     (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
-    assert video.probe(tmp_path / "run" / "dreams" / "tuned" / "a_seed7.mp4").frames == 5
+    assert video.probe(tmp_path / "run" / "generated" / "tuned" / "a_seed7.mp4").frames == 5
 
 
 def test_batch_input_json_is_read(tmp_path, photos, tiny_profile):
@@ -89,7 +89,7 @@ def test_video_and_text_conditioning(tmp_path, photos, tiny_profile, tiny_world,
     ]
     (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generate("tiny", run=tmp_path / "run", requests=tmp_path / "batch.jsonl", weights=tiny_world, seeds=1)
-    rows = runs.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    rows = runs.read_rows(tmp_path / "run" / "generated" / "tuned" / "generated.jsonl")
     assert [row["image_sha256"] for row in rows] == [runs.digest(source), None]
 
 
@@ -184,7 +184,7 @@ def test_steps_shift_and_negative_prompt_of_a_row_count(tmp_path, rows_file, tin
     tiny_profile()
     file = rows_file({}, {"num_steps": 3}, {"shift": 2.0}, {"negative_prompt": "Stand still."})
     generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
-    rows = runs.read_rows(tmp_path / "run" / "dreams" / "tuned" / "dreams.jsonl")
+    rows = runs.read_rows(tmp_path / "run" / "generated" / "tuned" / "generated.jsonl")
     assert " 9 frames, 3 to 12 steps, 4 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
     assert [(row["steps"], row["shift"]) for row in rows] == [(12, 5.0), (3, 5.0), (12, 2.0), (12, 5.0)]
     assert len({row["sha256"] for row in rows[:3]}) == 3
@@ -223,7 +223,7 @@ import torch
 sys.path.insert(0, {tests!r})
 import tiny
 from cookbook import profiles
-from cookbook.generate import generate
+from cookbook.generate.stage import generate
 
 torch.set_num_threads(1)
 profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({world!r}))
@@ -267,8 +267,8 @@ def test_killed_at_20_random_moments_each_clip_is_there_once(tmp_path, photos, t
     assert int(done.stdout.split()[-1]) >= count / 2, "too few were killed before they were done"
     clips = {}
     for folder in sorted((tmp_path / "runs").iterdir()):
-        dreams = folder / "dreams" / "tuned"
-        rows = runs.read_rows(dreams / "dreams.jsonl")
+        dreams = folder / "generated" / "tuned"
+        rows = runs.read_rows(dreams / "generated.jsonl")
         assert len(rows) == len({row["file"] for row in rows}) == 6 == len(list(dreams.glob("*.mp4")))
         assert not [path for path in dreams.glob(".*") if path.name != ".lock"], "temporary files are left"
         clips[folder.name] = {row["file"]: (row["sha256"], runs.digest(dreams / row["file"])) for row in rows}

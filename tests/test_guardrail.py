@@ -45,7 +45,7 @@ def guarded(tmp_path, tiny_profile, tiny_world, monkeypatch):
 
 
 def rows_of(given: dict) -> dict[str, dict]:
-    return {row["file"]: row for row in runs.read_rows(given["run"] / "dreams/tuned/dreams.jsonl")}
+    return {row["file"]: row for row in runs.read_rows(given["run"] / "generated/tuned/generated.jsonl")}
 
 
 def test_every_seed_is_checked_and_what_is_stopped_is_recorded(guarded, monkeypatch):
@@ -59,7 +59,7 @@ def test_every_seed_is_checked_and_what_is_stopped_is_recorded(guarded, monkeypa
         "bad_seed0.mp4": "guardrail: prompt",
         "bad_seed1.mp4": "guardrail: prompt",
     }
-    assert [path.name for path in (guarded["run"] / "dreams/tuned").glob("*.mp4")] == ["good_seed0.mp4"]
+    assert [path.name for path in (guarded["run"] / "generated/tuned").glob("*.mp4")] == ["good_seed0.mp4"]
     assert Checker.asked.count("Take the knife.") == 2 and Checker.asked.count((9, 32, 48, 3)) == 2
 
 
@@ -67,7 +67,7 @@ def test_without_its_package_nothing_is_generated(guarded, monkeypatch):
     monkeypatch.setitem(sys.modules, "cosmos_guardrail", None)
     with pytest.raises(UserError, match="pip install 'cosmos_guardrail"):
         generate("tiny", **guarded)
-    assert not list((guarded["run"] / "dreams/tuned").glob("*.mp4"))
+    assert not list((guarded["run"] / "generated/tuned").glob("*.mp4"))
 
 
 def test_the_flag_states_the_clause_and_is_recorded(guarded, monkeypatch, capsys):

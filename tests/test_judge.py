@@ -24,17 +24,21 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
         name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
         video.write_video(root / "assets/simulator/calibration/videos" / name, clip(index), 8)
         row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
-        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real"), "twin_of": f"place_{index // 3}"}
-        runs.append_row(root / "assets/simulator/calibration/controls.jsonl", row)
+        row |= {
+            "physics": int(kind != "vanish"),
+            "instruction": int(kind == "real"),
+            "source_clip": f"place_{index // 3}",
+        }
+        runs.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
     for model in ("base", "tuned"):
-        stage = runs.enter(root / "run/dreams" / model, f"generate-{model}", "nano", {}, {})
+        stage = runs.enter(root / "run/generated" / model, f"generate-{model}", "nano", {}, {})
         for number, prompt in enumerate(PROMPTS):
             for seed in range(seeds):
                 name = f"{number:03d}_task_seed{seed}.mp4"
                 video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
                 row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
                 row["image_sha256"] = None
-                runs.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False})
+                runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     return root / "run"
 
@@ -88,7 +92,7 @@ def test_without_labelled_controls_training_clips_are_spoilt(run, monkeypatch, c
 
     from cookbook import profiles
 
-    bare = replace(profiles.smoke(), controls=None)
+    bare = replace(profiles.smoke(), calibration=None)
     monkeypatch.setattr(profiles, "get", lambda name: bare)
     with pytest.raises(UserError, match="metadata.csv"):
         judge("smoke", run, calibrate=True)
@@ -104,11 +108,11 @@ def test_without_labelled_controls_training_clips_are_spoilt(run, monkeypatch, c
 
 def test_marks_of_people_feed_the_calibration(run, capsys):
     first = judge("smoke", run, calibrate=True)
-    for number, name in enumerate(sorted(path.name for path in (run / "dreams/tuned").glob("*.mp4"))):
-        file = f"dreams/tuned/{name}"
+    for number, name in enumerate(sorted(path.name for path in (run / "generated/tuned").glob("*.mp4"))):
+        file = f"generated/tuned/{name}"
         for rater, mark in (("a", 1 + number % 5), ("b", 1 + number % 5)):
             row = {"file": file, "sha256": runs.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
-            runs.append_row(run / "marks.jsonl", row | {"mark": mark, "rater": rater})
+            runs.append_row(run / "ratings.jsonl", row | {"mark": mark, "rater": rater})
     facts = judge("smoke", run, calibrate=True)
     assert facts["human"]["physics"]["n"] == 6 and -1 <= facts["human"]["physics"]["kappa"] <= 1
     assert facts["human"]["instruction"]["n"] == 0
@@ -121,8 +125,8 @@ def test_marks_of_people_feed_the_calibration(run, capsys):
     video.write_video(run / file, clip(99), 8)
     with pytest.raises(UserError, match="changed after it was marked"):
         judge("smoke", run, calibrate=True)
-    (run / "marks.jsonl").write_text('{"file": "a.mp4", "mark": 6}\n')
-    with pytest.raises(UserError, match="marks.jsonl, line 1"):
+    (run / "ratings.jsonl").write_text('{"file": "a.mp4", "mark": 6}\n')
+    with pytest.raises(UserError, match="ratings.jsonl, line 1"):
         judge("smoke", run, calibrate=True)
 
 

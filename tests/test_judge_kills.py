@@ -31,11 +31,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from cookbook import store
-from cookbook.judge import judge
+from cookbook import runs
+from cookbook.judge.stage import judge
 torch.set_num_threads(1)
-store.ASSETS = Path(sys.argv[1])
-append, count = store.append_row, 0
+runs.ASSETS = Path(sys.argv[1])
+append, count = runs.append_row, 0
 def append_row(path, row):
     global count
     append(path, row)
@@ -45,7 +45,7 @@ def append_row(path, row):
             file.write('{"file": "cut')  # and a line that the kill cut short
             file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-store.append_row = append_row
+runs.append_row = append_row
 judge("smoke", sys.argv[2])
 """
 
@@ -74,11 +74,11 @@ def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             path.with_suffix(f".{count}").write_text(str(pages * os.sysconf("SC_PAGE_SIZE")))
 
-    seen = critics.Seen(3, 8.0, 4)
+    seen = critics.VideoStats(3, 8.0, 4)
     runs.append_row = counted
-    scorer.look = lambda critic, clips, asked: critics.Watched({}, asked, 0, [seen] * len(clips))
+    scorer.look = lambda critic, clips, asked: critics.Inputs({}, asked, 0, [seen] * len(clips))
     scorer.answer = lambda critic, watched: np.full((len(watched.seen), 2, 5), 0.2)
-    stage.judge_rows(path, scorer.Panel(critic, 8, 1024), rows, False)
+    stage.judge_rows(path, scorer.Scorer(critic, 8, 1024), rows, False)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="NOT RUN: resident memory is read from /proc")

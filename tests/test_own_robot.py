@@ -69,8 +69,8 @@ def test_the_commands_lead_from_the_folder_to_videos_in_ten_minutes(home):
             assert time.monotonic() - clock < 600
     assert runs.read_manifest(run / "data")["clips"] == 3
     assert runs.read_manifest(run / "checkpoints")["steps"] == 1
-    (row,) = runs.read_rows(run / "dreams" / "tuned" / "dreams.jsonl")
-    info = video.probe(run / "dreams" / "tuned" / row["file"])
+    (row,) = runs.read_rows(run / "generated" / "tuned" / "generated.jsonl")
+    info = video.probe(run / "generated" / "tuned" / row["file"])
     clip = profiles.nano().clip
     assert (info.frames, info.height, info.width) == (clip.frames, clip.height, clip.width)
 

@@ -16,11 +16,11 @@ from cookbook.judge.ratings import Rating, _paired
 @pytest.fixture
 def run(tmp_path) -> Path:
     for model in ("base", "tuned"):
-        stage = runs.enter(tmp_path / "dreams" / model, f"generate-{model}", "nano", {}, {})
+        stage = runs.enter(tmp_path / "generated" / model, f"generate-{model}", "nano", {}, {})
         for seed in range(2):
             row = {"file": f"a_seed{seed}.mp4", "name": "a", "prompt": "Lift <b>it</b>.", "seed": seed, "model": model}
             video.write_video(stage.folder / row["file"], tiny.clip(seed), 8)
-            runs.append_row(stage.folder / "dreams.jsonl", row | {"blocked": False, "image_sha256": None})
+            runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False, "image_sha256": None})
         stage.finish(stage.folder.glob("*.*"))
     return tmp_path
 
@@ -47,7 +47,7 @@ def test_marks_are_kept_as_they_are_given(run):
     assert all(button.disabled for button in buttons(page, 0)) and not buttons(page, 1)[0].disabled
     buttons(page, 1)[1].click()
     assert "2 of 3" in page.children[0].value and column(page).children[0].value == second["path"].read_bytes()
-    rows = runs.read_rows(run / "marks.jsonl")
+    rows = runs.read_rows(run / "ratings.jsonl")
     assert [(row["question"], row["mark"], row["rater"]) for row in rows] == [
         ("physics", 4, "ann"),
         ("instruction", 2, "ann"),
@@ -55,7 +55,7 @@ def test_marks_are_kept_as_they_are_given(run):
     assert {row["file"] for row in rows} == {first["file"]} and rows[0]["sha256"] == runs.digest(first["path"])
     page.children[-1].click()  # skip
     page.children[-1].click()
-    assert "2 marks are in marks.jsonl" in page.children[0].value
+    assert "2 marks are in ratings.jsonl" in page.children[0].value
 
 
 def test_nobody_sees_whose_video_it_is(run):
@@ -80,8 +80,8 @@ def test_two_videos_of_one_prompt_side_by_side(run):
     assert buttons(page, 0, 1)[0].disabled and not buttons(page, 0, 0)[0].disabled, "the left one is still open"
     for question in (0, 1):
         buttons(page, question, 0)[1].click()
-    assert "4 marks are in marks.jsonl" in page.children[0].value
-    marks = [(row["file"], row["mark"]) for row in runs.read_rows(run / "marks.jsonl")]
+    assert "4 marks are in ratings.jsonl" in page.children[0].value
+    marks = [(row["file"], row["mark"]) for row in runs.read_rows(run / "ratings.jsonl")]
     assert marks == [(right["file"], 5)] * 2 + [(left["file"], 2)] * 2
     assert len(Rating(run, "ann", pairs=True).clips) == 2, "the two that are left"
     sides = {Rating(run, seed=seed, pairs=True).clips[0]["model"] for seed in range(8)}
@@ -95,7 +95,7 @@ def test_what_was_marked_is_not_shown_again(run):
     rating = Rating(run, "ann")
     rating.mark(0, physics=5, instruction=1)
     rating.mark(0, physics=2)
-    assert len(runs.read_rows(run / "marks.jsonl")) == 2, "each mark counts once"
+    assert len(runs.read_rows(run / "ratings.jsonl")) == 2, "each mark counts once"
     assert len(Rating(run, "ann").clips) == 3 and len(Rating(run, "bob").clips) == 4
 
 
@@ -116,4 +116,4 @@ def test_without_buttons_there_are_pictures(run, monkeypatch, capsys):
 def test_what_is_no_mark_is_refused(run, number, marks, message):
     with pytest.raises(UserError, match=message):
         Rating(run).mark(number, **marks)
-    assert not (run / "marks.jsonl").exists()
+    assert not (run / "ratings.jsonl").exists()

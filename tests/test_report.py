@@ -44,7 +44,7 @@ def clips(run: Path) -> list[dict]:
     for model, seeds in (("base", 1), ("tuned", 2)):
         for number, prompt in enumerate(PROMPTS):
             for seed in range(seeds):
-                file = f"dreams/{model}/{number}_seed{seed}.mp4"
+                file = f"generated/{model}/{number}_seed{seed}.mp4"
                 frames = np.full((5, 32, 48, 3), 40 * number + 20 * seed, np.uint8)
                 video.write_video(run / file, frames, 8)
                 found.append({"file": file, "model": model, "name": str(number), "prompt": prompt, "seed": seed})
@@ -54,7 +54,7 @@ def clips(run: Path) -> list[dict]:
 @pytest.fixture
 def run(tmp_path) -> Path:
     made = clips(tmp_path)
-    finish(tmp_path, "data", {})
+    finish(tmp_path, "prepare", {})
     log = [{"step": step, "loss": 1 / step} for step in range(1, 21)]
     finish(
         tmp_path,
@@ -101,10 +101,10 @@ def run(tmp_path) -> Path:
         tmp_path,
         "judge",
         {
-            "truth.jsonl": lines(truth),
+            "ground_truth.jsonl": lines(truth),
             "verdicts.jsonl": lines(verdicts),
             "calibration.json": json.dumps(calibration),
-            "controls.jsonl": "",
+            "calibration_clips.jsonl": "",
         },
         best_of_n=curve,
         **rates,
@@ -134,17 +134,17 @@ def test_the_summary_holds_what_was_made(run):
     assert (judge["auc_physics"], judge["auc_instruction"]) == (0.9, 0.8)
     assert (judge["follow_rate_base"], judge["follow_rate_tuned"]) == (0.0, 0.5)
     assert judge["follow_gain"] == {"pairs": 2, "gain": 1.0, "interval": [1.0, 1.0]}
-    assert (judge["placed_rate_base"], judge["placed_rate_tuned"]) == (0.0, 0.5)
+    assert (judge["success_rate_base"], judge["success_rate_tuned"]) == (0.0, 0.5)
     told = {"clips": 4, "auc": 1.0, "all": 0.5, "kept": 1.0, "gain": 0.5, "interval": [0.5, 0.5]}
-    assert judge["against_truth"] == told
+    assert judge["against_ground_truth"] == told
     assert facts["filter"] == {"kept": 2, "dropped": 2}
 
 
 def test_without_a_known_truth_the_report_says_so(run):
-    (run / "verdicts" / "truth.jsonl").unlink()
+    (run / "verdicts" / "ground_truth.jsonl").unlink()
     assert report.outcomes(run).empty
     unknown = dict.fromkeys(("auc", "all", "kept", "gain", "interval"))
-    assert results.critic_against_truth(run) == {"clips": 0, **unknown}
+    assert results.critic_against_ground_truth(run) == {"clips": 0, **unknown}
     report.write_report("smoke", run)
     assert "come without masks" in (run / "report" / "report.html").read_text()
 
@@ -221,7 +221,7 @@ def test_the_table_of_kinds_says_what_was_done_and_to_how_many(run):
 
 def test_every_kind_of_fault_is_explained():
     twins = pytest.importorskip("simulator.faults", reason="NOT RUN: needs pip install -e .[sim]")
-    assert kinds.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *calibration_clips.SPOILERS}
+    assert kinds.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *calibration_clips.CORRUPTIONS}
 
 
 def test_sheets_show_one_clip_of_each_prompt(run):

@@ -151,6 +151,6 @@ def test_redo_removes_a_stage_and_all_that_follow(tmp_path):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
     notebooks.remove(tmp_path, "convert")
     left = {name for name, place in runs.FOLDERS.items() if (tmp_path / place).exists()}
-    assert left == {"data", "train", "generate-base"}
+    assert left == {"prepare", "train", "generate-base"}
     with pytest.raises(UserError, match="no stage 'trian'"):
         notebooks.remove(tmp_path, "trian")

@@ -112,16 +112,16 @@ def test_interval_is_wider_over_groups():
     assert clustered[1] - clustered[0] > 2 * (alone[1] - alone[0])
 
 
-@pytest.mark.parametrize("kind", calibration_clips.SPOILERS)
+@pytest.mark.parametrize("kind", calibration_clips.CORRUPTIONS)
 def test_spoilt_clips_differ_and_repeat(kind):
     frames, other = clip(0, frames=25), clip(3, frames=20, height=80)
-    spoilt = calibration_clips.spoil(kind, frames, other, 1)
+    spoilt = calibration_clips.corrupt(kind, frames, other, 1)
     assert spoilt.dtype == np.uint8 and spoilt.shape[1:] == frames.shape[1:] and len(spoilt) > 12
     assert spoilt.shape != frames.shape or (spoilt != frames).any()
-    assert np.array_equal(spoilt, calibration_clips.spoil(kind, frames, other, 1))
+    assert np.array_equal(spoilt, calibration_clips.corrupt(kind, frames, other, 1))
 
 
 def test_bad_controls_row(tmp_path):
-    (tmp_path / "controls.jsonl").write_text('{"file": "a.mp4", "kind": "real"}\n')
+    (tmp_path / "calibration_clips.jsonl").write_text('{"file": "a.mp4", "kind": "real"}\n')
     with pytest.raises(UserError, match="line 1"):
         calibration_clips.labelled(tmp_path, 10)

@@ -111,7 +111,7 @@ def test_generate_says_what_was_left_out_and_never_mixes(tmp_path, tiny_profile,
         generate("tiny", fast=("fp8",), **given)
     assert generate("tiny", fast=(), **given)["settings"]["fast"] == ["cache", "guidance"]
     assert "not exact: --fast cache guidance" in capsys.readouterr().out
-    (row,) = runs.read_rows(tmp_path / "dreams/tuned/dreams.jsonl")
+    (row,) = runs.read_rows(tmp_path / "generated/tuned/generated.jsonl")
     assert row["fast"] == ["cache", "guidance"]
     with pytest.raises(UserError, match="fast"):
         generate("tiny", **given)

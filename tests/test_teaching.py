@@ -14,7 +14,7 @@ from test_formats import SECTIONS, problems
 from cookbook import notebooks, profiles, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import critic_training
-from cookbook.judge.calibration_clips import Control
+from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.scoring import ask
 from cookbook.models import critic as critics
 from cookbook.models.frames import Sampled, sample_frames
@@ -69,8 +69,8 @@ def test_a_fault_of_ones_own_and_what_training_changed(tmp_path):
     clips = []
     for seed in range(4):
         video.write_video(tmp_path / f"{seed}.mp4", tiny.clip(seed), 8)
-        clips.append(Control(tmp_path / f"{seed}.mp4", "real", "Wave.", 1, 1, f"scene {seed}"))
-    told = critic_training.from_controls(clips, ("physics",)) + critic_training.with_fault(
+        clips.append(CalibrationClip(tmp_path / f"{seed}.mp4", "real", "Wave.", 1, 1, f"scene {seed}"))
+    told = critic_training.from_calibration_clips(clips, ("physics",)) + critic_training.with_fault(
         "dark", lambda frames: frames // 4, clips
     )
     assert [(e.digit, e.kind, e.scene) for e in told[::4]] == [(5, "real", "scene 0"), (1, "dark", "scene 0")]

@@ -32,7 +32,7 @@ def test_plans_of_the_real_models_need_nothing(profile, recipe, parameters, trai
 def test_plan_of_2b_agrees_with_what_was_measured(name, gib, seconds):
     """docs/gpu_figures.md, a quarter of the activations kept."""
     made = profiles.get("2b", name)
-    plan = planning.make(replace(made, recipe=replace(made.recipe, recompute="0.25")), 1, 85, 7)
+    plan = planning.make(replace(made, recipe=replace(made.recipe, activation_checkpointing="0.25")), 1, 85, 7)
     assert plan.tokens == 31104 and plan.epochs == pytest.approx(11.8, abs=0.2)
     assert plan.step_seconds == pytest.approx(seconds, rel=0.15)
     assert sum(plan.memory_gb.values()) == pytest.approx(gib * 2**30 / 1e9, rel=0.15)

@@ -31,7 +31,7 @@ def figures(run: Path) -> dict[str, list[Row]]:
     train, judged = results.manifest(run, "train"), results.manifest(run, "judge")
     critic, gain = results.calibration(run), results.gain(run)
     losses = {"no model": "zero_velocity", "before": "before", "after": "after"}
-    shares = {"instruction followed, says the critic": "follow_rate", "object placed, by the truth": "placed_rate"}
+    shares = {"instruction followed, says the critic": "follow_rate", "object placed, by the truth": "success_rate"}
     near = {f"held-out loss, {name}": train[f"heldout_{key}"] for name, key in losses.items()}
     parts = {
         "held-out loss": [(words, loss, [(1 - NEAR) * loss, (1 + NEAR) * loss]) for words, loss in near.items()],

@@ -42,7 +42,7 @@ def checkpoint_activations(model: nn.Module, choice: str, compiled: bool = False
     share = _share(choice)
     if choice not in CHOICES and share is None:
         raise UserError(
-            f"the recipe's recompute is {choice!r}; it must be one of {', '.join(CHOICES)} or a share such as 0.4"
+            f"the recipe's activation_checkpointing is {choice!r}; it must be one of {', '.join(CHOICES)} or a share such as 0.4"
         )
     model.disable_gradient_checkpointing()
     around = _checkpointed("selective" if share is not None else choice)

@@ -98,7 +98,7 @@ def processes() -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def copies(size: int, most: int) -> tuple[int, int]:
+def mesh_shape(size: int, most: int) -> tuple[int, int]:
     """(copies of the weights, processes that split each): as many processes per copy as there are, up to `most`.
 
     Raises:
@@ -127,7 +127,7 @@ def shard(model: nn.Module, group: Group, compute: torch.dtype, most: int = 8) -
     """
     if group.size == 1:
         return model.to(group.device)
-    count, width = copies(group.size, most)
+    count, width = mesh_shape(group.size, most)
     mesh = init_device_mesh(group.device.type, (count, width), mesh_dim_names=("copies", "shards"))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}

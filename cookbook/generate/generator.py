@@ -23,10 +23,10 @@ from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, read_image, read_video, write_video
 
-TOGETHER = 2  # clips in the hands of one Maker: one is denoised while the one before is written as mp4
+IN_FLIGHT = 2  # clips in the hands of one Maker: one is denoised while the one before is written as mp4
 
 
-class Maker:
+class Generator:
     """Makes clips. The text encoder is gone before the world model comes.
 
     Args:
@@ -90,7 +90,7 @@ class Maker:
         May be called from several threads: they take turns with the models, and only the mp4 is encoded side by side.
 
         Returns:
-            The clip's row of dreams.jsonl, and the mp4 (None where the guardrail blocked it).
+            The clip's row of generated.jsonl, and the mp4 (None where the guardrail blocked it).
         """
         with self._turn:
             clock = time.monotonic()

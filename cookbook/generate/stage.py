@@ -10,7 +10,7 @@ from typing import Literal
 from cookbook import cluster, hardware, profiles, runs
 from cookbook.errors import UserError
 from cookbook.generate import guardrail, planning, shortcuts
-from cookbook.generate.generator import TOGETHER, Maker, file_name
+from cookbook.generate.generator import IN_FLIGHT, Generator, file_name
 from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
 from cookbook.models.hub import locate
@@ -30,7 +30,7 @@ def generate(
     without_guardrail: bool = False,
     redo: bool = False,
 ) -> dict:
-    """Generate videos into `dreams/<model>`.
+    """Generate videos into `generated/<model>`.
 
     Args:
         profile: smoke, nano, 2b or 14b.
@@ -66,7 +66,7 @@ def generate(
     fingerprint = world.weights_fingerprint(folder)
     inputs = {"requests": origin, "weights": fingerprint}
     if requests is None:
-        inputs["data"] = runs.fingerprint(root / "data")
+        inputs["prepare"] = runs.fingerprint(root / "data")
     if model == "tuned" and weights is None:
         inputs["convert"] = runs.fingerprint(root / "export")
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
@@ -80,7 +80,7 @@ def generate(
     facts = {"model": model, "weights": fingerprint}
     rows = _work(todo, count, (folder, base, chosen, todo, short), ray, facts, stage.folder)
     outputs = [stage.folder / row["file"] for row in rows if not row["blocked"]]
-    outputs += [stage.folder / "requests.jsonl", stage.folder / "dreams.jsonl"]
+    outputs += [stage.folder / "requests.jsonl", stage.folder / "generated.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
     return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=fingerprint)
 
@@ -100,13 +100,13 @@ def _read(requests: Path | None, root: Path, profile: Profile) -> tuple[list[Req
 
 
 def _work(todo: list[Request], seeds: int, parts: tuple, ray: str | None, facts: dict, out: Path) -> list[dict]:
-    """Make every clip that is not there yet; the rows of dreams.jsonl, in order.
+    """Make every clip that is not there yet; the rows of generated.jsonl, in order.
 
     Args:
         parts: arguments of `Maker`.
         facts: go into every row.
     """
-    table = out / "dreams.jsonl"
+    table = out / "generated.jsonl"
     rows = {row["file"]: row for row in runs.read_rows(table) if row["blocked"] or (out / row["file"]).exists()}
     with runs.replacing(out / "requests.jsonl") as temporary:
         temporary.write_text("".join(request.model_dump_json(exclude_none=True) + "\n" for request in todo))
@@ -139,14 +139,14 @@ def _span(numbers: list[int]) -> str:
 
 def many_processes(ray: str, parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
     """The clips as they get ready, made by the workers of the Ray cluster at that address."""
-    made = cluster.each(ray, Maker, parts, jobs, lambda request, seed: f"{request.name}, seed {seed}", TOGETHER)
+    made = cluster.each(ray, Generator, parts, jobs, lambda request, seed: f"{request.name}, seed {seed}", IN_FLIGHT)
     yield from (clip for _, clip in made)
 
 
 def one_process(parts: tuple, jobs: list[tuple[Request, int]]) -> Iterator[tuple[dict, bytes | None]]:
     """The clips in order, each encoded as mp4 while the next is denoised."""
-    maker = Maker(*parts)
-    threads = ThreadPoolExecutor(TOGETHER)
+    maker = Generator(*parts)
+    threads = ThreadPoolExecutor(IN_FLIGHT)
     try:
         yield from threads.map(lambda job: maker(*job), jobs)
     finally:

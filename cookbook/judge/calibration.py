@@ -14,8 +14,8 @@ from cookbook import runs, show
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.judge import rows as files
-from cookbook.judge.calibration_clips import Control
-from cookbook.judge.scorer import Panel, Task
+from cookbook.judge.calibration_clips import CalibrationClip
+from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.scoring import QUESTIONS, prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.models import hub
@@ -24,29 +24,31 @@ from cookbook.profiles import Profile
 from cookbook.video import read_video, write_video
 
 NAME = "calibration.json"
-MARKS = "marks.jsonl"  # in the run's folder: what people said of its videos
+MARKS = "ratings.jsonl"  # in the run's folder: what people said of its videos
 PER_KIND = 20  # one spoilt copy per kind, and one repeated clip, for every so many controls
 AGAIN = 28  # quantiser under which clips are encoded once more
 
 
-def gather(profile: Profile, run: Path) -> tuple[list[Control], list[Control]]:
+def gather(profile: Profile, run: Path) -> tuple[list[CalibrationClip], list[CalibrationClip]]:
     """(the controls that decide, those reported apart). Without labelled ones, spoilt training clips decide.
 
     Clips that people marked are among those that decide.
     """
     marks = calibration_clips.marked(run / MARKS)
-    if profile.controls is None:
-        good = calibration_clips.stratified(calibration_clips.good_clips(run / "data" / "train"), profile.control_clips)
-        each = max(2, (profile.control_clips - len(good)) // (len(calibration_clips.SPOILERS) + 1))
-        return good + calibration_clips.spoilt(good, each) + marks, []
-    main = calibration_clips.labelled(hub.locate(profile.controls), profile.control_clips)
+    if profile.calibration is None:
+        good = calibration_clips.stratified(
+            calibration_clips.good_clips(run / "data" / "train"), profile.calibration_clips
+        )
+        each = max(2, (profile.calibration_clips - len(good)) // (len(calibration_clips.CORRUPTIONS) + 1))
+        return good + calibration_clips.corrupted(good, each) + marks, []
+    main = calibration_clips.labelled(hub.locate(profile.calibration), profile.calibration_clips)
     good = [control for control in main if control.kind == "real"]
-    return main + marks, calibration_clips.spoilt(good, max(2, profile.control_clips // PER_KIND)) if len(
+    return main + marks, calibration_clips.corrupted(good, max(2, profile.calibration_clips // PER_KIND)) if len(
         good
     ) > 1 else []
 
 
-def puzzle(profile: Profile, run: Path) -> list[Control]:
+def puzzle(profile: Profile, run: Path) -> list[CalibrationClip]:
     """Two sound and two impossible ones among the controls that decide, in no order; always the same."""
     main, draw = gather(profile, run)[0], random.Random(4)
     sound, broken = [c for c in main if c.kind == "real"], [c for c in main if c.physics == 0]
@@ -70,10 +72,10 @@ def load(folder: Path) -> dict | None:
     return found
 
 
-def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
-    """Score the controls into folder/controls.jsonl and write folder/calibration.json, unless it is there."""
+def calibrate(profile: Profile, run: Path, folder: Path, panel: Scorer) -> dict:
+    """Score the controls into folder/calibration_clips.jsonl and write folder/calibration.json, unless it is there."""
     main, apart = gather(profile, run)
-    again = calibration_clips.repeated(main, 2 * max(2, profile.control_clips // PER_KIND))
+    again = calibration_clips.repeated(main, 2 * max(2, profile.calibration_clips // PER_KIND))
     made_from = {
         "critic": panel.fingerprint,
         "prompts": {question: prompt_hash(question) for question in QUESTIONS},
@@ -86,7 +88,7 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
         print(f"judge: found {folder / NAME}, the critic is measured")
         return found
     (folder / NAME).unlink(missing_ok=True)
-    rows = _scored(folder / "controls.jsonl", panel, main + apart + again, made_from)
+    rows = _scored(folder / "calibration_clips.jsonl", panel, main + apart + again, made_from)
     calibration = {
         "made_from": made_from,
         "controls": len(main),
@@ -107,8 +109,8 @@ def calibrate(profile: Profile, run: Path, folder: Path, panel: Panel) -> dict:
     return calibration
 
 
-def _scored(path: Path, panel: Panel, controls: list[Control], made: dict) -> dict[tuple, dict]:
-    """Rows of controls.jsonl by (name, kind, question), the missing ones scored now."""
+def _scored(path: Path, panel: Scorer, controls: list[CalibrationClip], made: dict) -> dict[tuple, dict]:
+    """Rows of calibration_clips.jsonl by (name, kind, question), the missing ones scored now."""
     sources = {c: runs.digest_of({**made, "controls": calibration_clips.listing_hash([c])}) for c in controls}
     rows = files.read(path, files.Measured)
     fresh = [row for row in rows if row["made_from"] in sources.values()]
@@ -143,12 +145,12 @@ def _scored(path: Path, panel: Panel, controls: list[Control], made: dict) -> di
     return known_rows
 
 
-def frames(control: Control) -> tuple[np.ndarray, float]:
+def frames(control: CalibrationClip) -> tuple[np.ndarray, float]:
     """What the critic is shown of a control, uint8 [T, H, W, 3], and its rate."""
     shown, fps = read_video(control.path)
     if control.spoil is not None:
         seed = int(runs.digest_of([control.path.name, control.spoil])[7:15], 16)
-        shown = calibration_clips.spoil(control.spoil, shown, read_video(control.other)[0], seed)
+        shown = calibration_clips.corrupt(control.spoil, shown, read_video(control.other)[0], seed)
     if not control.again:
         return shown, fps
     with TemporaryDirectory() as folder:
@@ -156,19 +158,21 @@ def frames(control: Control) -> tuple[np.ndarray, float]:
         return read_video(Path(folder) / "again.mp4")
 
 
-def _answered(rows: dict[tuple, dict], question: str, controls: list[Control]) -> list[tuple[Control, dict]]:
+def _answered(
+    rows: dict[tuple, dict], question: str, controls: list[CalibrationClip]
+) -> list[tuple[CalibrationClip, dict]]:
     """The controls that have a score for this question, with their rows."""
     found = [(control, rows.get((control.name, control.kind, question))) for control in controls]
     return [(control, row) for control, row in found if row and row["score"] is not None]
 
 
-def _measured(rows: dict[tuple, dict], question: str, controls: list[Control]) -> dict:
+def _measured(rows: dict[tuple, dict], question: str, controls: list[CalibrationClip]) -> dict:
     chosen = [row for _, row in _answered(rows, question, controls) if row["label"] is not None]
     labels, scores = (np.array([row[key] for row in chosen]) for key in ("label", "score"))
     return measure(labels, scores, [row["kind"] for row in chosen], [row["scene"] for row in chosen])
 
 
-def _repeated(rows: dict[tuple, dict], question: str, again: list[Control], cut: float | None) -> dict:
+def _repeated(rows: dict[tuple, dict], question: str, again: list[CalibrationClip], cut: float | None) -> dict:
     """The test-retest: scores of the same clips before and after they were encoded once more."""
     pairs = []
     for control, row in _answered(rows, question, again):
@@ -177,7 +181,7 @@ def _repeated(rows: dict[tuple, dict], question: str, again: list[Control], cut:
     return retest(*np.array(pairs, float).reshape(-1, 2).T, cut)
 
 
-def _agreement(rows: dict[tuple, dict], question: str, controls: list[Control]) -> dict:
+def _agreement(rows: dict[tuple, dict], question: str, controls: list[CalibrationClip]) -> dict:
     """The critic beside people: kappa of rounded scores and marks, and AUC on the clips that were marked clearly."""
     chosen = [
         (dict(c.marks)[question], row) for c, row in _answered(rows, question, controls) if question in dict(c.marks)

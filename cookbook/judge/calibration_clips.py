@@ -37,7 +37,7 @@ from cookbook.video import fit
 
 
 @dataclass(frozen=True)
-class Control:
+class CalibrationClip:
     """One clip of known truth; labels are 1 sound, 0 broken, None unknown."""
 
     path: Path
@@ -46,7 +46,7 @@ class Control:
     physics: int | None
     instruction: int | None
     scene: str  # clips of one scene resemble each other, so intervals are drawn over scenes
-    spoil: str | None = None  # fault to make when the clip is read
+    corrupt: str | None = None  # fault to make when the clip is read
     other: Path | None = None  # clip that a splice or a paste takes from
     again: bool = False  # encoded once more when it is read
     marks: tuple[tuple[str, float], ...] = ()  # (question, mean mark from 1 to 5) where people said what they think
@@ -62,7 +62,7 @@ class Control:
         return [q for q in ("physics", "instruction") if getattr(self, q) is not None or q in dict(self.marks)]
 
 
-Spoiler = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+Corruption = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _region(frames: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice, slice, slice]:
@@ -97,7 +97,7 @@ def _sped_up(frames: np.ndarray, other: np.ndarray, rng: np.random.Generator) ->
     return frames[np.minimum(3 * np.arange(len(frames)), len(frames) - 1)]
 
 
-SPOILERS: dict[str, tuple[Spoiler, int | None, int | None]] = {
+CORRUPTIONS: dict[str, tuple[Corruption, int | None, int | None]] = {
     "frozen": (lambda frames, other, rng: np.repeat(frames[:1], len(frames), 0), None, 0),
     "reversed": (lambda frames, other, rng: frames[::-1], 0, 0),
     "shuffled": (lambda frames, other, rng: frames[rng.permutation(len(frames))], 0, 0),
@@ -113,24 +113,24 @@ SPOILERS: dict[str, tuple[Spoiler, int | None, int | None]] = {
 }
 
 
-def spoil(kind: str, frames: np.ndarray, other: np.ndarray, seed: int) -> np.ndarray:
+def corrupt(kind: str, frames: np.ndarray, other: np.ndarray, seed: int) -> np.ndarray:
     """The clip uint8 [T, H, W, 3] with that fault; `other` lends its pixels where the fault needs a second clip."""
     length = len(frames)
     other = fit(other, *frames.shape[1:3])[np.minimum(np.arange(length), len(other) - 1)]
-    return np.ascontiguousarray(SPOILERS[kind][0](frames, other, np.random.default_rng(seed)))
+    return np.ascontiguousarray(CORRUPTIONS[kind][0](frames, other, np.random.default_rng(seed)))
 
 
-def labelled(folder: Path, limit: int) -> list[Control]:
-    """At most `limit` controls of a folder with controls.jsonl and videos/, as many of each kind as there are."""
-    path, controls = folder / "controls.jsonl", []
+def labelled(folder: Path, limit: int) -> list[CalibrationClip]:
+    """At most `limit` controls of a folder with calibration_clips.jsonl and videos/, as many of each kind as there are."""
+    path, controls = folder / "calibration_clips.jsonl", []
     for number, row in enumerate(runs.read_rows(path), 1):
         try:
             file = folder / "videos" / Path(row["file"]).name
-            scene = Path(row.get("twin_of") or row["file"]).stem
+            scene = Path(row.get("source_clip") or row["file"]).stem
             sound = bool(row["physics"])
             # whether an impossible clip did what was asked is a question without an answer
             instruction = int(row["instruction"]) if sound else None
-            controls.append(Control(file, row["kind"], row["prompt"], int(sound), instruction, scene))
+            controls.append(CalibrationClip(file, row["kind"], row["prompt"], int(sound), instruction, scene))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}, line {number}: a control needs file, prompt, kind, physics and instruction ({error!r})"
@@ -140,9 +140,9 @@ def labelled(folder: Path, limit: int) -> list[Control]:
     return stratified(controls, limit)
 
 
-def stratified(controls: Sequence[Control], limit: int) -> list[Control]:
+def stratified(controls: Sequence[CalibrationClip], limit: int) -> list[CalibrationClip]:
     """At most `limit` of them: a third sound clips, the rest shared evenly among the faults, always the same ones."""
-    groups: dict[str, list[Control]] = {}
+    groups: dict[str, list[CalibrationClip]] = {}
     for control in sorted(controls, key=lambda c: runs.digest_of([c.path.name, c.kind])):
         groups.setdefault(control.kind, []).append(control)
     chosen = groups.pop("real", [])[: max(1, limit // 3)]
@@ -155,7 +155,7 @@ def stratified(controls: Sequence[Control], limit: int) -> list[Control]:
     return sorted(chosen, key=lambda c: c.path.name)
 
 
-def good_clips(folder: Path) -> list[Control]:
+def good_clips(folder: Path) -> list[CalibrationClip]:
     """The clips of a training folder (videos/, metadata.csv), taken as sound."""
     path = folder / "metadata.csv"
     if not path.exists():
@@ -163,15 +163,15 @@ def good_clips(folder: Path) -> list[Control]:
         raise UserError(f"{path} is missing: the critic is measured on training clips; type {first} first")
     videos = {video.stem: video for video in sorted((folder / "videos").glob("*.mp4"))}
     told = read_metadata(path)
-    return [Control(video, "real", told[stem], 1, 1, stem) for stem, video in videos.items() if stem in told]
+    return [CalibrationClip(video, "real", told[stem], 1, 1, stem) for stem, video in videos.items() if stem in told]
 
 
-def spoilt(good: Sequence[Control], each: int) -> list[Control]:
+def corrupted(good: Sequence[CalibrationClip], each: int) -> list[CalibrationClip]:
     """`each` spoilt copies per kind, taken in turn from the good clips, and as many with swapped prompts."""
     copies = []
     if len(good) < 2:
         raise UserError(f"{len(good)} good clips are too few to make controls of; at least 2 are needed")
-    for position, (kind, (_, physics, instruction)) in enumerate(SPOILERS.items()):
+    for position, (kind, (_, physics, instruction)) in enumerate(CORRUPTIONS.items()):
         for index in range(min(each, len(good))):
             clip, other = (good[(position + index + step) % len(good)] for step in (0, 1))
             copies.append(
@@ -184,8 +184,8 @@ def spoilt(good: Sequence[Control], each: int) -> list[Control]:
     return copies
 
 
-def marked(path: Path) -> list[Control]:
-    """Clips that people marked (marks.jsonl in the run's folder): sound from a mean of 3.5 on, broken up to 2.5."""
+def marked(path: Path) -> list[CalibrationClip]:
+    """Clips that people marked (ratings.jsonl in the run's folder): sound from a mean of 3.5 on, broken up to 2.5."""
     told: dict[str, dict[str, list[int]]] = {}
     seen = {}
     for row in rows.read(path, rows.Mark):
@@ -199,17 +199,17 @@ def marked(path: Path) -> list[Control]:
         labels = {q: None if 2.5 < mean < 3.5 else int(mean >= 3.5) for q, mean in means.items()}
         prompt = seen[file]["prompt"] or ""
         known = labels.get("physics"), labels.get("instruction")
-        found.append(Control(clip, "marked", prompt, *known, prompt or clip.stem, marks=tuple(means.items())))
+        found.append(CalibrationClip(clip, "marked", prompt, *known, prompt or clip.stem, marks=tuple(means.items())))
     return found
 
 
-def repeated(controls: Sequence[Control], count: int) -> list[Control]:
+def repeated(controls: Sequence[CalibrationClip], count: int) -> list[CalibrationClip]:
     """Some of the controls, encoded once more: half of them sound, half broken."""
     groups = [[c for c in controls if (c.kind == "real") == sound] for sound in (True, False)]
     return [replace(control, again=True) for group in groups for control in group[: count // 2]]
 
 
-def listing_hash(controls: Sequence[Control]) -> str:
+def listing_hash(controls: Sequence[CalibrationClip]) -> str:
     """Hash over the clips, prompts and labels of a set of controls."""
     facts = [[c.name, c.kind, c.prompt, c.physics, c.instruction, c.marks, runs.digest(c.path)] for c in controls]
     return runs.digest_of(facts)

@@ -21,12 +21,12 @@ from torch.nn import functional as F
 from cookbook import engine, hardware, profiles, runs, show
 from cookbook.errors import UserError
 from cookbook.judge.calibration import frames
-from cookbook.judge.calibration_clips import Control
-from cookbook.judge.scorer import Panel, Task
+from cookbook.judge.calibration_clips import CalibrationClip
+from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.scoring import QUESTIONS, ask, prompt_hash
 from cookbook.judge.statistics import auc, interval
 from cookbook.models import hub, qwen
-from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, watch
+from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, preprocess
 from cookbook.models.frames import Sampled, sample_frames, sample_video
 
 COLUMNS = {"pc": "physics", "sa": "instruction"}  # of VideoPhy-2: physical commonsense, semantic adherence
@@ -69,7 +69,7 @@ def read_labelled(folder: Path) -> list[Example]:
     return found
 
 
-def from_controls(controls: Sequence[Control], questions: Sequence[str] = QUESTIONS) -> list[Example]:
+def from_calibration_clips(controls: Sequence[CalibrationClip], questions: Sequence[str] = QUESTIONS) -> list[Example]:
     """What is known of the controls: 5 where they are sound, 1 where they are broken."""
     return [
         Example(c.name, partial(_shown, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
@@ -79,12 +79,14 @@ def from_controls(controls: Sequence[Control], questions: Sequence[str] = QUESTI
     ]
 
 
-def with_fault(kind: str, fault: Callable[[np.ndarray], np.ndarray], controls: Sequence[Control]) -> list[Example]:
+def with_fault(
+    kind: str, fault: Callable[[np.ndarray], np.ndarray], controls: Sequence[CalibrationClip]
+) -> list[Example]:
     """Sound controls, broken by a fault of your own (frames uint8 [T, H, W, 3] to frames): physics 1."""
     return [Example(c.name, partial(_shown, c, fault), "physics", c.prompt, 1, c.scene, kind) for c in controls]
 
 
-def _shown(control: Control, fault: Callable[[np.ndarray], np.ndarray] | None, *size) -> Sampled:
+def _shown(control: CalibrationClip, fault: Callable[[np.ndarray], np.ndarray] | None, *size) -> Sampled:
     shown, fps = frames(control)
     return sample_frames(fault(shown) if fault else shown, fps, *size)
 
@@ -93,7 +95,7 @@ def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> 
     """The score from 1 to 5 that a critic gives each example; nan for a clip that cannot be judged."""
     chosen = profiles.get(profile)
     tasks = [Task(e.sample, {e.question: e.prompt}) for e in examples]
-    told = show.progress(Panel(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
+    told = show.progress(Scorer(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
     return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in told])
 
 
@@ -201,7 +203,7 @@ def digit_loss(critic: Critic, model: nn.Module, batch: Sequence[tuple[Sampled, 
     losses = []
     for members in groups.values():
         clips, texts, digits = zip(*members, strict=True)
-        inputs = {name: value.to(critic.model.device) for name, value in watch(critic, clips, list(texts)).items()}
+        inputs = {name: value.to(critic.model.device) for name, value in preprocess(critic, clips, list(texts)).items()}
         with qwen.changed(*qwen.EQUAL_CLIPS):
             logits = model(**inputs, logits_to_keep=1).logits[:, -1, critic.digits]
         wanted = torch.tensor(digits, device=logits.device) - 1

@@ -18,7 +18,7 @@ from cookbook.layout import read_photos
 from cookbook.profiles import Profile
 from cookbook.video import read_video
 
-NAME = "truth.jsonl"
+NAME = "ground_truth.jsonl"
 MODELS = ("base", "tuned")
 
 
@@ -27,14 +27,14 @@ def known_scenes(profile: Profile) -> dict[str, Path]:
     if not profile.eval_data.ships:
         return {}
     folder = runs.ASSETS / profile.eval_data.location
-    if not (folder / "truth").is_dir():
+    if not (folder / "ground_truth").is_dir():
         return {}
     photos = {photo.name.split("_")[0]: photo.image for photo in read_photos(folder / profile.eval_subset)}
-    return {runs.digest(photos[path.stem]): path for path in (folder / "truth").glob("*.npz")}
+    return {runs.digest(photos[path.stem]): path for path in (folder / "ground_truth").glob("*.npz")}
 
 
 def measure(profile: Profile, rows: Sequence[dict], path: Path) -> list[dict]:
-    """All rows of truth.jsonl, the missing ones measured now.
+    """All rows of ground_truth.jsonl, the missing ones measured now.
 
     Args:
         rows: clips as `judge.list_dreams` gives them.
@@ -57,11 +57,11 @@ def measure(profile: Profile, rows: Sequence[dict], path: Path) -> list[dict]:
 
 
 def rates(found: Sequence[dict]) -> dict:
-    """`placed_rate_<model>` and its 95 % interval over prompts, None for a model without clips of known scenes."""
+    """`success_rate_<model>` and its 95 % interval over prompts, None for a model without clips of known scenes."""
     facts = {}
     for model in MODELS:
         rows = [row for row in found if row["model"] == model]
         passed = np.array([row["passed"] for row in rows], bool)
         rate, edges = share(passed, [row["prompt"] for row in rows]) if rows else (None, None)
-        facts |= {f"placed_rate_{model}": rate, f"placed_rate_{model}_interval": edges}
+        facts |= {f"success_rate_{model}": rate, f"success_rate_{model}_interval": edges}
     return facts

@@ -1,4 +1,4 @@
-"""Your own eye: a page that shows videos blind and writes what you say to marks.jsonl, from where the calibration
+"""Your own eye: a page that shows videos blind and writes what you say to ratings.jsonl, from where the calibration
 takes it. Nobody sees which model made a video, nor what the critic says of it."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cookbook.errors import UserError
 from cookbook.judge import rows
 from cookbook.judge.calibration import MARKS
 from cookbook.judge.scoring import QUESTIONS
-from cookbook.judge.stage import list_dreams
+from cookbook.judge.stage import list_generated
 
 STILLS = 3  # pictures shown where there are no buttons: each adds 15 kB to a notebook that must stay below 400
 ASKED = {
@@ -34,7 +34,7 @@ class Rating:
         pairs: show two videos of one prompt beside each other, left and right by chance; each gets its own marks.
 
     Raises:
-        UserError: the run has no finished dreams, or marks.jsonl holds a row that is no mark.
+        UserError: the run has no finished dreams, or ratings.jsonl holds a row that is no mark.
     """
 
     def __init__(self, run: Path, rater: str = "me", count: int = 8, seed: int = 0, pairs: bool = False) -> None:
@@ -43,7 +43,7 @@ class Rating:
         told = [row for row in rows.read(self.path, rows.Mark) if row["rater"] == rater]
         self.done = {(row["file"], row["question"]) for row in told}
         seen = {row["file"] for row in told}
-        clips = [row for row in list_dreams(run)[0] if row["file"] not in seen]
+        clips = [row for row in list_generated(run)[0] if row["file"] not in seen]
         random.Random(seed).shuffle(clips)
         self.clips = _paired(clips)[: count - count % 2] if pairs else clips[:count]
 

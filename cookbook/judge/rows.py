@@ -51,7 +51,7 @@ class Verdict(Answer):
 
 
 class Measured(Answer):
-    """One line of controls.jsonl."""
+    """One line of calibration_clips.jsonl."""
 
     file: str
     kind: str
@@ -62,7 +62,7 @@ class Measured(Answer):
 
 
 class Mark(Row):
-    """One line of marks.jsonl: what a person says."""
+    """One line of ratings.jsonl: what a person says."""
 
     file: str
     sha256: str

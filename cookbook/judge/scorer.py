@@ -24,7 +24,7 @@ from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, 
 from cookbook.models.frames import Sampled
 
 BATCH = 8  # clips per forward pass
-TOGETHER = 3  # batches in hand: one in the model, the others being decoded and made ready
+IN_FLIGHT = 3  # batches in hand: one in the model, the others being decoded and made ready
 READERS = min(16, os.cpu_count() or 1)  # clips decoded at a time
 
 
@@ -42,7 +42,7 @@ class Task:
 Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answer
 
 
-class Judge:
+class CriticWorker:
     """A critic that scores batches of clips: what a single process calls, and every actor of a cluster.
 
     May be called from several threads: they take turns with the model.
@@ -93,7 +93,7 @@ class Judge:
             return error
 
 
-class Panel:
+class Scorer:
     """Who scores: this process, or the workers of a Ray cluster.
 
     Args:
@@ -106,8 +106,8 @@ class Panel:
         self.fingerprint = critic.fingerprint if isinstance(critic, Critic) else critic_fingerprint(critic)
 
     @cached_property
-    def here(self) -> Judge:
-        return Judge(*self.parts)
+    def here(self) -> CriticWorker:
+        return CriticWorker(*self.parts)
 
     def score(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
         """(task, question, answer) for every open question; in the order of `tasks` unless many work on them."""
@@ -124,10 +124,10 @@ class Panel:
             return
         if self.ray:
             jobs = [(batch,) for batch in batches]
-            for (batch,), answers in cluster.each(self.ray, Judge, self.parts, jobs, _name, TOGETHER):
+            for (batch,), answers in cluster.each(self.ray, CriticWorker, self.parts, jobs, _name, IN_FLIGHT):
                 yield batch, answers
             return
-        judge, threads = self.here, ThreadPoolExecutor(TOGETHER)
+        judge, threads = self.here, ThreadPoolExecutor(IN_FLIGHT)
         try:
             yield from zip(batches, threads.map(judge, batches), strict=True)
         finally:

@@ -1,7 +1,7 @@
 """Stage judge: the critic is measured on clips of known truth, then it gives every dream two scores from 1 to 5.
 
-Reads dreams/base and dreams/tuned, or any folder of videos; writes verdicts/verdicts.jsonl (one row per video and
-question), calibration.json, controls.jsonl and, where the scenes are known, truth.jsonl (one row per video).
+Reads generated/base and generated/tuned, or any folder of videos; writes verdicts/verdicts.jsonl (one row per video and
+question), calibration.json, calibration_clips.jsonl and, where the scenes are known, ground_truth.jsonl (one row per video).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration, ground_truth
 from cookbook.judge import rows as files
 from cookbook.judge.ground_truth import MODELS
-from cookbook.judge.scorer import Panel, Task
+from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.scoring import QUESTIONS, faults, prompt_hash
 from cookbook.judge.statistics import best_of, interval, share
 from cookbook.layout import read_metadata, read_text
@@ -42,7 +42,7 @@ def judge(
 
     Args:
         clips: a folder of videos to judge instead of the run's dreams; their verdicts go to `verdicts-<folder name>`.
-            Prompts come from its dreams.jsonl or metadata.csv, else from <stem>.txt, else from the file's name.
+            Prompts come from its generated.jsonl or metadata.csv, else from <stem>.txt, else from the file's name.
         calibrate: only measure the critic on the controls, and return the calibration.
         explain: let the critic also write its reasoning (real models; the nano critic cannot write).
         critic: folder of another critic than the profile's, such as one of notebook 05; its verdicts go to
@@ -59,10 +59,10 @@ def judge(
     own = "-".join(["verdicts", *([Path(critic).absolute().name] if critic else [])])
     folder = root / (own if clips is None else f"{own}-{Path(clips).absolute().name}")
     source = Path(critic).expanduser().absolute() if critic else hub.locate(chosen.critic)
-    panel = Panel(source, chosen.critic_fps, chosen.critic_tokens, ray)
+    panel = Scorer(source, chosen.critic_fps, chosen.critic_tokens, ray)
     if calibrate:
         return calibration.calibrate(chosen, root, folder, panel)
-    rows, inputs = list_dreams(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
+    rows, inputs = list_generated(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
     if clips is None and (root / calibration.MARKS).exists():
         inputs["marks"] = runs.digest(root / calibration.MARKS)
     stage = runs.enter(
@@ -95,27 +95,27 @@ def judge(
     making = [row["seconds"] for row in rows if row.get("seconds") is not None]
     facts["best_of_n"] = best_of_n(verdicts, told, fmean(making) + per_clip if making and fresh else None)
     print_summary(facts)
-    names = ("verdicts.jsonl", "calibration.json", "controls.jsonl", ground_truth.NAME)
+    names = ("verdicts.jsonl", "calibration.json", "calibration_clips.jsonl", ground_truth.NAME)
     outputs = [path for name in names if (path := folder / name).exists()]
     facts["seconds_per_clip"] = round(per_clip, 3) if fresh else None
     return stage.finish(outputs, clips=len(rows), critic=panel.fingerprint, **facts)
 
 
-def list_dreams(run: Path) -> tuple[list[dict], dict[str, str]]:
-    """Clips of dreams/base and dreams/tuned in order, and the fingerprints of the folders."""
+def list_generated(run: Path) -> tuple[list[dict], dict[str, str]]:
+    """Clips of generated/base and generated/tuned in order, and the fingerprints of the folders."""
     rows, inputs = [], {}
     for model in MODELS:
-        folder = run / "dreams" / model
+        folder = run / "generated" / model
         if runs.read_manifest(folder) is None:
             continue
         inputs[f"generate-{model}"] = runs.fingerprint(folder)
-        for row in runs.read_rows(folder / "dreams.jsonl"):
+        for row in runs.read_rows(folder / "generated.jsonl"):
             if not row.get("blocked"):
                 facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
                 facts |= {"image": row["image_sha256"], "seconds": row.get("seconds")}
-                rows.append({"file": f"dreams/{model}/{row['file']}", "path": folder / row["file"], **facts})
+                rows.append({"file": f"generated/{model}/{row['file']}", "path": folder / row["file"], **facts})
     if not rows:
-        raise UserError(f"{run / 'dreams'} holds no finished dreams: type {runs.command('generate', run)} first")
+        raise UserError(f"{run / 'generated'} holds no finished dreams: type {runs.command('generate', run)} first")
     return sorted(rows, key=lambda row: row["file"]), inputs
 
 
@@ -137,9 +137,9 @@ def list_clips(folder: Path) -> tuple[list[dict], dict[str, str]]:
 
 
 def _told(folder: Path) -> dict[str, dict]:
-    """What dreams.jsonl or metadata.csv says of each clip, by stem."""
-    if (folder / "dreams.jsonl").exists():
-        return {Path(row["file"]).stem: row for row in runs.read_rows(folder / "dreams.jsonl")}
+    """What generated.jsonl or metadata.csv says of each clip, by stem."""
+    if (folder / "generated.jsonl").exists():
+        return {Path(row["file"]).stem: row for row in runs.read_rows(folder / "generated.jsonl")}
     if (folder / "metadata.csv").exists():
         return {stem: {"prompt": prompt} for stem, prompt in read_metadata(folder / "metadata.csv").items()}
     return {}
@@ -154,7 +154,7 @@ def prompt_beside(path: Path) -> str | None:
     return words if len(words.split()) >= 4 else None
 
 
-def judge_rows(path: Path, panel: Panel, rows: Sequence[dict], explained: bool) -> tuple[list[dict], int]:
+def judge_rows(path: Path, panel: Scorer, rows: Sequence[dict], explained: bool) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
     verdicts = files.read(path, files.Verdict)
     done: dict[str, set[str]] = {}
@@ -202,7 +202,7 @@ def best_of_n(verdicts: Sequence[dict], told: Sequence[dict], cost: float | None
     """What picking the best of n tuned seeds by the critic is worth, over all subsets of n, with 95 % intervals.
 
     Args:
-        told: rows of truth.jsonl, empty where the scenes are not known.
+        told: rows of ground_truth.jsonl, empty where the scenes are not known.
         cost: seconds to make and judge one clip.
 
     Returns:
@@ -241,8 +241,8 @@ def print_summary(facts: dict) -> None:
         if (rate := facts[f"follow_rate_{model}"]) is not None:
             low, high = facts[f"follow_rate_{model}_interval"] or (float("nan"), float("nan"))
             print(f"{model}: by the critic {rate:.0%} of the clips follow their instruction ({low:.0%} to {high:.0%})")
-        if (rate := facts[f"placed_rate_{model}"]) is not None:
-            low, high = facts[f"placed_rate_{model}_interval"] or (float("nan"), float("nan"))
+        if (rate := facts[f"success_rate_{model}"]) is not None:
+            low, high = facts[f"success_rate_{model}_interval"] or (float("nan"), float("nan"))
             print(f"{model}: by the truth {rate:.0%} of the clips place the named object ({low:.0%} to {high:.0%})")
     if facts["best_of_n"] and (last := facts["best_of_n"][-1])["gain_interval"]:
         low, high = last["gain_interval"]

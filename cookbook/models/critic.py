@@ -37,7 +37,7 @@ THINK = (
 
 
 @dataclass(frozen=True)
-class Seen:
+class VideoStats:
     """What the model really got, read back from its inputs."""
 
     frames: int
@@ -46,13 +46,13 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Watched:
+class Inputs:
     """Clips of one shape as the model gets them, up to where the questions begin."""
 
     inputs: dict[str, torch.Tensor]  # on the model's device, as all that follows
     endings: list[tuple[torch.Tensor, torch.Tensor]]  # of each question: tokens [B, L], place of the last one [B]
     start: int  # position of the first token of a question
-    seen: list[Seen]
+    seen: list[VideoStats]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def chat(critic: Critic, question: Question) -> tuple[str, str]:
     return text[:end], text[end:] + question.cue
 
 
-def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[str, torch.Tensor]:
+def preprocess(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[str, torch.Tensor]:
     """Inputs of one text per clip, made by the model's own processor from exactly these frames.
 
     Pixels are on the model's device, where they are normalised; all else is on the CPU.
@@ -166,7 +166,7 @@ def watch(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[st
     ).data
 
 
-def look(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]) -> Watched:
+def look(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]) -> Inputs:
     """Make clips and what is asked of them ready for the model; may run in another thread, beside the model.
 
     Args:
@@ -178,7 +178,7 @@ def look(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Ques
     """
     device = critic.model.device
     with critic.reading, torch.cuda.stream(critic.stream) if critic.stream else nullcontext():
-        inputs = watch(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
+        inputs = preprocess(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
         looks = [seen(critic, clip, inputs, row) for row, clip in enumerate(clips)]
         # Clips of one shape have the same tokens, so one row of positions serves all
         first = {name: inputs[name][:1] for name in ("input_ids", "mm_token_type_ids", "video_grid_thw")}
@@ -188,10 +188,10 @@ def look(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Ques
         endings = [_tokens(critic, questions, device) for questions in zip(*asked, strict=True)]
         if critic.stream:
             critic.stream.synchronize()
-    return Watched(inputs, endings, int(positions.max()) + 1, looks)
+    return Inputs(inputs, endings, int(positions.max()) + 1, looks)
 
 
-def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> Seen:
+def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> VideoStats:
     """Read back what one row of the inputs shows of its clip; a setting that was ignored is an error."""
     ids = inputs["input_ids"][row]
     tokens = int((ids == critic.processor.video_token_id).sum())
@@ -207,7 +207,7 @@ def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: in
     shown = critic.processor.tokenizer.decode(ids)
     if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in shown]:
         raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
-    return Seen(len(clip.indices), round(clip.fps, 3), tokens)
+    return VideoStats(len(clip.indices), round(clip.fps, 3), tokens)
 
 
 def _timestamps(clip: Sampled) -> list[float]:
@@ -226,14 +226,14 @@ def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device)
 
 def score(
     critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]
-) -> tuple[np.ndarray, list[Seen]]:
+) -> tuple[np.ndarray, list[VideoStats]]:
     """Probabilities [clips, questions, 5] of the digits 1 to 5, and what was seen of each clip; see `look`."""
     watched = look(critic, clips, asked)
     return answer(critic, watched), watched.seen
 
 
 @torch.no_grad()
-def answer(critic: Critic, watched: Watched) -> np.ndarray:
+def answer(critic: Critic, watched: Inputs) -> np.ndarray:
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
     device, found = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
@@ -259,7 +259,7 @@ def explain(critic: Critic, clip: Sampled, question: Question, length: int = 102
         return None
     start, rest = chat(critic, Question(question.text + THINK, ""))
     with critic.reading:
-        inputs = watch(critic, [clip], [start + rest])
+        inputs = preprocess(critic, [clip], [start + rest])
     inputs = {name: value.to(critic.model.device) for name, value in inputs.items()}
     critic.model.model.rope_deltas = None  # of an earlier clip
     ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)

@@ -108,6 +108,6 @@ def _require(file: Path, folder: Path) -> None:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """One hash over the transformer's weight files, as kept in every row of dreams.jsonl."""
+    """One hash over the transformer's weight files, as kept in every row of generated.jsonl."""
     files = sorted((folder / "transformer").glob("*.safetensors"))
     return runs.digest_of([runs.digest(file) for file in files])

@@ -50,7 +50,7 @@ def prepare(
         return *_usable(clips_from, chosen, skip_bad), _photos(photos_from)
 
     found = check() if redo else None  # before the folder is emptied for it
-    stage = runs.enter(root / "data", "data", profile, inputs, settings, redo)
+    stage = runs.enter(root / "data", "prepare", profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     try:

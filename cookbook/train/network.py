@@ -42,7 +42,7 @@ def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Gro
     """A network with what the recipe adds: adapters, recomputation, its share of the processes. On GPUs the blocks are
     compiled."""
     adapt(model, recipe, seed)
-    engine.checkpoint_activations(model, recipe.recompute, hardware.compiles(group.device))
+    engine.checkpoint_activations(model, recipe.activation_checkpointing, hardware.compiles(group.device))
     return engine.shard(model.train(), group, hardware.compute_dtype(group.device), recipe.shard)
 
 

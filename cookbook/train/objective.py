@@ -42,7 +42,7 @@ def sample(clips: list[Entry], recipe: Recipe, seed: int, number: int) -> Batch:
     entry = clips[order[position]]
     draws = np.random.default_rng([seed, 1, number])
     generator = torch.Generator().manual_seed(int(draws.integers(2**62)))
-    frames, chances = zip(*recipe.given_frames, strict=True)
+    frames, chances = zip(*recipe.conditioning_frames, strict=True)
     clean = entry.window(draws.random())[None]
     text = entry.text()[None]
     return Batch(

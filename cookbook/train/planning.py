@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from cookbook import hardware
-from cookbook.engine.distributed import copies
+from cookbook.engine.distributed import mesh_shape
 from cookbook.errors import UserError, count
 from cookbook.models import hub, sizes
 from cookbook.profiles import Profile, Recipe
 from cookbook.train.recipes import departures
 
 # FLOP per second that training was measured to sustain, three forwards counted per step.
-H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, recompute 0.25: 2.54 s a step on a busy host (docs/gpu_figures.md)
+H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, activation_checkpointing 0.25: 2.54 s a step on a busy host (docs/gpu_figures.md)
 TWO_CORES = 80e9  # 9.9 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
 LARGE = 1e9  # parameters from which a plan assumes a GPU, whatever this machine has
 
@@ -71,7 +71,7 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None, ca
     speed, where = (H100, "one H100, measured") if gpu else (TWO_CORES, "two CPU cores, measured")
     per_process = recipe.batch * recipe.accumulate
     step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
-    per_step, split, compute = per_process * size, copies(size, recipe.shard), 2 if gpu else 4
+    per_step, split, compute = per_process * size, mesh_shape(size, recipe.shard), 2 if gpu else 4
     parts = memory(settings, recipe, parameters, trained, tokens, split[1], compute)
     beside = profile.world.gigabytes - 2 * parameters / 1e9
     if not cache and beside > 0:
@@ -118,8 +118,12 @@ def memory(
     layers, size = settings["num_layers"], recipe.batch * tokens * compute
     weight_bytes = _bytes(recipe, compute)
     kept = {"none": 33, "blocks": 1, "selective": 3, "products": 4}
-    each = kept[recipe.recompute] if recipe.recompute in kept else 33 * float(recipe.recompute)
-    work = 21 if recipe.recompute in ("blocks", "selective", "products") else 0
+    each = (
+        kept[recipe.activation_checkpointing]
+        if recipe.activation_checkpointing in kept
+        else 33 * float(recipe.activation_checkpointing)
+    )
+    work = 21 if recipe.activation_checkpointing in ("blocks", "selective", "products") else 0
     cast = 2 * parameters / layers * compute  # the weights of a block and the next, gathered and in bf16
     parts = {
         "frozen weights": (parameters - trained) * compute if recipe.lora_rank else 0,

@@ -20,14 +20,14 @@ REASONS = {
     "end_factor": "falls to a tenth within the run, so that the last steps settle",
     "cycle": "upstream's decay begins after its training has ended; ours ends with the run",
     "clip_norm": "nano: 1.0 as in the diffusers example; 0.1 is inherited from pre-training billions of parameters",
-    "given_frames": "half of upstream's steps train text-to-video, but the task is image-to-video",
+    "conditioning_frames": "half of upstream's steps train text-to-video, but the task is image-to-video",
     "save_every": "nano: a shorter run is saved more often",
     "lora_rank": "adapters instead of all weights, for less memory; targets and kind as in both published LoRA recipes",
     "master_weights": "bf16 weights lose most updates to rounding: 96 % at upstream's mean rate (docs/gpu_figures.md)",
     "crop": "generation keeps the aspect ratio and crops; upstream trains on squashed pictures",
     "resample": "a 30 fps and a 16 fps file would show the same motion at two speeds",
     "reshuffle": "a fixed order shows the same neighbours in each epoch, for no gain",
-    "recompute": "blocks are compiled, and the compiler keeps what saves most per byte: full size 57 GiB, 1.9 times as "
+    "activation_checkpointing": "blocks are compiled, and the compiler keeps what saves most per byte: full size 57 GiB, 1.9 times as "
     "fast as plain diffusers (docs/gpu_figures.md); LoRA keeps less to fit 32 GiB; short clips (nano) need none",
 }
 ALWAYS = {

@@ -25,7 +25,7 @@ from cookbook.train.network import load, require_trained
 from cookbook.train.objective import batches, flow_loss, heldout_loss, noise_levels
 
 # How a step's work is divided: a run may continue on other processes, which changes these but not its result.
-DIVISION = ("batch", "accumulate", "shard", "recompute")
+DIVISION = ("batch", "accumulate", "shard", "activation_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _enter(
     redo: bool,
     base: Path | None,
 ) -> runs.Stage:
-    inputs = {"data": runs.fingerprint(folder / "data")} if own else {"clips": runs.fingerprint(source)}
+    inputs = {"prepare": runs.fingerprint(folder / "data")} if own else {"clips": runs.fingerprint(source)}
     if base and not base.is_file():
         raise UserError(f"{base}: no such file; --base takes a .pt file")
     settings = {

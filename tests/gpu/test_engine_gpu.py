@@ -103,7 +103,7 @@ def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choic
             if "lora_B" in key:  # zero at first, which would leave the other half without gradients
                 torch.nn.init.normal_(weight, std=0.02)
         if way == "compiled":
-            engine.checkpoint_activations(model, choice or recipe.recompute, compiled=True)
+            engine.checkpoint_activations(model, choice or recipe.activation_checkpointing, compiled=True)
         with hardware.kernels(DEVICE) if way == "compiled" else nullcontext():
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
                 loss = flow_loss(model, clips)

@@ -83,8 +83,8 @@ def test_lost_output_is_noticed(tmp_path):
 
 
 def test_two_processes_cannot_share_a_stage(tmp_path):
-    program = "import sys, pathlib; from cookbook import store\n"
-    program += "store.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
+    program = "import sys, pathlib; from cookbook import runs\n"
+    program += "runs.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
     held = subprocess.Popen(
         [sys.executable, "-c", program + "; print('held', flush=True); sys.stdin.read()", tmp_path / "s"],
         stdin=subprocess.PIPE,
@@ -103,7 +103,7 @@ def test_failed_attempt_of_the_same_process_lets_go(tmp_path):
 
 def test_what_lies_downstream_is_stale(tmp_path):
     data = finished(tmp_path / "data", inputs={"clips": "1"})
-    finished(tmp_path / "checkpoints", inputs={"data": data["fingerprint"]})
+    finished(tmp_path / "checkpoints", inputs={"prepare": data["fingerprint"]})
     assert runs.stale(tmp_path) == []
     stage = make_stage(tmp_path / "data", inputs={"clips": "2"}, redo=True)
     (tmp_path / "data" / "result.txt").write_text("other")
@@ -154,9 +154,9 @@ def test_killed_at_any_moment_the_manifest_is_whole_or_absent(tmp_path):
     program = textwrap.dedent(
         f"""
         from pathlib import Path
-        from cookbook import store
+        from cookbook import runs
         while True:
-            stage = store.enter(Path({str(tmp_path / "s")!r}), "train", "nano", {{"data": "a"}}, {{}}, redo=True)
+            stage = runs.enter(Path({str(tmp_path / "s")!r}), "train", "nano", {{"data": "a"}}, {{}}, redo=True)
             (stage.folder / "result.txt").write_text("result")
             print("round", flush=True)
             stage.finish([stage.folder / "result.txt"])

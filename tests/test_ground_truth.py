@@ -42,7 +42,7 @@ def rows(tmp_path, monkeypatch) -> list[dict]:
     monkeypatch.setattr(runs, "ASSETS", tmp_path)
     folder = tmp_path / "simulator/eval"
     (folder / "gr1_object").mkdir(parents=True)
-    (folder / "truth").mkdir()
+    (folder / "ground_truth").mkdir()
     Image.fromarray(picture()).save(folder / "gr1_object/7_Do it..png")
     (folder / "gr1_object/7_Do it..txt").write_text("Do it.")
     box, pad = (np.all(picture() == colour, -1) for colour in (RED, BLUE))
@@ -63,16 +63,16 @@ def test_dreams_of_known_photos_are_judged_once(rows, tmp_path):
     assert ground_truth.measure(profiles.nano(), rows, tmp_path / ground_truth.NAME) == told
     assert len(runs.read_rows(tmp_path / ground_truth.NAME)) == 2
     rates = ground_truth.rates(told)
-    assert (rates["placed_rate_tuned"], rates["placed_rate_base"]) == (1.0, 0.0)
+    assert (rates["success_rate_tuned"], rates["success_rate_base"]) == (1.0, 0.0)
 
 
 def test_without_a_truth_nothing_is_said(rows, tmp_path):
-    for file in (tmp_path / "simulator/eval/truth").iterdir():
+    for file in (tmp_path / "simulator/eval/ground_truth").iterdir():
         file.unlink()
-    (tmp_path / "simulator/eval/truth").rmdir()
+    (tmp_path / "simulator/eval/ground_truth").rmdir()
     assert ground_truth.measure(profiles.nano(), rows, tmp_path / ground_truth.NAME) == []
     assert ground_truth.measure(profiles.cosmos_2b(), rows, tmp_path / ground_truth.NAME) == []
-    assert ground_truth.rates([])["placed_rate_base"] is None
+    assert ground_truth.rates([])["success_rate_base"] is None
 
 
 def masks() -> tuple[np.ndarray, np.ndarray]:
