@@ -18,7 +18,7 @@ from cookbook.generate import planning
 from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
 from cookbook.generate.sampler import make_clip
-from cookbook.models import autoencoder, fp8, sizes, world
+from cookbook.models import autoencoder, sizes, world
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, read_image, read_video, write_video
@@ -58,8 +58,6 @@ class Generator:
         del encoder
         self.vae.to(self.device)
         self.transformer = world.load_transformer(folder, dtype).to(self.device).eval()
-        if "fp8" in fast:
-            fp8.to_float8(self.transformer)
 
     def _place(self, folder: Path, encoder: torch.nn.Module, requests: list[Request]) -> torch.device:
         """Where the text encoder goes, by the GPU's free memory; the VAE is told whether to work in tiles."""

@@ -5,7 +5,6 @@
 `cache`     The network is not asked where the velocity will have changed by less than CHANGE of its size since it was
             last asked, if it goes on changing with the noise level as it last did; it is then taken from the straight
             line through the last two answers. At most SKIPS steps in a row.
-`fp8`       The large linear layers compute in 8 bits (`models.fp8`); NVIDIA GPUs from Hopper on.
 """
 
 from __future__ import annotations
@@ -14,29 +13,15 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from cookbook.errors import UserError
 from cookbook.flow import Velocity
-from cookbook.models import fp8
 
-NAMES = ("guidance", "cache", "fp8")
+NAMES = ("guidance", "cache")
 CHANGE, SKIPS = 0.05, 2
 
 
-def choose(wanted: Iterable[str] | None, device: torch.device | None) -> frozenset[str]:
-    """The shortcuts of `--fast`: None for none, nothing behind the flag for all that this device can.
-
-    Args:
-        device: None where others compute; fp8 is then taken if named.
-
-    Raises:
-        UserError: fp8 is asked for by name and the device has none.
-    """
-    if wanted is None:
-        return frozenset()
-    chosen = frozenset(wanted)
-    if "fp8" in chosen and device and not fp8.available(device):
-        raise UserError("--fast fp8 needs an NVIDIA GPU of compute capability 9.0 or more (H100); leave fp8 out")
-    return chosen or frozenset(NAMES if device and fp8.available(device) else NAMES[:2])
+def choose(wanted: Iterable[str] | None) -> frozenset[str]:
+    """The shortcuts of `--fast`: None for none, nothing behind the flag for both."""
+    return frozenset() if wanted is None else frozenset(wanted) or frozenset(NAMES)
 
 
 class Line:

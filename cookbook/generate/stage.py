@@ -26,7 +26,7 @@ def generate(
     weights: Path | None = None,
     seeds: int | None = None,
     ray: str | None = None,
-    fast: tuple[Literal["guidance", "cache", "fp8"], ...] | None = None,
+    fast: tuple[Literal["guidance", "cache"], ...] | None = None,
     without_guardrail: bool = False,
     redo: bool = False,
 ) -> dict:
