@@ -11,13 +11,19 @@ export PIP_FIND_LINKS := wheels
 export HF_HUB_OFFLINE := 1
 endif
 
-.PHONY: run test lab bundle reset clean
+.PHONY: run test test-all lab bundle reset clean
 
 run: .venv/ready
 	$(BIN)/cookbook run --profile $(PROFILE)
 
+# Every stage at tiny size, in a few minutes.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# All tests, those marked slow and those on Ray included. .ci/run calls this.
+test-all: .venv/ready
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt ray
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 # Without trust JupyterLab hides the videos of notebooks that you have not run yourself.
 lab: .venv/ready
@@ -36,7 +42,7 @@ reset:
 # Removes the environment and caches. Your results in runs/ are kept.
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find cookbook tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find cookbook simulator nano tools benchmarks tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 # torch comes first and exactly, so that pip never looks for another one; the stamp makes a second call do nothing.
 .venv/ready: pyproject.toml constraints.txt
