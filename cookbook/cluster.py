@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cookbook.errors import UserError
+from cookbook.errors import UserError, last_line
 
 CORES = 2  # per actor, where the cluster has no GPU
 ATTEMPTS = 3  # a job that took so many workers with it is itself the reason
@@ -47,7 +47,7 @@ def connected(address: str) -> Iterator[Any]:
                 logging_level="ERROR",
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"no Ray cluster at {address} ({_last_line(error)}); see `ray start --help`") from None
+            raise UserError(f"no Ray cluster at {address} ({last_line(error)}); see `ray start --help`") from None
     try:
         yield ray
     finally:
@@ -62,10 +62,6 @@ def _answers(address: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def each(
@@ -157,7 +153,7 @@ class _Round:
         name = self.name(*job) if job else LOADING
         self.lost[name] = self.lost.get(name, 0) + 1
         if self.lost[name] >= ATTEMPTS:
-            raise UserError(f"{name}: {ATTEMPTS} workers died with it in hand ({_last_line(error)})") from None
+            raise UserError(f"{name}: {ATTEMPTS} workers died with it in hand ({last_line(error)})") from None
         self.idle = [other for other in self.idle if other is not worker]
         if job:
             self.left.appendleft(job)

@@ -36,6 +36,11 @@ def report_user_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def last_line(error: Exception | str) -> str:
+    """The last line of an error's message, at most 200 characters: long messages of PyTorch end with the reason."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+
+
 def count(number: int, noun: str) -> str:
     """`1 clip`, `2 clips`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
