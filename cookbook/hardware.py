@@ -1,4 +1,4 @@
-"""What this machine computes with: device, dtype, attention kernel, compiled blocks, each choice with its reason.
+"""What this machine computes with: device, dtype, attention kernel, compilation, each choice with its reason.
 
 The attention kernel and the compiler matter on GPUs only. A CPU has one attention kernel, and compiling for it takes
 longer than the nano model saves.
@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # By speed at 31,104 tokens of 16 heads x 128 on an H100, forward and backward: cuDNN 48 ms, flash 83 ms. PyTorch takes
-# the first that can do the case at hand: cuDNN knows neither float32 nor the VAE's wide heads.
-_KERNELS = [
+# the first that supports the case at hand: cuDNN supports neither float32 nor the VAE's wide heads.
+_ATTENTION = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
@@ -41,64 +41,64 @@ def compute_dtype(on: torch.device) -> torch.dtype:
     return torch.bfloat16 if on.type == "cuda" else torch.float32
 
 
-def priority(device: torch.device) -> list[SDPBackend]:
+def attention_kernels(on: torch.device) -> list[SDPBackend]:
     """The attention kernels to choose from, the fastest first; empty where there is no choice."""
-    return _KERNELS if device.type == "cuda" else []
+    return _ATTENTION if on.type == "cuda" else []
 
 
-def kernels(device: torch.device) -> AbstractContextManager:
+def fast_attention(on: torch.device) -> AbstractContextManager:
     """Within the block attention runs, or is compiled for, the fastest kernel."""
-    return sdpa_kernel(chosen, set_priority=True) if (chosen := priority(device)) else nullcontext()
+    return sdpa_kernel(kernels, set_priority=True) if (kernels := attention_kernels(on)) else nullcontext()
 
 
-def compiles(device: torch.device) -> bool:
-    """Whether blocks are compiled."""
-    return device.type == "cuda"
+def compiles(on: torch.device) -> bool:
+    """Whether the blocks of a network are compiled."""
+    return on.type == "cuda"
 
 
 @cache
-def compiled(function: Forward, device: torch.device) -> Forward:
-    """The function, compiled for a GPU: once for all blocks it is given, and for each shape of input."""
-    return torch.compile(function, fullgraph=True, dynamic=False) if compiles(device) else function
+def compiled(function: Forward, on: torch.device) -> Forward:
+    """The function, compiled for a GPU: once for all blocks that it is given, and for each shape of input."""
+    return torch.compile(function, fullgraph=True, dynamic=False) if compiles(on) else function
 
 
-def compile_blocks(model: nn.Module, around: Callable[[Forward], Forward] | None = None, **options: Any) -> None:
+def compile_blocks(model: nn.Module, wrap: Callable[[Forward], Forward] | None = None, **options: Any) -> None:
     """Compile the forward of a diffusers model's blocks (`_no_split_modules`): once, for all of them.
 
-    Hooks stay outside, so FSDP2 may split the blocks afterwards. Each shape of input is compiled for itself.
+    Hooks stay outside, so FSDP2 may shard the blocks afterwards. Each shape of input is compiled for itself.
 
     Args:
-        around: makes what is compiled out of a block's forward, such as a checkpointed one.
+        wrap: turns a block's forward into the one to compile, such as a checkpointed one.
         options: of `torch.compile`.
     """
 
     def forward(block: nn.Module, *arguments: Any) -> torch.Tensor:
         plain = partial(type(block).forward, block)
-        return (around(plain) if around else plain)(*arguments)
+        return (wrap(plain) if wrap else plain)(*arguments)
 
-    compiled = torch.compile(forward, fullgraph=True, dynamic=False, **options)
+    shared = torch.compile(forward, fullgraph=True, dynamic=False, **options)
     for block in model.modules():
         if type(block).__name__ in model._no_split_modules:
-            block.forward = partial(compiled, block)
+            block.forward = partial(shared, block)
 
 
 def choices() -> dict[str, tuple[str, str]]:
-    """Choice -> (what was chosen, why). What was chosen is asked of the functions that the stages call."""
+    """What is chosen for this machine, as name -> (choice, reason); computed by the functions that the stages call."""
     on = device()
-    gpu, blocks, backends = on.type == "cuda", compiles(on), priority(on)
-    numbers = str(compute_dtype(on)).removeprefix("torch.")
-    order = " before ".join(kernel.name.removesuffix("_ATTENTION").lower() for kernel in backends)
-    slow = "on a CPU bf16 is slower, unless the processor has instructions for it"
-    long = "for a CPU it takes longer than the nano model saves"
+    gpu, kernels, dtype = on.type == "cuda", attention_kernels(on), compute_dtype(on)
+    order = " before ".join(kernel.name.removesuffix("_ATTENTION").lower() for kernel in kernels)
+    slower = "on a CPU bf16 is slower, unless the processor has instructions for it"
+    compilation = ("blocks of the network", "each step is faster, the first slower")
+    none = ("none", "on a CPU it takes longer than the nano model saves")
     return {
-        "device": (torch.cuda.get_device_name(on), "PyTorch sees it") if gpu else (on.type, "PyTorch sees no GPU"),
-        "numbers": (numbers, slow if numbers == "float32" else "half the memory, and fast units take it"),
-        "attention": (order, "by speed on an H100") if backends else ("PyTorch's own", "a CPU has one kernel"),
-        "compiling": ("blocks of the network", "each step is faster, the first slower") if blocks else ("none", long),
+        "device": (torch.cuda.get_device_name(on), "PyTorch finds it") if gpu else (on.type, "PyTorch finds no GPU"),
+        "dtype": (str(dtype).removeprefix("torch."), slower if dtype == torch.float32 else "half the memory, and faster"),
+        "attention": (order, "by speed on an H100") if kernels else ("PyTorch's own", "a CPU has one kernel"),
+        "compile": compilation if compiles(on) else none,
         "video": (f"PyAV {version('av')}, on the CPU", "FFmpeg is in its wheel, so nothing has to be installed"),
     }
 
 
 def describe() -> str:
-    """The choices as lines."""
-    return "\n".join(f"  {name:<10}{chosen}: {why}" for name, (chosen, why) in choices().items())
+    """The choices as lines of text."""
+    return "\n".join(f"  {name:<10}{choice}: {reason}" for name, (choice, reason) in choices().items())

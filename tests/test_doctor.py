@@ -141,7 +141,7 @@ def test_each_choice_is_told_with_its_reason_on_a_line(machine, capsys):
     for told in (doctor.require, doctor.doctor):
         told("nano")
         lines = capsys.readouterr().out.splitlines()
-        for name in ("device", "numbers", "attention", "compiling", "video"):
+        for name in ("device", "dtype", "attention", "compile", "video"):
             (line,) = [line for line in lines if line.startswith(f"  {name} ")]
             assert re.fullmatch(r"  \w+ +\S.*: \S.*", line) and len(line) <= 120
 
@@ -149,17 +149,17 @@ def test_each_choice_is_told_with_its_reason_on_a_line(machine, capsys):
 def test_on_a_cpu_the_choices_are_those_of_a_cpu():
     told = {name: chosen for name, (chosen, _) in hardware.choices().items()}
     if not torch.cuda.is_available():
-        assert (told["device"], told["numbers"], told["compiling"]) == ("cpu", "float32", "none")
+        assert (told["device"], told["dtype"], told["compile"]) == ("cpu", "float32", "none")
 
 
 def test_what_is_told_is_what_the_stages_do(monkeypatch):
     """The choices are asked of the functions that make them: where those choose otherwise, the lines change."""
-    monkeypatch.setattr(world, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(hardware, "device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda on: "H100")
     told = hardware.choices()
-    assert told["device"] == ("H100", "PyTorch sees it") and told["numbers"][0] == "bfloat16"
-    assert told["attention"][0].startswith("cudnn before flash") and "none" not in told["compiling"]
-    monkeypatch.setattr(world, "compute_dtype", lambda on: torch.float16)
-    monkeypatch.setattr(fast, "compiles", lambda on: False)
+    assert told["device"] == ("H100", "PyTorch finds it") and told["dtype"][0] == "bfloat16"
+    assert told["attention"][0].startswith("cudnn before flash") and "none" not in told["compile"]
+    monkeypatch.setattr(hardware, "compute_dtype", lambda on: torch.float16)
+    monkeypatch.setattr(hardware, "compiles", lambda on: False)
     told = hardware.choices()
-    assert told["numbers"][0] == "float16" and told["compiling"][0] == "none"
+    assert told["dtype"][0] == "float16" and told["compile"][0] == "none"

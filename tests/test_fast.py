@@ -53,9 +53,9 @@ def test_compiled_blocks_give_loss_and_gradients_of_the_plain_network_from_one_c
 def test_attention_kernels_are_chosen_within_the_block_only_and_not_on_a_cpu(monkeypatch):
     device, order = torch.device("cuda"), torch._C._get_sdp_priority_order
     before = order()
-    with hardware.kernels(torch.device("cpu")):
+    with hardware.fast_attention(torch.device("cpu")):
         assert order() == before
-    with hardware.kernels(device):
+    with hardware.fast_attention(device):
         assert order()[0] == fast.SDPBackend.CUDNN_ATTENTION.value
     assert order() == before
 

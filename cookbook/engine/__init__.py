@@ -1,4 +1,4 @@
-"""The training loop that the world model and the critic share, with its optimizer, EMA, checkpoints and processes."""
+"""The one training loop, of the world model and of the critic: optimizer, EMA, checkpoints, processes. Knows no model."""
 
 from cookbook.engine.activations import checkpoint_activations
 from cookbook.engine.distributed import Group, fill, processes, shard

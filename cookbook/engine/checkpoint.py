@@ -1,19 +1,21 @@
 """Checkpoints in the published layout, written by torch.distributed.checkpoint (DCP).
 
 checkpoints/iter_000000200/{model,optim,scheduler,trainer}/ and checkpoints/latest_checkpoint.txt. A checkpoint is
-written under a hidden name and renamed when whole; the text file that points to it is written last. So whatever moment
-a process is killed at, the file points to a whole checkpoint or does not exist. Training goes on while files are
-written; it waits only while the state is copied, and for the checkpoint before.
+written under a hidden name and renamed when whole; the text file that names it is written last. So at whatever moment a
+process is killed, that file names a whole checkpoint or does not exist. Training continues while files are written; it
+waits only while the state is copied, and for the checkpoint before.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -22,103 +24,115 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from cookbook import runs
 from cookbook.engine.distributed import Group
-from cookbook.errors import UserError
+from cookbook.errors import UserError, last_line
 from cookbook.profiles import Recipe
 
 POINTER = "latest_checkpoint.txt"
 PARTS = ("model", "optim", "scheduler", "trainer")
 RECIPE = "trainer/recipe.json"  # beside DCP's own files: how the checkpoint was made (conversion needs LoRA's scale)
+FORMAT = 1  # version of this layout, in recipe.json
 
-# One process needs no process group; a filter for good, because DCP warns from its own threads
+# One process needs no process group. The filter stays, because DCP warns from its own threads.
 warnings.filterwarnings("ignore", message=".*assuming the intent is to (save|load) in a single process")
 
 State = dict[str, dict[str, Tensor]]  # part -> name -> tensor
 
 
-def name_of(step: int) -> str:
+def folder_name(step: int) -> str:
     return f"iter_{step:09d}"
 
 
-def latest(folder: Path) -> Path | None:
+def find_latest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a training folder, or None where there is none yet."""
     pointer = folder / POINTER
     if not pointer.exists():
         return None
     path = folder / pointer.read_text().strip()
     if not path.is_dir():
-        raise UserError(f"{pointer} names {path.name}, which is not there; name another checkpoint in it or delete it")
+        raise UserError(f"{pointer} names {path.name}, which is missing; name another checkpoint in it, or delete it")
     return path
 
 
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that a checkpoint was trained with.
+
+    Raises:
+        UserError: the file is missing, or the checkpoint has another format.
+    """
+    if not (path / RECIPE).exists():
+        raise UserError(f"{path / RECIPE} is missing: the scale of the LoRA adapters is unknown; copy it too")
+    recipe = json.loads((path / RECIPE).read_text())
+    if recipe.pop("format", FORMAT) != FORMAT:
+        raise UserError(f"{path / RECIPE}: a checkpoint of another version of the cookbook; train again, with --redo")
+    return recipe
+
+
 def size_of(state: State) -> int:
-    """Bytes of a whole checkpoint, whatever share of it lies in this process."""
+    """Bytes of a whole checkpoint, the shards of all processes together."""
     return sum(tensor.numel() * tensor.element_size() for part in state.values() for tensor in part.values())
 
 
 class Saver:
-    """Writes checkpoints while training goes on: `save` copies the state to memory of the host, the rest follows."""
+    """Writes checkpoints while training continues: `save` copies the state to host memory, threads write it to disk."""
 
     def __init__(self, folder: Path, recipe: Recipe, group: Group):
         self.folder, self.recipe, self.group = folder, recipe, group
-        # Each part is written by a thread of its own, which must not mix its messages with another's or with training's
+        # A thread per part writes it; each needs its own channel, lest messages mix with another's or with training's
         self.channels = {part: dist.new_group(backend="gloo") if group.size > 1 else None for part in PARTS}
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future | None = None
 
     def require_disk(self, state: State, left: int) -> None:
-        """Refuse to begin where the disk cannot take the `left` checkpoints to come, of which `keep` + 1 exist at once.
+        """Refuse to begin where the disk cannot hold the `left` checkpoints to come, of which `keep` + 1 exist at once.
 
         Raises:
-            UserError: with the space that is needed and the space there is.
+            UserError: with the space that is needed and the space that is free.
         """
-        self.group.from_main(lambda: self._require_disk(size_of(state), left))
+        self.group.on_rank_0(lambda: self._require_disk(size_of(state), left))
 
     def _require_disk(self, size: int, left: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        here = len(list(self.folder.glob("iter_*")))
-        count = min(left, max(1, self.recipe.keep + 1 - here))
+        present = len(list(self.folder.glob("iter_*")))
+        count = min(left, max(1, self.recipe.keep + 1 - present))
         needed, free = size * count, shutil.disk_usage(self.folder).free
         if free < 1.02 * needed:
             raise UserError(
                 f"{self.folder} has {free / 1e9:.2f} GB free and needs {needed / 1e9:.2f} GB for {count} "
-                "checkpoint(s); free some, name another --run folder, or lower the recipe's keep"
+                "checkpoint(s); free some space, name another --run folder, or lower the recipe's keep"
             )
 
     def save(self, step: int, state: State) -> None:
         """Begin the checkpoint of `step` (finished steps); `state` may change as soon as this returns.
 
         Raises:
-            UserError: the checkpoint before could not be written, or there is no space for this one.
+            UserError: the previous checkpoint could not be written, or there is no space for this one.
         """
         self.wait()
         self.require_disk(state, 1)
-        hidden = self.folder / f".{name_of(step)}"
+        hidden = self.folder / f".{folder_name(step)}"
         if self.group.main:
             shutil.rmtree(hidden, ignore_errors=True)
             hidden.mkdir(parents=True)
         self.group.barrier()
-        written = [
-            dcp.async_save(
-                state[part],
-                checkpoint_id=hidden / part,
-                process_group=self.channels[part],
-                no_dist=self.group.size == 1,
-            )
+        alone = self.group.size == 1
+        writes = [
+            dcp.async_save(state[part], checkpoint_id=hidden / part, process_group=self.channels[part], no_dist=alone)
             for part in PARTS
         ]
-        self.pending = self.thread.submit(self._finish, hidden, self.folder / name_of(step), written)
+        self.pending = self.thread.submit(self._publish, hidden, self.folder / folder_name(step), writes)
 
-    def _finish(self, hidden: Path, final: Path, written: list[Future]) -> None:
-        """When all is on disk: rename, point to it, delete all but the newest `recipe.keep`."""
-        for part in written:
-            part.result()  # in the main process, which writes DCP's table of contents, this means: of all processes
+    def _publish(self, hidden: Path, final: Path, writes: list[Future]) -> None:
+        """When all is on disk: rename, name it in the pointer, delete all but the newest `recipe.keep`."""
+        for write in writes:
+            write.result()  # on rank 0, which writes DCP's table of contents, this means: of all processes
         if not self.group.main:
             return
-        runs.write_json(hidden / RECIPE, dataclasses.asdict(self.recipe))
+        runs.write_json(hidden / RECIPE, {"format": FORMAT, **dataclasses.asdict(self.recipe)})
         shutil.rmtree(final, ignore_errors=True)  # left by a kill between the rename and the pointer
         os.replace(hidden, final)
         with runs.replacing(self.folder / POINTER) as temporary:
             temporary.write_text(final.name + "\n")
+        print(f"checkpoint: {final}", flush=True)
         for old in sorted(self.folder.glob("iter_*"))[: -self.recipe.keep]:
             shutil.rmtree(old)
 
@@ -133,7 +147,7 @@ class Saver:
             if pending:
                 pending.result()
         except (CheckpointException, OSError, RuntimeError) as error:
-            raise UserError(f"{self.folder}: the checkpoint could not be written ({_last_line(error)})") from None
+            raise UserError(f"{self.folder}: the checkpoint could not be written ({last_line(error)})") from None
 
     def close(self) -> None:
         try:
@@ -143,7 +157,7 @@ class Saver:
 
 
 def load(path: Path, state: State, group: Group) -> None:
-    """Read a checkpoint into the tensors of `state`, in place, however many processes it was written by.
+    """Read a checkpoint into the tensors of `state`, in place; any number of processes may have written it.
 
     Raises:
         UserError: a part is missing, truncated or of another model.
@@ -153,9 +167,5 @@ def load(path: Path, state: State, group: Group) -> None:
             dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
         except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(
-                f"{path / part}: not a whole checkpoint of this model ({_last_line(error)}); train anew, with --redo"
+                f"{path / part}: not a whole checkpoint of this model ({last_line(error)}); train again, with --redo"
             ) from None
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

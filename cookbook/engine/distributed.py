@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of this run and this one's place among them."""
+    """The processes of this run, and the rank of this one among them."""
 
     rank: int
     size: int
@@ -33,7 +33,7 @@ class Group:
     def main(self) -> bool:
         return self.rank == 0
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         if self.main:
             print(text, flush=True)
 
@@ -58,22 +58,20 @@ class Group:
         dist.all_reduce(tensor, operation)
         return tensor.tolist()
 
-    def from_main(self, make: Callable[[], T]) -> T | None:
-        """Call `make` in the main process only: its value there, None elsewhere. A UserError there stops all."""
-        value, failure = None, [None]
+    def on_rank_0(self, function: Callable[[], T]) -> T | None:
+        """Call `function` on rank 0 only: its value there, None on the others. A UserError there stops all."""
+        value, failure = None, None
         if self.main:
             try:
-                value = make()
+                value = function()
             except UserError as error:
-                failure = [str(error)]
-        if self.share(failure)[0] is not None:
-            if self.main:
-                raise UserError(failure[0])
-            raise SystemExit(2)
-        return value
+                failure = error
+        if self.broadcast(failure and str(failure)) is None:
+            return value
+        raise failure or SystemExit(2)
 
-    def share(self, value: Any) -> Any:
-        """The main process's value, in every process."""
+    def broadcast(self, value: Any) -> Any:
+        """The value of rank 0, on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -98,60 +96,57 @@ def processes() -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def mesh_shape(size: int, most: int) -> tuple[int, int]:
-    """(copies of the weights, processes that split each): as many processes per copy as there are, up to `most`.
+def mesh_shape(size: int, shard: int) -> tuple[int, int]:
+    """(replicas of the weights, shards of each): as many shards as there are processes, up to `shard`.
 
     Raises:
-        UserError: some processes would be left without a whole copy, and their gradients without the others'.
+        UserError: some processes would be left without a whole replica, and their gradients without the others'.
     """
-    if most < 1:
-        raise UserError(f"the recipe's shard is {most}; it must be at least 1")
-    width = min(most, size)
-    if size % width:
-        fitting = [n for n in range(1, most + 1) if size % n == 0]
+    if shard < 1:
+        raise UserError(f"the recipe's shard is {shard}; it must be at least 1")
+    shards = min(shard, size)
+    if size % shards:
+        divisors = ", ".join(str(n) for n in range(1, shard + 1) if size % n == 0)
         raise UserError(
-            f"{size} processes cannot hold whole copies of weights that are split over {width}: gradients would not be "
-            f"synchronised; start a multiple of {width}, or set the recipe's shard to one of "
-            f"{', '.join(map(str, fitting))}"
+            f"{size} processes are not a multiple of the recipe's shard, {shards}; start a multiple of {shards} "
+            f"processes, or set shard to one of {divisors}"
         )
-    return size // width, width
+    return size // shards, shards
 
 
-def shard(model: nn.Module, group: Group, compute: torch.dtype, most: int = 8) -> nn.Module:
-    """Move the model to the group's device; over several processes split it with FSDP2, block by block.
+def shard(model: nn.Module, group: Group, dtype: torch.dtype, most: int = 8) -> nn.Module:
+    """Move the model to the group's device; over several processes shard it with FSDP2, block by block.
 
-    The processes form a mesh of `copies` x processes per copy (HSDP). Gradients are averaged over all of them in
-    float32. Blocks are what the model's class itself calls indivisible (`_no_split_modules`). Inputs are not cast, so
-    that position tables keep their precision. Weights that are not trained (under LoRA) stay whole in each process:
-    they need no gradient and no optimizer, and splitting them would send them around in every pass for nothing.
+    The processes form a mesh of replicas x shards (HSDP), of `most` shards at most. Gradients are averaged over all of
+    them in float32. Blocks are those that the model's class declares indivisible (`_no_split_modules`). Inputs are not
+    cast, so that position tables keep their precision. Weights that are not trained (under LoRA) stay whole in each
+    process: they have no gradient and no optimizer state, and sharding them would send them around in every pass.
+
+    Args:
+        dtype: of the computation.
     """
     if group.size == 1:
         return model.to(group.device)
-    count, width = mesh_shape(group.size, most)
-    mesh = init_device_mesh(group.device.type, (count, width), mesh_dim_names=("copies", "shards"))
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    replicas, shards = mesh_shape(group.size, most)
+    mesh = init_device_mesh(group.device.type, (replicas, shards), mesh_dim_names=("replicas", "shards"))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
     for parameter in frozen:
-        if not parameter.is_meta:  # `fill` will give it a place
+        if not parameter.is_meta:  # `fill` allocates those
             parameter.data = parameter.data.to(group.device)
+    mesh = mesh if replicas > 1 else mesh["shards"]
     blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
-    for module in (*blocks, model):  # the root too lets go after a forward pass: a measurement may precede training
-        fully_shard(
-            module,
-            mesh=mesh if count > 1 else mesh["shards"],
-            mp_policy=policy,
-            reshard_after_forward=True,
-            ignored_params=frozen,
-        )
+    for module in (*blocks, model):  # the root reshards too after a forward pass: a measurement may precede training
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params=frozen)
     return model
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], group: Group) -> None:
-    """Give a model that was split without memory (on the device `meta`) its weights.
+    """Give a sharded model on the device `meta` its weights.
 
     Args:
-        state: all of them in the main process, which sends each process its share; elsewhere empty. So no other process
-            ever holds the whole network.
+        state: all of them on rank 0, which sends each process its shards; empty elsewhere. So no other process ever
+            holds the whole network.
     """
     model.to_empty(device=group.device)
     set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))

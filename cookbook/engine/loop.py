@@ -1,10 +1,10 @@
-"""The training loop. Everything random is a function of (seed, step), so a run that was killed continues as it was."""
+"""The training loop. Everything random is a function of (seed, step), so a killed run continues with the same losses."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,12 @@ LOG = "log.jsonl"
 
 Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> scalar mean over the batch
 Batches = Callable[[int], Any]  # number 0, 1, ... -> this process's batch, noise included; `accumulate` of them a step
+Callback = Callable[[int, dict], None]  # (finished steps, the log's row), on every rank
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run leaves, beside the averaged weights in the model itself."""
+    """The result of a finished run, beside the averaged weights in the model itself."""
 
     rows: list[dict]  # of log.jsonl
     changed: float  # largest |change| of any trained weight, before averaging
@@ -38,29 +39,29 @@ class Trained:
 
 @dataclass
 class Run:
-    """All that moves during training, and what moves it."""
+    """The state of a training between two steps, and the step itself."""
 
     model: nn.Module
     recipe: Recipe
     seed: int
     group: Group
-    compute: torch.dtype
-    spell: Callable[[str], str]
+    dtype: torch.dtype  # of the computation
+    rename: Callable[[str], str] = str  # a parameter's name in the model -> its name in the checkpoint
 
     def __post_init__(self) -> None:
         self.parameters = trainable(self.model)
-        alone = [name for name, parameter in self.parameters.items() if not isinstance(parameter, DTensor)]
-        if alone and self.group.size > 1:
+        local_only = [name for name, parameter in self.parameters.items() if not isinstance(parameter, DTensor)]
+        if local_only and self.group.size > 1:
             raise UserError(
-                f"{len(alone)} weights ({alone[0]}, ...) are not distributed over the {self.group.size} processes: "
-                "their gradients would not be synchronised; pass the model through engine.shard first"
+                f"{len(local_only)} weights ({local_only[0]}, ...) are not distributed over the {self.group.size} "
+                "processes: their gradients would not be synchronised; pass the model through engine.shard first"
             )
         self.optimizer = adamw(self.model, self.recipe, self.group.device)
         self.ema = PowerEma(self.parameters.items(), self.recipe.ema_rate) if self.recipe.ema_rate else None
         self.step = 0  # finished steps
 
     def advance(self, loss_fn: Loss, batch_at: Batches) -> dict:
-        """One step: gradients of its batches, clip, update, average. Returns its row of the log."""
+        """One step: gradients of its batches, clipping, update, average. Returns its row of the log."""
         start = time.monotonic()
         rate = self.recipe.learning_rate * rate_factor(self.step, self.recipe)
         self.optimizer.param_groups[0]["lr"] = rate
@@ -86,18 +87,18 @@ class Run:
         for part in range(count):
             number = self.step * count + part
             torch.manual_seed((self.seed * 1_000_003 + number) * self.group.size + self.group.rank)  # for dropout
-            if isinstance(self.model, FSDPModule):  # within a copy always, so that they stay split; among copies once
+            if isinstance(self.model, FSDPModule):  # reduced among shards every time, among replicas once a step
                 self.model.set_requires_all_reduce(part == count - 1)
-            with autocast(self.model, self.group.device, self.compute):
+            with autocast(self.model, self.group.device, self.dtype):
                 loss = loss_fn(self.model, batch_at(number))
             (loss / count).backward()
             total += float(loss.detach()) / count
         return total
 
     def state(self) -> checkpoint.State:
-        """Every tensor to keep, by part of the checkpoint, sharing the memory that training uses."""
-        named = {self.spell(name): parameter for name, parameter in self.parameters.items()}
-        averages = {self.spell(name): average for name, average in self.ema.weights.items()} if self.ema else {}
+        """Every tensor of a checkpoint, by part, sharing the memory that training uses."""
+        named = {self.rename(name): parameter for name, parameter in self.parameters.items()}
+        averages = {self.rename(name): average for name, average in self.ema.weights.items()} if self.ema else {}
         return {
             "model": {f"net.{name}": parameter.detach() for name, parameter in named.items()}
             | {f"net_ema.{name}": average for name, average in averages.items()},
@@ -112,12 +113,11 @@ class Run:
 
     def resume(self, folder: Path) -> None:
         """Load the newest checkpoint, if any, and cut the log back to it."""
-        found = checkpoint.latest(folder)
-        if found:
+        if path := checkpoint.find_latest(folder):
             state = self.state()
-            checkpoint.load(found, state, self.group)
+            checkpoint.load(path, state, self.group)
             self.step = int(state["trainer"]["iteration"])
-            self.group.say(f"train: continuing from {found.name}")
+            self.group.print(f"train: continuing from {path.name}")
         if self.group.main:
             runs.write_rows(folder / LOG, [row for row in runs.read_rows(folder / LOG) if row["step"] <= self.step])
         self.group.barrier()
@@ -137,23 +137,23 @@ def fit(
     folder: Path,
     seed: int,
     group: Group,
-    compute: torch.dtype,
-    spell: Callable[[str], str] = str,
-    watch: Callable[[int, dict], None] = lambda step, row: None,
+    dtype: torch.dtype,
+    rename: Callable[[str], str] = str,
+    callbacks: Sequence[Callback] = (),
 ) -> Trained:
     """Train `model` in place for `recipe.steps`, continuing from the newest checkpoint in `folder` if there is one.
 
     Args:
         model: from `engine.shard`; parameters with requires_grad are trained. At the end it holds the EMA weights.
         batch_at: number -> batch of this process. It must be a pure function, else a resumed run differs.
-        compute: dtype of the computation; weights of another dtype are used through autocast.
-        spell: a parameter's name in the model -> its name in the checkpoint.
-        watch: called in every process after a step, with the number of finished steps and the log's row.
+        dtype: of the computation; weights of another dtype are used through autocast.
+        rename: a parameter's name in the model -> its name in the checkpoint.
+        callbacks: called on every rank after a step.
 
     Raises:
         UserError: gradients that are not finite, a checkpoint that does not fit, or no disk for the next.
     """
-    run = Run(model, recipe, seed, group, compute, spell)
+    run = Run(model, recipe, seed, group, dtype, rename)
     before = [local(parameter.detach()).cpu().clone() for parameter in run.parameters.values()]
     run.resume(folder)
     due = {step for step in range(run.step + 1, recipe.steps + 1) if step % recipe.save_every == 0} | {recipe.steps}
@@ -162,29 +162,29 @@ def fit(
         saver.require_disk(run.state(), len(due))
         steps = range(run.step, recipe.steps)
         row: dict = {}
-        told = show.progress(steps, "train: steps", note=lambda: f", loss {row['loss']:.4f}")
-        for _ in told if group.main and steps else steps:
+        progress = show.progress(steps, "train: steps", note=lambda: f", loss {row['loss']:.4f}")
+        for _ in progress if group.main and steps else steps:
             row = run.advance(loss_fn, batch_at)
             if group.main:
                 runs.append_row(folder / LOG, row)
             if run.step in due:
                 saver.save(run.step, run.state())
-            watch(run.step, row)
+            for callback in callbacks:
+                callback(run.step, row)
     finally:
         saver.close()
     group.barrier()
-    now = [local(parameter.detach()).cpu() for parameter in run.parameters.values()]
-    changed = max(
-        float((new.float() - old.float()).abs().max()) for new, old in zip(now, before, strict=True) if old.numel()
-    )
+    after = [local(parameter.detach()).cpu() for parameter in run.parameters.values()]
+    pairs = ((new.float(), old.float()) for new, old in zip(after, before, strict=True) if old.numel())
+    changed = max(float((new - old).abs().max()) for new, old in pairs)
     if run.ema:
         run.adopt_averages()
     return Trained(runs.read_rows(folder / LOG), group.largest(changed))
 
 
 @contextmanager
-def autocast(model: nn.Module, device: torch.device, compute: torch.dtype) -> Iterator[None]:
-    """Compute in `compute` where any weight is of another dtype, as float32 master weights are. Attention is fast."""
-    mixed = any(parameter.dtype != compute for parameter in model.parameters())
-    with hardware.kernels(device), torch.autocast(device.type, compute) if mixed else nullcontext():
+def autocast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Compute in `dtype` where any weight is of another, as float32 master weights are, with the fastest attention."""
+    mixed = any(parameter.dtype != dtype for parameter in model.parameters())
+    with hardware.fast_attention(device), torch.autocast(device.type, dtype) if mixed else nullcontext():
         yield

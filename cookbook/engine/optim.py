@@ -18,7 +18,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a (possibly sharded) tensor that lies in this process; shares its memory."""
+    """This process's shard of a (possibly sharded) tensor; shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -31,7 +31,7 @@ def adamw(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim
         weight_decay=recipe.weight_decay,
         fused=device.type == "cuda",
     )
-    for parameter in optimizer.param_groups[0]["params"]:  # made now, so that a checkpoint has somewhere to load to
+    for parameter in optimizer.param_groups[0]["params"]:  # created now, because a checkpoint is loaded into it
         count = torch.zeros((), device=device if device.type == "cuda" else "cpu")
         moments = {name: torch.zeros_like(parameter.detach()) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {"step": count, **moments}

@@ -66,6 +66,6 @@ def make_clip(
         clean[:, :, :known] = start
     mask = flow.condition_mask(torch.tensor([known]), noise)
     velocity = guided(transformer, text, negative, mask, guidance, fast)
-    with hardware.kernels(noise.device):
+    with hardware.fast_attention(noise.device):
         latents = flow.sample(velocity, noise, clean, mask, steps, shift)
     return autoencoder.decode(vae, latents)

@@ -238,7 +238,7 @@ def answer(critic: Critic, watched: Inputs) -> np.ndarray:
     device, found = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
     with qwen.changed(*critic.layers):
-        with hardware.kernels(device):
+        with hardware.fast_attention(device):
             critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
         length = cache.get_seq_length()
         for ids, last in watched.endings:

@@ -104,7 +104,7 @@ def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choic
                 torch.nn.init.normal_(weight, std=0.02)
         if way == "compiled":
             engine.checkpoint_activations(model, choice or recipe.activation_checkpointing, compiled=True)
-        with hardware.kernels(DEVICE) if way == "compiled" else nullcontext():
+        with hardware.fast_attention(DEVICE) if way == "compiled" else nullcontext():
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
                 loss = flow_loss(model, clips)
             loss.backward()
@@ -158,6 +158,6 @@ def test_attention_is_cudnns():
             seen.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    with hardware.kernels(DEVICE), Names():
+    with hardware.fast_attention(DEVICE), Names():
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert any("cudnn_attention" in name for name in seen), seen
