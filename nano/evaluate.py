@@ -27,7 +27,9 @@ from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import pixels, rules
 from cookbook.judge.statistics import interval, share
 from cookbook.models import world
+from nano import task_rules
 from nano.generator import CENTRE, NANO, BatchGenerator, Flags, Scene, load_model
+from nano.task_rules import judge_task
 
 GRID = (
     CENTRE,
@@ -46,8 +48,9 @@ def finish(frames: np.ndarray, scene: Scene) -> dict:
         seen, _ = video.read_video(path)
     truth, row = scene.truth(), scene.row
     masks = truth["mask_target"], truth["mask_receptacle"]
-    verdict = rules.judge_clip(seen, *masks, row["hand"], row["task"], toward=row.get("toward"))
-    return {**vars(verdict), "seen": round(verdict.seen, 4), "passed": verdict.outcome in rules.SUCCESS}
+    judgement = judge_task(seen, *masks, row["hand"], row["task"], toward=row.get("toward"))
+    passed = judgement.outcome in rules.SUCCESS
+    return {**vars(judgement), "visible": round(judgement.visible, 4), "passed": passed}
 
 
 def judges(workers: int) -> Executor:
@@ -97,7 +100,7 @@ def measured_by(dreamer: BatchGenerator) -> dict[str, str]:
     clips = runs.digest_of([scene.row["sha256"] for scene in dreamer.scenes])
     return {
         "clips_measured": clips,
-        "rules": runs.digest_of([runs.digest(Path(m.__file__)) for m in (rules, pixels)]),
+        "rules": runs.digest_of([runs.digest(Path(m.__file__)) for m in (rules, pixels, task_rules)]),
     }
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from scipy import ndimage
 
 from cookbook.errors import report_user_errors
-from cookbook.judge.rules import SUCCESS, judge_clip
+from cookbook.judge.rules import SUCCESS
 from cookbook.video import read_video, write_video
+from nano.task_rules import judge_task
 
 Codec = Callable[[np.ndarray], np.ndarray]
 PROBES = ("static", "other scene", "cut")
@@ -66,7 +67,7 @@ def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
     def add(row: dict, label: str, frames: np.ndarray, truth: dict, wanted: bool, reference: np.ndarray) -> None:
         seen = codec(frames) if codec else frames
         masks = truth["mask_target"], truth["mask_receptacle"]
-        verdict = judge_clip(seen, *masks, row["hand"], row["task"], reference, row.get("toward"))
+        verdict = judge_task(seen, *masks, row["hand"], row["task"], reference, row.get("toward"))
         agree = (verdict.outcome in SUCCESS) == wanted
         results.append({"id": row["id"], "label": label, "wanted": wanted, "agree": agree, **vars(verdict)})
 

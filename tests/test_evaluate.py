@@ -138,7 +138,7 @@ def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path,
     evaluate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 3 * 2 + 3
-    assert {"model", "prompt", "seed", "task", "outcome", "reason", "seen", "passed"} <= rows[0].keys()
+    assert {"model", "prompt", "seed", "task", "outcome", "reason", "visible", "passed"} <= rows[0].keys()
     models = json.loads((tmp_path / "summary.json").read_text())
     assert models["gain"] == {"gain": 0.0, "interval": [0.0, 0.0]}  # the same weights twice
     facts = models["models"]["tuned"]["place"]
@@ -250,7 +250,7 @@ def test_dreams_are_kept_with_their_truth(folders, heldout, tmp_path, monkeypatc
     for row in rows:
         frames, _ = video.read_video(tmp_path / "videos" / f"{row['id']}.mp4")
         masks = scenes[row["source_clip"]].truth()
-        told = evaluate.rules.judge_clip(
+        told = evaluate.judge_task(
             frames, masks["mask_target"], masks["mask_receptacle"], row["hand"], row["task"]
         )
         assert row["instruction"] == (told.outcome in evaluate.rules.SUCCESS) and row["reason"] == told.reason

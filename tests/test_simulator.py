@@ -18,6 +18,7 @@ if importlib.util.find_spec("mujoco") is None:
 
 from cookbook.judge import rules
 from cookbook.video import read_video, write_video
+from nano.task_rules import judge_task
 from nano.validate import PROBES, mild, validate
 from simulator import faults, objects, osmesa, receptacles
 from simulator.env import Env, rollout
@@ -234,7 +235,7 @@ def test_masks_are_of_what_the_prompt_names():
 
 def verdict_of(clip, frames=None):
     masks = clip.truth["mask_target"], clip.truth["mask_receptacle"]
-    return rules.judge_clip(
+    return judge_task(
         clip.frames if frames is None else frames,
         *masks,
         clip.row["hand"],

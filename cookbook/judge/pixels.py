@@ -1,7 +1,7 @@
-"""What can be seen in a clip without any learned model: an object by its colours, the arm, which side moved.
+"""Measurements on the pixels of a clip, without a learned model: an object by its colours, the arm, the moving side.
 
-A colour model is made from frame 0: the target's colours under its mask against all other colours there. Pictures are
-(H, W, 3) uint8, masks (H, W) bool, lengths pixels of a picture 96 high unless said otherwise.
+A colour model is built from frame 0: the target's colours under its mask against all other colours. Frames are
+(H, W, 3) uint8, masks (H, W) bool, lengths are pixels of a frame 96 high unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
-LAST = 3  # frames at the end that are judged together
+LAST = 3  # last frames of a clip, judged together
 NEAR = 26.0  # largest colour distance to the target's own colours
-FAR = 45.0  # the same where nothing but the target, the arm and their shadows can have come
-SHADES = np.linspace(0.35, 1.05, 8)  # brightness of a thing in shadow and out of it
-SHADOW = 18.0  # colour distance within which a darker copy of what was there before is a shadow: a VAE tints it
+FAR = 45.0  # the same where only the target, the arm and their shadows can have changed the picture
+SHADES = np.linspace(0.35, 1.05, 8)  # brightness of a surface in shadow and out of it
+SHADOW = 18.0  # colour distance within which a darker copy of the background is a shadow: a VAE tints shadows
 CHANGED = 28  # levels by which a pixel differs from frame 0 to count as changed
-DARK = 85  # levels below which a colourless pixel can be the robot's
-RECOLOURED = 90.0  # colour distance, lightness aside, from which on a thing is another: half more than a VAE makes it
-RESIDUE = 15.0  # colour distance of a thing's place to its surroundings from which on it was never seen empty
-GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # the arm, which frame 0 hardly shows
-DARK_GRAYS = GRAYS[GRAYS[:, 0] < 130]  # the same without what shines on it
-MARGIN = 3  # pixels from the picture's edge in which an arm is seen to come in; also half of a gap in it
+DARK = 85  # level below which a colourless pixel can belong to the robot
+RECOLOURED = 90.0  # colour distance without lightness of another object: 1.5 times the largest shift of a VAE
+RESIDUE = 15.0  # colour distance between an object's first place and its surroundings if it never became empty
+GRAYS = np.repeat(np.arange(5, 250, 6), 3).reshape(-1, 3)  # colours of the arm, hardly visible in frame 0
+DARK_GRAYS = GRAYS[GRAYS[:, 0] < 130]  # the same without highlights
+MARGIN = 3  # width of the frame's border through which an arm enters; also half the largest gap in an arm
 
 
 def change(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def change(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def same_scene(frames: np.ndarray, reference: np.ndarray | None) -> bool:
-    """Whether a clip begins with the known first picture, where it is given, does not cut away, and ends alike."""
+    """Whether a clip starts at `reference` (if given), has no cut after its first frame, and ends in the same scene."""
     if reference is not None and change(frames[0], reference).mean() > 0.10:
         return False
     ends = np.mean([change(frame, frames[0]).mean() for frame in frames[-LAST:]])
@@ -39,21 +39,21 @@ def same_scene(frames: np.ndarray, reference: np.ndarray | None) -> bool:
 
 
 def arm(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The arm that came in: the largest group of dark, colourless pixels from the picture's edge, new since frame 0.
+    """The arm (H, W): the largest group of dark, colourless pixels that touches the border and is new since frame 0.
 
-    Small gaps are bridged, since what a hand carries and what shines on it can part it from its sleeve.
+    Small gaps are bridged: a carried object or a highlight can separate hand and sleeve.
     """
     levels = frame.astype(np.int16)
     dark = (levels.max(-1) < DARK) & (levels.max(-1) - levels.min(-1) < 30)
-    found = ndimage.binary_opening(change(frame, first) & dark)
+    mask = ndimage.binary_opening(change(frame, first) & dark)
     edge = np.ones(dark.shape, bool)
-    edge[:-MARGIN, MARGIN:-MARGIN] = False  # no arm comes from above
-    groups = [group for group in blobs(ndimage.binary_dilation(found, iterations=MARGIN), 1) if (group & edge).any()]
-    return found & groups[0] if groups else np.zeros(dark.shape, bool)
+    edge[:-MARGIN, MARGIN:-MARGIN] = False  # no arm enters from above
+    groups = [group for group in blobs(ndimage.binary_dilation(mask, iterations=MARGIN), 1) if (group & edge).any()]
+    return mask & groups[0] if groups else np.zeros(dark.shape, bool)
 
 
 def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
-    """Where an arm (H, W) ends, (row, column): its part farthest up and inwards; None where there is too little."""
+    """End (row, column) of an arm (H, W): its part farthest up and inwards; None where too little is visible."""
     points = np.argwhere(robot)
     if len(points) < 0.0016 * robot.size:
         return None
@@ -62,13 +62,8 @@ def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
 
 
 def touch(blob: np.ndarray, robot: np.ndarray) -> float:
-    """The arm's pixels on a thing or around it, as a share of the thing's."""
+    """The arm's pixels on or around an object, relative to the object's pixels."""
     return float((ndimage.binary_dilation(blob, iterations=3) & robot).sum()) / max(int(blob.sum()), 1)
-
-
-def held_by(blob: np.ndarray, robot: np.ndarray) -> bool:
-    """Whether enough of the arm is on a thing to hold it."""
-    return touch(blob, robot) > 0.15
 
 
 def middle(mask: np.ndarray) -> np.ndarray:
@@ -77,7 +72,7 @@ def middle(mask: np.ndarray) -> np.ndarray:
 
 
 def colour_space(pixels: np.ndarray) -> np.ndarray:
-    """RGB (..., 3) in 0..255 to lightness and two opponent colours; shadow changes lightness, so it counts less."""
+    """RGB (..., 3) in 0..255 to lightness and two opponent colours; lightness has less weight, as shadow changes it."""
     red, green, blue = np.moveaxis(pixels.astype(np.float32), -1, 0)
     return np.stack([0.18 * (red + green + blue), 0.9 * (red - green), 0.55 * (red + green) - 1.1 * blue], -1)
 
@@ -113,17 +108,17 @@ class Appearance:
     def track(self, frame: np.ndarray) -> np.ndarray:
         return self.find(frame) & ~self.confusers
 
-    def came(self, frames: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Where the target came into a place (H, W), in most frames (N, H, W, 3).
+    def arrived(self, frames: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Pixels (H, W) bool of a place that show the target in most frames (N, H, W, 3) and did not in frame 0.
 
-        What has changed there is the target, the arm or a shadow, so colours elsewhere in the scene do not count: a
-        target that lost some of its colour on the way is still told.
+        Only the target, the arm or a shadow can change the place, so other colours of the scene are not compared. A
+        target that lost some colour on the way is still recognised.
         """
-        upright = ndimage.binary_dilation(place, self._reach())
-        return np.mean([self._came(frame, upright) for frame in frames], 0) > 0.5
+        upright = ndimage.binary_dilation(place, self._upwards())
+        return np.mean([self._arrived(frame, upright) for frame in frames], 0) > 0.5
 
-    def _came(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """A shadow has the colours, darker, of what was there before within two pixels, since edges wander a little."""
+    def _arrived(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """A shadow has the darkened colours of frame 0 within two pixels, since edges shift a little."""
         near, far = self.distances(frame, cKDTree(colour_space(DARK_GRAYS)))
         new = change(frame, self.first) & place & (near < FAR) & (near < far)
         padded = np.pad(self.first, ((2, 2), (2, 2), (0, 0)), mode="edge")
@@ -136,15 +131,15 @@ class Appearance:
         return new
 
     def recoloured(self, frames: np.ndarray, thing: np.ndarray) -> bool:
-        """Whether what is taken for the target, a mask (H, W), has on the whole another colour in frames (N, H, W, 3).
+        """Whether the mean colour under a mask (H, W) in frames (N, H, W, 3) is not the target's, lightness aside.
 
-        Lightness aside, which shadow changes. Single pixels may still be like the target's: it has many colours.
+        Single pixels do not decide, because a target has many colours.
         """
         moved = colour_space(frames[:, thing]).mean((0, 1)) - self.mean
         return bool(np.linalg.norm(moved[1:]) > RECOLOURED)
 
-    def _reach(self) -> np.ndarray:
-        """Structure that lengthens a place upwards by the target's height: things stand on their place."""
+    def _upwards(self) -> np.ndarray:
+        """Structuring element that extends a place upwards by the target's height, as objects stand on it."""
         height = int(np.ptp(np.argwhere(self.mask)[:, 0]))
         column = np.zeros((2 * height + 1, 1), bool)
         column[: height + 1] = True
@@ -152,7 +147,7 @@ class Appearance:
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """The filled convex hull (H, W) bool of a mask: what stands on a receptacle hides part of it."""
+    """Filled convex hull (H, W) bool of a mask: an object on a receptacle hides part of it."""
     points = np.argwhere(mask)
     try:
         hull = Delaunay(points[ConvexHull(points).vertices])
@@ -163,7 +158,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def moved_side(frames: np.ndarray) -> str | None:
-    """The side of the picture, `left` or `right`, from which an arm came in; None if nothing moved there."""
+    """The side of the frame, `left` or `right`, from which an arm entered; None if nothing moved."""
     changed = change(frames[len(frames) // 4 : -LAST], frames[0])
     rows = changed.shape[1]
     share = changed[:, rows // 2 :].mean((0, 1))
@@ -174,37 +169,37 @@ def moved_side(frames: np.ndarray) -> str | None:
     return "left" if left > right else "right"
 
 
-def seen_twice(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:
-    """Whether in four or more frames the object is in its place and (in part, as in a hand) elsewhere at once."""
+def duplicated(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:
+    """Whether at least four frames show the object in its first place and, at least in part, elsewhere."""
     twice = 0
     for frame in frames[len(frames) // 3 :]:
-        found = model.track(frame)
-        away = blobs(found & ~ndimage.binary_dilation(home, iterations=2), 0.2 * model.area)
-        twice += bool(away) and (found & home).sum() > 0.5 * model.area
+        target = model.track(frame)
+        away = blobs(target & ~ndimage.binary_dilation(home, iterations=2), 0.2 * model.area)
+        twice += bool(away) and (target & home).sum() > 0.5 * model.area
     return twice >= 4
 
 
 def residue(frames: np.ndarray, mask: np.ndarray) -> float:
-    """How unlike its surroundings a thing's place, its mask in frame 0, still is: a colour distance, small once empty.
+    """Colour distance between an object's first place (its mask in frame 0) and the surroundings; small once empty.
 
-    Each pixel is compared with the nearest colour around the place; of their mean, the median over the frames of the
-    second half in which an arm leaves enough of the place in view, 0 where none does. What is left there need not have
-    kept its colours, unlike in a search by colour.
+    The mean over pixels of the distance to the nearest colour around the place; then the median over those frames of
+    the second half in which the arm leaves enough of the place visible, 0 where none does. Unlike a search by colour,
+    this also detects a remnant that changed its colour.
     """
-    first, unlike = frames[0], []
+    first, distances = frames[0], []
     core = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask
     around = ndimage.binary_dilation(mask, iterations=5) & ~ndimage.binary_dilation(mask, iterations=2)
     for frame in frames[len(frames) // 2 :]:
         bare = ~ndimage.binary_dilation(arm(frame, first), iterations=2)
-        seen, beside = core & bare, around & bare
-        if seen.sum() >= max(5, 0.3 * core.sum()) and beside.sum() >= 8:
-            unlike.append(cKDTree(colour_space(frame[beside])).query(colour_space(frame[seen]))[0].mean())
-    return float(np.median(unlike)) if unlike else 0.0
+        place, beside = core & bare, around & bare
+        if place.sum() >= max(5, 0.3 * core.sum()) and beside.sum() >= 8:
+            distances.append(cKDTree(colour_space(frame[beside])).query(colour_space(frame[place]))[0].mean())
+    return float(np.median(distances)) if distances else 0.0
 
 
-def blobs(found: np.ndarray, least: float) -> list[np.ndarray]:
+def blobs(mask: np.ndarray, least: float) -> list[np.ndarray]:
     """Connected groups of at least `least` pixels, largest first."""
-    labels, count = ndimage.label(found, np.ones((3, 3)))
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
     groups = [labels == number for number in range(1, count + 1)]
     return sorted((group for group in groups if group.sum() >= least), key=lambda group: -int(group.sum()))
 
@@ -217,7 +212,7 @@ def base_share(blob: np.ndarray, area: np.ndarray) -> float:
 
 
 def rests_in(blob: np.ndarray, place: np.ndarray, area: float) -> bool:
-    """Whether a thing of so many pixels lies in a place: with its base, or, across it, with its middle and bulk."""
+    """Whether an object of `area` pixels rests in a place: with its base or, lying across, with its centre and bulk."""
     row, column = middle(blob).round().astype(int)
     across = bool(place[row, column]) and (blob & place).sum() >= 0.6 * blob.sum() and blob.sum() > 0.5 * area
     return base_share(blob, place) >= 0.6 or bool(across)

@@ -1,19 +1,20 @@
-"""The rows of the judge's jsonl files, checked when they are read (docs/formats.md explains them)."""
+"""The rows of the judge's jsonl files, validated when they are read (docs/formats.md explains them)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cookbook import runs
 from cookbook.errors import UserError
 
+QuestionName = Literal["physics", "instruction"]
+QUESTIONS: tuple[str, ...] = get_args(QuestionName)
 Score = Annotated[float, Field(ge=1, le=5)]
 Digit = Annotated[int, Field(ge=1, le=5)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Question = Literal["physics", "instruction"]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Row(BaseModel):
@@ -23,10 +24,10 @@ class Row(BaseModel):
 
 
 class Answer(Row):
-    """What the critic says to a question about a clip; `error` says why there is no score."""
+    """The critic's answer to a question about a clip; `error` is the reason where there is no score."""
 
     score: Score | None
-    probabilities: Annotated[list[Share], Field(min_length=5, max_length=5)] | None
+    probabilities: Annotated[list[Probability], Field(min_length=5, max_length=5)] | None
     digit: Digit | None
     votes: list[Digit | None]
     explanation: str | None
@@ -36,7 +37,7 @@ class Answer(Row):
     visual_tokens: Annotated[int, Field(ge=1)] | None
     prompt_sha256: str
     critic: str
-    question: Question
+    question: QuestionName
 
 
 class Verdict(Answer):
@@ -50,7 +51,7 @@ class Verdict(Answer):
     sha256: str | None
 
 
-class Measured(Answer):
+class CalibrationScore(Answer):
     """One line of calibration_clips.jsonl."""
 
     file: str
@@ -61,19 +62,19 @@ class Measured(Answer):
     made_from: str
 
 
-class Mark(Row):
-    """One line of ratings.jsonl: what a person says."""
+class HumanRating(Row):
+    """One line of ratings.jsonl: one person's rating of one clip for one question."""
 
     file: str
     sha256: str
     prompt: str | None
-    question: Question
-    mark: Digit
+    question: QuestionName
+    rating: Digit
     rater: str
 
 
-def read(path: Path, kind: type[Row]) -> list[dict]:
-    """All rows of a file, or none where there is no file.
+def read_validated(path: Path, kind: type[Row]) -> list[dict]:
+    """All rows of a file; none where the file does not exist.
 
     Raises:
         UserError: a row that is not of this kind, with its line number.
@@ -84,6 +85,8 @@ def read(path: Path, kind: type[Row]) -> list[dict]:
             kind.model_validate(row)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the row"
-            raise UserError(f"{path}, line {number}: {where}: {first['msg'].lower()}; --redo makes it anew") from None
+            field = ".".join(map(str, first["loc"])) or "the row"
+            raise UserError(
+                f"{path}, line {number}: {field}: {first['msg'].lower()}; fix the line, or rebuild the file with --redo"
+            ) from None
     return rows

@@ -10,32 +10,32 @@ import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
-PRECISION = 0.75  # three of four clips that pass are sound, were sound and broken ones equally many
+PRECISION = 0.75  # at least three of four clips that pass are valid, if valid and invalid clips were equally many
 RESAMPLES = 500
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Area under the ROC curve: the chance that a sound clip scores above a broken one. None with one class only."""
+    """Area under the ROC curve: the chance that a valid clip scores above an invalid one. None with one class only."""
     return float(roc_auc_score(labels, scores)) if len(set(labels.tolist())) == 2 else None
 
 
 def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | None]) -> list[float] | None:
-    """95 % interval of `statistic(rows)`, whole groups redrawn together, as clips of one group resemble each other.
+    """95 % CI of `statistic(rows)`, bootstrapped over groups, because clips of one group resemble each other.
 
-    A redraw on which the statistic is None is left out; None if there is but one group.
+    A resample on which the statistic is None is left out. None if there is only one group.
     """
     names = sorted(set(groups))
     if len(names) < 2:
         return None
     rows = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
 
-    def on_groups(chosen: np.ndarray) -> float:
-        value = statistic(np.concatenate([rows[names[index]] for index in chosen]))
+    def on_groups(indices: np.ndarray) -> float:
+        value = statistic(np.concatenate([rows[names[index]] for index in indices]))
         return np.nan if value is None else value
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # redraws without a value are left out below
-        drawn = bootstrap(
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # resamples without a value are left out below
+        values = bootstrap(
             (np.arange(len(names)),),
             on_groups,
             vectorized=False,
@@ -43,20 +43,23 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
             method="percentile",
             rng=np.random.default_rng(0),
         ).bootstrap_distribution
-    known = drawn[~np.isnan(drawn)]
-    return [round(float(edge), 4) for edge in np.quantile(known, (0.025, 0.975))] if len(known) else None
+    values = values[~np.isnan(values)]
+    return [round(float(edge), 4) for edge in np.quantile(values, (0.025, 0.975))] if len(values) else None
 
 
 def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION) -> dict:
-    """The score that separates best (Youden's J), of those above which at least `wanted` of the clips are sound.
+    """The threshold of best separation (Youden's J) among those whose precision is at least `wanted`.
 
-    Sound and broken clips count as equally many. Where no score reaches that (keeping at least 5 % of the sound clips),
-    it is the one that separates best of all. The lowest score that fits would not do: below a good critic's scores of
-    sound clips lies a wide gap, in which all scores do as well on planted fakes, and the lowest lets every dream pass.
-    Returns threshold, precision, recall (share of sound clips kept), false_alarms (share of broken ones kept), rule.
+    Precision is computed as if valid and invalid clips were equally many. Where no threshold that keeps at least 5 % of
+    the valid clips reaches it, the threshold of best separation is taken among all.
+
+    We do not take the lowest such threshold: a good critic leaves a wide gap between the two classes, and any threshold
+    in that gap is equally good on the calibration set, but the lowest would accept every generated video.
+
+    Returns:
+        threshold, precision, recall (share of valid clips kept), false_alarms (share of invalid clips kept), rule.
     """
-    false, true, cuts = roc_curve(labels, scores, drop_intermediate=False)
-    false, true, cuts = false[1:], true[1:], cuts[1:]
+    false, true, cuts = (curve[1:] for curve in roc_curve(labels, scores, drop_intermediate=False))
     precision = true / np.maximum(true + false, 1e-12)
     fitting = np.flatnonzero((precision >= wanted) & (true >= 0.05))
     best = max(fitting if len(fitting) else range(len(cuts)), key=lambda place: true[place] - false[place])
@@ -71,7 +74,7 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
 
 
 def roc_points(labels: np.ndarray, scores: np.ndarray) -> list[list[float]]:
-    """Corners of the ROC curve: [share of broken clips kept, share of sound clips kept]."""
+    """Corners of the ROC curve: [share of invalid clips kept, share of valid clips kept]."""
     false, true, _ = roc_curve(labels, scores)
     return [[round(float(x), 4), round(float(y), 4)] for x, y in zip(false, true, strict=True)]
 
@@ -82,9 +85,9 @@ def histogram(scores: np.ndarray) -> list[int]:
 
 
 def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes: Sequence[str]) -> dict:
-    """Everything about one question: AUC with interval, AUC per kind of fault, threshold, ROC, histograms."""
+    """The figures of one question: AUC with 95 % CI over scenes, AUC per kind of fault, threshold, ROC, histograms."""
     kinds, overall = np.asarray(kinds), auc(labels, scores)
-    facts = {"n": len(labels), "sound": int(labels.sum()), "auc": None, "auc_interval": None, "per_kind": {}}
+    facts = {"n": len(labels), "valid": int(labels.sum()), "auc": None, "auc_interval": None, "per_kind": {}}
     if overall is None:
         return facts
     facts |= {
@@ -92,7 +95,7 @@ def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes
         "auc_interval": interval(scenes, lambda rows: auc(labels[rows], scores[rows])),
         **threshold(labels, scores),
         "roc": roc_points(labels, scores),
-        "histogram": {"sound": histogram(scores[labels == 1]), "broken": histogram(scores[labels == 0])},
+        "histogram": {"valid": histogram(scores[labels == 1]), "invalid": histogram(scores[labels == 0])},
     }
     for kind in sorted(set(kinds[labels == 0])):
         rows = (labels == 1) | (kinds == kind)
@@ -102,10 +105,10 @@ def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes
 
 
 def best_of(scores: Sequence[float], take: int, worth: Sequence[float] | None = None) -> float:
-    """Mean over all subsets of `take` clips of the worth of the best-scored one: what the best of `take` yields.
+    """Mean worth of the best-scored clip over all subsets of `take` clips: the expected yield of best-of-`take`.
 
     Unbiased for any number of clips (Chen et al. 2021 count the same subsets for pass@k). Without `worth`, a clip is
-    worth its score. Among equal scores the choice is a draw, so they share their worth.
+    worth its score. Clips with equal scores share their worth, as a tie is broken at random.
     """
     scores, worth = np.asarray(scores, float), np.asarray(scores if worth is None else worth, float)
     shared = np.array([worth[scores == score].mean() for score in scores])
@@ -113,27 +116,27 @@ def best_of(scores: Sequence[float], take: int, worth: Sequence[float] | None = 
     return sum(comb(rank, take - 1) / total * shared[row] for rank, row in enumerate(np.argsort(scores)))
 
 
-def kappa(digits: Sequence[int], marks: Sequence[int]) -> float | None:
-    """Cohen's kappa of two series of marks 1 to 5 with quadratic weights: 1 is agreement, 0 what chance alone gives.
+def kappa(digits: Sequence[int], ratings: Sequence[int]) -> float | None:
+    """Cohen's kappa with quadratic weights of two series of ratings 1 to 5: 1 is agreement, 0 is chance level.
 
-    None where both series are one and the same constant, for which it is not defined.
+    None where both series are the same constant, for which kappa is undefined.
     """
-    if len(set(digits)) == len(set(marks)) == 1:
+    if len(set(digits)) == len(set(ratings)) == 1:
         return None
-    return float(cohen_kappa_score(digits, marks, weights="quadratic", labels=range(1, 6)))
+    return float(cohen_kappa_score(digits, ratings, weights="quadratic", labels=range(1, 6)))
 
 
-def retest(first: np.ndarray, again: np.ndarray, cut: float | None) -> dict:
-    """How scores of the same clips, encoded once more, differ: mean |difference|, correlation, decisions that flip."""
-    varies = len(first) > 2 and first.std() > 0 and again.std() > 0
+def retest(first: np.ndarray, second: np.ndarray, cut: float | None) -> dict:
+    """Test-retest of clips scored before and after re-encoding: mean |difference|, correlation, flipped decisions."""
+    varies = len(first) > 2 and first.std() > 0 and second.std() > 0
     return {
         "n": len(first),
-        "difference": round(float(np.abs(first - again).mean()), 4) if len(first) else None,
-        "correlation": round(float(np.corrcoef(first, again)[0, 1]), 4) if varies else None,
-        "flipped": round(float(((first >= cut) != (again >= cut)).mean()), 4) if len(first) and cut else None,
+        "difference": round(float(np.abs(first - second).mean()), 4) if len(first) else None,
+        "correlation": round(float(np.corrcoef(first, second)[0, 1]), 4) if varies else None,
+        "flipped": round(float(((first >= cut) != (second >= cut)).mean()), 4) if len(first) and cut else None,
     }
 
 
 def share(passed: np.ndarray, groups: Sequence[str]) -> tuple[float, list[float] | None]:
-    """Share of clips that pass, with its interval over groups."""
+    """Share of clips that pass, with its 95 % CI over groups."""
     return round(float(passed.mean()), 4), interval(groups, lambda rows: float(passed[rows].mean()))
