@@ -1,0 +1,247 @@
+"""The project as others get it: locked versions, the wheel, optional packages, CI, a class without network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from test_repository import PACKAGES, ROOT, committed
+
+from cookbook import cluster, doctor, engine, notebooks, profiles, runs
+from cookbook.errors import UserError
+from cookbook.generate import guardrail
+from cookbook.train import callbacks
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED = re.compile(r"^[\s#-]*([A-Za-z0-9_.-]+)==([\w.]+)$")
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+JOBS = WORKFLOW["jobs"]
+ALONE = engine.Group(0, 1, torch.device("cpu"))
+SECRET = re.compile(
+    r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+PLACE = re.compile(r"(?<![\w.:/*-])/(home|root|work|tmp|Users|mnt)/")
+
+
+def pins(path: Path) -> dict[str, str]:
+    found = [PINNED.match(line) for line in path.read_text().splitlines()]
+    return {canonicalize_name(match[1]): match[2] for match in found if match}
+
+
+def test_environment_yml_has_the_versions_of_constraints_txt():
+    constraints = pins(ROOT / "constraints.txt")
+    assert pins(ROOT / "environment.yml") == constraints and len(constraints) > 100
+
+
+def test_locked_versions_are_within_the_bounds_of_pyproject():
+    extras = [line for group in PROJECT["optional-dependencies"].values() for line in group]
+    constraints = pins(ROOT / "constraints.txt")
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
+        assert requirement.specifier.contains(constraints[canonicalize_name(requirement.name)]), requirement
+    for file in ("Makefile", "setup.md"):
+        for name, version in re.findall(r"(torch|torchvision)==([\d.]+\d)", (ROOT / file).read_text()):
+            assert version == constraints[name], file
+
+
+def test_python_versions_agree():
+    assert PROJECT["requires-python"] == ">=3.11,<3.13"
+    assert "python=3.11" in (ROOT / "environment.yml").read_text()
+    assert JOBS["laptop"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+
+
+def test_licence_is_whole():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def test_no_large_file_no_secret_and_no_local_path_is_committed():
+    assert SECRET.search("token = 'hf_" + "a1" * 17 + "'") and SECRET.search("-----BEGIN RSA PRIVATE KEY-----")
+    assert PLACE.search('"/home/me/x"') and not PLACE.search("https://a.org/home/x") and not PLACE.search("a/tmp/b")
+    for path in committed():
+        assert path.stat().st_size < 25e6, path
+        content = path.read_bytes()
+        if b"\0" in content[:8000] or path == Path(__file__):
+            continue
+        text = re.sub(r"base64,[A-Za-z0-9+/=]+|\"image/\w+\": \"[^\"]*\"", "", content.decode())
+        assert not SECRET.search(text), path
+        assert path.suffix == ".py" and path.parent.name == "tests" or not PLACE.search(text), path
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the checkout and installed in a folder of its own."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("elsewhere")
+    for package in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=.", "."], cwd=source, check=True)
+    (wheel,) = source.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", f"--target={folder}", str(wheel)], check=True)
+    return folder
+
+
+def run_installed(folder: Path, script: str) -> subprocess.CompletedProcess:
+    """A Python far from the checkout, with the installed package."""
+    options = {"cwd": folder, "env": {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1"}}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, **options)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_cookbook_whole_and_nothing_else(installed):
+    kept = {path.relative_to(installed) for path in (installed / "cookbook").rglob("*") if path.suffix != ".pyc"}
+    wanted = {path.relative_to(ROOT) for path in committed() if path.is_relative_to(ROOT / "cookbook")}
+    assert wanted <= kept and (installed / "bin" / "cookbook").exists()
+    names = [path.name for path in installed.iterdir() if path.name != "bin" and path.suffix != ".dist-info"]
+    assert names == ["cookbook"], "tools, nano, simulator and tests could collide in site-packages"
+
+
+@pytest.mark.slow
+def test_the_wheel_works_elsewhere(installed):
+    script = "import cookbook; from cookbook.cli import main; "
+    done = run_installed(installed, f"{script}print(cookbook.__file__); main(['train', '--profile', '2b', '--plan'])")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(installed)) and "memory" in done.stdout
+    script += "import sys; sys.exit(main(['prepare', '--profile', 'nano', '--run', 'run']))"
+    done = run_installed(installed, script)
+    assert done.returncode == 2 and done.stderr.startswith("cookbook: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+# package -> what first needs it, and the line that the error gives
+USES: dict[str, tuple[Callable[[], object], str]] = {
+    "ray": (lambda: cluster.connected("local").__enter__(), 'pip install -c constraints.txt -e ".[cluster]"'),
+    "tensorboard": (lambda: callbacks.curves(Path("nowhere"), ALONE), "pip install tensorboard"),
+    "cosmos_guardrail": (guardrail.load_guardrail, "pip install 'cosmos_guardrail>=0.3,<0.4'"),
+}
+WITHOUT = """
+import importlib, os, pkgutil, sys
+for name in ABSENT:
+    sys.modules[name] = None
+sys.path.insert(0, os.getcwd())
+import cookbook
+for module in pkgutil.walk_packages(cookbook.__path__, "cookbook."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+
+
+@pytest.mark.parametrize("package", USES)
+def test_without_an_optional_package_the_error_is_its_install_line(package, monkeypatch):
+    use, line = USES[package]
+    for name in [name for name in sys.modules if name.split(".")[0] == package or name.startswith("torch.utils.tens")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=re.escape(line)) as raised:
+        use()
+    assert "\n" not in str(raised.value)
+
+
+def test_without_mujoco_the_simulator_names_its_install_line():
+    script = "import runpy, sys; sys.modules['mujoco'] = None; runpy.run_module('simulator', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script, "make"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and doctor.INSTALL in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_cookbook_is_imported_without_any_optional_package():
+    packages = [*USES, "mujoco", "playwright", "wandb", "vllm", "jax"]
+    script = WITHOUT.replace("ABSENT", repr(packages))
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wanted = {"cookbook.cluster", "cookbook.train.stage", "cookbook.generate.stage", "cookbook.judge.scoring"}
+    assert wanted <= set(done.stdout.split())
+
+
+def test_each_extra_that_a_message_or_a_page_names_exists():
+    text = "".join(path.read_text() for path in [*ROOT.glob("cookbook/**/*.py"), *ROOT.glob("*.md")])
+    named = {extra for group in re.findall(r"\.\[([a-z,]+)\]", text) for extra in group.split(",")}
+    assert {"sim", "cluster", "browser"} <= named <= PROJECT["optional-dependencies"].keys()
+
+
+def makes(text: str) -> list[str]:
+    """The `make ...` lines of a text, without comments."""
+    return re.findall(r"^[ \t]*(make [a-z-]+(?: [A-Z]+=\w+)?)", text, re.M)
+
+
+def test_the_workflow_runs_the_commands_of_ci_run_in_its_order():
+    wanted = ["make test-all", *["make run PROFILE=smoke"] * 2]
+    ci = (ROOT / ".ci" / "run").read_text()
+    laptop = "\n".join(step.get("run", "") for step in JOBS["laptop"]["steps"])
+    assert makes(ci) == wanted and [line for line in makes(laptop) if ".venv" not in line] == wanted
+    for text in (ci, laptop):
+        assert re.search(r'grep -q "([^"]+)"', text)[1] in Path(notebooks.__file__).read_text()
+
+
+def test_no_step_of_the_workflow_hides_a_failure_or_needs_a_secret():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "continue-on-error" not in text and "secrets." not in text and "|| true" not in text
+    assert WORKFLOW["permissions"] == {"contents": "read"} and "smoke" in profiles.PROFILES
+    for job in JOBS.values():
+        assert all("run" in step or re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"])
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_gpu_job_runs_the_tests_or_reports_that_it_did_not(found, tmp_path):
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\nexit {0 if found else 9}\n")
+    tool.chmod(0o755)
+    files = {name: tmp_path / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    for file in files.values():
+        file.touch()
+    environment = {name: str(file) for name, file in files.items()}
+    environment["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
+    first, *later = JOBS["gpu"]["steps"]
+    done = subprocess.run(["bash", "-e", "-c", first["run"]], env=environment, capture_output=True, text=True)
+    output, summary = (file.read_text() for file in files.values())
+    assert done.returncode == 0, done.stderr
+    assert output == ("found=yes\n" if found else "") and ("Not run" in summary) == (not found)
+    assert all(step["if"] == f"steps.{first['id']}.outputs.found == 'yes'" for step in later)
+    assert later[-1]["run"] == "make test-all"
+
+
+def test_make_reset_brings_notebooks_back_and_removes_results(tmp_path, monkeypatch):
+    monkeypatch.delenv("COOKBOOK_HOME", raising=False)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "00.ipynb").write_text("as committed")
+    for command in ("init", "add .", "-c user.name=a -c user.email=a@b commit -m x"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "notebooks" / "00.ipynb").write_text("scribbled")
+    for run in ("nano", "nano-samples", "mine"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+    subprocess.run(["make", "reset", "PROFILE=nano"], cwd=tmp_path, check=True)
+    assert (tmp_path / "notebooks" / "00.ipynb").read_text() == "as committed"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+OFFLINE = """
+import socket, sys
+def refused(*_, **__):
+    raise OSError("no network in this room")
+socket.socket.connect = socket.getaddrinfo = refused
+from cookbook.cli import main
+sys.exit(any(main([*words.split(), "--run", sys.argv[1]]) for words in sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_data_are_prepared_and_plans_computed_without_network(tmp_path):
+    words = ["prepare --profile smoke", "train --profile smoke --plan", "train --profile 2b --plan"]
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path / "run"), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert runs.read_manifest(tmp_path / "run" / "data")["clips"] == 4
