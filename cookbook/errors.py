@@ -1,4 +1,4 @@
-"""The one exception a user ever sees: a sentence that names the file and the fix, printed without a traceback."""
+"""User errors: one sentence that says what is wrong, where, and what to type, printed without a traceback."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something the user can mend. The message names what is wrong, where, and what to do."""
+    """A mistake that the user can fix. The message says what is wrong, where, and what to type."""
 
 
 class StaleStage(UserError):
-    """A stage folder that cannot be used as it is; made anew it can.
+    """A stage folder that must be rebuilt before it can be used.
 
     Args:
         problem: what is wrong with the folder.
-        anew: how to make it anew from Python and from a terminal. A verb of the command line says instead what was
-            typed, with `--redo`.
+        rebuild: how to rebuild it. The command line replaces this by what was typed, with `--redo`.
     """
 
-    def __init__(self, problem: str, anew: str):
-        super().__init__(f"{problem}. To make it anew: {anew}")
+    def __init__(self, problem: str, rebuild: str):
+        super().__init__(f"{problem}. To rebuild it, {rebuild}")
         self.problem = problem
 
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Around the main function of a program: a UserError ends it with its sentence and exit status 2."""
+    """Around the main function of a program: a UserError prints its sentence and exits with status 2."""
     try:
         yield
     except UserError as error:
@@ -46,6 +45,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that a misspelt one is near to, if it is near to any."""
-    return next(iter(get_close_matches(word, list(known), 1, 0.5)), None)
+def closest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most similar to a misspelt word, or None if none is similar."""
+    return next(iter(get_close_matches(word, list(candidates), 1, 0.5)), None)

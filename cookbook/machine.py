@@ -1,4 +1,4 @@
-"""Facts about the machine that this runs on, each found out when first asked for. No network can make them hang."""
+"""Facts about this machine, each determined on first use. No network problem can make them hang."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes.util import find_library
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -24,28 +24,18 @@ from cookbook.profiles import Source
 T = TypeVar("T")
 
 
-def within(seconds: float, question: Callable[[], T]) -> T | None:
-    """The answer, or None where it failed or did not come in time."""
-    answers: list[T] = []
+def within(seconds: float, probe: Callable[[], T]) -> T | None:
+    """The result of a probe, or None if it fails or takes longer."""
+    results: list[T] = []
 
-    def ask() -> None:
-        try:
-            answers.append(question())
-        except Exception:  # whatever goes wrong with a probe, the answer is: not there
-            pass
+    def attempt() -> None:
+        with suppress(Exception):  # whatever goes wrong, the answer is: not available
+            results.append(probe())
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(seconds)
-    return answers[0] if answers else None
-
-
-def installed(package: str) -> str | None:
-    """The version of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return results[0] if results else None
 
 
 class Machine:
@@ -57,23 +47,23 @@ class Machine:
 
     @cached_property
     def processor(self) -> str:
-        """What the processor calls itself, and whether it has matrix units for bf16 (AMX)."""
+        """Model name of the processor, and whether it has matrix units for bf16 (AMX)."""
         file = Path("/proc/cpuinfo")
         text = file.read_text() if file.exists() else ""
-        name = re.search(r"^model name\s*: (.+)$", text, re.M)
-        told = name[1].strip() if name else platform.processor() or platform.machine()
-        return told + (" with AMX" if " amx_bf16" in text else "")
+        match = re.search(r"^model name\s*: (.+)$", text, re.M)
+        name = match[1].strip() if match else platform.processor() or platform.machine()
+        return name + (" with AMX" if " amx_bf16" in text else "")
 
     @cached_property
     def memory_gb(self) -> float:
-        """Of the machine, or of the container's limit where that is lower."""
+        """Memory of the machine, or the container's limit if that is lower."""
         limit = Path("/sys/fs/cgroup/memory.max")
         text = limit.read_text().strip() if limit.exists() else "max"
         return min(psutil.virtual_memory().total, float("inf") if text == "max" else float(text)) / 1e9
 
     @cached_property
     def disk_gb(self) -> float:
-        """Free where runs are written."""
+        """Free space where runs are written."""
         return shutil.disk_usage(runs.HOME if runs.HOME.exists() else Path.home()).free / 1e9
 
     @cached_property
@@ -83,8 +73,8 @@ class Machine:
 
         if not torch.cuda.is_available():
             return []
-        found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return [(gpu.name, gpu.total_memory / 1e9) for gpu in found]
+        properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return [(gpu.name, gpu.total_memory / 1e9) for gpu in properties]
 
     @cached_property
     def driver(self) -> bool:
@@ -96,11 +86,11 @@ class Machine:
         file = runs.ASSETS.parent / "constraints.txt"
         lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
         tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-        return {name: (installed(name), wanted) for name, wanted in tested.items()}
+        return {name: (runs.installed(name), number) for name, number in tested.items()}
 
     @cached_property
     def renderer(self) -> bool:
-        """MuJoCo and an OpenGL that draws without a screen."""
+        """Whether MuJoCo and an OpenGL library for offscreen rendering are installed."""
         return find_spec("mujoco") is not None and any(find_library(name) for name in ("EGL", "OSMesa"))
 
     @cached_property
@@ -111,22 +101,22 @@ class Machine:
 
     @cached_property
     def refused(self) -> bool:
-        """Whether the Hub answers 401 to the token: it is mistyped, deleted, or has expired."""
+        """Whether the Hub answers 401: the token is mistyped, deleted or expired."""
         from huggingface_hub import whoami
         from huggingface_hub.errors import HfHubHTTPError
 
-        def ask() -> bool:
+        def probe() -> bool:
             try:
                 whoami()
             except HfHubHTTPError as error:
                 return error.response.status_code == 401
             return False
 
-        return within(8, ask) or False
+        return within(8, probe) or False
 
     @cached_property
     def online(self) -> bool:
-        """Whether the Hub answers, asked for at most four seconds."""
+        """Whether the Hub answers within four seconds."""
         from urllib.request import Request, urlopen
 
         from huggingface_hub import constants
@@ -142,15 +132,20 @@ class Machine:
             return (runs.ASSETS / source.location).is_dir()
         return within(5, lambda: hub.local(source) is not None) or False
 
+    @cached_property
+    def _accepted(self) -> dict[str, bool]:
+        """Location -> whether the Hub grants access to it, as far as it was asked."""
+        return {}
+
     def may_download(self, source: Source) -> bool:
         """Whether a source is here, is open, or its licence was accepted by the account of the token."""
         from huggingface_hub import auth_check
 
         if self.has(source) or not source.gated:
             return True
-
-        def ask() -> bool:
-            auth_check(source.location, repo_type=source.kind)
-            return True
-
-        return self.token and self.online and (within(8, ask) or False)
+        if not (self.token and self.online):
+            return False
+        if source.location not in self._accepted:
+            granted = within(8, lambda: auth_check(source.location, repo_type=source.kind) is None)
+            self._accepted[source.location] = granted or False
+        return self._accepted[source.location]

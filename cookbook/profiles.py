@@ -1,15 +1,16 @@
-"""The dial: one word that says which models, which data and how much work.
+"""Profiles: one word selects models, data, sizes, amount of work and what the machine must have.
 
-A profile is a function that returns a frozen dataclass; a variant calls another and changes fields. No stage ever
-looks at a profile's name: it reads the values.
+A profile is a function that returns a frozen dataclass; a variant calls another and replaces fields. No stage branches
+on a profile's name: it reads the fields.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cookbook.errors import UserError, closest
+from cookbook.errors import UserError, closest, count
 
+DEFAULT = "nano"  # the profile of a command without --profile
 NVIDIA_MODEL_LICENCE = "NVIDIA Open Model License"
 
 
@@ -27,6 +28,22 @@ class Source:
     @property
     def ships(self) -> bool:
         return self.revision is None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a profile needs of a machine; for real weights calculated from parameter counts, not measured."""
+
+    cores: int
+    memory_gb: float
+    disk_gb: float  # downloads, two checkpoints (16 bytes per weight each) and the export
+    gpus: int = 0
+    gpu_gb: float = 0.0  # memory of each GPU
+
+    def __str__(self) -> str:
+        if self.gpus:
+            return f"{count(self.gpus, 'GPU')} of {self.gpu_gb:g} GB"
+        return f"{count(self.cores, 'CPU core')}, {self.memory_gb:g} GB"
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a post-training run (upstream.md B has the published values and their sources)."""
+    """Everything that determines a post-training run."""
 
     name: str
     steps: int
@@ -68,7 +85,7 @@ class Recipe:
     clip_norm: float
     ema_rate: float | None  # power EMA (Karras et al. 2023); relative width of its window
     text_dropout: float
-    conditioning_frames: tuple[tuple[int, float], ...]  # (latent frames given, probability)
+    conditioning_frames: tuple[tuple[int, float], ...]  # (number of latent frames, probability)
     shift: float
     save_every: int
     keep: int = 2  # checkpoints kept on disk
@@ -79,11 +96,9 @@ class Recipe:
     resample: bool = True  # bring every clip to the profile's fps; upstream trains at native fps
     reshuffle: bool = True  # new order each epoch; upstream repeats the first
     accumulate: int = 1  # batches per optimizer step and process, their gradients averaged
-    shard: int = 8  # most processes that split one copy of the weights; further ones hold further copies (HSDP)
-    activation_checkpointing: str = (
-        "none"  # in the backward pass: none | blocks | selective | products | 0.x (see engine.memory)
-    )
-    first_loss: float | None = 0.7  # largest loss before training, as a share of the loss without a model; None: any
+    shard: int = 8  # most processes that shard one replica of the weights; more processes hold more replicas (HSDP)
+    activation_checkpointing: str = "none"  # see engine.activations for the values
+    first_loss: float | None = 0.7  # largest held-out loss before training / zero-velocity loss; None: not checked
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Profile:
-    """One position of the dial."""
+    """Everything that depends on the choice of a profile."""
 
     name: str
     world: Source
@@ -113,13 +128,13 @@ class Profile:
     prompt_prefix: str  # put before each training caption on disk, and before each prompt when generating
     recipe: Recipe
     sampling: Sampling
-    calibration: Source | None  # labelled clips with known faults for measuring the critic
-    calibration_clips: int
+    calibration: Source | None  # labelled calibration clips; None: made by corrupting training clips
+    calibration_clips: int  # at most
     critic_fps: float
     critic_tokens: int  # most visual tokens per clip
-    guardrail: bool  # NVIDIA's weights are generated with under NVIDIA's guardrail
-    hardware: str
-    hours: str
+    guardrail: bool  # NVIDIA's weights generate under NVIDIA's guardrail
+    needs: Needs
+    note: str = ""  # a warning for the report
     train_clips: int | None = None  # None: all
     prompts: int | None = None  # None: all
     alternatives: tuple[Recipe, ...] = field(default=())
@@ -166,7 +181,7 @@ def upstream_recipe() -> Recipe:
 
 
 def recommended_recipe() -> Recipe:
-    """Ours for the real weights; `train.explain` has the reason for each departure from `upstream_recipe`."""
+    """Ours for the real weights; `train.recipes` has the reason for each departure from `upstream_recipe`."""
     return replace(
         upstream_recipe(),
         name="recommended",
@@ -214,27 +229,32 @@ def nano() -> Profile:
         critic_fps=8,
         critic_tokens=1024,
         guardrail=False,
-        hardware="2 CPU cores, 8 GB",
-        hours="15 minutes",
+        needs=Needs(cores=2, memory_gb=8, disk_gb=3),
         prompts=10,
         alternatives=(replace(recipe, name="lora", lora_rank=8, learning_rate=2e-3),),
     )
 
 
-def smoke() -> Profile:
-    """`nano` with almost nothing to do: every line of code runs, no result means anything. For CI."""
-    full, few = nano(), {"steps": 4, "batch": 2, "warmup": 2, "save_every": 2}
+def _minimal(full: Profile, name: str, **recipe) -> Profile:
+    """The same models with a minimal workload: every stage runs, no result is meaningful."""
+    few = {"steps": 4, "warmup": 2, "save_every": 2, **recipe}
     return replace(
         full,
-        name="smoke",
+        name=name,
         train_clips=4,
         prompts=2,
         calibration_clips=24,
         recipe=replace(full.recipe, **few),
         alternatives=tuple(replace(recipe, **few) for recipe in full.alternatives),
-        sampling=replace(full.sampling, steps=3, seeds=2, base_seeds=1),
-        hours="3 minutes",
+        note="This profile shows that every stage works. It does so little that no figure means anything.",
     )
+
+
+def smoke() -> Profile:
+    """`nano` with a minimal workload, for CI."""
+    few = _minimal(nano(), "smoke", batch=2)
+    sampling = replace(few.sampling, steps=3, seeds=2, base_seeds=1)
+    return replace(few, sampling=sampling, needs=Needs(cores=1, memory_gb=4, disk_gb=2))
 
 
 def cosmos_2b() -> Profile:
@@ -264,9 +284,14 @@ def cosmos_2b() -> Profile:
         critic_fps=4,
         critic_tokens=8192,
         guardrail=True,
-        hardware="1 GPU of 80 GB",
-        hours="hours",
+        needs=Needs(cores=8, memory_gb=64, disk_gb=160, gpus=1, gpu_gb=80),
     )
+
+
+def cosmos_2b_smoke() -> Profile:
+    """`2b` with a minimal workload: first contact with the real weights."""
+    few = _minimal(cosmos_2b(), "2b-smoke")
+    return replace(few, sampling=replace(few.sampling, seeds=1))
 
 
 def cosmos_14b() -> Profile:
@@ -284,11 +309,11 @@ def cosmos_14b() -> Profile:
             replace(recipe, **large, **({} if recipe.lora_rank else {"learning_rate": slower}))
             for recipe in small.alternatives
         ),
-        hardware="8 GPUs of 80 GB",
+        needs=Needs(cores=32, memory_gb=256, disk_gb=800, gpus=8, gpu_gb=80),
     )
 
 
-PROFILES = {"smoke": smoke, "nano": nano, "2b": cosmos_2b, "14b": cosmos_14b}
+PROFILES = {"smoke": smoke, "nano": nano, "2b-smoke": cosmos_2b_smoke, "2b": cosmos_2b, "14b": cosmos_14b}
 
 
 def get(name: str, recipe: str | None = None) -> Profile:

@@ -1,8 +1,8 @@
-"""Run folders and manifests: how stages hand files to one another, resume, and tell what is stale.
+"""Run folders and manifests: how stages exchange files, resume, and detect changed inputs.
 
-A run is one folder with one sub-folder per stage. A stage folder holds `started.json` while it is being made and
-`manifest.json`, written last and atomically, once it is whole. So a folder without a manifest is unfinished and is
-continued; a folder with one is skipped; a folder made from other inputs or settings is refused, saying what changed.
+A run is one folder with one subfolder per stage. A stage folder holds `started.json` while the stage runs, and
+`manifest.json`, written last and atomically, when it is finished. A folder without a manifest is continued, a folder
+with one is skipped, and a folder built from different inputs or settings is refused with a list of what changed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cookbook.errors import StaleStage, UserError
+from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HOME = Path(os.environ.get("COOKBOOK_HOME", ASSETS.parent))
 
-# stage -> its folder in the run, and the folders it reads
+# stage -> its folder in the run; stage -> the stages whose folders it reads
 FOLDERS = {
     "prepare": "data",
     "train": "checkpoints",
@@ -52,36 +51,36 @@ READS = {
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),
 }
-_HELD: dict[Path, Any] = {}  # folder -> lock file, of this process
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "huggingface_hub",
-    "peft",
-    "safetensors",
-    "av",
-    "numpy",
-)
+PACKAGES = "torch torchvision diffusers transformers huggingface_hub peft safetensors av numpy".split()
+_LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 
 def run_folder(run: Path | str | None, profile: str) -> Path:
-    """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME)."""
-    return Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME).
+
+    Raises:
+        UserError: an older version of the cookbook, with other names of files, wrote the folder.
+    """
+    folder = Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    if (folder / "dreams").exists() or (begun(folder / "data") or {}).get("stage") == "data":
+        raise UserError(
+            f"{folder} was written by an older version of the cookbook, with other file names; "
+            f"choose another folder with --run, or delete it: `{shlex.join(['rm', '-r', str(folder)])}`"
+        )
+    return folder
 
 
 def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str:
-    """What to type for that verb in this run folder, in backquotes; without what is taken anyhow.
+    """The command line for a verb in this run folder, in backquotes, with default arguments omitted.
 
     Args:
-        profile: where it is None, that of the stages that are there.
+        profile: without it, the profile of the stages in the folder.
     """
-    words, stages = ["cookbook", verb], (begun(run / place) for place in FOLDERS.values())
-    profile = profile or next((stage["profile"] for stage in stages if stage), "nano")
-    if profile != "nano":
+    words, stages = ["cookbook", verb], (begun(run / folder) for folder in FOLDERS.values())
+    profile = profile or next((stage["profile"] for stage in stages if stage), DEFAULT)
+    if profile != DEFAULT:
         words += ["--profile", profile]
-    if run != run_folder(None, profile):
+    if run != HOME / "runs" / profile:
         here = Path.cwd()
         words += ["--run", str(run.relative_to(here) if here in run.parents else run)]
     return f"`{shlex.join([*words, *more])}`"
@@ -94,25 +93,22 @@ def digest(path: Path) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of any JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value, independent of the order of its keys."""
     return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def fingerprint(folder: Path) -> str:
-    """One hash over the names and contents of a folder's files (manifests and hidden files left out)."""
+    """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_bookkeeping(p.relative_to(folder)))
-    return digest_of({p.relative_to(folder).as_posix(): digest(p) for p in files})
-
-
-def _is_bookkeeping(path: Path) -> bool:
-    return path.name in ("manifest.json", "started.json") or any(part.startswith(".") for part in path.parts)
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    skip = [name for name in files if name.name in ("manifest.json", "started.json") or "/." in f"/{name.as_posix()}"]
+    return digest_of({name.as_posix(): digest(path) for name, path in files.items() if name not in skip})
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write to the yielded temporary path; on success it takes the name `path` in one step, on failure it vanishes."""
+    """Write to the yielded temporary path. On success it is renamed to `path` in one step, on failure it is deleted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
@@ -126,7 +122,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed processes left under the temporary names of `replacing`."""
+    """Delete temporary files of `replacing` that killed processes left behind."""
     for path in sorted(folder.rglob(".*")):
         if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.exists():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -143,7 +139,7 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Append one line of JSON and force it to disk, so that a kill can cut at most the line being written."""
+    """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write(json.dumps(row, default=str) + "\n")
@@ -152,7 +148,11 @@ def append_row(path: Path, row: dict) -> None:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a jsonl file. A last line cut short by a kill is dropped; any other bad line is an error."""
+    """Rows of a jsonl file, without a last line truncated by a kill.
+
+    Raises:
+        UserError: any other line is not JSON.
+    """
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -162,20 +162,22 @@ def read_rows(path: Path) -> list[dict]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines) or line.endswith("\n"):
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg}); mend or delete that line") from None
+                raise UserError(f"{path}, line {number}: not JSON ({error.msg}); correct or delete that line") from None
             with replacing(path) as temporary:
                 temporary.write_text("".join(lines[:-1]))
     return rows
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a finished stage folder, or None where the stage is unfinished."""
+    """The manifest of a finished stage folder, or None if the stage is unfinished."""
     path = folder / "manifest.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def peak_memory_gb() -> dict[str, float]:
-    """Largest resident memory of this process and, with a GPU, the allocator's peak, in GB."""
+    """Peak resident memory of this process and, with a GPU, the allocator's peak, in GB."""
+    import torch
+
     scale = 1e9 if sys.platform == "darwin" else 1e6  # ru_maxrss is bytes on macOS and kB elsewhere
     peaks = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 2)}
     if torch.cuda.is_available():
@@ -183,14 +185,19 @@ def peak_memory_gb() -> dict[str, float]:
     return peaks
 
 
+def installed(package: str) -> str | None:
+    """The version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Versions and device, for manifests."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
+    import torch
+
+    versions = {"python": platform.python_version()} | {name: installed(name) or "not installed" for name in PACKAGES}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {"versions": versions, "device": device}
 
@@ -207,7 +214,7 @@ class Stage:
         return self.manifest is not None
 
     def finish(self, outputs: Iterable[Path], **facts: Any) -> dict:
-        """Hash the outputs, write the manifest (last, atomically) with the `facts`, and let go of the folder."""
+        """Hash the outputs, write the manifest with the `facts` (last, atomically), and release the folder."""
         hashes = {p.relative_to(self.folder).as_posix(): digest(p) for p in sorted(outputs)}
         self.manifest = {
             **self.started,
@@ -225,36 +232,31 @@ class Stage:
         return self.manifest
 
     def forget(self) -> None:
-        """Remove the folder of a stage that cannot begin: whoever mends its inputs is not held to the broken ones."""
+        """Delete the folder of a stage that failed validation, so that corrected inputs are not reported as changed."""
         self.close()
         shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Let go of the folder; another process may have it."""
+        """Release the folder for other processes."""
         self._lock.close()
 
 
 def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], settings: dict, redo: bool = False) -> Stage:
-    """Open a stage folder for work, or find it done.
+    """Open a stage folder for work, or find it finished.
 
     Args:
         folder: where the stage writes.
         inputs: name -> fingerprint of everything the stage reads.
-        settings: what else decides the result (recipe, seed, sampler); must survive a round trip through JSON.
+        settings: what else determines the result (recipe, seed, sampler); must survive a round trip through JSON.
         redo: empty the folder first.
 
     Raises:
-        UserError: another process holds the folder, or it was made from other inputs or settings.
+        UserError: another process is writing the folder.
+        StaleStage: the folder was built from different inputs or settings, or an output is missing.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    if abandoned := _HELD.pop(folder, None):  # by an attempt of this process that failed, as a notebook cell may
-        abandoned.close()
-    lock = _HELD[folder] = open(folder / ".lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
+    lock = _lock(folder)
     if redo:
         for path in folder.iterdir():
             if path.name != ".lock":
@@ -262,47 +264,60 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
     started = json.loads(
         json.dumps({"stage": name, "profile": profile, "inputs": inputs, "settings": settings}, default=str)
     )
-    manifest = read_manifest(folder)
-    known = begun(folder)
-    if known and (changes := _changes(known, started)):
+    manifest, earlier = read_manifest(folder), begun(folder)
+    if problem := _problem(folder, started, manifest, earlier):
         lock.close()
-        raise StaleStage(f"{folder} was made from other inputs: {'; '.join(changes)}", _anew(folder, name, profile))
-    if manifest and (lost := [p for p in manifest["outputs"] if not (folder / p).exists()]):
-        lock.close()
-        raise StaleStage(f"{folder} lost {lost[0]} and {len(lost) - 1} more files", _anew(folder, name, profile))
+        raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
     if manifest:
         print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
     else:
         _sweep(folder)
-        if not known:
+        if not earlier:
             write_json(folder / "started.json", started)
     return Stage(folder, name, started, manifest, lock)
 
 
-def _anew(folder: Path, name: str, profile: str) -> str:
-    """How to make a stage folder anew where the command that was typed is not known."""
+def _lock(folder: Path) -> Any:
+    if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
+        _LOCKS.pop(folder).close()
+    lock = _LOCKS[folder] = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
+    return lock
+
+
+def _problem(folder: Path, started: dict, manifest: dict | None, earlier: dict | None) -> str | None:
+    """Why a stage folder cannot be used as it is."""
+    if earlier and (changes := _changes(earlier, started)):
+        return f"was built from different inputs: {'; '.join(changes)}"
+    lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
+    return f"lost {lost[0]}" + (f" and {len(lost) - 1} more" if lost[1:] else "") if lost else None
+
+
+def _rebuild(folder: Path, name: str, profile: str) -> str:
+    """How to rebuild a stage folder, for callers other than the command line."""
     place = Path(FOLDERS.get(name, "."))
     if folder.parts[-len(place.parts) :] != place.parts or not place.parts:
-        return "redo=True"
+        return "pass redo=True"
     run = folder.parents[len(place.parts) - 1]
-    return f"redo=True, or {command('run', run, profile, '--redo', name)}"
+    return f"pass redo=True, or run {command('run', run, profile, '--redo', name)}"
 
 
 def begun(folder: Path) -> dict | None:
-    """What a stage folder is made from, finished or not: inputs and settings. None where it was never entered."""
+    """Inputs and settings of a stage folder, finished or not. None if the stage was never entered."""
     path = folder / "started.json"
     return read_manifest(folder) or (json.loads(path.read_text()) if path.exists() else None)
 
 
 def _changes(old: dict, new: dict) -> list[str]:
-    """Human-readable differences between what made a folder and what is asked for now."""
-    changes = [] if old["profile"] == new["profile"] else [f"profile {old['profile']} -> {new['profile']}"]
+    """Differences between the inputs and settings of a folder and those of this call."""
+    rows = [("profile", old["profile"], new["profile"])]
     for part in ("inputs", "settings"):
-        for key in sorted(old[part].keys() | new[part].keys()):
-            before, after = old[part].get(key), new[part].get(key)
-            if before != after:
-                changes.append(f"{key} {_short(before)} -> {_short(after)}")
-    return changes
+        keys = sorted(old[part].keys() | new[part].keys())
+        rows += [(key, old[part].get(key), new[part].get(key)) for key in keys]
+    return [f"{key} {_short(before)} -> {_short(after)}" for key, before, after in rows if before != after]
 
 
 def _short(value: Any) -> str:
@@ -310,18 +325,23 @@ def _short(value: Any) -> str:
     return text[:19] + "…" if text.startswith("sha256:") else text if len(text) <= 60 else text[:57] + "…"
 
 
-def stale(run: Path) -> list[str]:
-    """Finished stages whose inputs have since been made anew, in order, each with what lies downstream of it."""
-    late: list[str] = []
+def downstream(stages: Iterable[str]) -> list[str]:
+    """These stages and all that read them, directly or not, in order."""
+    affected = set(stages)
     for name, reads in READS.items():
-        manifest = read_manifest(run / FOLDERS[name])
-        if manifest is None:
-            continue
-        sources = {read: read_manifest(run / FOLDERS[read]) for read in reads}
-        outdated = any(
-            source and manifest["inputs"].get(read) not in (None, source["fingerprint"])
-            for read, source in sources.items()
-        )
-        if outdated or any(read in late for read in reads):
-            late.append(name)
-    return late
+        if affected & set(reads):
+            affected.add(name)
+    return [name for name in READS if name in affected]
+
+
+def stale(run: Path) -> list[str]:
+    """Finished stages whose inputs have since been rebuilt, and all finished stages downstream of them, in order."""
+    manifests = {name: read_manifest(run / folder) for name, folder in FOLDERS.items()}
+    finished = {name: manifest for name, manifest in manifests.items() if manifest}
+    changed = [
+        name
+        for name, manifest in finished.items()
+        for read in READS[name]
+        if read in finished and manifest["inputs"].get(read) not in (None, finished[read]["fingerprint"])
+    ]
+    return [name for name in downstream(changed) if name in finished]
