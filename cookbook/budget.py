@@ -65,7 +65,7 @@ def stages(p: Profile) -> list[Work]:
 def _estimates(p: Profile, clips: int) -> dict[str, tuple[float | None, float | None, float | None]]:
     """Stage -> seconds, GB on each GPU, GB written; on as many H100s as the profile needs."""
     gpus = max(1, p.needs.gpus)
-    train, scale = planning.make(p, gpus, None, None), planning.at_scale(p, gpus)
+    train = planning.estimate(p, gpus, None, None)
     network = 2 * train.parameters / 1e9
     evaluations = {p.clip.tokens: p.sampling.steps * (2 if p.sampling.guidance else 1)}
     judging = (clips + p.calibration_clips) * JUDGING * p.critic.gigabytes / CRITIC_GB
@@ -73,7 +73,7 @@ def _estimates(p: Profile, clips: int) -> dict[str, tuple[float | None, float | 
     sampler = network + p.clip.height * p.clip.width * DECODING / 1e9
     return {
         "prepare": (None, None, p.train_data.gigabytes + p.eval_data.gigabytes),
-        "train": (scale.hours * 3600, scale.memory_gb, (p.recipe.keep + 1) * train.checkpoint_gb),
+        "train": (train.seconds, sum(train.memory_gb.values()), (p.recipe.keep + 1) * train.checkpoint_gb),
         "convert": (None, 0, EXPORTED * train.parameters / 1e9),
         "generate": (clips * seconds(p, evaluations, True)[0] / gpus, max(encoder, sampler), None),
         "judge": (judging / gpus, p.critic.gigabytes + OVERHEAD_GB, None),

@@ -22,6 +22,8 @@ VERBS = {
         "prepare",
         "01  collect and check training clips, captions and held-out photos",
     ),
+    "plan": ("cookbook.train.planning", "plan", "02  what a training will need: memory, disk, time, downloads"),
+    "explain": ("cookbook.train.recipes", "explain", "02  a recipe beside the published one, with reasons"),
     "train": ("cookbook.train.stage", "train", "02  post-train the world model on the clips"),
     "convert": ("cookbook.convert.stage", "convert", "03  turn the checkpoint into weight files, and verify them"),
     "generate": ("cookbook.generate.stage", "generate", "03  make videos from held-out photos and instructions"),

@@ -9,10 +9,13 @@ shift, and `cosmos_predict2/_src/predict2/models/video2world_model_rectified_flo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler
+
+if TYPE_CHECKING:
+    from diffusers import UniPCMultistepScheduler
 
 # velocity(latents [B,C,T,H,W], sigma scalar in 0..1) -> [B,C,T,H,W]
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,7 +32,7 @@ def draw_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.T
 
 
 def condition_mask(frames: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """[B, 1, T, H, W] with ones on each clip's first `frames[b]` latent frames, which are given, not generated."""
+    """[B, 1, T, H, W] with ones on each clip's first `frames[b]` latent frames: the conditioning frames."""
     index = torch.arange(latents.shape[2], device=latents.device).view(1, 1, -1, 1, 1)
     mask = (index < frames.to(latents.device).view(-1, 1, 1, 1, 1)).to(latents.dtype)
     return mask.expand(latents.shape[0], 1, *latents.shape[2:])
@@ -42,7 +45,7 @@ def noised(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, mask: 
 
 
 def loss(predicted: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean squared velocity error over all elements; given frames count as exact, so they only dilute the mean."""
+    """Mean squared velocity error over all elements. Conditioning frames count as exact: they only lower the mean."""
     return ((1 - mask) * (predicted.float() - (noise - clean).float())).square().mean()
 
 
@@ -52,6 +55,8 @@ def scheduler(shift: float) -> UniPCMultistepScheduler:
     The configuration written by diffusers' own converter is Karras (200 to 0.01), right for the post-trained
     weights only.
     """
+    from diffusers import UniPCMultistepScheduler
+
     return UniPCMultistepScheduler(
         num_train_timesteps=1000,
         solver_order=2,
@@ -70,7 +75,7 @@ def initial_noise(shape: tuple[int, ...], seed: int) -> torch.Tensor:
 def sample(
     velocity: Velocity,
     noise: torch.Tensor,
-    given: torch.Tensor,
+    clean: torch.Tensor,
     mask: torch.Tensor,
     steps: int,
     shift: float,
@@ -80,18 +85,18 @@ def sample(
     Args:
         velocity: the network with its text and guidance inside.
         noise: [B, C, T, H, W], standard normal.
-        given: clean latents [B, C, T, H, W]; only where `mask` is 1 are they looked at.
+        clean: latents [B, C, T, H, W], of which only the conditioning frames, where `mask` is 1, are used.
         mask: [B, 1, T, H, W] from `condition_mask`.
 
     Returns:
-        Standardised latents [B, C, T, H, W], the given frames unchanged.
+        Standardised latents [B, C, T, H, W], the conditioning frames unchanged.
     """
     solver = scheduler(shift)
     solver.set_timesteps(steps, device=noise.device)
     latents = noise
-    known_velocity = (noise - given) * mask
+    exact_velocity = (noise - clean) * mask
     for index, timestep in enumerate(solver.timesteps):
         sigma = solver.sigmas[index].to(noise.device)
-        predicted = velocity(mask * given + (1 - mask) * latents, sigma)
-        latents = solver.step(known_velocity + (1 - mask) * predicted, timestep, latents, return_dict=False)[0]
-    return mask * given + (1 - mask) * latents
+        predicted = velocity(mask * clean + (1 - mask) * latents, sigma)
+        latents = solver.step(exact_velocity + (1 - mask) * predicted, timestep, latents, return_dict=False)[0]
+    return mask * clean + (1 - mask) * latents

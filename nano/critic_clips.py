@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from torch.nn import functional as F
 
 from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.models import autoencoder
-from cookbook.models.autoencoder import AutoencoderKLWan
 from cookbook.models.frames import Sampled, sample_frames
 from nano.loop import read_frames
 

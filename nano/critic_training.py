@@ -23,13 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from torch import nn
 from torch.nn import functional as F
 
 from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.hardware import compute_dtype
-from cookbook.models.autoencoder import AutoencoderKLWan, channels_last
+from cookbook.models.autoencoder import channels_last
 from cookbook.models.critic import Critic, load_critic
 from nano.critic_clips import Clips, Example, collect, disturb, gather, read_examples, soften
 from nano.critic_draw import Batch, Draw

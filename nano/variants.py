@@ -25,7 +25,7 @@ from cookbook.prepare.stage import check_clips
 from cookbook.profiles import Recipe
 from cookbook.train import dataset
 from cookbook.train.objective import batches, flow_loss
-from cookbook.train.planning import add_lora
+from cookbook.train.network import add_lora
 from nano.generator import NANO, BatchGenerator, Flags, captioned
 
 TEXT = ("crossattn_proj", "attn2", "norm2")  # where the network takes in the prompt

@@ -58,7 +58,7 @@ def tiny_clips(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[dataset.Cached]:
+def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[dataset.CachedClip]:
     """The six tiny clips, encoded."""
     found = dataset.read_clips(tiny_clips)
     return dataset.cache(found, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)

@@ -79,7 +79,7 @@ def test_the_shipped_profiles_download_nothing_and_never_ask_the_network(monkeyp
 
 def test_calculated_figures_are_those_of_the_stages_own_plans():
     large = profiles.get("2b")
-    found, train = {work.stage: work for work in budget.stages(large)}, planning.make(large, 1, None, None)
+    found, train = {work.stage: work for work in budget.stages(large)}, planning.estimate(large, 1, None, None)
     assert found["train"].seconds == pytest.approx(train.seconds)
     assert found["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
     assert found["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"

@@ -21,7 +21,7 @@ from cookbook.convert.weights import EMA, NET
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train.planning import add_lora
+from cookbook.train.network import add_lora
 from cookbook.train.stage import train
 
 BESIDE = 16  # entries of NVIDIA's network that are no weights: counters, tables, extra states

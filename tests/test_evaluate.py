@@ -19,7 +19,7 @@ from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
 from cookbook.models import autoencoder, world
-from cookbook.train.dataset import Cached
+from cookbook.train.dataset import CachedClip
 from cookbook.train.objective import batches
 from nano import ablate, evaluate, generate_clips, generator, variants
 from nano.generator import CENTRE, NANO, BatchGenerator
@@ -189,7 +189,7 @@ def test_clips_in_memory_give_the_batches_of_the_cache(tmp_path):
     recipe = replace(NANO.recipe, batch=3)
     pairs = [
         vars(batches([clip], recipe, 0, ALONE)(2))
-        for clip in (Cached(tmp_path / "latents", tmp_path / "text"), variants.Resident(latents, text))
+        for clip in (CachedClip(tmp_path / "latents", tmp_path / "text"), variants.Resident(latents, text))
     ]
     assert all(torch.equal(one, other) for one, other in zip(*(pair.values() for pair in pairs), strict=True))
 

@@ -37,11 +37,7 @@ def checkpoint_activations(model: nn.Module, choice: str, compiled: bool = False
     Raises:
         UserError: another choice.
     """
-    share = _share(choice)
-    if choice not in CHOICES and share is None:
-        raise UserError(
-            f"the recipe's activation_checkpointing is {choice!r}; it must be {', '.join(CHOICES)} or a share such as 0.4"
-        )
+    share = share_of(choice)
     model.disable_gradient_checkpointing()
     if compiled:
         functorch.activation_memory_budget = 1.0 if share is None else share
@@ -50,11 +46,21 @@ def checkpoint_activations(model: nn.Module, choice: str, compiled: bool = False
         model.enable_gradient_checkpointing(lambda block, *arguments: _selective(block)(*arguments))
 
 
-def _share(choice: str) -> float | None:
+def share_of(choice: str) -> float | None:
+    """The share of the activations to keep that a choice names, between 0 and 1; None for `none` and `selective`.
+
+    Raises:
+        UserError: another choice.
+    """
     try:
-        return float(choice) if 0 < float(choice) < 1 else None
+        share = None if choice in CHOICES else float(choice)
     except ValueError:
-        return None
+        share = 0
+    if share is None or 0 < share < 1:
+        return share
+    raise UserError(
+        f"the recipe's activation_checkpointing is {choice!r}; it must be {', '.join(CHOICES)} or a share such as 0.4"
+    )
 
 
 def _selective(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The training loop. Everything random is a function of (seed, step), so a killed run continues with the same losses."""
+"""The training loop. Everything random is a function of (seed, step), so a killed run repeats its losses."""
 
 from __future__ import annotations
 

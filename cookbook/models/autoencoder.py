@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 
 
 def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
@@ -83,8 +86,8 @@ def fits_whole(vae: AutoencoderKLWan, shape: tuple[int, int, int]) -> bool:
 def _resample_whole_clip(self: WanResample, x: torch.Tensor, feat_cache=None, feat_idx=None) -> torch.Tensor:
     """WanResample over a whole clip [B, C, T, H, W] at once, equal to the chunked original.
 
-    The original meets frame 0 alone and skips its temporal convolution there; later frames come in chunks whose
-    cache joins them to one causal convolution. So: frame 0 aside, the rest in one call.
+    The original handles frame 0 alone and skips its temporal convolution there; later frames come in chunks whose
+    cache joins them into one causal convolution. So frame 0 stays alone, and the rest goes in one call.
     """
     if self.mode == "upsample3d" and x.shape[2] > 1:
         batch, channels, _, height, width = x.shape
@@ -100,6 +103,8 @@ def _resample_whole_clip(self: WanResample, x: torch.Tensor, feat_cache=None, fe
 @contextmanager
 def whole_clip() -> Iterator[None]:
     """Within the block, `moments_whole` and `decode_whole` may be used: the same numbers without a chunk loop."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
+
     original = WanResample.forward
     WanResample.forward = _resample_whole_clip
     try:

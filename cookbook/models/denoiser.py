@@ -1,65 +1,68 @@
-"""The world model on one batch of clips, step after step: what no step changes is computed once.
+"""The world model on one batch of clips, step after step; what no step changes is computed once.
 
 That is the texts' keys and values, the rotations of the position embedding and the masks. The first block's
-self-attention has not met the text yet, so that all texts of a step share it. The numbers are those of
-`CosmosTransformer3DModel.forward`, whose layers do the work.
+self-attention does not depend on the text, so all texts of a step share it. The results equal those of
+`CosmosTransformer3DModel.forward`, whose layers are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import CosmosTransformer3DModel
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from cookbook.hardware import compiled
 
-KeyValue = tuple[Tensor, Tensor]  # [B, heads, L, channels of a head] each
+if TYPE_CHECKING:
+    from diffusers import CosmosTransformer3DModel
+
+Pair = tuple[Tensor, Tensor]  # keys and values [B, heads, L, channels of a head]; cosines and sines; time embeddings
 
 
 def _heads(attention: nn.Module, x: Tensor) -> Tensor:
     return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
 
 
-def _see(block: nn.Module, x: Tensor, when: KeyValue, rotations: KeyValue) -> Tensor:
+def _self_attention(block: nn.Module, x: Tensor, time: Pair, rotations: Pair) -> Tensor:
     """The block's self-attention: x [B, N, C]."""
-    normed, gate = block.norm1(x, *when)
+    normed, gate = block.norm1(x, *time)
     return x + gate * block.attn1(normed, image_rotary_emb=rotations)
 
 
-def _read(block: nn.Module, x: Tensor, text: KeyValue, when: KeyValue) -> Tensor:
+def _text_and_mlp(block: nn.Module, x: Tensor, text: Pair, time: Pair) -> Tensor:
     """The rest of the block: attention to the text, and the feed-forward layer."""
-    normed, gate = block.norm2(x, *when)
+    normed, gate = block.norm2(x, *time)
     attention = block.attn2
     query = attention.norm_q(_heads(attention, attention.to_q(normed)))
-    seen = scaled_dot_product_attention(query, *text).transpose(1, 2).flatten(2)
-    x = x + gate * attention.to_out[0](seen)
-    normed, gate = block.norm3(x, *when)
+    attended = scaled_dot_product_attention(query, *text).transpose(1, 2).flatten(2)
+    x = x + gate * attention.to_out[0](attended)
+    normed, gate = block.norm3(x, *time)
     return x + gate * block.ff(normed)
 
 
-def _both(block: nn.Module, x: Tensor, text: KeyValue, when: KeyValue, rotations: KeyValue) -> Tensor:
-    return _read(block, _see(block, x, when, rotations), text, when)
+def _whole(block: nn.Module, x: Tensor, text: Pair, time: Pair, rotations: Pair) -> Tensor:
+    return _text_and_mlp(block, _self_attention(block, x, time, rotations), text, time)
 
 
 class Denoiser:
     """Velocities of clips under several texts each.
 
     Args:
-        texts: embeddings [B, L, D], one for each velocity wanted; a clip's prompt and its negative prompt.
-        mask: [B, 1, T, H, W], ones on given latent frames.
+        texts: embeddings [B, L, D], one for each velocity; a clip's prompt and its negative prompt.
+        mask: [B, 1, T, H, W], ones on conditioning frames.
     """
 
     def __init__(self, transformer: CosmosTransformer3DModel, texts: Sequence[Tensor], mask: Tensor):
         self.transformer, self.dtype = transformer, texts[0].dtype
-        self.masks = torch.cat([mask, torch.zeros_like(mask)], 1).to(self.dtype)  # the second: of padding, none
+        self.masks = torch.cat([mask, torch.zeros_like(mask)], 1).to(self.dtype)  # the second marks padding: none
         self.rotations = transformer.rope(mask)
         self.texts = [self._keys_and_values(transformer.crossattn_proj(text)) for text in texts]
 
-    def _keys_and_values(self, text: Tensor) -> list[KeyValue]:
-        """For each block."""
+    def _keys_and_values(self, text: Tensor) -> list[Pair]:
+        """Of each block."""
         attentions = [block.attn2 for block in self.transformer.transformer_blocks]
         return [(a.norm_k(_heads(a, a.to_k(text))), _heads(a, a.to_v(text))) for a in attentions]
 
@@ -68,25 +71,26 @@ class Denoiser:
 
         Args:
             latents: [B, C, T, H, W].
-            sigma: scalar in 0..1, the noise level of all frames; given frames share it, as the pre-trained and GR1
-                weights expect (upstream `conditional_frame_timestep = -1`).
+            sigma: scalar in 0..1, the noise level of all frames; conditioning frames share it, as the pre-trained and
+                GR1 weights expect (upstream `conditional_frame_timestep = -1`).
         """
         net = self.transformer
         x = net.patch_embed(torch.cat([latents.to(self.dtype), self.masks], 1))  # [B, t, h, w, C]
         grid, x = x.shape[1:4], x.flatten(1, 3)
-        when = net.time_embed(x, sigma.float().expand(len(x)))[::-1]
-        see, read, both = (compiled(part, x.device) for part in (_see, _read, _both))
+        time = net.time_embed(x, sigma.float().expand(len(x)))[::-1]
+        parts = (_self_attention, _text_and_mlp, _whole)
+        self_attention, text_and_mlp, whole = (compiled(part, x.device) for part in parts)
         first, *others = net.transformer_blocks
-        seen = see(first, x, when, self.rotations)
+        shared = self_attention(first, x, time, self.rotations)
         velocities = []
         for text in self.texts[:texts]:
-            x = read(first, seen, text[0], when)
-            for block, words in zip(others, text[1:], strict=True):
-                x = both(block, x, words, when, self.rotations)
-            velocities.append(self._pixels(net.proj_out(net.norm_out(x, *when)), grid).float())
+            x = text_and_mlp(first, shared, text[0], time)
+            for block, key_value in zip(others, text[1:], strict=True):
+                x = whole(block, x, key_value, time, self.rotations)
+            velocities.append(self._unpatch(net.proj_out(net.norm_out(x, *time)), grid).float())
         return velocities
 
-    def _pixels(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
+    def _unpatch(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """Tokens [B, t*h*w, p*p*C] as latents [B, C, t, h*p, w*p]."""
         side = self.transformer.config.patch_size[1]
         patches = patches.unflatten(2, (side, side, -1)).unflatten(1, tuple(grid))  # [B, t, h, w, p, p, C]

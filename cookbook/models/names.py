@@ -1,4 +1,4 @@
-"""Parameter names of the world model in NVIDIA's network and in diffusers: the same tensors, two spellings.
+"""Parameter names of the world model in NVIDIA's network and in diffusers: the same tensors, two sets of names.
 
 Source: the key table of diffusers' `scripts/convert_cosmos_to_diffusers.py` and NVIDIA's `MinimalV1LVGDiT`. The map is
 one to one and no tensor is reshaped, so it serves both ways.
@@ -57,20 +57,22 @@ _TO_NATIVE = tuple((diffusers, native) for native, diffusers in _PAIRS)
 
 
 def to_diffusers(name: str) -> str | None:
-    """A native parameter name (with or without `net.`) in diffusers' spelling; None for bookkeeping entries."""
+    """The diffusers name of a native parameter (with or without `net.`); None for bookkeeping entries."""
     name = name.removeprefix("net.")
     return None if _DROPPED.search(name) else _rename(name, _PAIRS)
 
 
 def to_native(name: str) -> str:
-    """A diffusers parameter name in NVIDIA's spelling, without the `net.` prefix."""
+    """The native name, without the `net.` prefix, of a diffusers parameter."""
     return _rename(name, _TO_NATIVE)
 
 
 def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What NVIDIA's network of a diffusers `config` holds beside its weights when new, in native names without prefix:
-    training counters at zero, the tables of the position embedding, and the extra state of each of TransformerEngine's
-    norms, which is empty. Without them it cannot be loaded strictly."""
+    """What NVIDIA's network of a diffusers `config` holds beside its weights when new, in native names without prefix.
+
+    Training counters at zero, the tables of the position embedding, and the empty extra state of each of
+    TransformerEngine's norms. Without them it cannot be loaded strictly.
+    """
     longest = max(size // patch for size, patch in zip(config["max_size"], config["patch_size"], strict=True))
     side = config["attention_head_dim"] // 6 * 2
     attentions = [f"blocks.{block}.{kind}_attn" for block in range(config["num_layers"]) for kind in ("self", "cross")]
@@ -90,11 +92,11 @@ def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def as_diffusers(state: Mapping[str, T]) -> dict[str, T]:
-    """A whole native state dict in diffusers' spelling."""
+    """A native state dict in diffusers' names."""
     renamed = ((to_diffusers(name), value) for name, value in state.items())
     return {name: value for name, value in renamed if name is not None}
 
 
 def as_native(state: Mapping[str, T], prefix: str = "net.") -> dict[str, T]:
-    """A whole diffusers state dict in NVIDIA's spelling, each name behind `prefix`."""
+    """A diffusers state dict in native names, each behind `prefix`."""
     return {prefix + to_native(name): value for name, value in state.items()}

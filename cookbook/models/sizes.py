@@ -1,17 +1,20 @@
-"""What is known of the networks without downloading them: configuration, parameters, FLOP. For plans.
+"""The networks without their weights: configuration, parameters, FLOP. For plans.
 
 Source of the two configurations: diffusers' `scripts/convert_cosmos_to_diffusers.py` for Cosmos Predict 2.5.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import CosmosTransformer3DModel
 
 from cookbook.models import hub
 from cookbook.profiles import Source
+
+if TYPE_CHECKING:
+    from diffusers import CosmosTransformer3DModel
 
 _PREDICT_2B: dict[str, Any] = {
     "in_channels": 17,
@@ -41,13 +44,20 @@ PHOTOS = {"nvidia/EVAL-175": 50}  # of its gr1_object; INFERRED from the step be
 
 def config(source: Source) -> dict[str, Any]:
     """The transformer's configuration: read from the folder where it ships, from the table above otherwise."""
-    if source.ships:
-        return dict(CosmosTransformer3DModel.load_config(hub.locate(source) / "transformer"))
-    return CONFIGS[source.location]
+    return read_config(hub.locate(source)) if source.ships else CONFIGS[source.location]
+
+
+def read_config(models: Path) -> dict[str, Any]:
+    """The transformer's configuration in a diffusers folder."""
+    from diffusers import CosmosTransformer3DModel
+
+    return dict(CosmosTransformer3DModel.load_config(models / "transformer"))
 
 
 def on_meta(settings: dict[str, Any]) -> CosmosTransformer3DModel:
-    """The network with shapes and names but without memory."""
+    """The network on the device `meta`: names and shapes, no memory."""
+    from diffusers import CosmosTransformer3DModel
+
     with torch.device("meta"):
         return CosmosTransformer3DModel.from_config(settings)
 

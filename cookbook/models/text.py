@@ -1,13 +1,17 @@
 """Text conditioning: a prompt becomes the hidden states of a Qwen2.5-VL language model, all layers side by side.
 
 Source: upstream `text_encoders/reason1.py` ("full concat") and diffusers' `Cosmos2_5_PredictBasePipeline`, which this
-equals; ours batches prompts and keeps nothing of them in memory.
+equals; ours encodes prompts in batches and caches nothing.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
 
@@ -29,8 +33,8 @@ def encode_prompts(
 ) -> torch.Tensor:
     """Prompts -> embeddings [len(prompts), length, layers * hidden] in the encoder's dtype.
 
-    Each layer's hidden state (the embedding layer left out) is brought to zero mean and unit deviation per token,
-    then all are concatenated. Padding is not masked: upstream attends to it, so do we.
+    Each layer's hidden state (without the embedding layer) is normalised to zero mean and unit deviation per token,
+    then all are concatenated. Padding is not masked: upstream attends to it, and so do we.
     """
     ids = torch.stack([tokenize(tokenizer, prompt, length) for prompt in prompts]).to(encoder.device)
     states = encoder(ids, output_hidden_states=True).hidden_states[1:]

@@ -1,21 +1,25 @@
-"""Loading the world model and its companions from a diffusers folder: transformer, VAE, text encoder, tokenizer."""
+"""Loading the parts of the world model from a diffusers folder: transformer, VAE, text encoder, tokenizer."""
 
 from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import runs
-from cookbook.errors import UserError
-from cookbook.models import names
+from cookbook.errors import UserError, last_line
+from cookbook.models import names, sizes
 from cookbook.models.autoencoder import channels_last
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+    from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 
 @dataclass
@@ -34,17 +38,21 @@ def load_transformer(
     Args:
         native: a `.pt` file in NVIDIA's names whose `net.*` are loaded instead of the folder's weights.
     """
+    from diffusers import CosmosTransformer3DModel
+
     path = folder / "transformer"
     _require(path / "config.json", folder)
-    model = CosmosTransformer3DModel.from_config(CosmosTransformer3DModel.load_config(path))
+    model = CosmosTransformer3DModel.from_config(sizes.read_config(folder))
     state: dict[str, torch.Tensor] = {}
     if native:
-        found = read_native(native)
-        state = names.as_diffusers({name: found[name] for name in found if name.startswith(names.NET)})
+        tensors = read_native(native)
+        state = names.as_diffusers({name: tensors[name] for name in tensors if name.startswith(names.NET)})
     else:
         for file in sorted(path.glob("*.safetensors")):
             state |= load_file(file)
-    load_strictly(model, state, native or path)
+    shapes, expected = ({name: tensor.shape for name, tensor in s.items()} for s in (state, model.state_dict()))
+    require_shapes(shapes, expected, native or path, folder)
+    model.load_state_dict(state)
     return model if dtype == torch.float32 else model.to(dtype)
 
 
@@ -58,15 +66,14 @@ def read_native(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         with torch.serialization.safe_globals([io.BytesIO, bytes]):  # TransformerEngine's _extra_state
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-        raise UserError(f"{path} is damaged or holds more than tensors ({reason})") from None
+        raise UserError(f"{path} is damaged or holds more than tensors ({last_line(error)})") from None
     state = {
         name: value
-        for name, value in (found.items() if isinstance(found, dict) else ())
+        for name, value in (content.items() if isinstance(content, dict) else ())
         if isinstance(value, torch.Tensor) and names.to_diffusers(name.removeprefix(names.EMA)) is not None
     }
     if not any(name.startswith(names.NET) for name in state):
@@ -74,29 +81,35 @@ def read_native(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], origin: Path) -> None:
-    """Load a state dict and refuse any name or shape that does not match, naming the first few."""
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected.keys() - state.keys()]
-    problems += [f"unexpected {name}" for name in state.keys() - expected.keys()]
+def require_shapes(
+    shapes: Mapping[str, torch.Size], expected: Mapping[str, torch.Size], origin: Path, models: Path
+) -> None:
+    """Refuse weights of `origin` whose names or shapes are not those of the network of `models`."""
+    problems = [f"missing {name}" for name in expected.keys() - shapes.keys()]
+    problems += [f"unexpected {name}" for name in shapes.keys() - expected.keys()]
     problems += [
-        f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}"
-        for name in expected.keys() & state.keys()
-        if state[name].shape != expected[name].shape
+        f"{name} is {list(shapes[name])}, expected {list(expected[name])}"
+        for name in expected.keys() & shapes.keys()
+        if shapes[name] != expected[name]
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        raise UserError(f"{origin}: {len(problems)} weights do not fit this network ({shown}); is it another model?")
-    model.load_state_dict(state)
+        shown = "; ".join(sorted(problems)[:3])
+        raise UserError(
+            f"{origin}: {len(problems)} weights do not fit the network of {models} ({shown}); is it another model?"
+        )
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    from diffusers import AutoencoderKLWan
+
     _require(folder / "vae" / "config.json", folder)
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=dtype)
     return channels_last(vae).eval().requires_grad_(False)
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
     _require(folder / "text_encoder" / "config.json", folder)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=dtype)
     return TextEncoder(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder / "tokenizer"))

@@ -1,8 +1,7 @@
 """The training clips: pairs of video and caption in the published layout, a split, and what is cached of each.
 
-Layout: `videos/<stem>.mp4` with its caption in `metas/<stem>.txt`. Of each clip the latents of a few windows are kept,
-of each caption its embedding; both lie in the run's `cache/` under the hash of everything they are made from, so they
-are made once. `online` makes the same anew whenever they are asked for.
+Layout: `videos/<stem>.mp4` with its caption in `metas/<stem>.txt`. The run's `cache/` keeps the latents of a few
+windows of each clip, and each caption's embedding. A file's name is the hash of everything it is computed from.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,14 +21,14 @@ from cookbook.errors import UserError
 from cookbook.layout import Clip, read_text
 from cookbook.models import autoencoder, text, world
 from cookbook.profiles import Geometry, Profile, Recipe
-from cookbook.train.recipes import WINDOWS
 
 HELD_OUT = 0.08  # share of the clips that is never trained on
+WINDOWS = 4  # most windows cached of a clip that is longer than the profile's
 
 
 @dataclass(frozen=True)
-class Cached:
-    """Where a clip's latents [windows, C, T, H, W] and its caption's embedding [tokens, features] lie."""
+class CachedClip:
+    """The files of a clip's latents [windows, C, T, H, W] and of its caption's embedding [tokens, features]."""
 
     latents: Path
     embedding: Path
@@ -44,32 +42,11 @@ class Cached:
         return load_file(self.embedding)["text"]
 
 
-@dataclass(frozen=True)
-class Online:
-    """A clip whose latents and embedding are made when asked for, by encoders that stay in memory. As `Cached`."""
-
-    clip: Clip
-    profile: Profile
-    autoencoder: AutoencoderKLWan
-    encoder: world.TextEncoder
-
-    def window(self, share: float) -> Tensor:
-        parts = windows(self.clip.video, self.profile.clip, self.profile.recipe)
-        return autoencoder.encode(self.vae, autoencoder.to_tensor(parts[int(share * len(parts))]))[0].cpu()
-
-    def text(self) -> Tensor:
-        models, prompt = self.encoder, self.clip.prompt
-        return text.encode_prompts(models.model, models.tokenizer, [prompt], self.profile.text_tokens)[0].cpu()
-
-
-Entry = Cached | Online
-
-
 def read_clips(folder: Path) -> list[Clip]:
     """All pairs of a training folder, sorted by name.
 
     Raises:
-        UserError: no videos, or a caption is missing, empty or not UTF-8.
+        UserError: fewer than two videos, or a caption is missing, empty or not UTF-8.
     """
     videos = sorted((folder / "videos").glob("*.mp4"))
     if len(videos) < 2:
@@ -80,12 +57,12 @@ def read_clips(folder: Path) -> list[Clip]:
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     """Clips to train on, and at least one held out; clips that differ in their seed only stay together if they can.
 
-    Chosen by a hash of the name, so that adding a clip leaves the others where they are as far as possible.
+    Chosen by a hash of the name, so that adding a clip moves as few others as possible.
     """
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(re.sub(r"_seed\d+$", "", clip.video.stem), []).append(clip)
-    if len(groups) < 2:  # nothing else can be held out, so the seeds part after all
+    if len(groups) < 2:  # nothing else can be held out, so the seeds are separated
         groups = {clip.video.stem: [clip] for clip in clips}
     wanted, held = max(1, round(HELD_OUT * len(clips))), []
     for name in sorted(groups, key=runs.digest_of)[:-1]:
@@ -95,51 +72,40 @@ def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     return [clip for clip in clips if clip not in held], held
 
 
-def cache(clips: list[Clip], profile: Profile, models: Path, folder: Path, group: Group) -> list[Cached]:
-    """Encode what is not yet in `folder`, the work split over the processes; returns where everything lies.
+def cache(clips: list[Clip], profile: Profile, models: Path, folder: Path, group: Group) -> list[CachedClip]:
+    """Encode what is missing in `folder`, the work divided among the processes; returns the files of each clip.
 
     Args:
         models: diffusers folder with vae, text_encoder and tokenizer; each is loaded only if something is missing.
     """
-    makers = {part: group.share(group.from_main(lambda p=part: runs.fingerprint(models / p))) for part in _PARTS}
-    entries = [_place(clip, profile, makers, folder) for clip in clips]
-    group.barrier()  # nobody writes before all have looked
-    new = {entry.latents: clip for entry, clip in zip(entries, clips, strict=True) if not entry.latents.exists()}
-    captions = {entry.embedding: clip.prompt for entry, clip in zip(entries, clips, strict=True)}
-    captions = {path: caption for path, caption in captions.items() if not path.exists()}
+    parts = ("vae", "text_encoder", "tokenizer")
+    prints = group.broadcast(group.on_rank_0(lambda: {part: runs.fingerprint(models / part) for part in parts}))
+    cached = [_files(clip, profile, prints, folder) for clip in clips]
+    group.barrier()  # no process writes before all have looked
+    videos = {files.latents: clip.video for files, clip in zip(cached, clips, strict=True)}
+    captions = {files.embedding: clip.prompt for files, clip in zip(cached, clips, strict=True)}
+    videos, captions = ({file: x for file, x in work.items() if not file.exists()} for work in (videos, captions))
     group.barrier()
-    _encode_videos(list(new.items())[group.rank :: group.size], profile, models, group)
+    _encode_videos(list(videos.items())[group.rank :: group.size], profile, models, group)
     _encode_captions(list(captions.items())[group.rank :: group.size], profile, models, group)
     group.barrier()
-    return entries
+    return cached
 
 
-def online(clips: list[Clip], profile: Profile, models: Path, group: Group) -> list[Online]:
-    """Nothing is kept on disk; both encoders of the folder `models` are loaded in each process."""
-    dtype = hardware.compute_dtype(group.device)
-    codec = world.load_vae(models, dtype).to(group.device)
-    encoder = world.load_text_encoder(models, dtype)
-    encoder.model.to(group.device)
-    return [Online(clip, profile, codec, encoder) for clip in clips]
-
-
-_PARTS = ("vae", "text_encoder", "tokenizer")
-
-
-def _place(clip: Clip, profile: Profile, makers: dict[str, str], folder: Path) -> Cached:
+def _files(clip: Clip, profile: Profile, prints: dict[str, str], folder: Path) -> CachedClip:
+    """Where a clip is cached; `prints` are the fingerprints of the models that encode it."""
     recipe, geometry = profile.recipe, vars(profile.clip)
-    seen = [runs.digest(clip.video), geometry, recipe.crop, recipe.resample, WINDOWS, makers["vae"]]
-    read = [clip.prompt, profile.text_tokens, makers["text_encoder"], makers["tokenizer"]]
-    names = [runs.digest_of(key).removeprefix("sha256:")[:24] for key in (seen, read)]
-    return Cached(folder / f"latents-{names[0]}.safetensors", folder / f"text-{names[1]}.safetensors")
+    latents = [runs.digest(clip.video), geometry, recipe.crop, recipe.resample, WINDOWS, prints["vae"]]
+    embedding = [clip.prompt, profile.text_tokens, prints["text_encoder"], prints["tokenizer"]]
+    names = [runs.digest_of(key).removeprefix("sha256:")[:24] for key in (latents, embedding)]
+    return CachedClip(folder / f"latents-{names[0]}.safetensors", folder / f"text-{names[1]}.safetensors")
 
 
 def windows(path: Path, clip: Geometry, recipe: Recipe) -> list[np.ndarray]:
     """Up to `WINDOWS` evenly spread windows of a video, each uint8 [frames, height, width, 3]; one if it just fits."""
     frames, fps = video.read_video(path)
-    spare = len(frames) - video.needed_frames(fps, clip, recipe.resample)
-    if spare < 0:
-        needed = len(frames) - spare
+    needed = video.needed_frames(fps, clip, recipe.resample)
+    if (spare := len(frames) - needed) < 0:
         raise UserError(
             f"{path}: {len(frames)} frames at {fps:g} per second are too few, {needed} are needed; remove it"
         )
@@ -147,14 +113,14 @@ def windows(path: Path, clip: Geometry, recipe: Recipe) -> list[np.ndarray]:
     return [video.window(frames, fps, clip, start, recipe.resample, recipe.crop) for start in starts]
 
 
-def _encode_videos(work: list[tuple[Path, Clip]], profile: Profile, models: Path, group: Group) -> None:
+def _encode_videos(work: list[tuple[Path, Path]], profile: Profile, models: Path, group: Group) -> None:
     if not work:
         return
-    encoder = world.load_vae(models, hardware.compute_dtype(group.device)).to(group.device)
-    for path, clip in show.progress(work, "train: encoding clips") if group.main else work:
-        parts = windows(clip.video, profile.clip, profile.recipe)
-        latents = torch.cat([autoencoder.encode(encoder, autoencoder.to_tensor(part)) for part in parts])
-        with runs.replacing(path) as temporary:
+    vae = world.load_vae(models, hardware.compute_dtype(group.device)).to(group.device)
+    for file, path in show.progress(work, "train: encoding clips") if group.main else work:
+        clips = [autoencoder.to_tensor(window) for window in windows(path, profile.clip, profile.recipe)]
+        latents = torch.cat([autoencoder.encode(vae, clip) for clip in clips])
+        with runs.replacing(file) as temporary:
             save_file({"latents": latents.cpu().contiguous()}, temporary)
 
 
@@ -163,7 +129,7 @@ def _encode_captions(work: list[tuple[Path, str]], profile: Profile, models: Pat
         return
     encoder = world.load_text_encoder(models, hardware.compute_dtype(group.device))
     encoder.model.to(group.device)
-    for path, caption in show.progress(work, "train: encoding captions") if group.main else work:
+    for file, caption in show.progress(work, "train: encoding captions") if group.main else work:
         embedding = text.encode_prompts(encoder.model, encoder.tokenizer, [caption], profile.text_tokens)[0]
-        with runs.replacing(path) as temporary:
+        with runs.replacing(file) as temporary:
             save_file({"text": embedding.cpu().contiguous()}, temporary)

@@ -1,22 +1,26 @@
-"""The network to train: base weights checked, split over the processes, with what the recipe adds to it."""
+"""The network to train: base weights checked, sharded over the processes, with what the recipe adds to it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import CosmosTransformer3DModel
 
 from cookbook import engine, hardware
 from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.models import sizes, world
 from cookbook.profiles import Profile, Recipe
-from cookbook.train import planning
+
+if TYPE_CHECKING:
+    from diffusers import CosmosTransformer3DModel
+
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
 def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | None = None) -> CosmosTransformer3DModel:
-    """The base network, every weight checked, ready to train on this group; only the main process reads weights.
+    """The base network, every weight checked, ready to train on this group; only rank 0 reads weights.
 
     Weights that are trained are float32 (`master_weights`, LoRA's adapters) or, as upstream, in the dtype of the
     computation; frozen ones are in the dtype of the computation.
@@ -25,22 +29,20 @@ def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | N
         base: a native `.pt` file to take the weights from instead of `models`.
     """
     recipe = profile.recipe
-    whole = recipe.master_weights and not recipe.lora_rank
-    dtype = torch.float32 if whole else hardware.compute_dtype(group.device)
-    model = group.from_main(lambda: world.load_transformer(models, dtype, base))
+    master = recipe.master_weights and not recipe.lora_rank
+    dtype = torch.float32 if master else hardware.compute_dtype(group.device)
+    model = group.on_rank_0(lambda: world.load_transformer(models, dtype, base))
     if group.size == 1:
         return ready(model, recipe, seed, group)
     if model:
         adapt(model, recipe, seed)
-    hollow = sizes.on_meta(CosmosTransformer3DModel.load_config(models / "transformer")).to(dtype)
-    split = ready(hollow, recipe, seed, group)
-    engine.fill(split, model.state_dict() if model else {}, group)
-    return split
+    sharded = ready(sizes.on_meta(sizes.read_config(models)).to(dtype), recipe, seed, group)
+    engine.fill(sharded, model.state_dict() if model else {}, group)
+    return sharded
 
 
 def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Group) -> CosmosTransformer3DModel:
-    """A network with what the recipe adds: adapters, recomputation, its share of the processes. On GPUs the blocks are
-    compiled."""
+    """A network with what the recipe adds: adapters, activation checkpointing, shards. On GPUs blocks are compiled."""
     adapt(model, recipe, seed)
     engine.checkpoint_activations(model, recipe.activation_checkpointing, hardware.compiles(group.device))
     return engine.shard(model.train(), group, hardware.compute_dtype(group.device), recipe.shard)
@@ -50,19 +52,30 @@ def adapt(model: CosmosTransformer3DModel, recipe: Recipe, seed: int) -> None:
     """Add LoRA's adapters where the recipe has them, the same for the same seed."""
     if recipe.lora_rank:
         torch.manual_seed(seed)
-        planning.add_lora(model, recipe)
+        add_lora(model, recipe)
 
 
-def require_trained(before: float, still: float, limit: float | None, origin: Path) -> None:
-    """Refuse base weights that predict hardly better than nothing, as those that were never loaded do.
+def add_lora(network: CosmosTransformer3DModel, recipe: Recipe) -> None:
+    """Freeze the network and put trainable low-rank adapters on its attention and MLP projections (peft)."""
+    from peft import LoraConfig
 
-    The measure is the loss of predicting no velocity on the same clips, which is about 1.6 for any profile. The 2B
-    model is reported at about 0.03, or 3 where its weights were silently not loaded (predict2.5 issue 160); the shipped
-    nano model has 0.37.
+    network.requires_grad_(False)
+    network.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(LORA_TARGETS)))
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def require_trained(before: float, baseline: float, limit: float | None, origin: Path) -> None:
+    """Refuse base weights that hardly predict better than zero velocity, as weights that were never loaded do.
+
+    The zero-velocity baseline is about 1.6 for any profile. The 2B model's loss is reported as about 0.03, or 3 where
+    its weights were silently not loaded (predict2.5 issue 160); the shipped nano model's is 0.18.
     """
-    if limit is not None and not before <= limit * still:  # so that nan is refused too
+    if limit is not None and not before <= limit * baseline:  # so that nan is refused too
         raise UserError(
-            f"the loss before training is {before:.3f}, {before / still:.2f} times the {still:.3f} of no model at all; "
-            f"trained weights stay below {limit:g} times. {origin} is not a trained base model of this kind, or the "
-            "clips are not encoded as it expects; a recipe with first_loss=None trains any weights"
+            f"the held-out loss before training is {before:.3f}, {before / baseline:.2f} times the zero-velocity "
+            f"baseline ({baseline:.3f}); pretrained weights stay below {limit:g} times. {origin} is not a pretrained "
+            "model of this kind, or the clips are not encoded as it expects. A recipe with first_loss=None trains any "
+            "weights"
         )

@@ -1,4 +1,4 @@
-"""What the world model is trained on: which clip, which noise, which frames given, in each step; and its loss.
+"""What the world model is trained on in each step: clip, noise, noise level, conditioning frames; and its loss.
 
 Every draw is a function of the seed and the sample's number, so it does not depend on how many processes share a step.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from cookbook import flow
 from cookbook.engine import Group
 from cookbook.profiles import Recipe, Sampling
-from cookbook.train.dataset import Entry
+from cookbook.train.dataset import CachedClip
 
 SIGMAS = 8  # noise levels of the held-out loss
 
@@ -27,37 +28,38 @@ class Batch:
     clean: Tensor  # [B, C, T, H, W] standardised latents
     noise: Tensor  # the same shape
     sigma: Tensor  # [B] in 0..1
-    given: Tensor  # [B] number of latent frames that are given
+    conditioning: Tensor  # [B] number of latent frames that are given clean
     text: Tensor  # [B, tokens, features]
 
     @staticmethod
     def stack(samples: list[Batch], device: torch.device) -> Batch:
+        """Several batches as one, on `device`."""
         return Batch(*(torch.cat(parts).to(device) for parts in zip(*(vars(s).values() for s in samples), strict=True)))
 
 
-def sample(clips: list[Entry], recipe: Recipe, seed: int, number: int) -> Batch:
+def sample(clips: list[CachedClip], recipe: Recipe, seed: int, number: int) -> Batch:
     """Training sample `number` = 0, 1, ... as a batch of one, on the CPU."""
     epoch, position = divmod(number, len(clips))
     order = np.random.default_rng([seed, epoch if recipe.reshuffle else 0]).permutation(len(clips))
-    entry = clips[order[position]]
+    clip = clips[order[position]]
     draws = np.random.default_rng([seed, 1, number])
     generator = torch.Generator().manual_seed(int(draws.integers(2**62)))
     frames, chances = zip(*recipe.conditioning_frames, strict=True)
-    clean = entry.window(draws.random())[None]
-    text = entry.text()[None]
+    clean = clip.window(draws.random())[None]
+    text = clip.text()[None]
     return Batch(
         clean=clean,
         noise=torch.randn(clean.shape, generator=generator),
         sigma=flow.draw_sigmas(1, recipe.shift, generator),
-        given=torch.tensor([frames[draws.choice(len(frames), p=chances)]]),
+        conditioning=torch.tensor([frames[draws.choice(len(frames), p=chances)]]),
         text=torch.zeros_like(text) if draws.random() < recipe.text_dropout else text,
     )
 
 
-def batches(clips: list[Entry], recipe: Recipe, seed: int, group: Group) -> Callable[[int], Batch]:
+def batches(clips: list[CachedClip], recipe: Recipe, seed: int, group: Group) -> Callable[[int], Batch]:
     """number -> this process's share of that batch's samples, in order over the processes.
 
-    A step of `recipe.accumulate` batches so has the samples of one batch that is as many times as large.
+    So a step of `recipe.accumulate` batches has the samples of one batch that is as many times as large.
     """
 
     def at(number: int) -> Batch:
@@ -68,7 +70,13 @@ def batches(clips: list[Entry], recipe: Recipe, seed: int, group: Group) -> Call
 
 
 def velocity(model: nn.Module, latents: Tensor, mask: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B]; `mask` [B, 1, T, H, W] marks given frames."""
+    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B].
+
+    Args:
+        latents: [B, C, T, H, W], noised; clean on conditioning frames.
+        mask: [B, 1, T, H, W], ones on conditioning frames.
+        text: [B, tokens, features].
+    """
     dtype = next(model.parameters()).dtype
     height, width = latents.shape[-2:]
     return model(
@@ -82,15 +90,15 @@ def velocity(model: nn.Module, latents: Tensor, mask: Tensor, sigma: Tensor, tex
 
 
 def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of given frames."""
-    mask = flow.condition_mask(batch.given, batch.clean)
+    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of conditioning frames."""
+    mask = flow.condition_mask(batch.conditioning, batch.clean)
     latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
     return velocity(model, latents, mask, batch.sigma, batch.text), mask
 
 
 @torch.no_grad()
-def preview(model: nn.Module, clip: Entry, sampling: Sampling, seed: int, device: torch.device) -> Tensor:
-    """Latents [1, C, T, H, W] that the model makes of a clip's first frame and caption; all processes take part."""
+def preview(model: nn.Module, clip: CachedClip, sampling: Sampling, seed: int, device: torch.device) -> Tensor:
+    """Latents [1, C, T, H, W] generated from a clip's first frame and caption; all processes take part."""
     clean, text = clip.window(0)[None].to(device), clip.text()[None].to(device)
     mask = flow.condition_mask(torch.tensor([1]), clean)
     noise = flow.initial_noise(tuple(clean.shape), seed).to(device)
@@ -108,31 +116,28 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def noise_levels(shift: float) -> Tensor:
-    """Those of the held-out loss [SIGMAS]: the middles of equally likely parts of the training distribution, so that
-    the mean over them stands for the training loss."""
+    """The noise levels of the held-out loss [SIGMAS]: the centres of equally likely parts of the training distribution,
+    so that the mean over them estimates the training loss."""
     shares = (torch.arange(SIGMAS) + 0.5) / SIGMAS
     return flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
 
 
-def probes(clips: list[Entry], shift: float) -> list[Callable[[], Batch]]:
-    """The held-out measurement: each clip's first window at fixed noise and at each of `noise_levels`, one frame
-    given."""
+def probes(clips: list[CachedClip], shift: float) -> list[Callable[[], Batch]]:
+    """The held-out measurement: for each clip and each of `noise_levels`, a function that loads the clip's first window
+    with fixed noise and one conditioning frame."""
 
-    def probe(number: int, clip: Entry, sigma: Tensor) -> Batch:
+    def probe(number: int, clip: CachedClip, sigma: Tensor) -> Batch:
         clean = clip.window(0)[None]
         noise = flow.initial_noise(tuple(clean.shape), number)
         return Batch(clean, noise, sigma.view(1), torch.tensor([1]), clip.text()[None])
 
-    return [
-        lambda number=number, clip=clip, sigma=sigma: probe(number, clip, sigma)
-        for number, clip in enumerate(clips)
-        for sigma in noise_levels(shift)
-    ]
+    levels = noise_levels(shift)
+    return [partial(probe, number, clip, sigma) for number, clip in enumerate(clips) for sigma in levels]
 
 
 @torch.no_grad()
-def heldout_loss(model: nn.Module, clips: list[Entry], shift: float, group: Group) -> tuple[list[float], float]:
-    """Mean loss at each of `noise_levels`, and of predicting no velocity at all of them; shared by the processes."""
+def heldout_loss(model: nn.Module, clips: list[CachedClip], shift: float, group: Group) -> tuple[list[float], float]:
+    """The mean loss at each of `noise_levels`, and of the zero-velocity baseline; the processes divide the work."""
     work = probes(clips, shift)
     sums = [0.0] * (SIGMAS + 1)
     for turn in range(-(-len(work) // group.size)):
@@ -142,5 +147,5 @@ def heldout_loss(model: nn.Module, clips: list[Entry], shift: float, group: Grou
         if number < len(work):
             sums[number % SIGMAS] += float(flow.loss(predicted, batch.clean, batch.noise, mask))
             sums[SIGMAS] += float(flow.loss(torch.zeros_like(predicted), batch.clean, batch.noise, mask))
-    *levels, still = group.total(sums)
-    return [level / len(clips) for level in levels], still / len(work)
+    *levels, baseline = group.total(sums)
+    return [level / len(clips) for level in levels], baseline / len(work)

@@ -1,4 +1,4 @@
-"""What a training run will be, said before it starts: weights, clips, departures, memory, time. Needs no weights."""
+"""What a training run will need, computed before it starts: weights, clips, memory, disk, time. Loads no weights."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from pathlib import Path
 
 import torch
 
-from cookbook import hardware
-from cookbook.engine.distributed import mesh_shape
+from cookbook import engine, hardware, profiles, runs
+from cookbook.engine.activations import share_of
+from cookbook.engine.distributed import Group, mesh_shape
 from cookbook.errors import UserError, count
 from cookbook.models import hub, sizes
 from cookbook.profiles import Profile, Recipe
+from cookbook.train import dataset
+from cookbook.train.network import add_lora
 from cookbook.train.recipes import departures
 
-# FLOP per second that training was measured to sustain, three forwards counted per step.
-H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, activation_checkpointing 0.25: 2.54 s a step on a busy host (docs/gpu_figures.md)
-TWO_CORES = 80e9  # 9.9 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
+# FLOP per second that training was measured to sustain, three forward passes counted per step.
+H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, a quarter of the activations kept: 2.54 s a step on a busy host
+TWO_CORES = 80e9  # 9.6 M parameters, 420 tokens, batch 2, float32 on two CPU cores: 0.72 s a step
 LARGE = 1e9  # parameters from which a plan assumes a GPU, whatever this machine has
-
-NODE = 8  # GPUs of one machine
-WITHIN, BETWEEN = 300e9, 40e9  # bytes per second and GPU: NVLink, 400 Gb/s network. ASSUMED, not measured
-
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class Plan:
     heldout: int | None
     steps: int
     clips_per_step: int
-    copies: tuple[int, int]  # copies of the trained weights, processes that split each
+    replicas: int  # of the trained weights
+    shards: int  # of each replica
     epochs: float | None
     memory_gb: dict[str, float]
     checkpoint_gb: float
@@ -45,22 +44,60 @@ class Plan:
     basis: str
 
 
-def divide(recipe: Recipe, clips: int, size: int) -> Recipe:
-    """The recipe with `clips` per optimizer step of all processes together, accumulated where a batch holds fewer.
+def plan(
+    profile: str = "nano",
+    run: Path | str | None = None,
+    recipe: str | None = None,
+    data: Path | str | None = None,
+    steps: int | None = None,
+) -> Plan:
+    """Print what `train` with the same flags would do. Nothing is downloaded, written or read but the list of clips.
 
-    Raises:
-        UserError: the processes cannot have equal shares.
+    Args:
+        run: the run's folder; `runs/<profile>` if not given.
+        recipe: one of the profile's named recipes.
+        data: a folder in the published layout; the run's own `data/train` if not given.
+        steps: instead of the recipe's number of optimizer steps.
     """
-    if clips < 1 or clips % size:
-        raise UserError(f"{clips} clips per step cannot be shared by {size} process(es) equally; choose a multiple")
-    share = clips // size
-    batch = max(n for n in range(1, min(recipe.batch, share) + 1) if share % n == 0)
-    return replace(recipe, batch=batch, accumulate=share // batch)
+    chosen = choose(profile, recipe, steps)
+    with engine.processes() as group:
+        return announce(chosen, data_folder(runs.run_folder(run, profile), data), None, group)
 
 
-def make(profile: Profile, size: int, clips: int | None, heldout: int | None, cache: bool = True) -> Plan:
-    """Count everything on shapes alone. `clips` are the ones trained on, None where the data is not there yet; without
-    `cache` the encoders stay in memory: what a download holds beside the network, 2 bytes a number."""
+def choose(profile: str, recipe: str | None, steps: int | None) -> Profile:
+    """The profile with the recipe and the number of steps that the flags name."""
+    chosen = profiles.get(profile, recipe)
+    if steps is None:
+        return chosen
+    if steps < 1:
+        raise UserError(f"steps is {steps}; it must be at least 1")
+    return replace(chosen, recipe=replace(chosen.recipe, steps=steps))
+
+
+def data_folder(run: Path, data: Path | str | None) -> Path:
+    """The folder of training clips: as given, or the run's own."""
+    return Path(data).expanduser().absolute() if data else run / "data" / "train"
+
+
+def announce(profile: Profile, data: Path, base: Path | None, group: Group) -> Plan:
+    """Estimate, print, return.
+
+    Args:
+        base: a `.pt` file with the weights to start from, instead of the profile's.
+    """
+    used, held, place = None, None, str(data)
+    if data.is_dir():
+        used, held = map(len, dataset.split(dataset.read_clips(data)))
+    elif total := sizes.CLIPS.get(profile.train_data.location):
+        held = max(1, round(dataset.HELD_OUT * total))
+        used, place = total - held, f"{profile.train_data.location} (not here yet, {profile.train_data.gigabytes:g} GB)"
+    estimated = estimate(profile, group.size, used, held)
+    group.print(describe(estimated, profile, group, place, str(base or _origin(profile))))
+    return estimated
+
+
+def estimate(profile: Profile, size: int, clips: int | None, heldout: int | None) -> Plan:
+    """The plan for `size` processes, from shapes alone. `clips` are those trained on, None where not there yet."""
     recipe, settings, tokens = profile.recipe, sizes.config(profile.world), profile.clip.tokens
     network = sizes.on_meta(settings)
     parameters = sum(p.numel() for p in network.parameters())
@@ -68,14 +105,10 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None, ca
         add_lora(network, recipe)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     gpu = torch.cuda.is_available() or parameters > LARGE
-    speed, where = (H100, "one H100, measured") if gpu else (TWO_CORES, "two CPU cores, measured")
-    per_process = recipe.batch * recipe.accumulate
+    speed, machine = (H100, "one H100") if gpu else (TWO_CORES, "two CPU cores")
+    per_process, number_bytes = recipe.batch * recipe.accumulate, 2 if gpu else 4
     step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
-    per_step, split, compute = per_process * size, mesh_shape(size, recipe.shard), 2 if gpu else 4
-    parts = memory(settings, recipe, parameters, trained, tokens, split[1], compute)
-    beside = profile.world.gigabytes - 2 * parameters / 1e9
-    if not cache and beside > 0:
-        parts["VAE and text encoder"] = round(beside, 2)
+    replicas, shards = mesh_shape(size, recipe.shard)
     return Plan(
         parameters=parameters,
         trained=trained,
@@ -83,155 +116,87 @@ def make(profile: Profile, size: int, clips: int | None, heldout: int | None, ca
         clips=clips,
         heldout=heldout,
         steps=recipe.steps,
-        clips_per_step=per_step,
-        copies=split,
-        epochs=round(recipe.steps * per_step / clips, 1) if clips else None,
-        memory_gb=parts,
-        checkpoint_gb=checkpoint_gb(recipe, trained, compute),
+        clips_per_step=per_process * size,
+        replicas=replicas,
+        shards=shards,
+        epochs=round(recipe.steps * per_process * size / clips, 1) if clips else None,
+        memory_gb=memory(settings, recipe, parameters, trained, tokens, shards, number_bytes),
+        checkpoint_gb=checkpoint_gb(recipe, trained, number_bytes),
         step_seconds=step,
         seconds=step * recipe.steps,
-        basis=f"3 forwards of a step's clips at {speed:.3g} FLOP/s ({where})",
+        basis=f"3 forward passes of a step's clips at {speed:.3g} FLOP/s ({machine}, measured)",
     )
 
 
-def _bytes(recipe: Recipe, compute: int) -> int:
-    """Of one trained weight, where the computation has `compute`."""
-    return 4 if recipe.master_weights or recipe.lora_rank else compute
+def _weight_bytes(recipe: Recipe, number_bytes: int) -> int:
+    """Bytes of one trained weight, where a number of the computation has `number_bytes`."""
+    return 4 if recipe.master_weights or recipe.lora_rank else number_bytes
 
 
-def checkpoint_gb(recipe: Recipe, trained: int, compute: int) -> float:
+def checkpoint_gb(recipe: Recipe, trained: int, number_bytes: int) -> float:
     """GB of one checkpoint: trained weights, two moments of Adam in the same dtype, the average in float32."""
-    return trained * (3 * _bytes(recipe, compute) + (4 if recipe.ema_rate else 0)) / 1e9
+    return trained * (3 * _weight_bytes(recipe, number_bytes) + (4 if recipe.ema_rate else 0)) / 1e9
 
 
 def memory(
-    settings: dict, recipe: Recipe, parameters: int, trained: int, tokens: int, width: int, compute: int
+    settings: dict, recipe: Recipe, parameters: int, trained: int, tokens: int, shards: int, number_bytes: int
 ) -> dict[str, float]:
-    """GB per process by part; `width` processes split the trained weights, `compute` is the bytes of a number in use.
+    """GB per process by part, the trained weights in `shards`; `number_bytes` of each number in the computation.
 
-    Activations, in tensors of tokens x width: a block that keeps all has 33, so that a quarter of them makes the sums
-    equal what was measured for 2B on an H100 (all weights 61.5 GB, LoRA 35.6 GB: docs/gpu_figures.md). Otherwise a
-    block keeps its input (selective: also the outputs of its two attentions; products: and of its MLP), and 21 more
-    are at work in one block at a time; not measured. Gradients come while activations go: the larger counts.
+    Activations, in tensors of tokens x channels: a block that keeps all has 33, so that a quarter of them makes the
+    sums equal what was measured for 2B on an H100 (all weights 61.5 GB, LoRA 35.6 GB: docs/gpu_figures.md). With
+    `selective` a block keeps 3, its input and the outputs of its two attentions, and one block at a time has 21 more;
+    that is not measured. Gradients come while activations go: the larger counts.
     """
     channels = settings["num_attention_heads"] * settings["attention_head_dim"]
-    layers, size = settings["num_layers"], recipe.batch * tokens * compute
-    weight_bytes = _bytes(recipe, compute)
-    kept = {"none": 33, "blocks": 1, "selective": 3, "products": 4}
-    each = (
-        kept[recipe.activation_checkpointing]
-        if recipe.activation_checkpointing in kept
-        else 33 * float(recipe.activation_checkpointing)
-    )
-    work = 21 if recipe.activation_checkpointing in ("blocks", "selective", "products") else 0
-    cast = 2 * parameters / layers * compute  # the weights of a block and the next, gathered and in bf16
+    layers, tensor = settings["num_layers"], recipe.batch * tokens * number_bytes * channels
+    weight_bytes, selective = _weight_bytes(recipe, number_bytes), recipe.activation_checkpointing == "selective"
+    kept = 3 if selective else 33 * (share_of(recipe.activation_checkpointing) or 1)
+    cast = 2 * parameters / layers * number_bytes  # the weights of a block and the next, gathered and in bf16
     parts = {
-        "frozen weights": (parameters - trained) * compute if recipe.lora_rank else 0,
-        "weights": trained * weight_bytes / width,
-        "Adam": 2 * trained * weight_bytes / width,
-        "EMA": 4 * trained / width if recipe.ema_rate else 0,
-        "weights in use": 0 if recipe.lora_rank or weight_bytes == compute and width == 1 else cast,
-        "activations, then gradients": max(each * layers * size * channels, trained * weight_bytes / width)
-        + work * size * channels,
+        "frozen weights": (parameters - trained) * number_bytes if recipe.lora_rank else 0,
+        "weights": trained * weight_bytes / shards,
+        "Adam": 2 * trained * weight_bytes / shards,
+        "EMA": 4 * trained / shards if recipe.ema_rate else 0,
+        "weights in use": 0 if recipe.lora_rank or weight_bytes == number_bytes and shards == 1 else cast,
+        "activations, then gradients": max(kept * layers * tensor, trained * weight_bytes / shards)
+        + (21 * tensor if selective else 0),
     }
     return {name: round(part / 1e9, 2) for name, part in parts.items() if part}
 
 
-def add_lora(network: torch.nn.Module, recipe: Recipe) -> None:
-    """Freeze the network and put trainable low-rank adapters on its attention and MLP projections (peft)."""
-    from peft import LoraConfig
-
-    network.requires_grad_(False)
-    network.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(LORA_TARGETS)))
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A run on `gpus` H100s, by the same counting; `exchange` is what a step sends, in seconds if nothing hid it."""
-
-    gpus: int
-    memory_gb: float
-    clips_per_step: int
-    exchange: float
-    step_seconds: float
-    hours: float
-    seen: int  # clips, of all steps
-
-    def describe(self, clips: int | None = None) -> str:
-        """One line: machines, memory, seconds a step, hours, clips seen, and how often each of `clips` is."""
-        epochs = f" = {self.seen / clips:.1f} epochs" if clips else ""
-        where = f"{self.gpus} H100" if self.gpus <= NODE else f"{self.gpus // NODE} machines of {NODE} H100"
-        fits = "" if self.memory_gb < 80 else " (does not fit: 80)"
-        return (
-            f"{where}: {self.memory_gb:.1f} GB each{fits}, {self.step_seconds:.2f} s a step of {self.clips_per_step} "
-            f"(exchange {self.exchange:.2f} s), {self.hours:.1f} h = {self.gpus * self.hours:.1f} GPU hours, "
-            f"{self.seen} clips seen{epochs}"
-        )
-
-
-def at_scale(profile: Profile, gpus: int, cache: bool = True) -> Scale:
-    """The recipe's steps on so many GPUs, each with the recipe's batch.
-
-    Weights are gathered for the forward and the backward pass and gradients scattered in float32 within a copy, then
-    summed over copies. FSDP2 does this beside the computation, so a step takes the longer of the two.
-    """
-    plan, recipe = make(profile, gpus, None, None, cache), profile.recipe
-    replicas, width = plan.copies
-    weights = 2 * plan.trained * (2 + 2)  # twice gathered in bf16, once scattered in float32
-    inside = weights * (width - 1) / width / (WITHIN if width <= NODE else BETWEEN)
-    across = 2 * 4 * plan.trained / width * (replicas - 1) / replicas / (WITHIN if gpus <= NODE else BETWEEN)
-    step = max(plan.step_seconds, inside + across)
-    memory_gb, seen = sum(plan.memory_gb.values()), plan.clips_per_step * recipe.steps
-    return Scale(gpus, memory_gb, plan.clips_per_step, inside + across, step, step * recipe.steps / 3600, seen)
-
-
-def describe(
-    plan: Plan,
-    profile: Profile,
-    size: int,
-    device: torch.device,
-    data: Path | str,
-    base: Path | None = None,
-    cache: bool = True,
-) -> str:
-    """The plan as the lines that are printed."""
+def describe(plan: Plan, profile: Profile, group: Group, data: str, base: str) -> str:
+    """The plan as the lines that are printed; `data` and `base` say where clips and base weights come from."""
     recipe, clip = profile.recipe, profile.clip
     parts = " + ".join(f"{name} {gb:g}" for name, gb in plan.memory_gb.items())
-    what = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all of them"
-    dtype = str(hardware.compute_dtype(device)).removeprefix("torch.")
-    counted = (
-        f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet: `cookbook prepare` comes first"
-    )
-    each = f"{recipe.batch} per process" + (f", {recipe.accumulate} times" if recipe.accumulate > 1 else "")
-    split = f", {plan.copies[0]} copies of the weights, each split over {plan.copies[1]}" if size > 1 else ""
+    adapters = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}"
+    dtype = str(hardware.compute_dtype(group.device)).removeprefix("torch.")
+    clips = f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet; `cookbook prepare` first"
+    batch = f"{recipe.batch} per process" + (f", {recipe.accumulate} times" if recipe.accumulate > 1 else "")
+    mesh = f", {count(plan.replicas, 'replica')} of {count(plan.shards, 'shard')}" if group.size > 1 else ""
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
     lines = [
-        f"train: profile {profile.name}, recipe {recipe.name}, {size} process(es) on {device.type} in {dtype}{split}",
-        f"  base weights  {base or _origin(profile)}",
-        f"  clips         {data}: {counted}",
-        f"  network       {plan.parameters / 1e6:.1f} M parameters, training {what}",
+        f"train: profile {profile.name}, recipe {recipe.name}, "
+        f"{group.size} process(es) on {group.device.type} in {dtype}{mesh}",
+        f"  base weights  {base}",
+        f"  clips         {data}: {clips}",
+        f"  network       {plan.parameters / 1e6:.1f} M parameters, training {adapters if recipe.lora_rank else 'all'}",
         f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
-        f"  work          {plan.steps} steps of {count(plan.clips_per_step, 'clip')} ({each}){epochs}",
+        f"  work          {plan.steps} steps of {count(plan.clips_per_step, 'clip')} ({batch}){epochs}",
         f"  departures    {'; '.join(departures(profile))}",
         f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
         f"  disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written",
         f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
     ]
-    if plan.parameters > LARGE:
-        scales = [at_scale(profile, gpus, cache) for gpus in (1, NODE, 4 * NODE)]
-        lines += [f"  on paper      {scale.describe(plan.clips)}" for scale in scales]
-        lines += ["                the steps stay the same: more GPUs see more clips in them, and take no less time"]
     return "\n".join(lines)
 
 
 def _origin(profile: Profile) -> str:
+    """Where the profile's base weights come from, under which licence, and whether they are here."""
     source = profile.world
     if source.ships:
         return f"{source.location}, ships with the cookbook, {source.licence}"
-    where = hub.local(source)
-    state = f"found in {where}" if where else f"about {source.gigabytes:g} GB to download"
+    folder = hub.local(source)
+    state = f"found in {folder}" if folder else f"about {source.gigabytes:g} GB to download"
     gate = f"; gated: accept it at https://huggingface.co/{source.location}" if source.gated else ""
     return f"{source.location}@{source.revision}, {state}, {source.licence}{gate}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from cookbook import profiles
 from cookbook.profiles import Profile, Recipe, upstream_recipe
+from cookbook.train.dataset import WINDOWS
 
-WINDOWS = 4  # most windows cached of a clip that is longer than the profile's
 PUBLISHED = "predict2_video2world_training_2b_groot_gr1_480"
 
 # Recipe field -> why a recipe of ours has another value. The only place where departures are explained.
@@ -16,19 +17,20 @@ REASONS = {
     "learning_rate": "nano: millions of parameters learn with larger steps than billions; "
     "LoRA: adapters start at zero, 1e-4 is the value of NVIDIA's sports LoRA",
     "warmup": "upstream's run ends where its warm-up ends: only the last step reaches the full rate",
-    "peak_factor": "after a short warm-up the rate that is named is the rate that is used; upstream stops at half",
+    "peak_factor": "after a short warm-up learning_rate is the rate that is used; upstream stops at half",
     "end_factor": "falls to a tenth within the run, so that the last steps settle",
     "cycle": "upstream's decay begins after its training has ended; ours ends with the run",
     "clip_norm": "nano: 1.0 as in the diffusers example; 0.1 is inherited from pre-training billions of parameters",
     "conditioning_frames": "half of upstream's steps train text-to-video, but the task is image-to-video",
     "save_every": "nano: a shorter run is saved more often",
-    "lora_rank": "adapters instead of all weights, for less memory; targets and kind as in both published LoRA recipes",
+    "lora_rank": "adapters instead of all weights, for less memory; targets and kind of both published LoRA recipes",
     "master_weights": "bf16 weights lose most updates to rounding: 96 % at upstream's mean rate (docs/gpu_figures.md)",
     "crop": "generation keeps the aspect ratio and crops; upstream trains on squashed pictures",
     "resample": "a 30 fps and a 16 fps file would show the same motion at two speeds",
     "reshuffle": "a fixed order shows the same neighbours in each epoch, for no gain",
-    "activation_checkpointing": "blocks are compiled, and the compiler keeps what saves most per byte: full size 57 GiB, 1.9 times as "
-    "fast as plain diffusers (docs/gpu_figures.md); LoRA keeps less to fit 32 GiB; short clips (nano) need none",
+    "activation_checkpointing": "blocks are compiled, and the compiler keeps what saves most per byte: full size "
+    "57 GiB, 1.9 times as fast as plain diffusers (docs/gpu_figures.md); LoRA keeps less to fit 32 GiB; "
+    "short clips (nano) need none",
 }
 ALWAYS = {
     f"at most {WINDOWS} windows of a clip (upstream any)": "encoded once and kept, so that the VAE is not in memory",
@@ -37,7 +39,7 @@ ALWAYS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RecipeRow:
     """One field of a recipe. `reason` is empty where nothing differs."""
 
     field: str
@@ -46,7 +48,18 @@ class Row:
     reason: str
 
 
-def compare(profile: Profile) -> list[Row]:
+def explain(profile: str = "nano", recipe: str | None = None) -> list[RecipeRow]:
+    """Print every value of a recipe beside the published one, and why ours differs; return the rows.
+
+    Args:
+        recipe: one of the profile's named recipes.
+    """
+    chosen = profiles.get(profile, recipe)
+    print(describe(chosen))
+    return compare(chosen)
+
+
+def compare(profile: Profile) -> list[RecipeRow]:
     """Every field of the profile's recipe beside the published recipe for the same model, in the recipe's order."""
     recipe = profile.recipe
     published = next((other for other in (recipe, *profile.alternatives) if other.name == "upstream"), None)
@@ -54,14 +67,13 @@ def compare(profile: Profile) -> list[Row]:
     rows = []
     for name in (f.name for f in fields(Recipe) if f.name != "name"):
         ours, theirs = getattr(recipe, name), getattr(published, name)
-        rows.append(
-            Row(name, shown(ours), shown(theirs), REASONS.get(name, "your own choice") if ours != theirs else "")
-        )
+        reason = REASONS.get(name, "your own choice") if ours != theirs else ""
+        rows.append(RecipeRow(name, as_text(ours), as_text(theirs), reason))
     return rows
 
 
 def departures(profile: Profile) -> list[str]:
-    """Each value that differs, as `field ours (upstream theirs)`, and what no recipe changes."""
+    """Each value that differs, as `field ours (upstream theirs)`, and the departures of every recipe."""
     rows = [row for row in compare(profile) if row.reason]
     return [f"{row.field} {row.ours} (upstream {row.upstream})" for row in rows] + list(ALWAYS)
 
@@ -70,7 +82,7 @@ def describe(profile: Profile) -> str:
     """The comparison as a table of lines; departures are marked and explained."""
     rows = compare(profile)
     widths = [max(len(getattr(row, key)) for row in rows) for key in ("field", "ours", "upstream")]
-    head = Row("field", "ours", "upstream", "why ours differs")
+    head = RecipeRow("field", "ours", "upstream", "why ours differs")
     lines = [f"train: recipe {profile.recipe.name} of profile {profile.name} beside {PUBLISHED}"]
     for row in (head, *rows):
         cells = (f"{text:<{width}}" for text, width in zip((row.field, row.ours, row.upstream), widths, strict=True))
@@ -79,7 +91,7 @@ def describe(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def shown(value: object) -> str:
+def as_text(value: object) -> str:
     """A value as short text; pairs as `frames:probability`."""
     if isinstance(value, tuple):
         return "/".join(":".join(f"{v:g}" for v in pair) if isinstance(pair, tuple) else f"{pair:g}" for pair in value)
