@@ -6,8 +6,11 @@ import ast
 import base64
 import io
 import json
+import os
 import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import jupytext
@@ -43,19 +46,24 @@ def path(request) -> Path:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
 def book(path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def test_all_are_there():
+def test_every_notebook_exists():
     assert [path.stem[:2] for path in BOOKS] == list(TITLES)
 
 
-def test_the_ipynb_equals_its_py_twin(path, book):
-    twin = jupytext.read(path.with_suffix(".py"))
-    assert [(c.cell_type, c.source) for c in book.cells] == [(c.cell_type, c.source) for c in twin.cells]
-    assert [c.metadata.get("tags", []) for c in book.cells] == [c.metadata.get("tags", []) for c in twin.cells]
+def test_the_ipynb_equals_its_py_file(path, book):
+    source = jupytext.read(path.with_suffix(".py"))
+    assert [(c.cell_type, c.source) for c in book.cells] == [(c.cell_type, c.source) for c in source.cells]
+    assert [c.metadata.get("tags", []) for c in book.cells] == [c.metadata.get("tags", []) for c in source.cells]
 
 
 def test_kernel_is_python3_and_no_widget_state_is_kept(book):
@@ -83,7 +91,7 @@ def test_cells_are_short(book):
     assert max(lengths) <= 40
 
 
-def test_no_cell_can_hide_a_failure_or_names_a_place_on_one_machine(path, book):
+def test_no_cell_hides_a_failure_or_shows_a_local_path(path, book):
     for cell in code(book):
         assert not re.search(r"^\s*[!%]", cell.source, re.M), cell.source
         assert not re.search(r"\b(sys\.exit|exit|quit)\(", cell.source), cell.source
@@ -120,7 +128,7 @@ def test_shape_of_the_lesson(path, book):
     assert text.count("**What you should see:**") >= 4
 
 
-def test_the_top_promises_shows_and_names_what_one_will_be_able_to_do(book):
+def test_the_first_cell_has_promise_picture_and_objectives(book):
     top = book.cells[0].source.split("\n\n")
     assert top[1].startswith("**Promise.**") and top[1].count(".") <= 4
     assert publish.PICTURE.fullmatch(top[2]) and re.fullmatch(r"\*[^*]+\*", top[3]), "a picture, and what it shows"
@@ -138,18 +146,18 @@ def test_the_picture_at_the_top_is_what_the_notebook_shows(book):
 
 def test_each_result_is_announced(book):
     """Between two results stands what to see in the next; plan, preflight and exercises announce themselves."""
-    told, number = "", 0
+    text, number = "", 0
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            told += cell.source
+            text += cell.source
             continue
         number += 1
-        follows, told = told, ""  # nothing between two cells: the second shows what was announced before the first
+        follows, text = text, ""  # nothing between two cells: the second shows what was announced before the first
         if number > 2 and follows and "exercises.check_" not in cell.source:
             assert "**What you should see:**" in follows or "**What you should see** next" in follows, cell.source
 
 
-def test_the_end_answers_the_objectives_names_mistakes_and_leads_on(book):
+def test_the_recap_answers_the_objectives_and_lists_mistakes(book):
     end = book.cells[-1].source
     assert end.startswith("## Recap")
     recap, objectives = (re.findall(r"^\* ", cell.source, re.M) for cell in (book.cells[-1], book.cells[0]))
@@ -163,8 +171,8 @@ def test_figures_are_those_of_the_published_run():
     """`python -m tools.publish` writes them; nobody types them. What the committed run shows lies within."""
     texts = {path: prose(nbformat.read(path, as_version=4)) for path in BOOKS}
     for part in expected.WHY:
-        told = f"<!-- figures: {part} -->\n{expected.block(part, publish.SHOWN)}\n<!-- /figures: {part} -->"
-        assert sum(told in text for text in texts.values()) == 1, part
+        block = f"<!-- figures: {part} -->\n{expected.block(part, publish.SHOWN)}\n<!-- /figures: {part} -->"
+        assert sum(block in text for text in texts.values()) == 1, part
     shown = "".join(
         output.get("text", "") for path in BOOKS for cell in code(nbformat.read(path, 4)) for output in cell.outputs
     )
@@ -208,9 +216,31 @@ def test_notebook_02_shows_a_reason_for_each_departure():
 @pytest.mark.parametrize("values, control", [([0.5, 1.0], "SelectionSlider"), (["a", "b"], "Dropdown")])
 def test_a_choice_is_a_slider_for_numbers_and_a_menu_for_words(values, control, monkeypatch):
     monkeypatch.delenv("HEADLESS", raising=False)
-    made = []
-    monkeypatch.setattr("ipywidgets.interact", lambda draw, **controls: made.append((draw, controls)))
+    calls = []
+    monkeypatch.setattr("ipywidgets.interact", lambda draw, **controls: calls.append((draw, controls)))
     show.browse(print, what_now=values)
-    ((draw, controls),) = made
+    ((draw, controls),) = calls
     assert draw is print and list(controls) == ["what_now"]
     assert type(controls["what_now"]).__name__ == control and controls["what_now"].options == tuple(values)
+
+
+@pytest.mark.slow
+def test_plain_papermill_runs_each_notebook_from_another_folder(path, home, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(path),
+        "out.ipynb",
+        "-p",
+        "profile",
+        "smoke",
+        "--log-level=WARNING",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name not in ("HEADLESS", "PYTHONPATH")}
+    environment |= {"COOKBOOK_HOME": str(home), "JUPYTER_PREFER_ENV_PATH": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [file.name for file in tmp_path.iterdir()] == ["out.ipynb"], "results belong in COOKBOOK_HOME"
+    assert path.stem.startswith("00") or (home / "runs").is_dir()
+    assert notebooks.unexecuted(code(nbformat.read(tmp_path / "out.ipynb", as_version=4))) == []
