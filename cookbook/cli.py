@@ -28,6 +28,7 @@ VERBS = {
     "convert": ("cookbook.convert.stage", "convert", "03  turn the checkpoint into weight files, and verify them"),
     "generate": ("cookbook.generate.stage", "generate", "03  make videos from held-out photos and instructions"),
     "judge": ("cookbook.judge.stage", "judge", "04  let the critic score each video, after calibrating the critic"),
+    "calibrate": ("cookbook.judge.calibration", "calibrate", "04  measure the critic on clips with known faults"),
     "filter": ("cookbook.judge.filter", "filter_clips", "04  keep the plausible videos as a training folder"),
     "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 04 and write the report"),
     "report": ("cookbook.report", "write_report", "write the report of a finished run"),

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
 from cookbook import profiles, results, runs, show, video
-from cookbook.judge.kinds import FAULTS
+from cookbook.judge.calibration_clips import FAULTS
+from cookbook.results import MODELS, QUESTIONS
 
 PAIRS = 4  # prompts shown side by side
-MODELS = ("base", "tuned")
-WIDTH = 320  # widest video in the page, pixels
-SMOKE = "<p><b>smoke shows that every step works. Its models have learnt nothing, so no figure means anything.</b></p>"
+WIDTH = 320  # largest width of a video in the page, pixels
 
 
 def plot_loss(run: Path) -> Axes:
@@ -29,89 +27,78 @@ def plot_loss(run: Path) -> Axes:
 
 
 def plot_roc(run: Path) -> Axes:
-    """How well the critic tells planted fakes from real clips, for each question."""
+    """ROC curve of the critic on the calibration clips, for each question."""
     ax = show.axes(4.2, 4.0)
-    for question, colour in zip(results.QUESTIONS, ("accent", "tuned"), strict=True):
+    for question, colour in zip(QUESTIONS, ("accent", "tuned"), strict=True):
         facts = results.calibration(run)[question]
         if facts["auc"] is not None:
             label = f"{question}, AUC {facts['auc']:.2f} on {facts['n']}"
             ax.plot(*zip(*facts["roc"], strict=True), color=show.COLOURS[colour], label=label)
-    ax.plot([0, 1], [0, 1], ":", color=show.COLOURS["base"], label="coin toss")
-    ax.set(xlabel="fakes passed", ylabel="real clips passed", title="The critic on planted fakes", aspect="equal")
+    ax.plot([0, 1], [0, 1], ":", color=show.COLOURS["base"], label="chance")
+    ax.set(xlabel="invalid clips accepted", ylabel="valid clips accepted", aspect="equal")
+    ax.set_title("The critic on calibration clips")
     ax.legend(frameon=False, loc="lower right")
     return ax
 
 
 def critic_by_kind(run: Path) -> pd.DataFrame:
-    """AUC of the critic for each question and kind of planted fake: twins of the simulator, and faults made without.
+    """AUC of the critic for each question and type of fault.
 
-    `clips`: how many of the kind were measured. `what was done`: to a sound clip, empty for kinds of your own.
+    Columns: `clips` (number of calibration clips), one per question, and `difference to a valid clip` (empty for your
+    own types of fault).
     """
-    found = results.read_json(run / "verdicts" / "calibration.json")
-    kinds: dict[str, dict[str, float]] = {}
-    for question in results.QUESTIONS:
-        for part in ("questions", "apart"):
-            for kind, facts in found[part][question]["per_kind"].items():
-                row = kinds.setdefault(kind, {"clips": facts["n"]})
+    calibration = results.read_json(run / "verdicts" / "calibration.json")
+    rows: dict[str, dict[str, float]] = {}
+    for question in QUESTIONS:
+        for part in ("questions", "held_out_corruptions"):
+            for kind, facts in calibration[part][question]["per_kind"].items():
+                row = rows.setdefault(kind, {"clips": facts["n"]})
                 row |= {"clips": max(row["clips"], facts["n"]), question: facts["auc"]}
-    columns = ["clips", *results.QUESTIONS]
-    table = pd.DataFrame.from_dict(kinds, orient="index").reindex(columns=columns).round(2)
-    return table.assign(**{"what was done": [FAULTS.get(kind, "") for kind in table.index]})
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=["clips", *QUESTIONS]).round(2)
+    return table.assign(**{"difference to a valid clip": [FAULTS.get(kind, "") for kind in table.index]})
 
 
 def plot_scores(run: Path) -> Axes:
-    """Scores of all clips, base beside tuned, one panel per question, with the threshold of the filter's question."""
+    """Scores of all videos, base beside tuned, one panel per question, with the threshold of the filter."""
     table, critic = results.scores(run), results.calibration(run)
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
-    for ax, question in zip(panels, results.QUESTIONS, strict=True):
+    _, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
+    for ax, question in zip(panels, QUESTIONS, strict=True):
         groups = [table.loc[table["model"] == model, question].dropna() for model in MODELS]
-        colours = [show.COLOURS["base"], show.COLOURS["tuned"]]
-        ax.hist(groups, bins=16, range=(1, 5), color=colours, label=MODELS)
-        ax.axvline(
-            critic[question].get("threshold", float("nan")),
-            color=show.COLOURS["bad"],
-            linestyle="--",
-            label="threshold",
-        )
+        ax.hist(groups, bins=16, range=(1, 5), color=[show.COLOURS[model] for model in MODELS], label=MODELS)
+        threshold = critic[question].get("threshold", float("nan"))
+        ax.axvline(threshold, color=show.COLOURS["bad"], linestyle="--", label="threshold")
         ax.set(xlabel=f"expected score, {question}", title=question)
-    panels[0].set_ylabel("clips")
+    panels[0].set_ylabel("videos")
     panels[0].legend(frameon=False)
     return panels[0]
 
 
 def plot_best_of_n(run: Path) -> Axes:
-    """The chance that at least one of N clips of a prompt is kept and, where the truth is known, that the critic's pick
-    of N placed, with its 95 % interval over prompts."""
+    """The chance that at least one of N videos of a prompt is kept and, with ground truth, the success rate of the
+    critic's choice among N, with its 95 % CI over prompts."""
     chances, curve = results.best_of_n(results.kept_by_prompt(run)), results.manifest(run, "judge")["best_of_n"]
-    ax = show.axes()
+    ax, accent = show.axes(), show.COLOURS["accent"]
     ax.plot(range(1, len(chances) + 1), chances, "o-", color=show.COLOURS["tuned"], label="one of N is kept")
-    if curve and curve[0]["placed"] is not None:
-        numbers, placed = ([point[key] for point in curve] for key in ("n", "placed"))
-        ax.plot(numbers, placed, "s-", color=show.COLOURS["accent"], label="the critic's pick placed, by the truth")
-        edges = [point["placed_interval"] or [point["placed"]] * 2 for point in curve]
-        ax.fill_between(
-            numbers,
-            *zip(*edges, strict=True),
-            color=show.COLOURS["accent"],
-            alpha=0.15,
-            linewidth=0,
-            label="its 95 % interval over prompts",
-        )
-    ax.set(xlabel="clips made per prompt (N)", ylabel="share of prompts", title="Best of N", ylim=(0, 1.02))
+    if curve and curve[0]["success"] is not None:
+        numbers, success = ([point[key] for point in curve] for key in ("n", "success"))
+        ax.plot(numbers, success, "s-", color=accent, label="success rate of the critic's choice")
+        edges = zip(*[point["success_interval"] or [point["success"]] * 2 for point in curve], strict=True)
+        ax.fill_between(numbers, *edges, color=accent, alpha=0.15, linewidth=0, label="its 95 % CI over prompts")
+    ax.set(xlabel="videos per prompt (N)", ylabel="share of prompts", title="Best of N", ylim=(0, 1.02))
     ax.set_xticks(range(1, len(chances) + 1))
     ax.legend(frameon=False, loc="lower right")
     return ax
 
 
+PLOTS = {"loss": plot_loss, "roc": plot_roc, "scores": plot_scores, "best_of_n": plot_best_of_n}
+
+
 def pairs(run: Path, count: int = PAIRS) -> list[tuple[str, Path, Path]]:
-    """(prompt, clip of the base model, clip of the tuned model), same photo and same noise, for the first prompts."""
+    """(prompt, video of the base model, video of the tuned model), same photo and noise, for the first prompts."""
     table = results.scores(run).sort_values(["name", "seed"])
-    found = []
-    for _, rows in table.groupby(["name", "seed"]):
-        files = dict(zip(rows["model"], rows["file"], strict=True))
-        if set(MODELS) <= files.keys() and rows["prompt"].iloc[0] not in [prompt for prompt, _, _ in found]:
-            found.append((rows["prompt"].iloc[0], run / files["base"], run / files["tuned"]))
-    return found[:count]
+    rows = table.pivot(index=["name", "seed", "prompt"], columns="model", values="file").reindex(columns=list(MODELS))
+    rows = rows.dropna().reset_index().drop_duplicates("prompt").head(count)
+    return [(row.prompt, run / row.base, run / row.tuned) for row in rows.itertuples()]
 
 
 def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -120,29 +107,37 @@ def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def one_each(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The first clip of each prompt, for the first `count` prompts: seeds of one prompt look much alike."""
+    """The first video of each of the first `count` prompts: seeds of one prompt look much alike."""
     return rows if rows.empty else rows.drop_duplicates("prompt").head(count)
+
+
+def outcomes(run: Path) -> pd.DataFrame:
+    """Number of each model's videos by outcome and reason; empty without ground truth."""
+    table = results.ground_truth(run)
+    if table.empty:
+        return table
+    table["reason"] = table["reason"].replace("", "-")
+    return table.groupby(["outcome", "reason", "model"]).size().unstack(fill_value=0)
 
 
 def write_report(profile: str = "nano", run: Path | str | None = None, redo: bool = False) -> dict:
     """Write report.html, its pictures and summary.json.
 
     Args:
-        profile: smoke, nano, 2b or 14b.
+        profile: name of a profile; `cookbook doctor` lists them.
         run: run folder; without it runs/<profile>.
-        redo: write it anew.
+        redo: write it again.
 
     Raises:
-        UserError: a stage that the report shows has not been run.
+        UserError: a stage that the report shows is not finished.
     """
-    name, folder = profiles.get(profile).name, runs.run_folder(run, profile)
+    settings, folder = profiles.get(profile), runs.run_folder(run, profile)
     inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in runs.READS["report"]}
-    stage = runs.enter(folder / "report", "report", name, inputs, settings={}, redo=redo)
+    stage = runs.enter(folder / "report", "report", settings.name, inputs, settings={}, redo=redo)
     if stage.done:
         return stage.manifest
-    facts = results.summary(folder)
-    pictures = _pictures(folder, stage.folder)
-    page = _page(folder, facts, pictures)
+    facts, pictures = results.summary(folder), _pictures(folder, stage.folder)
+    page = _page(folder, facts, pictures, settings.note)
     runs.write_json(stage.folder / "summary.json", facts)
     with runs.replacing(stage.folder / "report.html") as temporary:
         temporary.write_text(page)
@@ -151,113 +146,58 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
 
 
 def _pictures(run: Path, folder: Path) -> dict[str, Path]:
-    """Draw every picture of the report as a PNG beside it."""
-    plots: dict[str, Callable[[Path], Axes]] = {
-        "loss": plot_loss,
-        "roc": plot_roc,
-        "scores": plot_scores,
-        "best_of_n": plot_best_of_n,
-    }
-    made = {name: folder / f"{name}.png" for name in (*plots, *_sheets(run))}
-    for name, plot in plots.items():
-        figure = plot(run).figure
-        with runs.replacing(made[name]) as temporary:
-            figure.savefig(temporary)
-        plt.close(figure)
-    for name, clips in _sheets(run).items():
-        with runs.replacing(made[name]) as temporary:
-            show.contact_sheet([file for _, file in clips], [title for title, _ in clips]).save(temporary)
-    return made
-
-
-def _sheets(run: Path) -> dict[str, list[tuple[str, Path]]]:
-    """Contact sheets: name -> (title, clip) of each row; sheets without a row are left out."""
-    both = [(f"{model}: {p}", clip) for p, *two in pairs(run) for model, clip in zip(MODELS, two, strict=True)]
-    sheets = {"pairs": both}
+    """Write every plot and contact sheet of the report as a PNG beside it; sheets without a row are left out."""
+    sheets = {"pairs": [(f"{m}: {p}", clip) for p, *two in pairs(run) for m, clip in zip(MODELS, two, strict=True)]}
     for name, rows in zip(("kept", "dropped"), kept_and_dropped(run), strict=True):
         sheets[name] = [(f"{row.video}: {row.reason}", run / row.file) for row in one_each(rows, PAIRS).itertuples()]
-    return {name: clips for name, clips in sheets.items() if clips}
+    sheets = {name: rows for name, rows in sheets.items() if rows}
+    paths = {name: folder / f"{name}.png" for name in (*PLOTS, *sheets)}
+    for name, plot in PLOTS.items():
+        figure = plot(run).figure
+        with runs.replacing(paths[name]) as temporary:
+            figure.savefig(temporary)
+        plt.close(figure)
+    for name, rows in sheets.items():
+        titles, clips = zip(*rows, strict=True)
+        with runs.replacing(paths[name]) as temporary:
+            show.contact_sheet(clips, titles).save(temporary)
+    return paths
 
 
-def _page(run: Path, facts: dict, pictures: dict[str, Path]) -> str:
-    """The whole page."""
-    kept, dropped = kept_and_dropped(run)
-    images = {name: _image(path) for name, path in pictures.items()}
-    videos = "".join(
-        f"<figure><figcaption>{html.escape(prompt)}</figcaption>{_video(base)}{_video(tuned)}</figure>"
-        for prompt, base, tuned in pairs(run)
-    )
-    kinds = critic_by_kind(run).to_html(na_rep="")
-    seconds = pd.DataFrame(facts["seconds"].items(), columns=["stage", "seconds"]).to_html(index=False)
-    summary = f"<pre>{html.escape(results.table(facts))}</pre><p>{_gain(facts['judge']['follow_gain'])}</p>"
-    sections = [
-        ("Summary", summary),
-        ("Post-training", images["loss"]),
-        ("Base (left) and tuned (right): same photo, same noise", videos + images.get("pairs", "<p>none</p>")),
-        ("What the dreams really did", _outcomes(run)),
-        ("The critic, measured before it judged", f"{images['roc']}<p>AUC by kind of planted fake</p>{kinds}"),
-        ("Scores", images["scores"]),
-        ("Best of N", images["best_of_n"]),
-        (f"Kept: {len(kept)}", _reasons(kept) + images.get("kept", "")),
-        (f"Dropped: {len(dropped)}", _reasons(dropped) + images.get("dropped", "")),
-        ("Seconds per stage", f"{seconds}<p>{html.escape(facts['device'])}</p>"),
-    ]
-    body = "".join(f"<section><h2>{html.escape(title)}</h2>{content}</section>" for title, content in sections)
-    note = SMOKE if facts["profile"] == "smoke" else ""
-    return _FRAME.format(profile=html.escape(facts["profile"]), body=note + body)
-
-
-def _gain(gain: dict) -> str:
-    """The gain of post-training in a sentence."""
-    if gain["gain"] is None:
-        return "The critic could not be measured on both answers, so it has no threshold and no gain is stated."
-    edges = "; one prompt only, so without interval"
-    if gain["interval"]:
-        edges = f" (95 % interval over prompts {gain['interval'][0]:+.0%} to {gain['interval'][1]:+.0%})"
-    return (
-        f"Instructions followed, tuned minus base, on the {gain['pairs']} photos and seeds that both made: "
-        f"{gain['gain']:+.0%}{edges}. This is the critic's opinion; how far to trust it is measured below."
+def _page(run: Path, facts: dict, pictures: dict[str, Path], note: str) -> str:
+    """The whole page, from report.html.j2. pandas escapes the cells of its tables."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    seconds = pd.DataFrame(facts["seconds"].items(), columns=["stage", "seconds"])
+    return environment.get_template("report.html.j2").render(
+        facts=facts,
+        note=note,
+        summary=results.table(facts),
+        images={name: _image(path) for name, path in pictures.items()},
+        pairs=[(prompt, _video(base), _video(tuned)) for prompt, base, tuned in pairs(run)],
+        outcomes=outcomes(run),
+        kinds=critic_by_kind(run).to_html(na_rep=""),
+        filtered=dict(zip(("kept", "dropped"), kept_and_dropped(run), strict=True)),
+        seconds=seconds.to_html(index=False),
+        width=WIDTH,
     )
 
 
-def outcomes(run: Path) -> pd.DataFrame:
-    """Clips of each model by what they really did, where the scenes are known: rows are outcomes and their reasons."""
-    told = results.truth(run)
-    if told.empty:
-        return told
-    return (
-        told.assign(reason=told["reason"].replace("", "-"))
-        .groupby(["outcome", "reason", "model"])
-        .size()
-        .unstack(fill_value=0)
-    )
-
-
-def _outcomes(run: Path) -> str:
-    """The table of outcomes, or why there is none."""
-    table = outcomes(run)
-    if table.empty:
-        return "<p>Not known: these photos come without masks of what their instructions name.</p>"
-    note = "Measured by rules on pixels and the known masks of frame 0, without a learned model; not told is failure."
-    return f"<p>{note}</p>{table.to_html()}"
-
-
-def _reasons(rows: pd.DataFrame) -> str:
-    """Each clip with the reason for its fate."""
-    return "<p>none</p>" if rows.empty else rows[["video", "prompt", "reason"]].to_html(index=False)
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _image(path: Path) -> str:
-    """A picture inside the page; JPEG where that is smaller, as for photographs."""
+    """A picture as a data URI; JPEG if that is smaller, as for photographs."""
+    buffer = io.BytesIO()
     with Image.open(path) as picture:
-        buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "JPEG", quality=82)
-    data, kind = min((path.read_bytes(), "png"), (buffer.getvalue(), "jpeg"), key=lambda choice: len(choice[0]))
-    return f'<img alt="{path.stem}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+    png, jpeg = path.read_bytes(), buffer.getvalue()
+    return _data_uri("image/png", png) if len(png) <= len(jpeg) else _data_uri("image/jpeg", jpeg)
 
 
 def _video(path: Path) -> str:
-    """A clip inside the page, made narrower first where it is wide."""
+    """A video as a data URI, scaled down first if it is wider than WIDTH."""
     data = path.read_bytes()
     frames, fps = video.read_video(path)
     if frames.shape[2] > WIDTH:
@@ -266,18 +206,4 @@ def _video(path: Path) -> str:
             small = Path(folder) / "small.mp4"
             video.write_video(small, video.fit(frames, height, WIDTH), fps, crf=26)
             data = small.read_bytes()
-    source = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
-    return f'<video src="{source}" autoplay loop muted playsinline controls width="{WIDTH}"></video>'
-
-
-_FRAME = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Cookbook report: {profile}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #ddd; }}
-figure {{ margin: 1rem 0; }} video {{ margin-right: .5rem; }} img {{ max-width: 100%; }}
-pre {{ background: #f6f6f4; padding: 1rem; overflow-x: auto; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .2rem .7rem; border: 1px solid #ddd; text-align: left; }}
-</style></head>
-<body><h1>Cookbook report: profile {profile}</h1>{body}</body></html>
-"""
+    return _data_uri("video/mp4", data)

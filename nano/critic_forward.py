@@ -21,7 +21,7 @@ from transformers.vision_utils import (
 
 from cookbook.judge.scoring import ask
 from cookbook.models import qwen
-from cookbook.models.critic import Critic, chat, preprocess
+from cookbook.models.critic import Critic, chat, process
 from cookbook.models.frames import Sampled
 from nano.critic_clips import patches
 
@@ -89,7 +89,7 @@ class Reader:
             return self.scripts[frames, asked]
         critic = self.critic
         blank = Sampled(np.zeros((frames, *self.shape[1:], 3), np.uint8), tuple(range(frames)), 8.0)
-        inputs = preprocess(critic, [blank], [chat(critic, ask("physics", None))[0]])
+        inputs = process(critic, [blank], [chat(critic, ask("physics", None))[0]])
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         ids, grid = inputs["input_ids"], inputs["video_grid_thw"]
         positions = critic.model.model.get_rope_index(ids, inputs["mm_token_type_ids"], video_grid_thw=grid)[0][:, 0]
@@ -139,7 +139,7 @@ class Reader:
         script = self.script(frames.shape[1], asked.shape[1])
         tower, decoder = model.model.visual, model.model.language_model
         with (
-            qwen.changed(*EQUAL_CLIPS),
+            qwen.patched(*EQUAL_CLIPS),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"),
         ):
             seen = tower(patches(frames, tower.patch_size, tower.spatial_merge_size), **self._look(count, script.grid))

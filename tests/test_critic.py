@@ -1,4 +1,4 @@
-"""The critic as a model: parity with plain transformers, what it sees of a clip, what it refuses."""
+"""The critic as a model: parity with plain transformers, sampling of a clip, refused input."""
 
 from __future__ import annotations
 
@@ -23,29 +23,22 @@ def questions(prompt: str) -> list[critics.Question]:
 
 
 def test_scores_equal_plain_transformers(critic):
-    """A batch that shares the video's pass gives what processor and model give, called plainly for each chat."""
+    """A batch with a shared pass over the video equals one plain call of processor and model per chat."""
     clips = [sample_frames(clip(seed), 8.0, 8, 1024, critic.token_edge) for seed in range(3)]
-    asked = [questions(prompt) for prompt in PROMPTS]
-    shared, _ = critics.score(critic, clips, asked)
+    batch = [questions(prompt) for prompt in PROMPTS]
+    shared, _ = critics.score(critic, clips, batch)
     for row, sampled in enumerate(clips):
-        for column, question in enumerate(asked[row]):
+        for column, question in enumerate(batch[row]):
             messages = [
                 {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
                 {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
             ]
-            text = (
-                critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-                + question.cue
-            )
+            text = critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             metadata = {"total_num_frames": 9, "fps": 8.0, "frames_indices": list(range(9))}
             inputs = critic.processor(
-                text=[text],
-                videos=[sampled.frames],
-                video_metadata=[metadata],
-                do_sample_frames=False,
-                do_resize=False,
-                return_tensors="pt",
-            )
+                text=[text + question.cue], videos=[sampled.frames], video_metadata=[metadata], do_sample_frames=False,
+                do_resize=False, return_tensors="pt",
+            )  # fmt: skip
             with torch.no_grad():
                 logits = critic.model(**inputs).logits[0, -1]
             ids = [critic.processor.tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
@@ -72,11 +65,11 @@ def test_digit_and_cue_tokens(critic):
 def test_chat_shows_video_first_and_frame_times(critic):
     sampled = sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
     start, rest = critics.chat(critic, questions(PROMPTS[0])[1])
-    inputs = critics.preprocess(critic, [sampled], [start + rest])
+    inputs = critics.process(critic, [sampled], [start + rest])
     text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
     assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
     assert "<0.1 seconds>" in text and "<0.6 seconds>" in text  # frames 0, 2, 4, 6, 8 at 8 fps, in pairs
-    assert critics.seen(critic, sampled, inputs, 0) == critics.VideoStats(5, 4.0, 3 * 4 * 6)
+    assert critics.video_stats(critic, sampled, inputs, 0) == critics.VideoStats(5, 4.0, 3 * 4 * 6)
 
 
 @settings(deadline=None)  # other work on the machine may slow it down
@@ -102,16 +95,16 @@ def test_frames_keep_the_budget(frames, fps, height, width, tokens):
     assert sampled.fps <= fps + 1e-6
 
 
-def test_ignored_setting_is_an_error(critic):
+def test_a_setting_that_the_processor_ignores_is_an_error(critic):
     sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
     text = "".join(critics.chat(critic, questions(PROMPTS[0])[0]))
-    inputs = critics.preprocess(critic, [sampled], [text])
+    inputs = critics.process(critic, [sampled], [text])
     fewer = Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
     with pytest.raises(UserError, match="changed the clip"):
-        critics.seen(critic, fewer, inputs, 0)
+        critics.video_stats(critic, fewer, inputs, 0)
     slower = Sampled(sampled.frames, sampled.indices, 2.0)
     with pytest.raises(UserError, match="frame times"):
-        critics.seen(critic, slower, inputs, 0)
+        critics.video_stats(critic, slower, inputs, 0)
 
 
 def test_untrained_critic_writes_nothing(critic):
@@ -127,7 +120,7 @@ def test_incomplete_critic_is_refused(critic_folder, tmp_path, missing):
         critics.load_critic(tmp_path / "critic", torch.device("cpu"))
 
 
-def test_reading_a_file_shows_what_its_frames_would(tmp_path):
+def test_sampling_a_file_equals_sampling_its_frames(tmp_path):
     for height, width, fps, tokens in ((64, 96, 8, 1024), (80, 100, 30, 60)):
         video.write_video(tmp_path / "a.mp4", clip(1, 40, height, width), fps)
         whole = sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)

@@ -69,7 +69,7 @@ def reader_of(critic: critics.Critic, clips: critic_clips.Clips) -> Reader:
 def test_patches_equal_the_processor(critic, frames):
     shown = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
     texts = [critics.chat(critic, scoring.ask("physics", None))[0]] * 2
-    expected = critics.preprocess(critic, shown, texts)["pixel_values_videos"]
+    expected = critics.process(critic, shown, texts)["pixel_values_videos"]
     stacked = torch.from_numpy(np.stack([c.frames for c in shown])).permute(0, 1, 4, 2, 3).float()
     made = critic_clips.patches(stacked, PATCH, MERGE)
     assert made.shape == expected.shape

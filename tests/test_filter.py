@@ -1,4 +1,4 @@
-"""Stage filter: what is kept, why the rest is dropped, and that kept/ is laid out like data/train."""
+"""Stage filter: what is kept, why the rest is dropped, and the layout of kept/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPT = "Use the right hand to pick up lemon, ripe, from table to plate."
 
 
 def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], cut: float | None = 3.0) -> Path:
-    """A run with judged dreams: file stem -> scores for physics and instruction."""
+    """A run with judged videos: file stem -> scores for physics and instruction."""
     stage = runs.enter(root / "verdicts", "judge", "nano", {}, {})
     outputs = [root / "verdicts/verdicts.jsonl"]
     for number, (stem, pair) in enumerate(scores.items()):
@@ -25,13 +25,14 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
             path = root / f"generated/{model}/{stem}.mp4"
             video.write_video(path, np.full((3, 32, 32, 3), 40 * number, np.uint8), 8)
             for question, score in zip(("physics", "instruction"), pair, strict=True):
-                row = {
-                    "file": f"generated/{model}/{stem}.mp4",
-                    "sha256": runs.digest(path),
-                    "model": model,
-                    "score": score,
+                row = {"file": f"generated/{model}/{stem}.mp4", "sha256": runs.digest(path), "model": model}
+                row |= {"score": score} | {
+                    "name": stem[:1],
+                    "prompt": PROMPT,
+                    "seed": number,
+                    "question": question,
+                    "critic": "sha256:0",
                 }
-                row |= {"name": stem[:1], "prompt": PROMPT, "seed": number, "question": question, "critic": "sha256:0"}
                 row |= dict.fromkeys(("probabilities", "digit", "explanation", "error", "frames", "fps"))
                 row |= {"visual_tokens": None, "votes": [], "prompt_sha256": "sha256:1"}
                 runs.append_row(outputs[0], row)
@@ -75,8 +76,8 @@ def test_every_dropped_clip_has_its_reason(tmp_path):
 
 def test_the_summary_counts_every_dropped_clip_once(tmp_path, capsys):
     filter_clips("nano", write_run(tmp_path, SCORES))
-    told = capsys.readouterr().out
-    assert "kept 2 of 5 dreams\n  3 dropped: 1 for physics, 1 for instruction, 1 for both\n" in told
+    printed = capsys.readouterr().out
+    assert "kept 2 of 5 videos\n  3 dropped: 1 for physics, 1 for instruction, 1 for both\n" in printed
 
 
 def test_the_summary_names_copies_and_ranks(tmp_path, capsys):
@@ -88,19 +89,18 @@ def test_the_summary_names_copies_and_ranks(tmp_path, capsys):
 def test_nothing_passes(tmp_path, capsys):
     manifest = filter_clips("nano", write_run(tmp_path, {"a_seed0": (2.0, 2.0)}))
     assert manifest["kept"] == 0 and (tmp_path / "kept/metadata.csv").read_text() == "file,prompt\n"
-    assert runs.read_rows(tmp_path / "kept/kept.jsonl") == [] and "no dream passed" in capsys.readouterr().out
+    assert runs.read_rows(tmp_path / "kept/kept.jsonl") == [] and "no video passed" in capsys.readouterr().out
 
 
-def test_refuses_an_unmeasured_critic(tmp_path):
+def test_without_calibration_a_threshold_must_be_given(tmp_path):
     write_run(tmp_path, SCORES, cut=None)
-    with pytest.raises(UserError, match="calibrat"):
+    with pytest.raises(UserError, match="cookbook calibrate"):
         filter_clips("nano", tmp_path)
-    with pytest.raises(UserError, match="calibrat"):
-        filter_clips("nano", tmp_path, threshold=2.5)
-    assert filter_clips("nano", tmp_path, uncalibrated=True)["kept"] == 1
+    manifest = filter_clips("nano", tmp_path, threshold=3.5)
+    assert manifest["kept"] == 1 and "uncalibrated" in manifest["rule"]
     with pytest.raises(UserError, match="--redo filter"):
-        filter_clips("nano", tmp_path, threshold=3.0, uncalibrated=True)
-    assert filter_clips("nano", tmp_path, threshold=3.0, uncalibrated=True, redo=True)["kept"] == 2
+        filter_clips("nano", tmp_path, threshold=3.0)
+    assert filter_clips("nano", tmp_path, threshold=3.0, redo=True)["kept"] == 2
 
 
 def test_second_run_skips_and_unfinished_is_continued(tmp_path, capsys):
@@ -137,14 +137,14 @@ def test_top_keeps_the_best_of_each_prompt(tmp_path):
         filter_clips("nano", tmp_path, top=0)
 
 
-def test_best_of_n_keeps_one_of_each_prompt_whatever_it_scores(tmp_path):
+def test_best_of_n_keeps_one_of_each_prompt_at_any_score(tmp_path):
     scores = {"a_seed0": (1.5, 1.2), "a_seed1": (2.5, 1.2), "b_seed0": (1.0, 1.0)}
     filter_clips("nano", write_run(tmp_path, scores), top=1, threshold=1)
     assert [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
 
 
 def test_clips_that_look_the_same_are_kept_once(tmp_path):
-    """The better-scored one of a clip and its copy encoded once more; a clip in which one thing differs is another."""
+    """Of a clip and its re-encoded copy, the one with the higher score; a clip with a local difference is another."""
     rng = np.random.default_rng(0)
     frames = np.repeat(np.repeat(rng.integers(60, 190, (9, 12, 20, 3), dtype=np.uint8), 8, 1), 8, 2)
     other = frames.copy()
@@ -168,7 +168,7 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
     [({"score": 5.5}, "line 3: score: .*less than or equal to 5"), ({"votes": 4}, "line 3: votes"),
      ({"colour": "red"}, "line 3: colour"), ({"question": "beauty"}, "line 3: question")],
 )  # fmt: skip
-def test_a_row_that_is_no_verdict_is_named(tmp_path, change, message):
+def test_an_invalid_verdict_is_refused_with_its_line(tmp_path, change, message):
     path = write_run(tmp_path, SCORES) / "verdicts/verdicts.jsonl"
     rows = runs.read_rows(path)
     rows[2] |= change
@@ -177,7 +177,7 @@ def test_a_row_that_is_no_verdict_is_named(tmp_path, change, message):
         filter_clips("nano", tmp_path)
 
 
-def test_a_calibration_that_is_none_is_refused(tmp_path):
+def test_an_invalid_calibration_is_refused(tmp_path):
     path = write_run(tmp_path, SCORES) / "verdicts/calibration.json"
     for text, message in (("{", "cannot be used"), ('{"questions": {"physics": {"threshold": 7}}}', "not a score")):
         path.write_text(text)

@@ -1,34 +1,33 @@
-"""Stage judge: every dream scored, the critic measured on controls and marks, and what bad input gives."""
+"""Stage judge: every generated video scored, the critic calibrated on labelled and rated clips, and bad input."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import PROMPTS, clip
 
-from cookbook import runs, video
+from cookbook import profiles, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import scoring
+from cookbook.judge.calibration import calibrate
 from cookbook.judge.stage import judge
 
 
 def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
-    """Assets with a critic and controls, and a run with finished dreams of both models. Returns the run."""
+    """Assets with a critic and calibration clips, and a run with generated videos of both models. Returns the run."""
     shutil.copytree(critic_folder, root / "assets/nano/critic")
     for index in range(12):
         kind = ("real", "vanish", "wrong_place")[index % 3]
         name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
         video.write_video(root / "assets/simulator/calibration/videos" / name, clip(index), 8)
         row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
-        row |= {
-            "physics": int(kind != "vanish"),
-            "instruction": int(kind == "real"),
-            "source_clip": f"place_{index // 3}",
-        }
+        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
+        row["source_clip"] = f"place_{index // 3}"
         runs.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
     for model in ("base", "tuned"):
         stage = runs.enter(root / "run/generated" / model, f"generate-{model}", "nano", {}, {})
@@ -53,7 +52,7 @@ def rows_of(run: Path) -> list[dict]:
     return runs.read_rows(run / "verdicts/verdicts.jsonl")
 
 
-def test_stage_scores_every_dream(run, capsys):
+def test_every_generated_video_is_scored(run, capsys):
     manifest = judge("smoke", run)
     rows = rows_of(run)
     assert len(rows) == 2 * 3 * 2 * 2 == len({(row["file"], row["question"]) for row in rows})
@@ -67,71 +66,60 @@ def test_stage_scores_every_dream(run, capsys):
     assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
     assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
     assert manifest["best_of_n"][1]["score"] >= manifest["best_of_n"][0]["score"]
-    assert manifest["best_of_n"][1]["placed"] is None, "nobody knows what these did"
+    assert manifest["best_of_n"][1]["success"] is None, "there is no ground truth"
     facts = json.loads((run / "verdicts/calibration.json").read_text())
-    assert facts["again"]["physics"]["n"] == 4 and 0 <= facts["again"]["physics"]["difference"] < 1
+    assert facts["retest"]["physics"]["n"] == 4 and 0 <= facts["retest"]["physics"]["difference"] < 1
     assert facts["human"]["physics"] == {"n": 0, "kappa": None, "auc": None}
     assert set(facts["questions"]["physics"]["per_kind"]) == {"vanish"}
     assert set(facts["questions"]["instruction"]["per_kind"]) == {"wrong_place"}
-    assert set(facts["apart"]["physics"]["per_kind"]) == {
-        "reversed",
-        "shuffled",
-        "spliced",
-        "pasted",
-        "erased",
-        "dropped",
-        "sped_up",
-    }
-    assert set(facts["apart"]["instruction"]["per_kind"]) == {"frozen", "reversed", "shuffled", "spliced", "swapped"}
+    kinds = {question: set(facts["held_out_corruptions"][question]["per_kind"]) for question in scoring.QUESTIONS}
+    assert kinds["physics"] == {"reversed", "shuffled", "spliced", "pasted", "erased", "dropped", "sped_up"}
+    assert kinds["instruction"] == {"frozen", "reversed", "shuffled", "spliced", "swapped"}
     judge("smoke", run)
     assert "skipping" in capsys.readouterr().out
 
 
-def test_without_labelled_controls_training_clips_are_spoilt(run, monkeypatch, capsys):
-    from dataclasses import replace
-
-    from cookbook import profiles
-
+def test_without_labelled_clips_training_clips_are_corrupted(run, monkeypatch, capsys):
     bare = replace(profiles.smoke(), calibration=None)
     monkeypatch.setattr(profiles, "get", lambda name: bare)
     with pytest.raises(UserError, match="metadata.csv"):
-        judge("smoke", run, calibrate=True)
+        calibrate("smoke", run)
     for index in range(3):
         video.write_video(run / f"data/train/videos/{index}.mp4", clip(index), 8)
     table = "".join(f'{index}.mp4,"{prompt}"\n' for index, prompt in enumerate(PROMPTS))
     (run / "data/train/metadata.csv").write_text("file,prompt\n" + table)
-    facts = judge("smoke", run, calibrate=True)
+    facts = calibrate("smoke", run)
     assert {"frozen", "swapped"} <= set(facts["questions"]["instruction"]["per_kind"])
-    judge("smoke", run, calibrate=True)
-    assert "the critic is measured" in capsys.readouterr().out
+    calibrate("smoke", run)
+    assert "is up to date" in capsys.readouterr().out
 
 
-def test_marks_of_people_feed_the_calibration(run, capsys):
-    first = judge("smoke", run, calibrate=True)
+def test_human_ratings_feed_the_calibration(run, capsys):
+    first = calibrate("smoke", run)
     for number, name in enumerate(sorted(path.name for path in (run / "generated/tuned").glob("*.mp4"))):
         file = f"generated/tuned/{name}"
-        for rater, mark in (("a", 1 + number % 5), ("b", 1 + number % 5)):
-            row = {"file": file, "sha256": runs.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
-            runs.append_row(run / "ratings.jsonl", row | {"mark": mark, "rater": rater})
-    facts = judge("smoke", run, calibrate=True)
+        row = {"file": file, "sha256": runs.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
+        for rater in ("a", "b"):
+            runs.append_row(run / "ratings.jsonl", row | {"rating": 1 + number % 5, "rater": rater})
+    facts = calibrate("smoke", run)
     assert facts["human"]["physics"]["n"] == 6 and -1 <= facts["human"]["physics"]["kappa"] <= 1
     assert facts["human"]["instruction"]["n"] == 0
-    assert (
-        facts["questions"]["physics"]["n"] == first["questions"]["physics"]["n"] + 5
-    )  # one is undecided, at 2.5 to 3.5
-    assert facts["questions"]["physics"]["per_kind"]["marked"]["n"] == 3
-    told = capsys.readouterr().out
-    assert "6 clips marked by people" in told and "judging controls: 6 in" in told, "the others keep their scores"
+    added = facts["questions"]["physics"]["n"] - first["questions"]["physics"]["n"]
+    assert added == 5, "one has no label, between 2.5 and 3.5"
+    assert facts["questions"]["physics"]["per_kind"]["rated"]["n"] == 3
+    printed = capsys.readouterr().out
+    assert "6 clips rated by people" in printed
+    assert "scoring calibration clips: 6 in" in printed, "the others keep their scores"
     video.write_video(run / file, clip(99), 8)
-    with pytest.raises(UserError, match="changed after it was marked"):
-        judge("smoke", run, calibrate=True)
-    (run / "ratings.jsonl").write_text('{"file": "a.mp4", "mark": 6}\n')
+    with pytest.raises(UserError, match="changed after it was rated"):
+        calibrate("smoke", run)
+    (run / "ratings.jsonl").write_text('{"file": "a.mp4", "rating": 6}\n')
     with pytest.raises(UserError, match="ratings.jsonl, line 1"):
-        judge("smoke", run, calibrate=True)
+        calibrate("smoke", run)
 
 
 def write_mixed(folder: Path) -> Path:
-    """Sound clips of several sizes and rates among files that nobody can judge."""
+    """Valid clips of several sizes and rates among files that cannot be judged."""
     video.write_video(folder / "long.mp4", clip(1, frames=40, height=80, width=100), 30)
     (folder / "long.txt").write_text("The robot arm is performing a task. Lift the cup.")
     video.write_video(folder / "Use the left hand to wave..mp4", clip(2), 10)
@@ -146,41 +134,41 @@ UNJUDGED = {"one": "too short", "corrupt": "not a readable", "empty": "not a rea
 
 
 def test_folder_of_clips(run, tmp_path):
-    """Another fps, a corrupt video, a clip of no length: each has its own outcome, and the others go on."""
+    """Another fps, a corrupt video, a single frame: each has its own outcome, and the others are judged."""
     manifest = judge("smoke", run, clips=write_mixed(tmp_path / "real_clips"))
     rows = runs.read_rows(run / "verdicts-real_clips/verdicts.jsonl")
-    told = {(row["file"], row["question"]): row for row in rows}
-    assert told["long.mp4", "instruction"]["prompt"] == "Lift the cup."
-    assert told["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
-    waving = [told["Use the left hand to wave..mp4", question] for question in scoring.QUESTIONS]
+    by_key = {(row["file"], row["question"]): row for row in rows}
+    assert by_key["long.mp4", "instruction"]["prompt"] == "Lift the cup."
+    assert by_key["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
+    waving = [by_key["Use the left hand to wave..mp4", question] for question in scoring.QUESTIONS]
     assert all(row["prompt"] == "Use the left hand to wave." and 1 <= row["score"] <= 5 for row in waving)
     for name, reason in UNJUDGED.items():
-        row = told[f"{name}.mp4", "physics"]
+        row = by_key[f"{name}.mp4", "physics"]
         assert row["score"] is None and reason in row["error"] and f"{name}.mp4" in row["error"] + row["file"]
-        assert (f"{name}.mp4", "instruction") not in told, "nobody told what was to be done"
+        assert (f"{name}.mp4", "instruction") not in by_key, "it has no prompt"
     assert manifest["unjudged"] == sorted(f"{name}.mp4" for name in UNJUDGED)
 
 
-def test_a_question_without_a_cue_is_left_out_and_the_other_goes_on(run, tmp_path, monkeypatch, capsys):
+def test_a_rubric_without_a_cue_stops_only_its_question(run, tmp_path, monkeypatch, capsys):
     prompts = Path(shutil.copytree(scoring.PROMPTS, tmp_path / "prompts"))
     (prompts / "physics.txt").write_text("Is it real?\n")
     whole = judge("smoke", run, clips=write_mixed(tmp_path / "clips"))
     monkeypatch.setattr(scoring, "PROMPTS", prompts)
     manifest = judge("smoke", run, clips=tmp_path / "clips", redo=True)
-    assert "physics is not asked" in capsys.readouterr().out
+    assert "physics is not scored" in capsys.readouterr().out
     rows = runs.read_rows(run / "verdicts-clips/verdicts.jsonl")
     broken, other = ([row for row in rows if row["question"] == question] for question in scoring.QUESTIONS)
     assert len(broken) == 6 and all(row["score"] is None for row in broken)
     assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in broken) == 2
     assert {row["error"] for row in other} == {None} and len(other) == 2
-    assert manifest["inputs"]["prompts"] != whole["inputs"]["prompts"], "mended, it is judged anew"
-    facts = judge("smoke", run, calibrate=True)["questions"]
+    assert manifest["inputs"]["prompts"] != whole["inputs"]["prompts"], "another rubric, another fingerprint"
+    facts = calibrate("smoke", run)["questions"]
     assert facts["physics"]["auc"] is None and facts["physics"]["n"] == 0 and 0 <= facts["instruction"]["auc"] <= 1
 
 
-def test_a_missing_model_stops_before_any_clip_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
+def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeypatch):
     class Enough(Exception):
-        """What ends the first run."""
+        """Stops the first run."""
 
     def stop(path, row, append=runs.append_row):
         append(path, row)

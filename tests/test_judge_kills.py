@@ -1,4 +1,4 @@
-"""Stage judge, killed: what was scored stays, nothing is scored twice, and the end is that of an unbroken run."""
+"""Stage judge, killed: scores stay, nothing is scored twice, and the result is that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ judge("smoke", sys.argv[2])
 
 def test_killed_and_resumed_gives_the_same(run, tmp_path, critic_folder):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "assets"), str(run)]
-    for rows in (5, 45):  # among the controls, then among the dreams
+    for rows in (5, 45):  # among the calibration clips, then among the verdicts
         assert subprocess.run([*command, str(rows)], capture_output=True).returncode == -9
     assert not (run / "verdicts/manifest.json").exists()
     judge("smoke", run)
@@ -63,7 +63,7 @@ def test_killed_and_resumed_gives_the_same(run, tmp_path, critic_folder):
 
 
 def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
-    """`judge_rows` with all but the model itself, which takes no time here; resident memory is noted on the way."""
+    """`judge_rows` without the model itself, which takes no time here; resident memory is written to files."""
     count, append = len(runs.read_rows(path)), runs.append_row
 
     def counted(*row) -> None:
@@ -74,10 +74,10 @@ def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             path.with_suffix(f".{count}").write_text(str(pages * os.sysconf("SC_PAGE_SIZE")))
 
-    seen = critics.VideoStats(3, 8.0, 4)
+    stats = critics.VideoStats(3, 8.0, 4)
     runs.append_row = counted
-    scorer.look = lambda critic, clips, asked: critics.Inputs({}, asked, 0, [seen] * len(clips))
-    scorer.answer = lambda critic, watched: np.full((len(watched.seen), 2, 5), 0.2)
+    scorer.preprocess = lambda critic, clips, questions: critics.Inputs({}, questions, 0, [stats] * len(clips))
+    scorer.answer = lambda critic, inputs: np.full((len(inputs.stats), 2, 5), 0.2)
     stage.judge_rows(path, scorer.Scorer(critic, 8, 1024), rows, False)
 
 
@@ -98,7 +98,7 @@ def test_ten_thousand_verdicts_survive_kills_in_constant_memory(tmp_path, critic
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == (-signal.SIGKILL if part < 3 else 0)
-    told = [(row["file"], row["question"]) for row in runs.read_rows(table)]
-    assert len(told) == len(set(told)) == 10_000
+    keys = [(row["file"], row["question"]) for row in runs.read_rows(table)]
+    assert len(keys) == len(set(keys)) == 10_000
     early, late = (int(table.with_suffix(f".{count}").read_text()) for count in (1000, 10_000))
     assert late - early < 100e6, f"{(late - early) / 1e6:.0f} MB more after 10,000 rows than after 1,000"

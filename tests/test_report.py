@@ -12,7 +12,7 @@ import pytest
 
 from cookbook import report, results, runs, video
 from cookbook.errors import UserError
-from cookbook.judge import calibration_clips, kinds
+from cookbook.judge import calibration_clips
 
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
 
@@ -78,7 +78,7 @@ def run(tmp_path) -> Path:
         for question in results.QUESTIONS
     ]
     calibration = {"questions": {"physics": measured(0.9), "instruction": measured(0.8)}}
-    calibration["apart"] = {
+    calibration["held_out_corruptions"] = {
         question: {"per_kind": {"reversed": {"auc": 1.0, "n": 2}}} for question in results.QUESTIONS
     }
     rates = {
@@ -87,7 +87,7 @@ def run(tmp_path) -> Path:
         for model, value in (("base", 0.0), ("tuned", 0.5))
         for part, value in (("", value), ("_interval", [0, 1]))
     }
-    curve = [{"n": n, "placed": n / 2, "placed_interval": [n / 2, 1.0]} for n in (1, 2)]
+    curve = [{"n": n, "success": n / 2, "success_interval": [n / 2, 1.0]} for n in (1, 2)]
     truth = [
         {
             **clip,
@@ -190,7 +190,7 @@ def test_a_missing_stage_is_named(run):
 def test_a_critic_that_could_not_be_measured_is_reported_as_such(run):
     unknown = {"auc": None, "n": 3, "per_kind": {}}
     both = {"physics": unknown, "instruction": unknown}
-    runs.write_json(run / "verdicts" / "calibration.json", {"questions": both, "apart": both})
+    runs.write_json(run / "verdicts" / "calibration.json", {"questions": both, "held_out_corruptions": both})
     report.write_report("smoke", run)
     assert "could not be measured" in (run / "report" / "report.html").read_text()
     assert results.summary(run)["judge"]["follow_gain"]["gain"] is None
@@ -221,7 +221,7 @@ def test_the_table_of_kinds_says_what_was_done_and_to_how_many(run):
 
 def test_every_kind_of_fault_is_explained():
     twins = pytest.importorskip("simulator.faults", reason="NOT RUN: needs pip install -e .[sim]")
-    assert kinds.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *calibration_clips.CORRUPTIONS}
+    assert calibration_clips.FAULTS.keys() == {"real", "swapped", *twins.KINDS, *calibration_clips.CORRUPTIONS}
 
 
 def test_sheets_show_one_clip_of_each_prompt(run):

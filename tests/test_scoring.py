@@ -1,6 +1,8 @@
-"""What becomes of an answer: the digit in a text, rubrics, statistics of scores, and clips spoilt as controls."""
+"""Parsing of written answers, rubrics, statistics of scores, and corrupted copies."""
 
 from __future__ import annotations
+
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def test_parser_reads_the_digit(digit, form):
 
 
 @pytest.mark.parametrize("text", ["", "great", "6", "0/5", "between 3 and 4", "<think>4", "12", "3.7", "Score: 45"])
-def test_parser_says_none(text):
+def test_parser_returns_none(text):
     assert scoring.parse_answer(text) is None
 
 
@@ -46,7 +48,7 @@ def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
         scoring.read_rubric(name)
 
 
-# statistics and controls
+# statistics and corruptions
 
 
 def test_threshold_and_auc():
@@ -57,9 +59,9 @@ def test_threshold_and_auc():
     assert facts["per_kind"] == {"a": {"auc": 1, "n": 2}, "b": {"auc": 1, "n": 1}}
     worse = statistics.threshold(labels, -scores)
     assert "cannot be reached" in worse["rule"]
-    # 1.2 lets three of four pass that are sound, too, but nobody needs it to
+    # at 1.2 three of four clips that pass are valid too, but 4 separates better
     assert statistics.threshold(labels, np.array([5, 4.5, 4, 1.2, 1, 1]))["threshold"] == 4
-    # the best separation lets two broken ones of five pass, which is too many for 0.75
+    # at the best separation two of five invalid clips pass, which is too many for 0.75
     mixed = np.array([1] * 5 + [0] * 5), np.array([5, 4.8, 3, 3, 3, 4.9, 3.5, 2, 2, 1])
     assert [statistics.threshold(*mixed, wanted)["threshold"] for wanted in (0.7, 0.75)] == [3, 5]
     assert statistics.auc(np.ones(3), np.ones(3)) is None
@@ -67,38 +69,34 @@ def test_threshold_and_auc():
 
 @given(st.lists(st.floats(1, 5), min_size=1, max_size=6), st.data())
 def test_best_of_is_the_mean_over_subsets(scores, data):
-    from itertools import combinations
-
     take = data.draw(st.integers(1, len(scores)))
     subsets = [max(subset) for subset in combinations(scores, take)]
     assert statistics.best_of(scores, take) == pytest.approx(sum(subsets) / len(subsets))
 
 
-def test_the_pick_of_n_is_worth_its_mean_over_subsets():
-    from itertools import combinations
-
+def test_best_of_with_worth_is_the_mean_over_subsets():
     scores, worth = [3.0, 1.0, 3.0, 4.0, 2.0], [1.0, 0.0, 0.0, 0.0, 1.0]
     for take in range(1, 6):
-        found = []
+        yields = []
         for subset in combinations(range(5), take):
             best = max(scores[i] for i in subset)
-            found.append(np.mean([worth[i] for i in subset if scores[i] == best]))
-        assert statistics.best_of(scores, take, worth) == pytest.approx(np.mean(found))
+            yields.append(np.mean([worth[i] for i in subset if scores[i] == best]))
+        assert statistics.best_of(scores, take, worth) == pytest.approx(np.mean(yields))
     assert statistics.best_of([1, 2, 3], 2, [0, 1, 0]) == pytest.approx(1 / 3)
-    assert statistics.best_of([1, 1, 1, 1], 3, [1, 0, 0, 1]) == 0.5  # a critic that says nothing picks at random
+    assert statistics.best_of([1, 1, 1, 1], 3, [1, 0, 0, 1]) == 0.5  # equal scores: a random choice
 
 
 def test_kappa_of_agreement_chance_and_reversal():
-    marks = [1, 2, 3, 4, 5] * 4
-    assert statistics.kappa(marks, marks) == 1
-    assert statistics.kappa([6 - mark for mark in marks], marks) == pytest.approx(-1)
-    assert abs(statistics.kappa(np.repeat([1, 2, 4, 5], 5).tolist(), marks)) < 1e-9
-    near, far = [min(5, mark + 1) for mark in marks], [1 if mark == 5 else mark for mark in marks]
-    assert statistics.kappa(near, marks) > 0.7 > 3 * statistics.kappa(far, marks)  # near misses weigh less
+    ratings = [1, 2, 3, 4, 5] * 4
+    assert statistics.kappa(ratings, ratings) == 1
+    assert statistics.kappa([6 - rating for rating in ratings], ratings) == pytest.approx(-1)
+    assert abs(statistics.kappa(np.repeat([1, 2, 4, 5], 5).tolist(), ratings)) < 1e-9
+    near, far = [min(5, rating + 1) for rating in ratings], [1 if rating == 5 else rating for rating in ratings]
+    assert statistics.kappa(near, ratings) > 0.7 > 3 * statistics.kappa(far, ratings)  # near misses weigh less
     assert statistics.kappa([3, 3], [3, 3]) is None
 
 
-def test_retest_counts_what_flips():
+def test_retest_counts_flipped_decisions():
     facts = statistics.retest(np.array([1, 2, 3, 4.0]), np.array([1.5, 2, 2.5, 4]), 2.8)
     assert facts == {"n": 4, "difference": 0.25, "correlation": pytest.approx(0.956, abs=1e-3), "flipped": 0.25}
     assert statistics.retest(np.array([]), np.array([]), 3.0)["difference"] is None
@@ -113,15 +111,15 @@ def test_interval_is_wider_over_groups():
 
 
 @pytest.mark.parametrize("kind", calibration_clips.CORRUPTIONS)
-def test_spoilt_clips_differ_and_repeat(kind):
+def test_corrupted_copies_differ_and_repeat(kind):
     frames, other = clip(0, frames=25), clip(3, frames=20, height=80)
-    spoilt = calibration_clips.corrupt(kind, frames, other, 1)
-    assert spoilt.dtype == np.uint8 and spoilt.shape[1:] == frames.shape[1:] and len(spoilt) > 12
-    assert spoilt.shape != frames.shape or (spoilt != frames).any()
-    assert np.array_equal(spoilt, calibration_clips.corrupt(kind, frames, other, 1))
+    copy = calibration_clips.corrupt(kind, frames, other, 1)
+    assert copy.dtype == np.uint8 and copy.shape[1:] == frames.shape[1:] and len(copy) > 12
+    assert copy.shape != frames.shape or (copy != frames).any()
+    assert np.array_equal(copy, calibration_clips.corrupt(kind, frames, other, 1))
 
 
-def test_bad_controls_row(tmp_path):
+def test_a_bad_calibration_clip_is_refused_with_its_line(tmp_path):
     (tmp_path / "calibration_clips.jsonl").write_text('{"file": "a.mp4", "kind": "real"}\n')
     with pytest.raises(UserError, match="line 1"):
         calibration_clips.labelled(tmp_path, 10)

@@ -1,4 +1,4 @@
-"""Post-training the critic on labelled clips: it learns the labels and can be loaded as a critic."""
+"""Post-training the critic on labelled clips: it learns the labels and loads as a critic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shown(bright: bool, seed: int, *size) -> Sampled:
 
 @pytest.fixture
 def examples(critic_folder, monkeypatch) -> list[critic_training.Example]:
-    """Bright clips are worth 5, dark ones 1."""
+    """Bright clips have the label 5, dark ones 1."""
     full = profiles.nano()
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.replace(full, critic=Source(str(critic_folder))))
     return [
@@ -41,19 +41,23 @@ def examples(critic_folder, monkeypatch) -> list[critic_training.Example]:
 def scores(folder: Path) -> tuple[float, float]:
     critic = critics.load_critic(folder, torch.device("cpu"))
     clips = [shown(bright, 77, 8, 1024, critic.token_edge) for bright in (False, True)]
-    found, _ = critics.score(critic, clips, [[ask("physics", None)]] * 2)
-    return tuple(found[:, 0] @ np.arange(1, 6))
+    probabilities, _ = critics.score(critic, clips, [[ask("physics", None)]] * 2)
+    return tuple(probabilities[:, 0] @ np.arange(1, 6))
 
 
-def test_it_learns_what_the_labels_say(examples, critic_folder, tmp_path):
+def test_training_learns_the_labels(examples, critic_folder, tmp_path):
     before = scores(critic_folder)
-    made = critic_training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, batch=4, learning_rate=3e-3)
-    dark, bright = scores(tmp_path / "taught")
-    assert abs(before[0] - before[1]) < 0.5 and bright - dark > 2, "clips that it was not trained on"
-    assert made["loss_last"] < made["loss_first"] / 2 and made["weights_changed"] > 0
-    assert critic_training.train_critic(examples, tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3) == made
-    with pytest.raises(UserError, match="To make it anew: redo=True"):
-        critic_training.train_critic(examples[:-1], tmp_path / "taught", "tiny", steps=30, learning_rate=3e-3)
+    manifest = critic_training.train_critic(
+        examples, tmp_path / "trained", "tiny", steps=30, batch=4, learning_rate=3e-3
+    )
+    dark, bright = scores(tmp_path / "trained")
+    assert abs(before[0] - before[1]) < 0.5 and bright - dark > 2, "held-out clips"
+    assert manifest["loss_last"] < manifest["loss_first"] / 2 and manifest["weights_changed"] > 0
+    assert (
+        critic_training.train_critic(examples, tmp_path / "trained", "tiny", steps=30, learning_rate=3e-3) == manifest
+    )
+    with pytest.raises(UserError, match="redo"):
+        critic_training.train_critic(examples[:-1], tmp_path / "trained", "tiny", steps=30, learning_rate=3e-3)
 
 
 def test_the_manifest_is_as_documented(examples, tmp_path):
@@ -61,31 +65,31 @@ def test_the_manifest_is_as_documented(examples, tmp_path):
     manifest = runs.read_manifest(tmp_path / "critic")
     assert problems([manifest], SECTIONS["`manifest.json`"] | SECTIONS["Facts of `train-critic`"]) == []
     listed = {path for pattern in SECTIONS["`critic/`"] for path in tmp_path.glob(pattern) if path.is_file()}
-    made = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
-    assert made == listed, made ^ listed
+    written = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert written == listed, written ^ listed
 
 
-def test_a_fault_of_ones_own_and_what_training_changed(tmp_path):
+def test_a_custom_fault_and_the_comparison(tmp_path):
     clips = []
     for seed in range(4):
         video.write_video(tmp_path / f"{seed}.mp4", tiny.clip(seed), 8)
         clips.append(CalibrationClip(tmp_path / f"{seed}.mp4", "real", "Wave.", 1, 1, f"scene {seed}"))
-    told = critic_training.from_calibration_clips(clips, ("physics",)) + critic_training.with_fault(
+    examples = critic_training.from_calibration_clips(clips, ("physics",)) + critic_training.with_fault(
         "dark", lambda frames: frames // 4, clips
     )
-    assert [(e.digit, e.kind, e.scene) for e in told[::4]] == [(5, "real", "scene 0"), (1, "dark", "scene 0")]
-    plain, dark = (told[row].sample(8, 1024, 32).frames.mean() for row in (0, 4))
+    assert [(e.digit, e.kind, e.scene) for e in examples[::4]] == [(5, "real", "scene 0"), (1, "dark", "scene 0")]
+    plain, dark = (examples[row].sample(8, 1024, 32).frames.mean() for row in (0, 4))
     assert dark == pytest.approx(plain / 4, abs=1)
     before, after = np.array([1, 2, 3, 4, 1, 2, 3, 4.0]), np.array([4, 4, 4, 4, 2, 2, 2, np.nan])
-    (row,) = critic_training.compare(told, before, after)
+    (row,) = critic_training.compare(examples, before, after)
     assert (row["kind"], row["n"], row["before"], row["after"]) == ("dark", 3, pytest.approx(15 / 24), 1)
     assert row["gain_interval"][0] <= row["gain"] == pytest.approx(9 / 24) and row["gain_interval"][1] <= 1
-    (same,) = critic_training.compare(told, before, before)
+    (same,) = critic_training.compare(examples, before, before)
     assert same["gain"] == 0 and same["gain_interval"] == [0, 0]
 
 
-def test_the_notebook_teaches_and_compares(tmp_path):
-    """Notebook 05, really executed, with the critic that ships; on so little it proves nothing but that it runs."""
+def test_the_notebook_trains_and_compares(tmp_path):
+    """Notebook 05, executed with the critic that ships; two steps prove only that it runs."""
     (source,) = notebooks.select(only="05")
     values = {"profile": "smoke", "run": str(tmp_path / "run"), "steps": 2, "batch": 2}
     notebooks.execute(source, tmp_path / "05.ipynb", values)
@@ -112,13 +116,13 @@ def table(folder: Path, text: str) -> Path:
 
 def test_videophy_2_layout_is_read(tmp_path):
     text = 'video_url,caption,pc,sa\nhttps://somewhere/x/a.mp4,"Pour it, slowly.",4,2\nhttps://somewhere/a.mp4,Go.,1,\n'
-    found = critic_training.read_labelled(table(tmp_path, text))
-    assert [(e.question, e.prompt, e.digit) for e in found] == [
+    examples = critic_training.read_labelled(table(tmp_path, text))
+    assert [(e.question, e.prompt, e.digit) for e in examples] == [
         ("physics", "Pour it, slowly.", 4),
         ("instruction", "Pour it, slowly.", 2),
         ("physics", "Go.", 1),
     ]
-    assert found[0].sample(8, 1024, 16).frames.shape == (9, 64, 96, 3)
+    assert examples[0].sample(8, 1024, 16).frames.shape == (9, 64, 96, 3)
 
 
 @pytest.mark.parametrize(

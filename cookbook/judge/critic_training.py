@@ -1,7 +1,7 @@
-"""Post-training the critic on labelled clips, by the loop that the world model is trained with (`cookbook/engine`).
+"""Post-training the critic on labelled clips, with the loop that trains the world model (`cookbook/engine`).
 
-A label is a digit 1 to 5 for one question about one clip. It is learnt where the score is read: by cross-entropy over
-the five digits behind the answer cue. Questions and digits are drawn equally often, whatever the clips have more of.
+A label is a digit 1 to 5 for one question about one clip. The loss is the cross-entropy over the five digits after the
+answer cue, the same position at which the score is computed. Questions and digits are drawn equally often.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from torch.nn import functional as F
 
 from cookbook import engine, hardware, profiles, runs, show
 from cookbook.errors import UserError
-from cookbook.judge.calibration import frames
+from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
+from cookbook.judge.rows import QUESTIONS
 from cookbook.judge.scorer import Scorer, Task
-from cookbook.judge.scoring import QUESTIONS, ask, prompt_hash
+from cookbook.judge.scoring import ask, prompt_hash
 from cookbook.judge.statistics import auc, interval
 from cookbook.models import hub, qwen
-from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, preprocess
+from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, process
 from cookbook.models.frames import Sampled, sample_frames, sample_video
 
 COLUMNS = {"pc": "physics", "sa": "instruction"}  # of VideoPhy-2: physical commonsense, semantic adherence
+Fault = Callable[[np.ndarray], np.ndarray]  # frames uint8 [T, H, W, 3] -> frames
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Example:
     """One question about one clip, and the right digit."""
 
     name: str
-    sample: Callable[[float, int, int], Sampled]  # as in `verdicts.Task`
+    sample: Callable[[float, int, int], Sampled]  # as in `Task`
     question: str
     prompt: str | None
     digit: int  # 1 to 5
@@ -50,64 +52,62 @@ def read_labelled(folder: Path) -> list[Example]:
     and `pc` or `sa` (1 to 5), and in `videos/` the files that the addresses end in.
 
     Raises:
-        UserError: no table, a row that lacks something, or a clip that is not there, with its line number.
+        UserError: no table, or a row with a missing value or clip, with its line number.
     """
     tables = sorted(folder.glob("*.csv"))
     if len(tables) != 1:
         raise UserError(f"{folder} holds {len(tables)} tables (.csv); one is needed")
-    found = []
+    examples = []
     with open(tables[0], newline="", encoding="utf-8") as file:
         for line, row in enumerate(csv.DictReader(file), 2):
             clip = folder / "videos" / Path(row.get("video_url") or "").name
-            marks = {question: row.get(column) for column, question in COLUMNS.items() if row.get(column)}
+            digits = {question: row.get(column) for column, question in COLUMNS.items() if row.get(column)}
             if not clip.is_file() or not row.get("caption"):
                 raise UserError(f"{tables[0]}, line {line}: no caption, or no such clip: {clip}")
-            if not marks or not all(mark in "12345" and len(mark) == 1 for mark in marks.values()):
+            if not digits or not all(digit in "12345" and len(digit) == 1 for digit in digits.values()):
                 raise UserError(f"{tables[0]}, line {line}: pc or sa must be a digit from 1 to 5")
-            shown = partial(sample_video, clip)
-            found += [Example(clip.name, shown, q, row["caption"], int(mark), clip.stem) for q, mark in marks.items()]
-    return found
+            facts = clip.name, partial(sample_video, clip)
+            examples += [Example(*facts, q, row["caption"], int(digit), clip.stem) for q, digit in digits.items()]
+    return examples
 
 
-def from_calibration_clips(controls: Sequence[CalibrationClip], questions: Sequence[str] = QUESTIONS) -> list[Example]:
-    """What is known of the controls: 5 where they are sound, 1 where they are broken."""
+def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Sequence[str] = QUESTIONS) -> list[Example]:
+    """The labels of calibration clips as digits: 5 for valid, 1 for invalid."""
     return [
-        Example(c.name, partial(_shown, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
-        for c in controls
+        Example(c.name, partial(_sampled, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
+        for c in clips
         for q in questions
         if getattr(c, q) is not None
     ]
 
 
-def with_fault(
-    kind: str, fault: Callable[[np.ndarray], np.ndarray], controls: Sequence[CalibrationClip]
-) -> list[Example]:
-    """Sound controls, broken by a fault of your own (frames uint8 [T, H, W, 3] to frames): physics 1."""
-    return [Example(c.name, partial(_shown, c, fault), "physics", c.prompt, 1, c.scene, kind) for c in controls]
+def with_fault(kind: str, fault: Fault, clips: Sequence[CalibrationClip]) -> list[Example]:
+    """Valid clips with a fault of your own: physics 1."""
+    return [Example(c.name, partial(_sampled, c, fault), "physics", c.prompt, 1, c.scene, kind) for c in clips]
 
 
-def _shown(control: CalibrationClip, fault: Callable[[np.ndarray], np.ndarray] | None, *size) -> Sampled:
-    shown, fps = frames(control)
-    return sample_frames(fault(shown) if fault else shown, fps, *size)
+def _sampled(clip: CalibrationClip, fault: Fault | None, *size) -> Sampled:
+    frames, fps = read_frames(clip)
+    return sample_frames(fault(frames) if fault else frames, fps, *size)
 
 
 def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> np.ndarray:
     """The score from 1 to 5 that a critic gives each example; nan for a clip that cannot be judged."""
     chosen = profiles.get(profile)
     tasks = [Task(e.sample, {e.question: e.prompt}) for e in examples]
-    told = show.progress(Scorer(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
-    return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in told])
+    answers = show.progress(Scorer(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
+    return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in answers])
 
 
 def compare(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) -> list[dict]:
-    """What training changed, per kind of fault: AUC (sound examples against it) before and after, and the gain.
+    """Per kind of fault: AUC (valid examples against it) before and after training, and the gain.
 
-    The gain has its 95 % interval over scenes, both critics on the same redraws. Examples are those of `scores`.
+    The gain has its 95 % CI over scenes, both critics on the same resamples. Examples are those of `scores`.
     """
     labels, kinds = np.array([e.digit > 3 for e in examples]), np.array([e.kind for e in examples])
-    known, found = ~np.isnan(before + after), []
+    scored, table = ~np.isnan(before + after), []
     for kind in sorted(set(kinds[~labels])):
-        rows = np.flatnonzero(known & (labels | (kinds == kind)))
+        rows = np.flatnonzero(scored & (labels | (kinds == kind)))
 
         def gain(some: np.ndarray, rows: np.ndarray = rows) -> float | None:
             first, last = (auc(labels[rows[some]], part[rows[some]]) for part in (before, after))
@@ -116,8 +116,8 @@ def compare(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) 
         first, last = (auc(labels[rows], part[rows]) for part in (before, after))
         edges = interval([examples[row].scene for row in rows], gain)
         facts = {"kind": str(kind), "n": int((~labels[rows]).sum()), "before": first, "after": last}
-        found.append(facts | {"gain": None if first is None else last - first, "gain_interval": edges})
-    return found
+        table.append(facts | {"gain": None if first is None else last - first, "gain_interval": edges})
+    return table
 
 
 def train_critic(
@@ -133,9 +133,9 @@ def train_critic(
     """Post-train the profile's critic into the folder `out`, which can then be given to `judge` (one process).
 
     Args:
-        examples: of `read_labelled` or `from_controls`.
+        examples: of `read_labelled`, `from_calibration_clips` or `with_fault`.
         batch: examples per step and process.
-        learning_rate: its peak; upstream searched 2e-7 to 1e-5 for the real critics (cosmos-rl, upstream.md E.4).
+        learning_rate: its peak; NVIDIA's recipe (cosmos-rl) searched 2e-7 to 1e-5 for the real critics.
 
     Returns:
         The manifest, with the facts `loss_first`, `loss_last` (means over the first and last tenth), `weights_changed`.
@@ -153,17 +153,16 @@ def train_critic(
         return stage.manifest
     critic = load_critic(source, group.device)
     critic.model.float().requires_grad_(True).train()
-    critic.model.model.visual.requires_grad_(False)  # what it sees stays; what it makes of it is learnt
+    critic.model.model.visual.requires_grad_(False)  # only the language model is trained
     size = chosen.critic_fps, chosen.critic_tokens, critic.token_edge
 
     def batch_at(number: int) -> list[tuple[Sampled, str, int]]:
         drawn = [draw(examples, seed, number * batch + index) for index in range(batch)]
         return [(e.sample(*size), "".join(chat(critic, ask(e.question, e.prompt))), e.digit) for e in drawn]
 
-    compute = hardware.compute_dtype(group.device)
-    loss = partial(digit_loss, critic)
-    trained = engine.fit(critic.model, loss, batch_at, recipe, out / "checkpoints", seed, group, compute)
-    critic.model.to(compute).save_pretrained(out)
+    dtype, loss = hardware.compute_dtype(group.device), partial(digit_loss, critic)
+    trained = engine.fit(critic.model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype)
+    critic.model.to(dtype).save_pretrained(out)
     if not critic.writes:
         (out / "generation_config.json").unlink(missing_ok=True)
     for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
@@ -178,8 +177,8 @@ def train_critic(
 
 def _enter(chosen: profiles.Profile, source: Path, out: Path, examples: Sequence[Example], *settings) -> runs.Stage:
     recipe, seed, redo = settings
-    told = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
-    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(told)}
+    listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
+    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
     inputs["prompts"] = runs.digest_of([prompt_hash(question) for question in QUESTIONS])
     facts = {"steps": recipe.steps, "batch": recipe.batch, "learning_rate": recipe.learning_rate, "seed": seed}
     return runs.enter(out, "train-critic", chosen.name, inputs, facts, redo)
@@ -203,8 +202,8 @@ def digit_loss(critic: Critic, model: nn.Module, batch: Sequence[tuple[Sampled, 
     losses = []
     for members in groups.values():
         clips, texts, digits = zip(*members, strict=True)
-        inputs = {name: value.to(critic.model.device) for name, value in preprocess(critic, clips, list(texts)).items()}
-        with qwen.changed(*qwen.EQUAL_CLIPS):
+        inputs = {name: value.to(critic.model.device) for name, value in process(critic, clips, list(texts)).items()}
+        with qwen.patched(*qwen.EQUAL_CLIPS):
             logits = model(**inputs, logits_to_keep=1).logits[:, -1, critic.digits]
         wanted = torch.tensor(digits, device=logits.device) - 1
         losses.append(F.cross_entropy(logits.float(), wanted, reduction="sum"))

@@ -1,4 +1,4 @@
-"""Stage filter: the tuned model's dreams that pass both thresholds become a training folder like data/train."""
+"""Stage filter: the tuned model's videos that pass both thresholds become a training folder like data/train."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import numpy as np
 
 from cookbook import profiles, runs, show
 from cookbook.errors import UserError
-from cookbook.judge import calibration, rows
-from cookbook.judge.scoring import QUESTIONS
+from cookbook.judge import calibration
+from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
 from cookbook.layout import write_metadata
 from cookbook.video import fit, read_video
 
-UPSTREAM = 3.5  # the published rule keeps 4 and 5 and drops 1 and 2; between 3 and 4 it says nothing
-# Clips are the same if no cell of their thumbnails differs by more (0..255). Encoding the nano dreams of one run again
-# at crf 34 moved a cell by 13 at most, and any two seeds of a prompt differed by 27 at least somewhere.
+# Clips are duplicates if no cell of their thumbnails differs by more (0..255). Re-encoding the nano videos of a run at
+# crf 34 changed a cell by 13 at most; any two seeds of a prompt differed by at least 27 in some cell.
 SAME = 16
 
 
@@ -28,19 +27,17 @@ def filter_clips(
     run: Path | str | None = None,
     threshold: float | None = None,
     top: int | None = None,
-    uncalibrated: bool = False,
     redo: bool = False,
 ) -> dict:
-    """Keep the dreams that score high enough for physics and for following their instruction.
+    """Keep the tuned model's videos that score high enough for physics and for following their instruction.
 
     Args:
         threshold: a score from 1 to 5 for both questions instead of the calibrated ones; 1 lets every judged clip pass.
         top: keep only so many of each prompt, those with the highest mean of both scores. Best-of-N, whatever the
             scores, is `--top 1 --threshold 1`.
-        uncalibrated: work without calibration.json, at `threshold` or 3.5.
 
     Raises:
-        UserError: the critic was never measured, or a dream was changed after it was judged.
+        UserError: no threshold is known, or a video was changed after it was judged.
     """
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
@@ -49,46 +46,51 @@ def filter_clips(
         raise UserError(f"{verdicts} is not finished: type {runs.command('judge', root, chosen.name)} first")
     if top is not None and top < 1:
         raise UserError(f"top is {top}; it must be at least 1")
-    cuts, rule = _thresholds(verdicts, threshold, uncalibrated)
+    cuts, rule = _thresholds(verdicts, threshold)
     rule += f", and it is among the best {top} of its prompt" if top else ""
     settings = {"thresholds": cuts} | ({"top": top} if top else {})
     stage = runs.enter(root / "kept", "filter", chosen.name, {"judge": runs.fingerprint(verdicts)}, settings, redo)
     if stage.done:
         return stage.manifest
     clips = _tuned(verdicts / "verdicts.jsonl")
-    print(f"filter: {len(clips)} dreams of the tuned model; kept if {rule}")
-    folder = stage.folder
-    for name in ("videos", "metas"):  # what a killed run left is made again
+    print(f"filter: {len(clips)} videos of the tuned model; kept if {rule}")
+    rows = [_decision(file, answers, cuts) for file, answers in sorted(clips.items())]
+    for row in rows:
+        if row["kept"] and (not (root / row["file"]).exists() or runs.digest(root / row["file"]) != row["sha256"]):
+            fix = runs.command("judge", root, chosen.name, "--redo")
+            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: type {fix}")
+    _drop_duplicates(root, rows)
+    _drop_below(rows, top)
+    kept, dropped = ([row for row in rows if row["kept"] == wanted] for wanted in (True, False))
+    _write_folder(root, stage.folder, chosen.prompt_prefix, kept, dropped)
+    _print_counts(kept, dropped)
+    if not kept:
+        show.banner(
+            f"no video passed ({rule}): {stage.folder} is empty; generate more seeds, train longer, or lower the "
+            "threshold"
+        )
+    outputs = [path for path in stage.folder.rglob("*") if path.is_file()]
+    outputs = [path for path in outputs if path.name not in ("started.json", ".lock")]
+    return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
+
+
+def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropped: list[dict]) -> None:
+    """Copy the kept videos with their captions in the layout of data/train, and write the rows of both."""
+    for name in ("videos", "metas"):  # of a killed run
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir()
-    fates = [_verdict(file, answers, cuts) for file, answers in sorted(clips.items())]
-    for row in fates:
-        if row["kept"] and (not (root / row["file"]).exists() or runs.digest(root / row["file"]) != row["sha256"]):
-            anew = runs.command("judge", root, chosen.name, "--redo")
-            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: type {anew}")
-    _drop_copies(root, fates)
-    _drop_below(fates, top)
-    kept, dropped = ([row for row in fates if row["kept"] == wanted] for wanted in (True, False))
     for row in kept:
-        _keep(root / row["file"], folder, row, chosen.prompt_prefix)
+        with runs.replacing(folder / "videos" / row["video"]) as temporary:
+            shutil.copy(root / row["file"], temporary)
+        with runs.replacing(folder / "metas" / f"{Path(row['file']).stem}.txt") as temporary:
+            temporary.write_text(prefix + row["prompt"], encoding="utf-8")
     with runs.replacing(folder / "metadata.csv") as temporary:
         write_metadata(temporary, [(row["video"], row["prompt"]) for row in kept])
     for name, part in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
         runs.write_rows(folder / name, part)
-    print(f"filter: kept {len(kept)} of {len(clips)} dreams" + ("" if kept else "; none is good enough to train on"))
-    if dropped:
-        counts = Counter(tuple(row["failed"]) for row in dropped)
-        told = ", ".join(f"{counts[why]} {text}" for why, text in _WHY.items() if counts[why])
-        print(f"  {len(dropped)} dropped: {told}")
-    if not kept:
-        show.banner(
-            f"no dream passed ({rule}): {folder} is empty; generate more seeds, train longer, or lower the threshold"
-        )
-    outputs = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("started.json", ".lock")]
-    return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
 
-_WHY = {  # what a dream failed, each dream for one of them
+_WHY = {  # `failed` of a dropped video -> the words for it; each video has one of these
     **{(question,): f"for {question}" for question in QUESTIONS},
     QUESTIONS: "for both",
     ("copy",): "as copies of kept ones",
@@ -96,20 +98,27 @@ _WHY = {  # what a dream failed, each dream for one of them
 }
 
 
-def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tuple[dict[str, float], str]:
+def _print_counts(kept: list[dict], dropped: list[dict]) -> None:
+    """How many videos were kept, and why the others were dropped."""
+    print(f"filter: kept {len(kept)} of {len(kept) + len(dropped)} videos")
+    if dropped:
+        counts = Counter(tuple(row["failed"]) for row in dropped)
+        reasons = ", ".join(f"{counts[why]} {text}" for why, text in _WHY.items() if counts[why])
+        print(f"  {len(dropped)} dropped: {reasons}")
+
+
+def _thresholds(verdicts: Path, given: float | None) -> tuple[dict[str, float], str]:
     """Threshold per question, and the rule in words."""
     if given is not None and not 1 <= given <= 5:
         raise UserError(f"threshold {given:g} is not a score: give a number from 1 to 5")
     measured = calibration.load(verdicts)
-    if measured is None and not uncalibrated:
+    if given is not None:
+        note = "" if measured else ", uncalibrated"
+        return dict.fromkeys(QUESTIONS, float(given)), f"both scores are at least {given:g}{note}"
+    if measured is None:
         raise UserError(
-            f"{verdicts / calibration.NAME} is missing: nobody knows what this critic's scores are worth. Type "
-            f"{runs.command('judge', verdicts.parent, None, '--calibrate')}, or pass --uncalibrated"
-        )
-    if given is not None or measured is None:
-        cut = UPSTREAM if given is None else float(given)
-        return dict.fromkeys(QUESTIONS, cut), f"both scores are at least {cut:g}" + (
-            "" if measured else ", uncalibrated"
+            f"{verdicts / calibration.NAME} is missing, so the thresholds are unknown. Run "
+            f"{runs.command('calibrate', verdicts.parent)}, or pass --threshold"
         )
     facts = measured["questions"]
     unknown = [question for question in QUESTIONS if "threshold" not in facts[question]]
@@ -120,22 +129,22 @@ def _thresholds(verdicts: Path, given: float | None, uncalibrated: bool) -> tupl
 
 
 def _tuned(path: Path) -> dict[str, dict[str, dict]]:
-    """Verdicts on the tuned model's dreams: file -> question -> row."""
+    """Verdicts on the tuned model's videos: file -> question -> row."""
     clips: dict[str, dict[str, dict]] = {}
-    for row in rows.read(path, rows.Verdict):
+    for row in read_validated(path, Verdict):
         if row["model"] == "tuned":
             clips.setdefault(row["file"], {})[row["question"]] = row
     if not clips:
         generate, judge = (runs.command(verb, path.parents[1]) for verb in ("generate", "judge"))
-        raise UserError(f"{path} holds no verdict on the tuned model's dreams: type {generate}, then {judge}")
+        raise UserError(f"{path} holds no verdict on the tuned model's videos: type {generate}, then {judge}")
     return clips
 
 
-def _verdict(file: str, answers: dict[str, dict], cuts: dict[str, float]) -> dict:
-    """Whether one dream is kept, with the reason."""
+def _decision(file: str, answers: dict[str, dict], cuts: dict[str, float]) -> dict:
+    """Whether one video is kept, with the reason."""
     scores = {question: answers.get(question, {}).get("score") for question in QUESTIONS}
     failed = [q for q in QUESTIONS if scores[q] is None or scores[q] < cuts[q]]
-    words = [
+    reasons = [
         f"{q} was not judged" if scores[q] is None else f"{q} {scores[q]:.2f} is below {cuts[q]:.2f}" for q in failed
     ]
     passed = " and ".join(f"{q} {scores[q]:.2f} reaches {cuts[q]:.2f}" for q in QUESTIONS if q not in failed)
@@ -147,13 +156,13 @@ def _verdict(file: str, answers: dict[str, dict], cuts: dict[str, float]) -> dic
         "scores": scores,
         "kept": not failed,
         "failed": failed,
-        "reason": "; ".join(words) if failed else passed,
+        "reason": "; ".join(reasons) if failed else passed,
     }
 
 
-def _best_first(fates: list[dict]) -> list[dict]:
+def _best_first(rows: list[dict]) -> list[dict]:
     """Those still kept, by the mean of their scores."""
-    kept = [row for row in fates if row["kept"]]
+    kept = [row for row in rows if row["kept"]]
     return sorted(kept, key=lambda row: -fmean(row["scores"].values()))
 
 
@@ -162,38 +171,30 @@ def _drop(row: dict, word: str, reason: str) -> None:
 
 
 def thumbnails(frames: np.ndarray) -> np.ndarray:
-    """Eight moments of a clip uint8 [T, H, W, 3] as 12 x 20 cells, float [8, 12, 20, 3]."""
+    """Eight frames of a clip uint8 [T, H, W, 3] as 12 x 20 cells, float [8, 12, 20, 3]."""
     moments = np.linspace(0, len(frames) - 1, 8).round().astype(int)
     cells = fit(frames[moments], 96, 160, crop=False).astype(np.float32)
     return cells.reshape(8, 12, 8, 20, 8, 3).mean((2, 4))
 
 
-def _drop_copies(root: Path, fates: list[dict]) -> None:
-    """Of clips that look the same, keep the one with the highest score."""
-    ordered = _best_first(fates)
+def _drop_duplicates(root: Path, rows: list[dict]) -> None:
+    """Of videos that look the same, keep the one with the highest score."""
+    ordered = _best_first(rows)
     with ThreadPoolExecutor() as pool:
-        seen = list(pool.map(lambda row: thumbnails(read_video(root / row["file"])[0]), ordered))
-    unlike: list[int] = []
+        cells = list(pool.map(lambda row: thumbnails(read_video(root / row["file"])[0]), ordered))
+    distinct: list[int] = []
     for number, row in enumerate(ordered):
-        twin = next((other for other in unlike if np.abs(seen[other] - seen[number]).max() <= SAME), None)
-        if twin is None:
-            unlike.append(number)
+        same = next((other for other in distinct if np.abs(cells[other] - cells[number]).max() <= SAME), None)
+        if same is None:
+            distinct.append(number)
         else:
-            _drop(row, "copy", f"looks the same as {ordered[twin]['video']}")
+            _drop(row, "copy", f"looks the same as {ordered[same]['video']}")
 
 
-def _drop_below(fates: list[dict], top: int | None) -> None:
+def _drop_below(rows: list[dict], top: int | None) -> None:
     """Keep the best `top` of each prompt; all where it is None."""
     places: dict[str, int] = {}
-    for row in _best_first(fates):
+    for row in _best_first(rows):
         place = places[row["name"]] = places.get(row["name"], 0) + 1
         if top and place > top:
             _drop(row, "rank", f"number {place} of its prompt, of which {top} are kept")
-
-
-def _keep(source: Path, folder: Path, row: dict, prefix: str) -> None:
-    """Copy one dream with its caption, as data/train has them."""
-    with runs.replacing(folder / "videos" / row["video"]) as temporary:
-        shutil.copy(source, temporary)
-    with runs.replacing(folder / "metas" / f"{source.stem}.txt") as temporary:
-        temporary.write_text(prefix + row["prompt"], encoding="utf-8")

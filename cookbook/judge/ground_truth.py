@@ -1,8 +1,8 @@
-"""What a dream really did, where its scene is known: the truth that the critic's opinion is held against.
+"""Ground truth of generated videos whose scene is known, to compare the critic's scores with.
 
-The workshop's photos come with masks of what each instruction names (`truth/<n>.npz` beside the photos), so its dreams
-can be judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos have no such
-file, and then nothing is said.
+The simulator's photos come with masks of what each instruction names (`ground_truth/<n>.npz` beside the photos), so
+their videos can be judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos
+have no masks, and then there is no ground truth.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cookbook import runs, show
+from cookbook.judge.rules import SUCCESS, judge_clip
 from cookbook.judge.statistics import share
 from cookbook.layout import read_photos
 from cookbook.profiles import Profile
@@ -23,7 +24,7 @@ MODELS = ("base", "tuned")
 
 
 def known_scenes(profile: Profile) -> dict[str, Path]:
-    """Hash of a photo -> its truth file; empty where the profile's photos have none."""
+    """Hash of a photo -> its ground truth file; empty where the profile's photos have none."""
     if not profile.eval_data.ships:
         return {}
     folder = runs.ASSETS / profile.eval_data.location
@@ -33,35 +34,32 @@ def known_scenes(profile: Profile) -> dict[str, Path]:
     return {runs.digest(photos[path.stem]): path for path in (folder / "ground_truth").glob("*.npz")}
 
 
-def measure(profile: Profile, rows: Sequence[dict], path: Path) -> list[dict]:
-    """All rows of ground_truth.jsonl, the missing ones measured now.
+def measure(profile: Profile, clips: Sequence[dict], path: Path) -> list[dict]:
+    """All rows of ground_truth.jsonl, the missing ones computed now.
 
     Args:
-        rows: clips as `judge.list_dreams` gives them.
+        clips: as `list_generated` of the stage returns them.
     """
-    from cookbook.judge.rules import SUCCESS, judge_clip
-
-    scenes, found = known_scenes(profile), runs.read_rows(path)
-    done = {row["file"] for row in found}
-    todo = [row for row in rows if row["file"] not in done and row["image"] in scenes]
-    for row in show.progress(todo, "judging by the truth") if todo else ():
-        with np.load(scenes[row["image"]]) as file:
-            verdict = judge_clip(
-                read_video(row["path"])[0], file["mask_target"], file["mask_receptacle"], str(file["hand"])
-            )
-        told = {key: row[key] for key in ("file", "model", "name", "prompt", "seed")}
-        fresh = {**told, **vars(verdict), "passed": verdict.outcome in SUCCESS}
-        runs.append_row(path, fresh)
-        found.append(fresh)
-    return found
+    scenes, rows = known_scenes(profile), runs.read_rows(path)
+    done = {row["file"] for row in rows}
+    missing = [clip for clip in clips if clip["file"] not in done and clip["image"] in scenes]
+    for clip in show.progress(missing, "computing ground truth") if missing else ():
+        with np.load(scenes[clip["image"]]) as file:
+            masks, hand = (file["mask_target"], file["mask_receptacle"]), str(file["hand"])
+        judgement = judge_clip(read_video(clip["path"])[0], *masks, hand)
+        row = {key: clip[key] for key in ("file", "model", "name", "prompt", "seed")}
+        row |= {**vars(judgement), "passed": judgement.outcome in SUCCESS}
+        runs.append_row(path, row)
+        rows.append(row)
+    return rows
 
 
-def rates(found: Sequence[dict]) -> dict:
-    """`success_rate_<model>` and its 95 % interval over prompts, None for a model without clips of known scenes."""
+def rates(rows: Sequence[dict]) -> dict:
+    """`success_rate_<model>` and its 95 % CI over prompts, None for a model without clips of known scenes."""
     facts = {}
     for model in MODELS:
-        rows = [row for row in found if row["model"] == model]
-        passed = np.array([row["passed"] for row in rows], bool)
-        rate, edges = share(passed, [row["prompt"] for row in rows]) if rows else (None, None)
+        own = [row for row in rows if row["model"] == model]
+        passed = np.array([row["passed"] for row in own], bool)
+        rate, edges = share(passed, [row["prompt"] for row in own]) if own else (None, None)
         facts |= {f"success_rate_{model}": rate, f"success_rate_{model}_interval": edges}
     return facts

@@ -1,7 +1,7 @@
-"""From clips to scores, in batches of fixed make-up, so that a killed and resumed run gives the same scores.
+"""From clips to scores, in batches of fixed composition, so that a killed and resumed run gives the same scores.
 
-While the model works on one batch, the next are decoded and made ready in other threads, so that a GPU does not wait
-for videos; no more than these few are held in memory.
+While the model works on one batch, the next ones are decoded and preprocessed in other threads, so that a GPU does not
+wait for videos; only these few batches are held in memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import numpy as np
 
 from cookbook import cluster, hardware
 from cookbook.errors import UserError
-from cookbook.judge.scoring import QUESTIONS, ask, expected, faults, parse_answer, prompt_hash
-from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, look
+from cookbook.judge.rows import QUESTIONS
+from cookbook.judge.scoring import ask, expected, parse_answer, prompt_hash, unusable_rubrics
+from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, preprocess, writes
 from cookbook.models.frames import Sampled
 
 BATCH = 8  # clips per forward pass
-IN_FLIGHT = 3  # batches in hand: one in the model, the others being decoded and made ready
+IN_FLIGHT = 3  # batches in memory: one in the model, the others being decoded and preprocessed
 READERS = min(16, os.cpu_count() or 1)  # clips decoded at a time
 
 
@@ -32,10 +33,10 @@ READERS = min(16, os.cpu_count() or 1)  # clips decoded at a time
 class Task:
     """One clip to be scored."""
 
-    sample: Callable[[float, int, int], Sampled]  # the frames to show for fps, most tokens, and a token's edge
-    prompts: dict[str, str | None]  # question -> instruction; only what is asked
+    sample: Callable[[float, int, int], Sampled]  # (fps, most tokens, a token's edge) -> the frames for the critic
+    prompts: dict[str, str | None]  # question -> instruction; only the questions that apply
     done: frozenset[str] = frozenset()  # questions that have their row already
-    explained: bool = False  # the critic is to write its reasons, too
+    explained: bool = False  # the critic also writes its reasoning
     tag: Any = field(default=None, compare=False)
 
 
@@ -43,9 +44,9 @@ Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answe
 
 
 class CriticWorker:
-    """A critic that scores batches of clips: what a single process calls, and every actor of a cluster.
+    """A critic that scores batches of clips: called by a single process, and by every actor of a cluster.
 
-    May be called from several threads: they take turns with the model.
+    Thread-safe: threads take turns with the model.
 
     Args:
         critic: loaded, or the folder to load.
@@ -54,37 +55,36 @@ class CriticWorker:
     def __init__(self, critic: Critic | Path, fps: float, tokens: int) -> None:
         self.critic = critic if isinstance(critic, Critic) else load_critic(critic, hardware.device())
         self.size = fps, tokens, self.critic.token_edge
-        self.told = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
-        self.faults = faults()
-        self._turn, self._readers = Lock(), ThreadPoolExecutor(READERS)
+        self.origin = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
+        self.unusable = unusable_rubrics()
+        self._model_lock, self._readers = Lock(), ThreadPoolExecutor(READERS)
 
     def __call__(self, batch: Sequence[Task]) -> Answers:
         """The answer to each question about each clip of a batch.
 
         An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
-        visual_tokens, prompt_sha256, critic and error. A clip that cannot be judged, or a question whose rubric cannot
-        be asked, gets its error and no score, and the others go on.
+        visual_tokens, prompt_sha256, critic and error. A clip that cannot be read, or a question whose rubric cannot
+        be used, gets its error and no score; the others are scored.
         """
         answers: Answers = {}
-        groups: dict[tuple, list[int]] = {}  # clips that share a pass: of one shape, and asked the same questions
+        groups: dict[tuple, list[int]] = {}  # clips of one shape and with the same questions share a forward pass
         clips = list(self._readers.map(self._read, batch))
         for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
-            reasons = dict.fromkeys(task.prompts, str(clip)) if isinstance(clip, UserError) else self.faults
-            answers |= {(row, q): _unjudged(reasons[q]) for q in task.prompts if q in reasons}
-            if askable := tuple(q for q in task.prompts if q not in reasons):
-                groups.setdefault((clip.shape, askable), []).append(row)
-        for (_, questions), rows in groups.items():
-            asked = [[ask(question, batch[row].prompts[question]) for question in questions] for row in rows]
-            watched = look(self.critic, [clips[row] for row in rows], asked)
-            with self._turn:
-                probabilities = answer(self.critic, watched)
+            reasons = dict.fromkeys(task.prompts, str(clip)) if isinstance(clip, UserError) else self.unusable
+            answers |= {(row, q): _without_score(reasons[q]) for q in task.prompts if q in reasons}
+            if usable := tuple(q for q in task.prompts if q not in reasons):
+                groups.setdefault((clip.shape, usable), []).append(row)
+        for (_, names), rows in groups.items():
+            questions = [[ask(name, batch[row].prompts[name]) for name in names] for row in rows]
+            inputs = preprocess(self.critic, [clips[row] for row in rows], questions)
+            with self._model_lock:
+                probabilities = answer(self.critic, inputs)
                 for place, row in enumerate(rows):
-                    for column, question in enumerate(questions):
-                        wanted = batch[row].explained
-                        text = explain(self.critic, clips[row], asked[place][column]) if wanted else None
-                        facts = _judged(probabilities[place, column], text) | vars(watched.seen[place])
-                        answers[row, question] = facts
-        return {(row, question): facts | self.told[question] for (row, question), facts in answers.items()}
+                    for column, name in enumerate(names):
+                        written = batch[row].explained
+                        text = explain(self.critic, clips[row], questions[place][column]) if written else None
+                        answers[row, name] = _scored(probabilities[place, column], text) | vars(inputs.stats[place])
+        return {(row, name): facts | self.origin[name] for (row, name), facts in answers.items()}
 
     def _read(self, task: Task) -> Sampled | UserError:
         try:
@@ -94,7 +94,7 @@ class CriticWorker:
 
 
 class Scorer:
-    """Who scores: this process, or the workers of a Ray cluster.
+    """Scores clips in this process or on the workers of a Ray cluster.
 
     Args:
         critic: loaded, or the folder to load, as every machine of a cluster sees it.
@@ -104,13 +104,14 @@ class Scorer:
     def __init__(self, critic: Critic | Path, fps: float, tokens: int, ray: str | None = None) -> None:
         self.parts, self.ray = (critic, fps, tokens), ray
         self.fingerprint = critic.fingerprint if isinstance(critic, Critic) else critic_fingerprint(critic)
+        self.writes = critic.writes if isinstance(critic, Critic) else writes(critic)
 
     @cached_property
     def here(self) -> CriticWorker:
         return CriticWorker(*self.parts)
 
     def score(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
-        """(task, question, answer) for every open question; in the order of `tasks` unless many work on them."""
+        """(task, question, answer) for every open question; in the order of `tasks`, except on a cluster."""
         batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
         batches = [batch for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
         for batch, answers in self._work(batches):
@@ -127,9 +128,9 @@ class Scorer:
             for (batch,), answers in cluster.each(self.ray, CriticWorker, self.parts, jobs, _name, IN_FLIGHT):
                 yield batch, answers
             return
-        judge, threads = self.here, ThreadPoolExecutor(IN_FLIGHT)
+        worker, threads = self.here, ThreadPoolExecutor(IN_FLIGHT)
         try:
-            yield from zip(batches, threads.map(judge, batches), strict=True)
+            yield from zip(batches, threads.map(worker, batches), strict=True)
         finally:
             threads.shutdown(cancel_futures=True)
 
@@ -138,18 +139,17 @@ def _name(batch: Sequence[Task]) -> str:
     return f"{len(batch)} clips from {batch[0].tag['file']} on"
 
 
-def _judged(probabilities: np.ndarray, text: str | None) -> dict:
-    vote = parse_answer(text) if text else None
+def _scored(probabilities: np.ndarray, text: str | None) -> dict:
     return {
         "score": round(expected(probabilities), 6),
         "probabilities": [round(float(p), 6) for p in probabilities],
         "digit": int(probabilities.argmax()) + 1,
-        "votes": [] if text is None else [vote],
+        "votes": [] if text is None else [parse_answer(text) if text else None],
         "explanation": text,
         "error": None,
     }
 
 
-def _unjudged(reason: str) -> dict:
+def _without_score(reason: str) -> dict:
     empty = {"score": None, "probabilities": None, "digit": None, "votes": [], "explanation": None, "error": reason}
     return empty | {"frames": None, "fps": None, "visual_tokens": None}

@@ -1,8 +1,8 @@
-"""The critic: a Qwen3-VL model that watches a clip and gives a question a score from 1 to 5.
+"""The critic: a Qwen3-VL model that answers questions about a clip with a score from 1 to 5.
 
-The score is read from the probabilities of the digits 1 to 5 as the next token behind an answer cue. All questions
+The score is computed from the probabilities of the digits 1 to 5 as the next token after an answer cue. All questions
 about a clip share one pass over its frames: the video is encoded once and kept as a key-value cache, and each question
-is a short continuation. Equal, up to rounding, to the processor and the model called plainly on the whole chat.
+is a short continuation. The result equals, up to rounding, a plain call of processor and model on the whole chat.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from transformers.video_utils import VideoMetadata
 
 from cookbook import hardware, runs
 from cookbook.errors import UserError
-from cookbook.hardware import compute_dtype
 from cookbook.models import qwen
 from cookbook.models.frames import Sampled
 
@@ -33,12 +32,12 @@ DIGITS = "12345"
 THINK = (
     "\n\nAnswer the question using the following format:\n\n<think>\nYour reasoning.\n</think>\n\n"
     "Write your final answer immediately after the </think> tag."
-)  # the block that switches Reason 2's reasoning on (upstream.md E.2)
+)  # the instruction that switches on Reason 2's reasoning
 
 
 @dataclass(frozen=True)
 class VideoStats:
-    """What the model really got, read back from its inputs."""
+    """What the model received of a video, read back from its inputs."""
 
     frames: int
     fps: float
@@ -47,17 +46,17 @@ class VideoStats:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Clips of one shape as the model gets them, up to where the questions begin."""
+    """Model inputs of clips of one shape, and of the questions about them; tensors are on the model's device."""
 
-    inputs: dict[str, torch.Tensor]  # on the model's device, as all that follows
-    endings: list[tuple[torch.Tensor, torch.Tensor]]  # of each question: tokens [B, L], place of the last one [B]
+    videos: dict[str, torch.Tensor]  # the chats up to the end of the video
+    questions: list[tuple[torch.Tensor, torch.Tensor]]  # of each question: tokens [B, L], index of the last one [B]
     start: int  # position of the first token of a question
-    seen: list[VideoStats]
+    stats: list[VideoStats]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked behind the video, and the beginning of the answer, up to the digit."""
+    """The text after the video, and the beginning of the answer, up to the digit."""
 
     text: str
     cue: str
@@ -65,19 +64,19 @@ class Question:
 
 @dataclass
 class Critic:
-    """A loaded critic and what is needed to question it."""
+    """A loaded critic with its processor."""
 
     model: Qwen3VLForConditionalGeneration
     processor: Qwen3VLProcessor
     digits: list[int]  # token ids of 1 to 5
     fingerprint: str
     writes: bool  # whether it was trained to write text, not only to score
-    layers: tuple[qwen.Change, ...] = qwen.FAST  # parts of the class that are replaced while it scores
-    reading: Lock = field(default_factory=Lock, repr=False)  # whose turn it is with the tokenizer, which is not shared
+    layers: tuple[qwen.Patch, ...] = qwen.FAST  # parts of the class that are replaced while it scores
+    lock: Lock = field(default_factory=Lock, repr=False)  # of the processor: its tokenizer is not thread-safe
 
     def __post_init__(self) -> None:
         device = self.model.device
-        # Beside the model's own, so that copies do not wait for it; one for good, as each keeps memory of its own
+        # Copies on a stream of their own do not wait for the model; only one such stream, as each reserves memory
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
@@ -95,18 +94,18 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     fingerprint = critic_fingerprint(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=compute_dtype(device))
+        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=hardware.compute_dtype(device))
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: the critic cannot be loaded ({str(error).splitlines()[0]})") from None
     digits = [processor.tokenizer.encode(digit, add_special_tokens=False) for digit in DIGITS]
     if any(len(ids) != 1 for ids in digits):
-        raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so they have no probability of their own")
+        raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so a digit has no single probability")
     model = model.to(device).eval().requires_grad_(False)
     return Critic(model, processor, [ids[0] for ids in digits], fingerprint, writes(folder))
 
 
 def writes(folder: Path) -> bool:
-    """Whether the critic can write: one that cannot has nothing to say about how to sample its words."""
+    """Whether the critic was trained to write: only then has it a configuration for sampling text."""
     return (folder / "generation_config.json").exists()
 
 
@@ -121,7 +120,7 @@ def critic_fingerprint(folder: Path) -> str:
         weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     for name in ("config.json", "tokenizer.json", "preprocessor_config.json", *weights):
         if not (folder / name).exists():
-            raise UserError(f"{folder / name} is missing, without it there is no critic: copy or download it again")
+            raise UserError(f"{folder / name} is missing: copy or download the critic again")
     files = [path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)]
     return runs.digest_of({path.name: runs.digest(path) for path in sorted(files)})
 
@@ -137,10 +136,10 @@ def chat(critic: Critic, question: Question) -> tuple[str, str]:
     return text[:end], text[end:] + question.cue
 
 
-def preprocess(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[str, torch.Tensor]:
-    """Inputs of one text per clip, made by the model's own processor from exactly these frames.
+def process(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[str, torch.Tensor]:
+    """Inputs of one text per clip, computed by the model's own processor from exactly these frames.
 
-    Pixels are on the model's device, where they are normalised; all else is on the CPU.
+    Pixels are on the model's device, where they are normalised; everything else is on the CPU.
     """
     metadata = [
         VideoMetadata(
@@ -161,38 +160,42 @@ def preprocess(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> di
         cap_pixels_per_frame=False,
         device=str(critic.model.device),
         padding=True,
-        padding_side="left",  # so that all chats end in the same place
+        padding_side="left",  # all chats end at the same position
         return_tensors="pt",
     ).data
 
 
-def look(critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]) -> Inputs:
-    """Make clips and what is asked of them ready for the model; may run in another thread, beside the model.
+def preprocess(critic: Critic, clips: Sequence[Sampled], questions: Sequence[Sequence[Question]]) -> Inputs:
+    """Prepare clips and their questions for the model; may run in another thread while the model computes.
 
     Args:
         clips: of one shape (`Sampled.shape`).
-        asked: the questions of each clip, equally many.
+        questions: the questions of each clip, equally many.
 
     Raises:
-        UserError: what the processor made of the frames is not what it was given.
+        UserError: the processor changed the frames or their times.
     """
     device = critic.model.device
-    with critic.reading, torch.cuda.stream(critic.stream) if critic.stream else nullcontext():
-        inputs = preprocess(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
-        looks = [seen(critic, clip, inputs, row) for row, clip in enumerate(clips)]
+    with critic.lock, torch.cuda.stream(critic.stream) if critic.stream else nullcontext():
+        videos = process(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
+        stats = [video_stats(critic, clip, videos, row) for row, clip in enumerate(clips)]
         # Clips of one shape have the same tokens, so one row of positions serves all
-        first = {name: inputs[name][:1] for name in ("input_ids", "mm_token_type_ids", "video_grid_thw")}
+        first = {name: videos[name][:1] for name in ("input_ids", "mm_token_type_ids", "video_grid_thw")}
         positions = critic.model.model.get_rope_index(**first)[0]
-        inputs["position_ids"] = positions.expand(-1, len(clips), -1)
-        inputs = {name: value.to(device) for name, value in inputs.items()}
-        endings = [_tokens(critic, questions, device) for questions in zip(*asked, strict=True)]
+        videos["position_ids"] = positions.expand(-1, len(clips), -1)
+        videos = {name: value.to(device) for name, value in videos.items()}
+        tokens = [_tokens(critic, column, device) for column in zip(*questions, strict=True)]
         if critic.stream:
             critic.stream.synchronize()
-    return Inputs(inputs, endings, int(positions.max()) + 1, looks)
+    return Inputs(videos, tokens, int(positions.max()) + 1, stats)
 
 
-def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> VideoStats:
-    """Read back what one row of the inputs shows of its clip; a setting that was ignored is an error."""
+def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> VideoStats:
+    """What one row of the inputs holds of its clip.
+
+    Raises:
+        UserError: the processor ignored the clip's size or frame times.
+    """
     ids = inputs["input_ids"][row]
     tokens = int((ids == critic.processor.video_token_id).sum())
     pairs, height, width = inputs["video_grid_thw"][row].tolist()
@@ -203,9 +206,8 @@ def seen(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: in
         raise UserError(
             f"the critic's processor changed the clip from {expected} to {got} (frame pairs, height, width)"
         )
-    times = _timestamps(clip)
-    shown = critic.processor.tokenizer.decode(ids)
-    if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in shown]:
+    times, prompt = _timestamps(clip), critic.processor.tokenizer.decode(ids)
+    if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in prompt]:
         raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
     return VideoStats(len(clip.indices), round(clip.fps, 3), tokens)
 
@@ -218,38 +220,38 @@ def _timestamps(clip: Sampled) -> list[float]:
 
 
 def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """What follows the video in the chat of each question, padded to the right, where nothing sees the padding."""
+    """The chat of each question after the video, padded to the right, where nothing attends to the padding."""
     rests = [chat(critic, question)[1] for question in questions]
-    made = critic.processor.tokenizer(rests, padding=True, padding_side="right", return_tensors="pt")
-    return made["input_ids"].to(device), made["attention_mask"].sum(1).sub(1).to(device)
+    batch = critic.processor.tokenizer(rests, padding=True, padding_side="right", return_tensors="pt")
+    return batch["input_ids"].to(device), batch["attention_mask"].sum(1).sub(1).to(device)
 
 
 def score(
-    critic: Critic, clips: Sequence[Sampled], asked: Sequence[Sequence[Question]]
+    critic: Critic, clips: Sequence[Sampled], questions: Sequence[Sequence[Question]]
 ) -> tuple[np.ndarray, list[VideoStats]]:
-    """Probabilities [clips, questions, 5] of the digits 1 to 5, and what was seen of each clip; see `look`."""
-    watched = look(critic, clips, asked)
-    return answer(critic, watched), watched.seen
+    """Probabilities [clips, questions, 5] of the digits 1 to 5, and the stats of each clip; see `preprocess`."""
+    inputs = preprocess(critic, clips, questions)
+    return answer(critic, inputs), inputs.stats
 
 
 @torch.no_grad()
-def answer(critic: Critic, watched: Inputs) -> np.ndarray:
+def answer(critic: Critic, inputs: Inputs) -> np.ndarray:
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
-    device, found = critic.model.device, []
+    device, probabilities = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
-    with qwen.changed(*critic.layers):
+    with qwen.patched(*critic.layers):
         with hardware.fast_attention(device):
-            critic.model.model(**watched.inputs, past_key_values=cache, use_cache=True)
+            critic.model.model(**inputs.videos, past_key_values=cache, use_cache=True)
         length = cache.get_seq_length()
-        for ids, last in watched.endings:
-            positions = torch.arange(watched.start, watched.start + ids.shape[1], device=device).expand(3, *ids.shape)
+        for ids, last in inputs.questions:
+            positions = torch.arange(inputs.start, inputs.start + ids.shape[1], device=device).expand(3, *ids.shape)
             hidden = critic.model.model(
                 input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
             logits = critic.model.lm_head(hidden[torch.arange(len(ids), device=device), last])
-            found.append(logits[:, critic.digits].float().softmax(-1))
+            probabilities.append(logits[:, critic.digits].float().softmax(-1))
             cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
-    return torch.stack(found, 1).cpu().numpy()
+    return torch.stack(probabilities, 1).cpu().numpy()
 
 
 @torch.no_grad()
@@ -258,10 +260,10 @@ def explain(critic: Critic, clip: Sampled, question: Question, length: int = 102
     if not critic.writes:
         return None
     start, rest = chat(critic, Question(question.text + THINK, ""))
-    with critic.reading:
-        inputs = preprocess(critic, [clip], [start + rest])
+    with critic.lock:
+        inputs = process(critic, [clip], [start + rest])
     inputs = {name: value.to(critic.model.device) for name, value in inputs.items()}
-    critic.model.model.rope_deltas = None  # of an earlier clip
+    critic.model.model.rope_deltas = None  # cached by an earlier clip
     ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)
-    with critic.reading:
+    with critic.lock:
         return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

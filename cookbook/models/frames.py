@@ -1,4 +1,4 @@
-"""Which frames of a clip the critic is to see, and at what size."""
+"""Sampling a clip for the critic: which frames, and at what size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cookbook.errors import UserError
 
 @dataclass(frozen=True)
 class Sampled:
-    """The frames of a clip that the critic is to see."""
+    """The frames of a clip for the critic."""
 
     frames: np.ndarray  # uint8 [T, H, W, 3], H and W multiples of one merged patch
     indices: tuple[int, ...]  # of each frame in the clip
@@ -29,18 +29,18 @@ class Sampled:
 
     @property
     def shape(self) -> tuple:
-        """Clips that agree in this can share a batch."""
+        """Clips with equal values can share a batch."""
         return (*self.frames.shape, self.indices, self.clip_fps)
 
 
 def choose_frames(
     count: int, fps: float, height: int, width: int, wanted_fps: float, tokens: int, edge: int
 ) -> tuple[np.ndarray, int, int]:
-    """Which frames to show, at `wanted_fps` (never more than there are), and at what height and width, so that they
-    make at most `tokens` visual tokens of `edge` x `edge` pixels; two frames share a token.
+    """Indices of the frames at `wanted_fps` (at most all of them), and the height and width at which they make at most
+    `tokens` visual tokens of `edge` x `edge` pixels; two frames share a token.
 
     Raises:
-        UserError: fewer than two frames at that rate, or the budget holds not one token a frame pair.
+        UserError: fewer than two frames at that rate, or less than one token per frame pair.
     """
     step = max(1.0, fps / wanted_fps)
     indices = np.round(np.arange(0, count - 1 + 1e-6, step)).astype(int)
@@ -60,14 +60,14 @@ def choose_frames(
 
 
 def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int, edge: int) -> Sampled:
-    """What the critic is to see of frames uint8 [T, H, W, 3] at `fps`; see `choose_frames`."""
+    """Sample frames uint8 [T, H, W, 3] at `fps`; see `choose_frames`."""
     indices, height, width = choose_frames(len(frames), fps, *frames.shape[1:3], wanted_fps, tokens, edge)
-    shown = np.stack([_resized(frames[index], height, width) for index in indices])
-    return Sampled(shown, tuple(indices.tolist()), float(fps))
+    chosen = np.stack([_resized(frames[index], height, width) for index in indices])
+    return Sampled(chosen, tuple(indices.tolist()), float(fps))
 
 
 def sample_video(path: Path, wanted_fps: float, tokens: int, edge: int) -> Sampled:
-    """`sample_frames` of a file, which never holds all its frames as RGB. For one of many readers at a time.
+    """`sample_frames` of a file, without holding all its frames as RGB; decodes in one thread, as many run at a time.
 
     Raises:
         UserError: also where the file is not a readable video.
@@ -75,14 +75,14 @@ def sample_video(path: Path, wanted_fps: float, tokens: int, edge: int) -> Sampl
     frames, fps = video.decode(path, threads=1)
     size = frames[0].height, frames[0].width
     indices, height, width = choose_frames(len(frames), fps, *size, wanted_fps, tokens, edge)
-    shown = np.empty((len(indices), height, width, 3), np.uint8)
+    chosen = np.empty((len(indices), height, width, 3), np.uint8)
     for place, index in enumerate(indices):
-        shown[place] = _resized(frames[index].to_ndarray(format="rgb24"), height, width)
-    return Sampled(shown, tuple(indices.tolist()), fps)
+        chosen[place] = _resized(frames[index].to_ndarray(format="rgb24"), height, width)
+    return Sampled(chosen, tuple(indices.tolist()), fps)
 
 
 def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture [H, W, 3] squashed, bicubic with antialiasing: Pillow's to one level, in a sixth of its time."""
+    """A frame [H, W, 3] resized, bicubic with antialiasing: equal to Pillow's to one level, six times as fast."""
     if frame.shape[:2] == (height, width):
         return frame
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]

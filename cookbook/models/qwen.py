@@ -1,7 +1,6 @@
-"""Qwen3-VL on clips of one size: the class's own layers, with their slowest pieces done in one call each.
+"""Faster layers for Qwen3-VL on clips of one size, where each frame pair has the same number of patches.
 
-Of one size means that each frame pair has the same number of patches, as in a batch of the critic. Results are those
-of the plain class up to rounding (tests/test_critic.py, tests/test_critic_training.py).
+Results equal those of the plain class up to rounding (tests/test_critic.py, tests/test_critic_training.py).
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import torch
 from torch.nn import functional as F
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen
 
-Change = tuple[Any, str, Callable]  # class or module, name, what stands there instead
+Patch = tuple[Any, str, Callable]  # class or module, attribute, its replacement
 
 
 def _embed(self: qwen.Qwen3VLVisionPatchEmbed, patches: torch.Tensor) -> torch.Tensor:
-    """The patch embedding as the matrix product that it is; as a convolution it is many times slower on a GPU."""
+    """The patch embedding as one matrix product; as a convolution it is many times slower on a GPU."""
     weight = self.proj.weight.flatten(1)
     return F.linear(patches.view(-1, weight.shape[1]).to(weight.dtype), weight, self.proj.bias)
 
@@ -27,7 +26,7 @@ def _attend(
     self: qwen.Qwen3VLVisionAttention, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor], **_: object,
 ) -> torch.Tensor:  # fmt: skip
-    """Attention within each frame pair, all pairs in one call; the class makes a call for each."""
+    """Attention within each frame pair, all pairs in one call; the class makes one call per pair."""
     tokens, pairs = len(hidden_states), len(cu_seqlens) - 1
     query, key, value = self.qkv(hidden_states).view(tokens, 3, self.num_heads, -1).unbind(1)
     query, key = qwen.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
@@ -37,25 +36,25 @@ def _attend(
 
 
 def _normalise(self: qwen.Qwen3VLTextRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
-    """One kernel for the six of the class."""
+    """RMS norm in one kernel; the class launches six."""
     return F.rms_norm(hidden, self.weight.shape, self.weight, self.variance_epsilon)
 
 
-EQUAL_CLIPS: tuple[Change, ...] = (
+EQUAL_CLIPS: tuple[Patch, ...] = (
     (qwen.Qwen3VLVisionPatchEmbed, "forward", _embed),
     (qwen.Qwen3VLVisionAttention, "forward", _attend),
 )
-FAST: tuple[Change, ...] = (*EQUAL_CLIPS, (qwen.Qwen3VLTextRMSNorm, "forward", _normalise))
+FAST: tuple[Patch, ...] = (*EQUAL_CLIPS, (qwen.Qwen3VLTextRMSNorm, "forward", _normalise))
 
 
 @contextmanager
-def changed(*changes: Change) -> Iterator[None]:
-    """Within the block, these parts of the class are others."""
-    kept = [(place, name, getattr(place, name)) for place, name, _ in changes]
-    for place, name, instead in changes:
-        setattr(place, name, instead)
+def patched(*patches: Patch) -> Iterator[None]:
+    """Replace these attributes within the block."""
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    for owner, name, replacement in patches:
+        setattr(owner, name, replacement)
     try:
         yield
     finally:
-        for place, name, original in kept:
-            setattr(place, name, original)
+        for owner, name, original in originals:
+            setattr(owner, name, original)
