@@ -1,10 +1,11 @@
-"""Generation and judging on a Ray cluster of several nodes (on this machine): as by one process, whoever dies."""
+"""Generation and judging on a Ray cluster of several nodes (on this machine) give the results of one process."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -28,12 +29,11 @@ from cookbook.judge.scorer import Scorer
 from cookbook.judge.stage import judge_rows
 from cookbook.video import write_video
 
+pytestmark = pytest.mark.slow
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="NOT RUN: generation on several GPUs or machines needs pip install -e .[cluster]"
 )
 NODES, CLIPS = 3, 15
-
-
 MEMORY = {"object_store_memory": 80 * 2**20}
 
 
@@ -82,25 +82,25 @@ generate("tiny", run=sys.argv[1], requests=Path({requests!r}), weights=Path({wor
 
 
 @needs_ray
-def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, requests, tiny_profile, tiny_world):
+def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_profile, tiny_world):
     """SIGKILL for one worker, one node, or the caller and the whole cluster; batches are started until all are done.
 
     COOKBOOK_KILLS=20 for more moments than the three of every run.
     """
     _, whole, members = nodes
     names = {"tests": os.path.dirname(tiny.__file__), "world": str(tiny_world), "requests": str(requests)}
-    moments, told = random.Random(0), tmp_path / "log.txt"
+    moments, output = random.Random(0), tmp_path / "log.txt"
     kinds = ["worker", "node", "all"] + moments.choices(["worker", "node", "all"], k=17)
     folders = [tmp_path / "0"]
 
     def start() -> subprocess.Popen:
         command = [sys.executable, "-c", DRIVER.format(**names), str(folders[-1]), whole.address]
-        with open(told, "a") as log:
+        with open(output, "a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
     def workers() -> list[psutil.Process]:
-        of_ours = psutil.Process().children(recursive=True)
-        return [process for process in of_ours if process.is_running() and "ray::Maker" in process.name()]
+        children = psutil.Process().children(recursive=True)
+        return [process for process in children if process.is_running() and "ray::Generator" in process.name()]
 
     caller, hit = start(), Counter()
     for kind in kinds[: int(os.environ.get("COOKBOOK_KILLS", 3))]:
@@ -109,7 +109,7 @@ def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, re
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 6))
         if caller.poll() is not None:  # done before it could be killed: another batch
-            assert caller.returncode == 0, told.read_text()[-2000:]
+            assert caller.returncode == 0, output.read_text()[-2000:]
             folders.append(tmp_path / str(len(folders)))
             caller = start()
         hit[kind] += 1
@@ -126,22 +126,22 @@ def test_killed_at_random_moments_one_worker_one_node_or_all(tmp_path, nodes, re
             whole.shutdown()
             whole, members = new_cluster()
             caller = start()
-    assert caller.wait(300) == 0, told.read_text()[-2000:]
+    assert caller.wait(300) == 0, output.read_text()[-2000:]
     whole.shutdown()
     tiny_profile()
     alone = generate("tiny", run=tmp_path / "alone", requests=requests, weights=tiny_world, seeds=1)
     for run in folders:
-        dreams = run / "generated/tuned"
-        rows = runs.read_rows(dreams / "generated.jsonl")
-        assert len(rows) == len({row["file"] for row in rows}) == CLIPS == len(list(dreams.glob("*.mp4")))
-        made = runs.read_manifest(dreams)["outputs"]
+        generated = run / "generated/tuned"
+        rows = runs.read_rows(generated / "generated.jsonl")
+        assert len(rows) == len({row["file"] for row in rows}) == CLIPS == len(list(generated.glob("*.mp4")))
+        outputs = runs.read_manifest(generated)["outputs"]
         for name, video in alone["outputs"].items():
-            assert not name.endswith(".mp4") or made[name] == video, "a cluster must make the very same clips"
+            assert not name.endswith(".mp4") or outputs[name] == video, "a cluster must generate the very same clips"
     print(f"{dict(hit)} over {len(folders)} batches")
 
 
 @needs_ray
-def test_verdicts_of_a_cluster_are_those_of_one_process(tmp_path, nodes, critic_folder):
+def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_folder):
     """40 clips, 80 verdicts, and a node that is killed among them: none twice, none missing, the same scores."""
     address, whole, members = nodes
     rows = []
@@ -168,88 +168,79 @@ def test_verdicts_of_a_cluster_are_those_of_one_process(tmp_path, nodes, critic_
 
 
 @needs_ray
-def test_no_cluster_is_one_sentence(tmp_path, requests, tiny_profile, tiny_world):
+def test_a_missing_cluster_is_reported_in_one_line(tmp_path, requests, tiny_profile, tiny_world):
     tiny_profile()
     with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1; .*ray start --head"):
         generate("tiny", run=tmp_path, requests=requests, weights=tiny_world, ray="127.0.0.1:1")
 
 
-def test_without_ray_the_flag_says_what_to_install(monkeypatch):
+def test_without_ray_the_error_names_the_install_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r'pip install -c constraints.txt -e ".\[cluster\]"'):
         with cluster.connected("local"):
             pass
 
 
-class FakeRay:
-    """As much of Ray as a round of clips uses, with workers that die at the clips they are told to."""
-
-    class exceptions:  # noqa: N801  (the name in Ray)
-        class RayError(Exception):
-            pass
-
-        class RayTaskError(RayError):
-            pass
-
-    def __init__(self, deadly: dict[str, int]):
-        self.deadly = deadly  # name -> workers that it takes with it
-
-    def wait(self, references, timeout):
-        return references[:1], references[1:]
-
-    def get(self, reference):
-        worker, name = reference.worker, reference.name
-        if name and worker.alive and self.deadly.get(name, 0) > 0:
-            self.deadly[name] -= 1
-            worker.alive = False
-        if not worker.alive:
-            raise self.exceptions.RayError("the actor died")
-        return name
-
-    def worker(self):
-        ray = self
-
-        class Reference:
-            def __init__(self, worker, name):
-                self.worker, self.name = worker, name
-
-        class Method:
-            def __init__(self, worker):
-                self.worker = worker
-
-            def remote(self, request=None, seed=None):
-                return Reference(self.worker, request and request.name)
-
-        class Worker:
-            alive = True
-
-            def __init__(self):
-                assert ray
-                self.__ray_ready__ = self.__call__ = Method(self)
-
-        return Worker()
+@pytest.fixture(scope="module")
+def three_nodes():
+    """The address of a cluster that several tests use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        whole, _ = new_cluster()
+        yield whole.address
+        whole.shutdown()
 
 
-class Named:
-    def __init__(self, name: str):
-        self.name = name
+def deadly_worker(folder: Path, deaths: dict[str, int]) -> type:
+    """A class of workers that die with these jobs in hand, so many of them; `folder` counts across processes."""
+
+    class Deadly:
+        def __call__(self, job: str, seed: int) -> str:
+            for death in range(deaths.get(job, 0)):
+                if not (mark := folder / f"{job}{death}").exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            if job == "mistake":
+                raise UserError("this job cannot be done")
+            return job.upper()
+
+    return Deadly
 
 
-def named(request: Named, seed: int) -> str:
-    return f"{request.name}, seed {seed}"
+def dispatch(address: str, worker: type, jobs: list[str]) -> list[tuple[tuple, str]]:
+    named = [(job, 0) for job in jobs]
+    return list(cluster.each(address, worker, (), named, lambda job, seed: f"{job}, seed {seed}", IN_FLIGHT))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("deadly", [{}, {"a": 1}, {"e": 2}, {"a": 1, "b": 1, "d": 2}])
-def test_each_clip_once_whichever_worker_dies(workers, deadly):
-    ray = FakeRay(dict(deadly))
-    jobs = [(Named(name), 0) for name in "abcde"]
-    made = list(cluster._Round(ray, ray.worker, workers, jobs, named, IN_FLIGHT))
-    assert sorted(clip for _, clip in made) == list("abcde")
-    assert all(request.name == clip for (request, _), clip in made)
+@needs_ray
+@pytest.mark.parametrize("deaths", [{}, {"a": 1}, {"e": 2}, {"a": 1, "b": 1, "d": 2}])
+@pytest.mark.parametrize("jobs", ["a", "abcde"])  # one worker, or as many as there are nodes
+def test_each_job_is_done_once_whichever_worker_dies(three_nodes, tmp_path, jobs, deaths):
+    results = dispatch(three_nodes, deadly_worker(tmp_path, deaths), list(jobs))
+    assert sorted(result for _, result in results) == list(jobs.upper())
+    assert all(job.upper() == result for (job, _), result in results)
 
 
-def test_a_clip_that_kills_its_workers_is_named():
-    ray = FakeRay({"b": ATTEMPTS})
+@needs_ray
+def test_a_job_that_kills_its_workers_is_named(three_nodes, tmp_path):
     with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died with it in hand"):
-        list(cluster._Round(ray, ray.worker, 2, [(Named(name), 0) for name in "abc"], named, IN_FLIGHT))
+        dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), list("abc"))
+
+
+@needs_ray
+def test_a_mistake_in_a_job_is_one_sentence(three_nodes, tmp_path):
+    with pytest.raises(UserError, match="^this job cannot be done$"):
+        dispatch(three_nodes, deadly_worker(tmp_path, {}), ["a", "mistake"])
+
+
+@needs_ray
+def test_a_cluster_without_workers_is_reported(three_nodes, tmp_path, monkeypatch, capsys):
+    """The worker takes longer to load than the patience lasts."""
+
+    class Slow(deadly_worker(tmp_path, {})):
+        def __init__(self):
+            time.sleep(3)
+
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    assert [result for _, result in dispatch(three_nodes, Slow, ["a"])] == ["A"]
+    assert "no worker of the cluster runs; waiting for a machine" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The guardrail: asked about every clip, what it stops is recorded, and it is off only by the flag with the clause."""
+"""The guardrail checks every clip, what it blocks is recorded, and only the flag with the clause switches it off."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from cookbook.generate.stage import generate
 
 
 class Checker:
-    """Stands where NVIDIA's weights would be: stops prompts that say knife, and each second video."""
+    """In place of NVIDIA's gated weights: blocks prompts with a knife, and every second video."""
 
-    asked: list = []  # what the one of the test was asked
+    checked: list = []  # prompts and shapes of videos
 
     def check_text_safety(self, prompt):
-        self.asked.append(prompt)
+        self.checked.append(prompt)
         return "knife" not in prompt
 
     def check_video_safety(self, frames):
-        self.asked.append(frames.shape)
-        return frames if sum(isinstance(one, tuple) for one in self.asked) % 2 else None
+        self.checked.append(frames.shape)
+        return frames if sum(isinstance(item, tuple) for item in self.checked) % 2 else None
 
 
 @pytest.fixture
 def guarded(tmp_path, tiny_profile, tiny_world, monkeypatch):
     """Arguments of `generate` for two prompts and two seeds, by a profile with a guardrail."""
-    made = replace(tiny_profile(), guardrail=True)
-    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: made)
+    profile = replace(tiny_profile(), guardrail=True)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: profile)
     Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "a.png")
     row = {"input_path": "a.png", "num_output_frames": 9, "resolution": "32,48", "num_steps": 1}
     rows = [{"name": "good", "prompt": "Wave.", **row}, {"name": "bad", "prompt": "Take the knife.", **row}]
     (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Checker.asked = []
+    Checker.checked = []
     return {"run": tmp_path / "run", "requests": tmp_path / "batch.jsonl", "weights": tiny_world, "seeds": 2}
 
 
-def rows_of(given: dict) -> dict[str, dict]:
-    return {row["file"]: row for row in runs.read_rows(given["run"] / "generated/tuned/generated.jsonl")}
+def rows_of(arguments: dict) -> dict[str, dict]:
+    return {row["file"]: row for row in runs.read_rows(arguments["run"] / "generated/tuned/generated.jsonl")}
 
 
-def test_every_seed_is_checked_and_what_is_stopped_is_recorded(guarded, monkeypatch):
+def test_every_seed_is_checked_and_blocked_clips_are_recorded(guarded, monkeypatch):
     monkeypatch.setitem(sys.modules, "cosmos_guardrail", SimpleNamespace(CosmosSafetyChecker=Checker))
     manifest = generate("tiny", **guarded)
     assert (manifest["clips"], manifest["blocked"]) == (1, 3)
@@ -60,7 +60,7 @@ def test_every_seed_is_checked_and_what_is_stopped_is_recorded(guarded, monkeypa
         "bad_seed1.mp4": "guardrail: prompt",
     }
     assert [path.name for path in (guarded["run"] / "generated/tuned").glob("*.mp4")] == ["good_seed0.mp4"]
-    assert Checker.asked.count("Take the knife.") == 2 and Checker.asked.count((9, 32, 48, 3)) == 2
+    assert Checker.checked.count("Take the knife.") == 2 and Checker.checked.count((9, 32, 48, 3)) == 2
 
 
 def test_without_its_package_nothing_is_generated(guarded, monkeypatch):
@@ -70,7 +70,7 @@ def test_without_its_package_nothing_is_generated(guarded, monkeypatch):
     assert not list((guarded["run"] / "generated/tuned").glob("*.mp4"))
 
 
-def test_the_flag_states_the_clause_and_is_recorded(guarded, monkeypatch, capsys):
+def test_the_flag_prints_the_clause_and_is_recorded(guarded, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cosmos_guardrail", None)
     manifest = generate("tiny", without_guardrail=True, **guarded)
     assert "NVIDIA Open Model License, section 2.1" in capsys.readouterr().out
@@ -80,10 +80,10 @@ def test_the_flag_states_the_clause_and_is_recorded(guarded, monkeypatch, capsys
     assert "NVIDIA Open Model License, section 2.1" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_where_there_is_none_the_flag_is_refused(capsys):
+def test_the_flag_is_refused_without_a_guardrail(capsys):
     assert main(["generate", "--profile", "smoke", "--without-guardrail"]) == 2
     assert "profile smoke has none" in capsys.readouterr().err
 
 
-def test_it_is_on_with_nvidias_weights_and_only_with_them():
-    assert {name for name, make in profiles.PROFILES.items() if make().guardrail} == {"2b", "14b"}
+def test_only_nvidias_weights_have_a_guardrail():
+    assert {name for name, make in profiles.PROFILES.items() if make().guardrail} == {"2b-smoke", "2b", "14b"}

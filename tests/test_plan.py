@@ -43,7 +43,7 @@ def test_hours_follow_from_the_size_of_the_work():
 def test_free_memory_decides_what_goes_where(free, encoder, tiled):
     chosen = planning.fit(free * GIB, ENCODER, NETWORK, PIXELS)
     assert (chosen.encoder, chosen.tiled) == (encoder, tiled)
-    line = planning.told(chosen, free * GIB)
+    line = planning.describe(chosen, free * GIB)
     assert f"{free}.0 GiB of the GPU are free" in line and "\n" not in line
     assert ("on the CPU" in line, "in tiles" in line) == (not encoder, tiled)
 

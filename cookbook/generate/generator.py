@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,69 +24,67 @@ from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, read_image, read_video, write_video
 
-IN_FLIGHT = 2  # clips in the hands of one Maker: one is denoised while the one before is written as mp4
+IN_FLIGHT = 2  # clips that one generator has in hand: one is denoised while the one before it is encoded as mp4
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a generator is built from."""
+
+    weights: Path  # diffusers folder of the world model
+    base: Path  # diffusers folder of the other pipeline components: VAE, text encoder, tokenizer
+    profile: Profile
+    requests: list[Request]  # all that will follow: each of their prompts is embedded once
+    fast: frozenset[str] = frozenset()  # of `shortcuts.NAMES`
 
 
 class Generator:
-    """Makes clips. The text encoder is gone before the world model comes.
+    """Generates clips. The text encoder is freed before the world model is loaded."""
 
-    Args:
-        folder: diffusers folder of the world model.
-        base: diffusers folder of its companions (VAE, text encoder, tokenizer).
-        requests: all that will be asked for; their prompts are embedded here, each once.
-        fast: of `shortcuts.NAMES`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        base: Path,
-        profile: Profile,
-        requests: list[Request],
-        fast: frozenset[str] = frozenset(),
-    ):
-        self.profile, self.device, self.fast = profile, hardware.device(), fast
+    def __init__(self, setup: Setup):
+        self.profile, self.fast, self.device = setup.profile, setup.fast, hardware.device()
         self._turn = threading.Lock()
         dtype = hardware.compute_dtype(self.device)
-        self.guardrail = load_guardrail() if profile.guardrail else None
-        encoder, self.vae = world.load_text_encoder(base, dtype), world.load_vae(base, dtype)
+        self.guardrail = load_guardrail() if self.profile.guardrail else None
+        encoder, self.vae = world.load_text_encoder(setup.base, dtype), world.load_vae(setup.base, dtype)
         if self.device.type == "cuda":
-            encoder.model.to(self._place(folder, encoder.model, requests))
-        texts = sorted({text for request in requests for text in (self._prompt(request), self._negative(request))})
+            encoder.model.to(self._place(setup, encoder.model))
+        texts = sorted(
+            {text for request in setup.requests for text in (self._prompt(request), self._negative(request))}
+        )
         self.text = {
-            text: encode_prompts(encoder.model, encoder.tokenizer, [text], profile.text_tokens).cpu() for text in texts
+            text: encode_prompts(encoder.model, encoder.tokenizer, [text], self.profile.text_tokens).cpu()
+            for text in texts
         }
         del encoder
         self.vae.to(self.device)
-        self.transformer = world.load_transformer(folder, dtype).to(self.device).eval()
+        self.transformer = world.load_transformer(setup.weights, dtype).to(self.device).eval()
 
-    def _place(self, folder: Path, encoder: torch.nn.Module, requests: list[Request]) -> torch.device:
-        """Where the text encoder goes, by the GPU's free memory; the VAE is told whether to work in tiles."""
+    def _place(self, setup: Setup, encoder: torch.nn.Module) -> torch.device:
+        """The text encoder's device, by the GPU's free memory. Also decides whether the VAE decodes in tiles."""
         free, _ = torch.cuda.mem_get_info(self.device)
-        network = sizes.on_meta(CosmosTransformer3DModel.load_config(folder / "transformer"))
-        count, each = (
-            planning.numbers(network) + planning.numbers(self.vae),
-            hardware.compute_dtype(self.device).itemsize,
-        )
-        pixels = max(height * width for height, width in (request.size for request in requests))
-        chosen = planning.fit(free, each * planning.numbers(encoder), each * count, pixels)
-        print(planning.told(chosen, free), flush=True)
+        network = sizes.on_meta(CosmosTransformer3DModel.load_config(setup.weights / "transformer"))
+        size = hardware.compute_dtype(self.device).itemsize
+        weights = size * (planning.parameters(network) + planning.parameters(self.vae))
+        pixels = max(height * width for height, width in (request.size for request in setup.requests))
+        chosen = planning.fit(free, size * planning.parameters(encoder), weights, pixels)
+        print(planning.describe(chosen, free), flush=True)
         self.vae.use_tiling = chosen.tiled
         return self.device if chosen.encoder else torch.device("cpu")
 
     def _prompt(self, request: Request) -> str:
-        """Generate under the captions' own prefix; upstream trains with it and generates without."""
+        """With the captions' prefix, as in training. Upstream trains with the prefix and generates without it."""
         prefix = self.profile.prompt_prefix
         return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 
     def _negative(self, request: Request) -> str:
-        chosen = (request.negative_prompt, self.profile.sampling.negative_prompt, DEFAULT_NEGATIVE_PROMPT)
-        return next(text for text in chosen if text is not None)
+        choices = (request.negative_prompt, self.profile.sampling.negative_prompt, DEFAULT_NEGATIVE_PROMPT)
+        return next(text for text in choices if text is not None)
 
     def __call__(self, request: Request, seed: int) -> tuple[dict, bytes | None]:
-        """Make one clip.
+        """Generate one clip.
 
-        May be called from several threads: they take turns with the models, and only the mp4 is encoded side by side.
+        May be called from several threads: they take turns with the models, and only mp4s are encoded side by side.
 
         Returns:
             The clip's row of generated.jsonl, and the mp4 (None where the guardrail blocked it).
@@ -94,10 +93,10 @@ class Generator:
             clock = time.monotonic()
             row = self._row(request, seed)
             if self.guardrail and not self.guardrail.check_text_safety(request.prompt):
-                return row | {"blocked": True, "reason": "guardrail: prompt", "seconds": 0.0, "sha256": None}, None
+                return _blocked(row, "prompt"), None
             frames = autoencoder.to_frames(self.pixels(request, seed))
             if self.guardrail and (frames := self.guardrail.check_video_safety(frames)) is None:
-                return row | {"blocked": True, "reason": "guardrail: video", "seconds": 0.0, "sha256": None}, None
+                return _blocked(row, "video"), None
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / row["file"]
             write_video(file, frames, self.profile.clip.fps)
@@ -125,12 +124,12 @@ class Generator:
         }
 
     def pixels(self, request: Request, seed: int) -> torch.Tensor:
-        """The clip [1, 3, T, H, W] in -1..1, float32, before any guardrail or encoding."""
+        """The clip [1, 3, T, H, W] in -1..1, float32, before the guardrail and encoding."""
         height, width = request.size
         return make_clip(
             self.transformer,
             self.vae,
-            self._beginning(request, height, width),
+            self._conditioning(request),
             self.text[self._prompt(request)].to(self.device),
             self.text[self._negative(request)].to(self.device),
             (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
@@ -141,8 +140,8 @@ class Generator:
             self.fast,
         )
 
-    def _beginning(self, request: Request, height: int, width: int) -> torch.Tensor | None:
-        """The given pixels [1, 3, 1 or 5, H, W]: the photo, or the last five frames of a video."""
+    def _conditioning(self, request: Request) -> torch.Tensor | None:
+        """The conditioning frames [1, 3, 1 or 5, H, W]: the photo, or the last five frames of a video."""
         if request.inference_type == "text2world":
             return None
         path = Path(request.input_path)
@@ -152,9 +151,13 @@ class Generator:
             frames = read_video(path)[0][-5:]
             if len(frames) < 5:
                 raise UserError(f"{path}: {len(frames)} frames; video2world needs at least 5")
-        return autoencoder.to_tensor(fit(np.asarray(frames), height, width)).to(self.device)
+        return autoencoder.to_tensor(fit(np.asarray(frames), *request.size)).to(self.device)
 
 
 def file_name(request: Request, seed: int) -> str:
     """`<name>_seed<k>.mp4`, as published."""
     return f"{request.name}_seed{seed}.mp4"
+
+
+def _blocked(row: dict, part: str) -> dict:
+    return row | {"blocked": True, "reason": f"guardrail: {part}", "seconds": 0.0, "sha256": None}

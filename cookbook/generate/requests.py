@@ -1,7 +1,7 @@
 """What to generate: rows of the published jsonl, the published batch_input.json, or a folder of photos.
 
 Fields as in the recipe's `gr1_batch.jsonl` and cosmos-predict2.5's inference arguments. A file is checked as a whole:
-everything that is wrong with it is said at once, by line and field, before any model is loaded.
+all its problems are reported at once, by line and field, before any model is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cookbook.layout import read_photos, read_text
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, read_video
 
-# field -> what it may be, as said where it is something else
+# field -> its allowed values, as printed where a row has another
 ALLOWED = {
     "inference_type": "image2world, video2world or text2world",
     "name": "letters, digits and _ - . only, and each name once",
@@ -39,7 +39,7 @@ BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
 
 
 class Request(BaseModel):
-    """One clip to make (several seeds are several clips of one request)."""
+    """One clip to generate (several seeds are several clips of one request)."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -59,7 +59,7 @@ class Request(BaseModel):
     @classmethod
     def _whole_latents(cls, frames: int) -> int:
         if frames < 1 or frames % 4 != 1:
-            raise ValueError("the VAE makes 1 + 4k frames")
+            raise ValueError("the VAE decodes 1 + 4k frames")
         return frames
 
     @field_validator("resolution")
@@ -83,31 +83,24 @@ def request_name(index: int, stem: str) -> str:
 
 def from_photos(folder: Path, profile: Profile) -> list[Request]:
     """One image2world request per photo of an EVAL folder, in the order of their numbers."""
+    defaults = _defaults(profile)
     return [
-        Request(
-            **_defaults(profile),
-            name=request_name(index, photo.name),
-            prompt=photo.prompt,
-            input_path=str(photo.image.resolve()),
-        )
-        for index, photo in enumerate(read_photos(folder))
+        Request(name=request_name(i, p.name), prompt=p.prompt, input_path=str(p.image.resolve()), **defaults)
+        for i, p in enumerate(read_photos(folder))
     ]
 
 
 def _defaults(profile: Profile) -> dict[str, Any]:
-    clip = profile.clip
-    return {
-        "num_output_frames": clip.frames,
-        "resolution": f"{clip.height},{clip.width}",
-        "guidance": profile.sampling.guidance,
-    }
+    """The fields that a row may leave out and that depend on the profile."""
+    clip, guidance = profile.clip, profile.sampling.guidance
+    return {"num_output_frames": clip.frames, "resolution": f"{clip.height},{clip.width}", "guidance": guidance}
 
 
 def read_requests(path: Path, profile: Profile) -> list[Request]:
     """Requests from a folder of photos, a `.jsonl` of published rows, a `batch_input.json`, or one row as `.json`.
 
     Raises:
-        UserError: with every problem of the file, one a line: file, line, field, what is there, what is allowed.
+        UserError: with every problem of the file, one a line: file, line, field, its value, what is allowed.
     """
     if path.is_dir():
         return from_photos(path, profile)
@@ -117,12 +110,12 @@ def read_requests(path: Path, profile: Profile) -> list[Request]:
     problems: list[str] = []
     first: dict[str, str] = {}  # name -> where it was first used
     for where, row in _rows(path):
-        made, wrong = row if isinstance(row, tuple) else _check(row, path.parent, _defaults(profile))
-        problems += [f"{path}, {where}: {problem}" for problem in wrong]
+        request, wrong = _check(row, path.parent, _defaults(profile))
         name = row.get("name") if isinstance(row, dict) else None
         if isinstance(name, str) and first.setdefault(name, where) != where:
-            problems.append(f"{path}, {where}: name: {name!r} is on {first[name]} too; allowed: {ALLOWED['name']}")
-        requests += [made] if made else []
+            wrong.append(f"name: {name!r} is on {first[name]} too; allowed: {ALLOWED['name']}")
+        problems += [f"{path}, {where}: {problem}" for problem in wrong]
+        requests += [request] if request else []
     if problems:
         raise UserError("\n".join(problems))
     if not requests:
@@ -131,7 +124,7 @@ def read_requests(path: Path, profile: Profile) -> list[Request]:
 
 
 def _rows(path: Path) -> Iterable[tuple[str, Any]]:
-    """(where, row) of each row; a row that cannot be read comes as (None, [what is wrong])."""
+    """(where, row) of each row; in place of a row that cannot be read, a UserError with the reason."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -142,47 +135,48 @@ def _rows(path: Path) -> Iterable[tuple[str, Any]]:
                 try:
                     yield f"line {number}", json.loads(line)
                 except json.JSONDecodeError as error:
-                    yield f"line {number}", (None, [f"column {error.colno}: not JSON ({error.msg})"])
+                    yield f"line {number}", UserError(f"column {error.colno}: not JSON ({error.msg})")
         return
     try:
         whole = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    if not isinstance(whole, list):
+    if isinstance(whole, list):
+        yield from ((f"row {index + 1}", _from_batch(index, row)) for index, row in enumerate(whole))
+    else:
         yield "row 1", whole
-        return
-    for index, row in enumerate(whole):
-        yield f"row {index + 1}", _from_batch(index, row)
 
 
 def _from_batch(index: int, row: Any) -> Any:
     """A row of the published `batch_input.json` (its input_video is an image) as a request's."""
     if not isinstance(row, dict) or "input_video" not in row:
-        return None, [f"input_video: missing; allowed fields: {', '.join(BATCH)}"]
-    if unknown := row.keys() - set(BATCH):
-        return None, [f"{field}: unknown field; allowed: {', '.join(BATCH)}" for field in sorted(unknown)]
+        return UserError(f"input_video: missing; allowed fields: {', '.join(BATCH)}")
+    if unknown := sorted(row.keys() - set(BATCH)):
+        return UserError(f"{', '.join(unknown)}: unknown field; allowed: {', '.join(BATCH)}")
     source = str(row["input_video"])
     return {"name": request_name(index, Path(source).stem), "input_path": source, "prompt": row.get("prompt")}
 
 
 def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | None, list[str]]:
-    """The request of a row, or everything that is wrong with it."""
+    """The request of a row, or all its problems."""
+    if isinstance(row, UserError):
+        return None, [str(row)]
     if not isinstance(row, dict):
         return None, [f"{_short(row)}: not a JSON object; allowed fields: {', '.join(ALLOWED)}"]
-    row = {**defaults, **row}
-    problems = _resolve_prompt(row, folder) + _resolve_input(row, folder)
-    named = {problem.split(":")[0] for problem in problems}
+    row, wrong = {**defaults, **row}, {}  # field -> what is wrong with it
+    for resolve in (_resolve_prompt, _resolve_input):
+        wrong |= resolve(row, folder)
+    request, unknown = None, []
     try:
         request = Request.model_validate(row)
     except ValidationError as error:
         for item in error.errors():
             field = str(item["loc"][0])
             if item["type"] == "extra_forbidden":
-                problems.append(f"{field}: unknown field; allowed: {', '.join(ALLOWED)}")
-            elif field not in named:
-                found = "missing" if item["type"] == "missing" else _short(item["input"])
-                problems.append(f"{field}: {found}; allowed: {ALLOWED[field]}")
-        return None, problems
+                unknown.append(f"{field}: unknown field; allowed: {', '.join(ALLOWED)}")
+            else:
+                wrong.setdefault(field, "missing" if item["type"] == "missing" else _short(item["input"]))
+    problems = [f"{field}: {value}; allowed: {ALLOWED[field]}" for field, value in wrong.items()] + unknown
     return (None if problems else request), problems
 
 
@@ -191,39 +185,39 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _resolve_prompt(row: dict[str, Any], folder: Path) -> list[str]:
-    """Put the prompt of a file in its place."""
+def _resolve_prompt(row: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Replace prompt_path by the text of that file; field -> problem."""
     source = row.pop("prompt_path", None)
     if source is None:
-        return []
+        return {}
     if row.get("prompt") is not None:
-        return [f"prompt: prompt_path is given too; allowed: {ALLOWED['prompt']}"]
+        return {"prompt": "prompt_path is given too"}
     try:
         row["prompt"] = read_text(folder / str(source))
     except (UserError, OSError) as error:
-        row["prompt"] = "-"  # so that it is not called missing too
-        return [f"prompt_path: {error}; allowed: {ALLOWED['prompt_path']}"]
-    return []
+        row["prompt"] = "-"  # so that it is not reported as missing too
+        return {"prompt_path": str(error)}
+    return {}
 
 
-def _resolve_input(row: dict[str, Any], folder: Path) -> list[str]:
-    """Make the picture's or video's path absolute, after looking whether it can be used."""
-    kind, given = row.get("inference_type", "image2world"), row.get("input_path")
+def _resolve_input(row: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Make the path of the picture or video absolute and check the file; field -> problem."""
+    kind, value = row.get("inference_type", "image2world"), row.get("input_path")
     if kind == "text2world":
-        return [f"input_path: {_short(given)}; allowed: {ALLOWED['input_path']}"] if given is not None else []
-    if not isinstance(given, str) or not given:
-        return [f"input_path: {'missing' if given is None else _short(given)}; allowed: {ALLOWED['input_path']}"]
-    source = (folder / given).resolve()
+        return {"input_path": _short(value)} if value is not None else {}
+    if not isinstance(value, str) or not value:
+        return {"input_path": "missing" if value is None else _short(value)}
+    source = (folder / value).resolve()
     row["input_path"] = str(source)
     if not source.is_file():
-        return [f"input_path: {source} does not exist; allowed: {ALLOWED['input_path']}"]
+        return {"input_path": f"{source} does not exist"}
     try:
         if kind == "video2world" and source.suffix.lower() not in IMAGES:
             if (frames := len(read_video(source)[0])) < 5:
-                return [f"input_path: {source} has {frames} frames; allowed: {ALLOWED['input_path']}"]
+                return {"input_path": f"{source} has {frames} frames"}
         else:
             with Image.open(source) as image:
                 image.verify()
     except (UserError, OSError, SyntaxError) as error:
-        return [f"input_path: {source} cannot be read ({error}); allowed: {ALLOWED['input_path']}"]
-    return []
+        return {"input_path": f"{source} cannot be read ({error})"}
+    return {}

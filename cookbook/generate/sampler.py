@@ -1,4 +1,4 @@
-"""One clip: a photo (or the end of a video) and an embedded prompt in, latents out."""
+"""One clip: conditioning frames (a photo, or the end of a video) and embedded prompts in, pixels out."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def guided(
 
     Args:
         text, negative: embeddings [B, L, D].
-        mask: [B, 1, T, H, W], ones on given latent frames.
-        guidance: 0 leaves out the negative pass. NVIDIA's convention: 7 here is 8 in the textbook's.
-        fast: of `shortcuts.NAMES`.
+        mask: [B, 1, T, H, W], ones on conditioning frames.
+        guidance: 0 leaves out the negative prompt. NVIDIA's convention: 7 here is 8 in most papers.
+        fast: of `shortcuts.NAMES`; empty for the exact field.
     """
     network = Denoiser(transformer, [text, negative] if guidance else [text], mask)
-    return shortcuts.shortened(network, guidance, fast)
+    return shortcuts.velocity_field(network, guidance, fast)
 
 
 @torch.no_grad()
 def make_clip(
     transformer: CosmosTransformer3DModel,
     vae: AutoencoderKLWan,
-    given: torch.Tensor | None,
+    conditioning: torch.Tensor | None,
     text: torch.Tensor,
     negative: torch.Tensor,
     shape: tuple[int, int, int],
@@ -48,23 +48,23 @@ def make_clip(
     """Generate one clip.
 
     Args:
-        given: pixels [1, 3, 1 or 5, H, W] in -1..1 that the clip begins with; None for text-to-world.
+        conditioning: pixels [1, 3, 1 or 5, H, W] in -1..1 that the clip begins with; None for text2world.
+        text, negative: embeddings [1, L, D] of the prompt and the negative prompt.
         shape: latent frames, height and width.
-        seed: of NumPy's RandomState, so the same on every machine.
-        fast: of `shortcuts.NAMES`; empty gives the exact clip.
+        steps, shift: of the solver.
+        guidance, fast: as in `guided`.
+        seed: of NumPy's RandomState, so the noise is the same on every machine.
 
     Returns:
         Pixels [1, 3, T, H, W] in -1..1, float32.
     """
-    size = (1, vae.config.z_dim, *shape)
-    noise = flow.initial_noise(size, seed).to(transformer.device)
-    clean = torch.zeros_like(noise)
-    known = 0
-    if given is not None:
-        start = autoencoder.encode(vae, given)
-        known = start.shape[2]
-        clean[:, :, :known] = start
-    mask = flow.condition_mask(torch.tensor([known]), noise)
+    noise = flow.initial_noise((1, vae.config.z_dim, *shape), seed).to(transformer.device)
+    clean, frames = torch.zeros_like(noise), 0
+    if conditioning is not None:
+        start = autoencoder.encode(vae, conditioning)
+        frames = start.shape[2]
+        clean[:, :, :frames] = start
+    mask = flow.condition_mask(torch.tensor([frames]), noise)
     velocity = guided(transformer, text, negative, mask, guidance, fast)
     with hardware.fast_attention(noise.device):
         latents = flow.sample(velocity, noise, clean, mask, steps, shift)
