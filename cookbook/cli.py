@@ -1,33 +1,35 @@
 """The `cookbook` command: one verb per stage, its flags taken from the stage function's own signature.
 
-Only the verb that is asked for is imported, so `cookbook --help` answers at once.
+Only the module of the given verb is imported, and none for `--help`.
 """
 
 from __future__ import annotations
 
+import ast
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from cookbook import __version__
 from cookbook.errors import StaleStage, UserError, closest
 
+CONFIG = (tyro.conf.FlagCreatePairsOff,)
+
 # verb -> (module, function, what it does)
 VERBS = {
     "doctor": ("cookbook.doctor", "doctor", "what this machine can run, and what is missing for each profile"),
-    "prepare": (
-        "cookbook.prepare.stage",
-        "prepare",
-        "01  collect and check training clips, captions and held-out photos",
-    ),
+    "prepare": ("cookbook.prepare.stage", "prepare", "01  collect and check training clips and held-out photos"),
     "plan": ("cookbook.train.planning", "plan", "02  what a training will need: memory, disk, time, downloads"),
     "explain": ("cookbook.train.recipes", "explain", "02  a recipe beside the published one, with reasons"),
     "train": ("cookbook.train.stage", "train", "02  post-train the world model on the clips"),
-    "convert": ("cookbook.convert.stage", "convert", "03  turn the checkpoint into weight files, and verify them"),
-    "generate": ("cookbook.generate.stage", "generate", "03  make videos from held-out photos and instructions"),
-    "judge": ("cookbook.judge.stage", "judge", "04  let the critic score each video, after calibrating the critic"),
+    "convert": ("cookbook.convert.stage", "convert", "03  convert the checkpoint to weight files, and verify them"),
+    "generate": ("cookbook.generate.stage", "generate", "03  generate videos from held-out photos and instructions"),
+    "judge": ("cookbook.judge.stage", "judge", "04  let the critic score each video"),
     "calibrate": ("cookbook.judge.calibration", "calibrate", "04  measure the critic on clips with known faults"),
     "filter": ("cookbook.judge.filter", "filter_clips", "04  keep the plausible videos as a training folder"),
     "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 04 and write the report"),
@@ -53,18 +55,16 @@ def usage() -> str:
 
 
 def find(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb at the start of the words, and the flags after it."""
-    for length in (2, 1):
-        if (verb := " ".join(words[:length])) in VERBS:
-            return verb, list(words[length:])
-    near = closest(" ".join(words[:2]), VERBS) or closest(words[0], VERBS)
-    raise UserError(
-        f"no verb {words[0]!r}" + (f"; did you mean `cookbook {near}`?" if near else "; see `cookbook --help`")
-    )
+    """The verb, and the flags after it."""
+    verb, *flags = words
+    if verb in VERBS:
+        return verb, flags
+    near = closest(verb, VERBS)
+    raise UserError(f"no verb {verb!r}" + (f"; did you mean `cookbook {near}`?" if near else "; see `cookbook --help`"))
 
 
 def function(verb: str) -> Callable[..., Any]:
-    """The function behind a verb."""
+    """The function of a verb."""
     module, name, _ = VERBS[verb]
     try:
         return getattr(import_module(module), name)
@@ -76,8 +76,19 @@ def function(verb: str) -> Callable[..., Any]:
         ) from None
 
 
+def signature(verb: str) -> Callable[..., Any]:
+    """The function of a verb without its body: for `--help` its module is read, not imported with all of PyTorch."""
+    module, name, _ = VERBS[verb]
+    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    node = next(node for node in ast.parse(path.read_text()).body if getattr(node, "name", None) == name)
+    node.body, node.returns = node.body[:1], None  # the docstring
+    names = {"Path": Path, "Annotated": Annotated, "Literal": Literal, "tyro": tyro}
+    exec(compile(ast.Module([node], []), path, "exec"), names)
+    return names[name]
+
+
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb. Exit status 0 done, 1 a check failed, 2 a mistake of the user's (one line, no traceback)."""
+    """Run one verb. Exit status: 0 done, 1 a check failed, 2 a user error (one line, no traceback)."""
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -85,20 +96,19 @@ def main(words: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    import tyro
-
     try:
         verb, flags = find(words)
-        result = tyro.cli(function(verb), prog=f"cookbook {verb}", args=flags, config=(tyro.conf.FlagCreatePairsOff,))
+        called = signature(verb) if {"-h", "--help"} & set(flags) else function(verb)
+        result = tyro.cli(called, prog=f"cookbook {verb}", args=flags, config=CONFIG)
     except StaleStage as error:
-        anew = f"{error.problem}. To make it anew: `{shlex.join(['cookbook', *words, '--redo'])}`"
-        print(f"cookbook: {error if verb == 'run' else anew}", file=sys.stderr)
+        rebuild = f"{error.problem}. To rebuild it, run `{shlex.join(['cookbook', *words, '--redo'])}`"
+        print(f"cookbook: {error if verb == 'run' else rebuild}", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"cookbook: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("cookbook: stopped; the same command continues where it was", file=sys.stderr)
+        print("cookbook: stopped; the same command continues", file=sys.stderr)
         return 130
     return 1 if result is False else 0
 

@@ -1,7 +1,7 @@
 """Executing the notebooks from the command line, strictly: whatever failed, was skipped or was misspelt is an error.
 
-papermill alone lets three things pass: a parameter that no notebook knows, `sys.exit(0)` half-way, and cells that never
-ran. Executed copies are kept in the run's `notebooks/`, also of a notebook that failed.
+papermill alone lets three things pass: a parameter that no notebook declares, `sys.exit(0)` half-way, and cells that
+never ran. Executed copies are kept in the run's `notebooks/`, also of a notebook that failed.
 """
 
 from __future__ import annotations
@@ -33,24 +33,26 @@ from papermill.exceptions import PapermillExecutionError
 from cookbook import budget, doctor, profiles, results, runs
 from cookbook.errors import UserError
 from cookbook.machine import Machine
+from cookbook.profiles import Profile
+from cookbook.report import write_report
 
 ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
-CHECKING = "00"  # says what is missing, so it must run where anything is
-FURTHER = {"05": "critic"}  # beyond the guide, executed only if asked for; and the folder that it makes
-MADE = {
-    "01": ["prepare"],
-    "02": ["train"],
-    "03": ["convert", "generate-base", "generate-tuned"],
-    "04": ["judge", "filter"],
+CHECKING = "00"  # reports what is missing, so it must run on any machine
+WRITES = {  # notebook -> the folders of a run that it writes
+    "01": ["data"],
+    "02": ["checkpoints"],
+    "03": ["export", "generated/base", "generated/tuned"],
+    "04": ["verdicts", "kept"],
+    "05": ["critic"],
 }
+FURTHER = ("05",)  # beyond the guide; executed only on request
 
 
 def run_all(
     profile: str = "nano",
     run: Path | str | None = None,
     only: str | None = None,
-    start: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     parameters: Annotated[
         tuple[tuple[str, str], ...],
         tyro.conf.arg(name="parameter", aliases=("-p",), metavar="NAME VALUE"),
@@ -61,76 +63,62 @@ def run_all(
     """Execute the notebooks in order, then write the report.
 
     Args:
-        profile: smoke, nano, 2b or 14b.
+        profile: name of a profile; `cookbook doctor` lists them.
         run: run folder; without it runs/<profile>.
         only: this notebook alone, by its number or name (02).
-        start: this notebook and those after it.
         parameters: a notebook parameter and its value, as in -p steps 50; may be repeated.
-        redo: remove this stage and all that follow from it first (one of the names that manifests carry).
+        redo: first remove this stage and all stages that depend on it (one of the names in manifests).
 
     Returns:
-        The report's summary, or an empty dict where stages for it are still missing.
+        The report's summary, or an empty dict while stages for it are missing.
 
     Raises:
         UserError: unknown parameter, a machine that cannot run the profile, a cell that failed or did not run.
     """
-    settings = profiles.get(profile)
-    folder = runs.run_folder(run, profile)
-    chosen = select(only, start)
-    given = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
+    settings, folder = profiles.get(profile), runs.run_folder(run, profile)
+    chosen = select(only)
+    values = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     _check_kernel()
-    budget.plan(settings.name)
+    budget.plan(profile)
     if any(path.stem[:2] != CHECKING for path in chosen):
-        doctor.able(settings.name)
+        doctor.able(profile)
     if redo:
         remove(folder, redo)
     before = _finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
-        fresh = not any((folder / place).exists() for place in _makes(source.stem[:2]))
+        fresh = not any((folder / place).exists() for place in WRITES.get(source.stem[:2], ()))
         disk = _written(folder)
-        timing = execute(source, folder / "notebooks" / source.name, given[source])
+        timing = execute(source, folder / "notebooks" / source.name, values[source])
         timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
-        # what was found or only continued would count as time that it does not take
-        if fresh:
-            _remember(folder, profile, source.stem, timing)
+        if fresh:  # otherwise stages were skipped or continued, and the time would be too short
+            _record(folder, profile, source.stem, timing)
         print(f"{timing['seconds']:.0f} s, {timing['peak_memory_gb']:.1f} GB", flush=True)
-    return _conclude(profile, folder, before)
+    return _conclude(settings, folder, before)
 
 
-def _makes(number: str) -> list[str]:
-    """The folders of a run that a notebook makes."""
-    return [FURTHER[number]] if number in FURTHER else [runs.FOLDERS[stage] for stage in MADE.get(number, ())]
-
-
-def select(only: str | None = None, start: str | None = None) -> list[Path]:
-    """The notebooks to execute, in order; further ones only if `only` or `start` names them."""
+def select(only: str | None = None) -> list[Path]:
+    """The notebooks to execute, in order: one by its number or name, or all of the guide."""
     every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not every:
         raise UserError(f"no notebooks in {NOTEBOOKS}: `cookbook run` works from a clone, not from an installed wheel")
-
-    def place(wanted: str) -> int:
-        for index, path in enumerate(every):
-            if wanted in (path.stem, path.name, path.stem[:2]):
-                return index
-        raise UserError(f"no notebook {wanted!r}; there are {', '.join(path.stem for path in every)}")
-
-    if only is not None:
-        return [every[place(only)]]
-    first, *others = every[place(start) if start is not None else 0 :]
-    return [first, *(path for path in others if path.stem[:2] not in FURTHER)]
+    if only is None:
+        return [path for path in every if path.stem[:2] not in FURTHER]
+    if chosen := [path for path in every if only in (path.stem, path.name, path.stem[:2])]:
+        return chosen
+    raise UserError(f"no notebook {only!r}; there are {', '.join(path.stem for path in every)}")
 
 
 def match_parameters(
-    chosen: Sequence[Path], always: dict[str, str], given: Sequence[tuple[str, str]]
+    chosen: Sequence[Path], defaults: dict[str, str], parameters: Sequence[tuple[str, str]]
 ) -> dict[Path, dict[str, Any]]:
-    """What each notebook is given: only parameters it declares, and each of `given` must be declared somewhere."""
+    """The parameters of each notebook: only those it declares. Each of `parameters` must be declared somewhere."""
     declared = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
-    known = set().union(*declared.values())
-    if unknown := [name for name, _ in given if name not in known]:
+    every = set().union(*declared.values())
+    if unknown := [name for name, _ in parameters if name not in every]:
         books, takes = ", ".join(path.stem for path in chosen), "takes" if len(chosen) == 1 else "take"
-        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} {takes} {', '.join(sorted(known))}")
-    values = {**always, **{name: _literal(text) for name, text in given}}
+        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} {takes} {', '.join(sorted(every))}")
+    values = {**defaults, **{name: _literal(text) for name, text in parameters}}
     return {path: {name: value for name, value in values.items() if name in names} for path, names in declared.items()}
 
 
@@ -142,7 +130,7 @@ def _literal(text: str) -> Any:
 
 
 def _check_kernel() -> None:
-    """The kernel must be this very Python, or the notebooks would test another environment."""
+    """The kernel must be this Python, or the notebooks would run in another environment."""
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     try:
         interpreter = KernelSpecManager().get_kernel_spec("python3").argv[0]
@@ -150,20 +138,20 @@ def _check_kernel() -> None:
         raise UserError(f"no Jupyter kernel python3 in this environment: {doctor.INSTALL}") from None
     if interpreter not in ("python", "python3", sys.executable):
         raise UserError(
-            f"the kernel python3 is {interpreter}, not {sys.executable}; `jupyter kernelspec remove python3` mends it"
+            f"the kernel python3 is {interpreter}, not {sys.executable}; type `jupyter kernelspec remove python3`"
         )
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
-    """Execute one notebook into `target`, which is kept whatever happens.
+    """Execute one notebook into `target`, which is kept even if a cell fails.
 
     Returns:
         seconds, peak_memory_gb (largest resident memory of the kernel and its children) and `cells`: the same of each
         code cell of the source, in order.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(_moved(nbformat.read(source, as_version=4), target.parent), target)
-    clock = time.monotonic()
+    nbformat.write(_with_links(nbformat.read(source, as_version=4), target.parent), target)
+    clock, copy = time.monotonic(), f"(the executed copy: {target})"
     try:
         with _headless(), _memory() as samples:
             papermill.execute_notebook(
@@ -176,18 +164,16 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
                 extra_arguments=["--log-level=50"],
             )
     except PapermillExecutionError as error:
-        reason = f"cell {error.exec_count} failed with {error.ename}: {_plain(error.evalue)}"
-        raise UserError(f"{source.name}: {reason} (the executed copy: {target})") from None
+        message = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).strip()  # without terminal colours
+        raise UserError(f"{source.name}: cell {error.exec_count} failed with {error.ename}: {message} {copy}") from None
     except DeadKernelError:
-        raise UserError(
-            f"{source.name}: the kernel died, most often for want of memory (the executed copy: {target})"
-        ) from None
+        raise UserError(f"{source.name}: the kernel died, most likely out of memory {copy}") from None
     book = nbformat.read(target, as_version=4)
-    with suppress(OSError):  # a home that cannot be written to
-        NotebookNotary().sign(book)  # its outputs are this user's own; without trust JupyterLab shows no videos
+    with suppress(OSError):  # the home folder may not be writable
+        NotebookNotary().sign(book)  # JupyterLab shows no videos of a notebook that is not trusted
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     if idle := unexecuted(cells):
-        raise UserError(f"{source.name}: code cell {idle[0]} of {len(cells)} did not run (the executed copy: {target})")
+        raise UserError(f"{source.name}: code cell {idle[0]} of {len(cells)} did not run {copy}")
     return {
         "seconds": round(time.monotonic() - clock, 1),
         "peak_memory_gb": _peak(samples),
@@ -195,8 +181,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     }
 
 
-def _moved(book: NotebookNode, folder: Path) -> NotebookNode:
-    """A notebook whose links and pictures beyond notebooks/ still lead there from the folder of its copy."""
+def _with_links(book: NotebookNode, folder: Path) -> NotebookNode:
+    """The notebook with relative links beyond notebooks/ adapted to a copy in `folder`."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = cell.source.replace("](../", f"]({Path(os.path.relpath(ROOT, folder)).as_posix()}/")
@@ -204,12 +190,12 @@ def _moved(book: NotebookNode, folder: Path) -> NotebookNode:
 
 
 def own(cell: NotebookNode) -> bool:
-    """Whether a cell of an executed copy is one of the notebook's, and not papermill's."""
+    """Whether a cell of an executed copy comes from the notebook, not from papermill."""
     return "injected-parameters" not in cell.metadata.get("tags", [])
 
 
 def _cell_timing(cell: NotebookNode, samples: Sequence[tuple[datetime, int]]) -> dict:
-    """Seconds of an executed cell, and its peak memory: of the samples while it ran and the last one before."""
+    """Seconds and peak memory of an executed cell; memory from the samples while it ran and the last one before."""
     times = [cell.metadata["papermill"][key] for key in ("start_time", "end_time")]
     if not all(times):  # an empty cell
         return {"seconds": 0.0, "peak_memory_gb": 0.0}
@@ -224,37 +210,30 @@ def _peak(samples: Sequence[tuple[datetime, int]]) -> float:
 
 
 def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
-    """Numbers (from 1) of code cells that hold code and never ran, or did not complete."""
-    return [
-        number
-        for number, cell in enumerate(cells, 1)
-        if cell.source.strip()
-        and (
-            cell.execution_count is None or cell.metadata.get("papermill", {}).get("status", "completed") != "completed"
-        )
-    ]
+    """Numbers (from 1) of code cells that are not empty and did not run to their end."""
 
+    def completed(cell: NotebookNode) -> bool:
+        status = cell.metadata.get("papermill", {}).get("status", "completed")
+        return cell.execution_count is not None and status == "completed"
 
-def _plain(text: str) -> str:
-    """Without terminal colours; its lines stay lines."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
+    return [number for number, cell in enumerate(cells, 1) if cell.source.strip() and not completed(cell)]
 
 
 @contextmanager
 def _headless() -> Iterator[None]:
-    """Nobody watches: no bars, no questions."""
-    known = {name: os.environ.get(name) for name in ("HEADLESS", "TQDM_DISABLE")}
-    os.environ.update({name: "1" for name in known})
+    """Within the block, kernels start without progress bars and widgets."""
+    before = dict(os.environ)
+    os.environ.update(HEADLESS="1", TQDM_DISABLE="1")
     try:
         yield
     finally:
-        for name, value in known.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
 def _memory() -> Iterator[list[tuple[datetime, int]]]:
-    """Within the block, the resident memory of all child processes twice a second: (when, bytes)."""
+    """Within the block, the resident memory of all child processes, twice a second: (time, bytes)."""
     samples, stop = [], threading.Event()
 
     def watch() -> None:
@@ -278,12 +257,8 @@ def remove(folder: Path, stage: str) -> None:
     """Remove a stage's folder and those of all stages that read it, directly or not."""
     if stage not in runs.FOLDERS:
         raise UserError(f"no stage {stage!r}; there are {', '.join(runs.FOLDERS)}")
-    late = {stage}
-    for name, reads in runs.READS.items():
-        if late & set(reads):
-            late.add(name)
-    for name in runs.FOLDERS:
-        if name in late and (path := folder / runs.FOLDERS[name]).exists():
+    for name in runs.downstream([stage]):
+        if (path := folder / runs.FOLDERS[name]).exists():
             shutil.rmtree(path)
             print(f"removed {path}")
 
@@ -294,41 +269,42 @@ def _finished(folder: Path) -> dict[str, str]:
 
 
 def _written(folder: Path) -> int:
-    """Bytes of a run folder; what has two names is counted once."""
+    """Bytes of a run folder; hard links are counted once."""
     files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
     return sum({file.st_ino: file.st_size for file in files}.values())
 
 
-def _remember(folder: Path, profile: str, name: str, timing: dict) -> None:
+def _record(folder: Path, profile: str, name: str, timing: dict) -> None:
+    """Add the timing of one notebook to timings.json."""
     path = folder / "notebooks" / "timings.json"
-    timings = results.read_json(path) if path.exists() else {}
-    known = timings.get("notebooks", {})
-    told = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
-    told |= {"processor": Machine().processor, **runs.environment()}
-    runs.write_json(path, {**told, "notebooks": {**known, name: timing}})
+    earlier = results.read_json(path)["notebooks"] if path.exists() else {}
+    facts = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
+    facts |= {"processor": Machine().processor, **runs.environment()}
+    runs.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
 
 
 def _commit() -> str:
-    """Which state of the checkout ran, as git names it."""
+    """The state of the checkout, as git names it."""
     git = [shutil.which("git") or "false", "-C", str(ROOT), "describe", "--always", "--exclude=*"]
     done = subprocess.run([*git, "--dirty= with changes"], capture_output=True, text=True)
     return done.stdout.strip() or "not recorded"
 
 
-def _conclude(profile: str, folder: Path, before: dict[str, str]) -> dict:
-    """Write the report where the run is complete, and print what was done."""
-    from cookbook.report import write_report
-
+def _conclude(profile: Profile, folder: Path, before: dict[str, str]) -> dict:
+    """Write the report if the run is complete, and print times, results and their checks."""
     waiting = [name for name in runs.READS["report"] if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
     if waiting:
         print(f"no report yet: {', '.join(waiting)} not run in {folder}")
         return {}
-    write_report(profile, folder, redo="report" in runs.stale(folder))
+    write_report(profile.name, folder, redo="report" in runs.stale(folder))
     after, summary = _finished(folder), results.summary(folder)
     print(f"\n{'stage':<15}{'seconds':>9}  this time")
     for name, seconds in summary["seconds"].items():
-        print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'made'}")
+        print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'executed'}")
     if before == after:
-        print("nothing had to be made: every stage was found finished")
-    print(f"\n{results.table(summary)}\n\nreport: {folder / 'report' / 'report.html'}")
+        print("every stage was finished before")
+    print(f"\n{results.table(summary)}\n\nexpected of any trained weights:")
+    for check in results.checks(folder, profile):
+        print(f"  {'ok    ' if check.ok else 'FAILED'}  {check.what}: {check.result} (expected: {check.expected})")
+    print(f"\nreport: {folder / 'report' / 'report.html'}")
     return summary
