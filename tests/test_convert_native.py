@@ -1,4 +1,4 @@
-"""Stage `convert` on NVIDIA's own files: the way back, and names, shapes and memory at full size."""
+"""Stage `convert` on NVIDIA's own `.pt` files; names, shapes and memory at full size."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
     }
     found = world.load_transformer(tmp_path / "run/export/diffusers", torch.bfloat16).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in names.as_diffusers(state).items())
-    # and forth again: the checkpoint gives the file it came from
+    # the checkpoint gives the file it came from
     again = convert("tiny", run=tmp_path / "again", checkpoint=tmp_path / "run/export/checkpoints")
     assert again["max_abs_diff"] == 0
     row = verify.compare("native", state, verify.read_export(tmp_path / "again/export/model_ema_bf16.pt"))
-    assert row.good, row.problem
+    assert not row.problem
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one])
 @pytest.mark.parametrize("part", [verify.CHECKPOINT, "diffusers/transformer"])
-def test_any_damage_on_the_way_back_fails_the_check(native, tiny_world, tmp_path, part, damage):
+def test_any_damage_to_what_a_native_file_became_fails_the_check(native, tiny_world, tmp_path, part, damage):
     file, state = native
     trained = weights.read(file, tiny_world)
-    write(trained, tmp_path / "export", tiny_world, 5.0, back=True)
+    write(trained, tmp_path / "export", tiny_world, 5.0)
     found = dict(verify.read_export(tmp_path / "export" / part))
-    wanted = verify.expected(trained, back=True)[part]
-    assert verify.compare(part, wanted, found).good
+    wanted = verify.expected(trained)[part]
+    assert not verify.compare(part, wanted, found).problem
     damage(found)
-    assert not verify.compare(part, wanted, found).good
+    assert verify.compare(part, wanted, found).problem
 
 
 def test_files_that_are_no_native_weights_are_refused(native, tiny_world, tmp_path):
@@ -130,13 +130,13 @@ from cookbook.convert import verify, weights
 from cookbook.convert.stage import write
 action, checkpoint, models, out = sys.argv[1], *map(Path, sys.argv[2:])
 torch.set_num_threads(1)
-weights.read(checkpoint, models)  # so that what Python loads once is there
+weights.read(checkpoint, models)  # so that modules are loaded
 before = psutil.Process().memory_info().rss
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 if action == "write":
-    write(weights.read(checkpoint, models), out, models, 5.0, checkpoint.is_file())
+    write(weights.read(checkpoint, models), out, models, 5.0)
 else:
-    assert all(row.good for row in verify.check(out, checkpoint, models))
+    assert not any(row.problem for row in verify.verify(out, checkpoint, models))
 status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - before)
 """
