@@ -1,7 +1,7 @@
 """`make bundle`: one file with the checkout and the wheels of the lock, for a classroom without network.
 
-The file unpacks to a git clone with a folder `wheels/`; where that folder is, the Makefile installs from it alone. The
-wheels are those of the system and the Python version that the bundle was made with.
+The file unpacks to a git clone with a folder `wheels/`, and the Makefile installs from that folder if it is there. The
+wheels are for the system and the Python version that wrote the bundle.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import tomllib
 from pathlib import Path
 
 from cookbook import runs
-from cookbook.errors import UserError
+from cookbook.errors import UserError, report_user_errors
 
 ROOT = runs.ASSETS.parent
 PROJECT = ".[dev,sim]"
 
 
 def bundle(out: Path, root: Path = ROOT) -> Path:
-    """Write the bundle of the clone `root`, as committed, and check that pip finds everything in it without network.
+    """Write the bundle of the clone `root`, as committed, and check that pip can install from it without network.
 
     Args:
-        out: the tar file to write, uncompressed since wheels already are.
+        out: the tar file to write; not compressed, because wheels are.
 
     Raises:
-        UserError: no git clone, or a package of the lock that cannot be had.
+        UserError: no git clone, or a package of the lock that cannot be downloaded.
     """
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.absolute().parent) as folder:
         clone = Path(folder) / "cookbook"
         _run(["git", "clone", "--quiet", "--depth=1", "--no-tags", root.absolute().as_uri(), clone], root)
         _run(["git", "remote", "remove", "origin"], clone)
         if changed := _run(["git", "status", "--porcelain"], root).splitlines():
-            print(f"bundle: {len(changed)} changes are not committed and so not in it: {', '.join(changed[:5])}")
-        needed = tomllib.loads((clone / "pyproject.toml").read_text())["build-system"]["requires"]
-        _pip("wheel", "--wheel-dir=wheels", *needed, cwd=clone)
+            print(f"bundle: {len(changed)} changes are not committed and not in the bundle: {', '.join(changed[:5])}")
+        build = tomllib.loads((clone / "pyproject.toml").read_text())["build-system"]["requires"]
+        _pip("wheel", "--wheel-dir=wheels", *build, cwd=clone)
         for own in clone.glob("wheels/cookbook-*.whl"):
-            own.unlink()  # the clone is installed, not a copy
-        _run(["git", "clean", "-dfqx", "--exclude=wheels"], clone)  # what building left
-        _pip("install", "--dry-run", "--ignore-installed", "--no-index", "--find-links=wheels", *needed, cwd=clone)
+            own.unlink()  # the clone itself is installed
+        _run(["git", "clean", "-dfqx", "--exclude=wheels"], clone)  # files of the build
+        _pip("install", "--dry-run", "--ignore-installed", "--no-index", "--find-links=wheels", *build, cwd=clone)
         wheels = list(clone.glob("wheels/*.whl"))
         print(f"bundle: {len(wheels)} wheels of {sum(wheel.stat().st_size for wheel in wheels) / 1e9:.1f} GB")
         with runs.replacing(out) as temporary, tarfile.open(temporary, "w") as tar:
@@ -58,13 +58,11 @@ def _pip(*words: str, cwd: Path) -> str:
 def _run(command: list, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if re.match("ERROR|fatal", line)] or [done.stderr.strip()]
-        raise UserError(f"{' '.join(map(str, command[:5]))} ...: {'; '.join(said)}")
+        errors = [line for line in done.stderr.splitlines() if re.match("ERROR|fatal", line)] or [done.stderr.strip()]
+        raise UserError(f"{' '.join(map(str, command[:5]))} ...: {'; '.join(errors)}")
     return done.stdout
 
 
 if __name__ == "__main__":
-    try:
+    with report_user_errors():
         print(bundle(Path(sys.argv[1] if len(sys.argv) > 1 else "cookbook-bundle.tar")))
-    except UserError as error:
-        sys.exit(f"bundle: {error}")

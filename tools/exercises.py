@@ -1,7 +1,7 @@
 """`python -m tools.exercises`: write the unsolved exercises of notebooks/solutions/NN.py into the notebooks.
 
-The section from the heading Exercises to the recap is replaced in the .py twin, and the .ipynb is brought in step. Only
-the cells of exercises are executed for that; all others keep their outputs.
+The section from the heading Exercises to the recap is replaced in the .py file, and the .ipynb is updated. Only the
+cells of exercises are executed for that; all others keep their outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?# END SOLUTION\n", re.S | re.M
 
 
 def unsolved(source: str) -> str:
-    """The section of exercises of a source, each solution replaced by `...`."""
+    """The section of exercises of a file with solutions, each solution replaced by `...`."""
     return SOLUTION.sub(r"\1...  # your code\n", source[source.index(HEADING) :].rstrip() + "\n")
 
 
@@ -31,23 +31,23 @@ def with_exercises(twin: str, section: str) -> str:
     return f"{before}{section}\n{twin[twin.index(RECAP) :]}"
 
 
-def in_step(old: NotebookNode, twin: str) -> NotebookNode:
-    """The notebook with the cells of its new .py text: outputs of cells that stay, exercises executed."""
+def updated(old: NotebookNode, twin: str) -> NotebookNode:
+    """The notebook with the cells of its new .py text: unchanged cells keep their outputs, exercises are executed."""
     new = jupytext.reads(twin, "py:percent")
-    known = {(cell.cell_type, cell.source): cell for cell in old.cells}
-    new.cells = [known.get((cell.cell_type, cell.source), cell) for cell in new.cells]
+    earlier = {(cell.cell_type, cell.source): cell for cell in old.cells}
+    new.cells = [earlier.get((cell.cell_type, cell.source), cell) for cell in new.cells]
     new.metadata = old.metadata
     first = next(index for index, cell in enumerate(new.cells) if cell.source.startswith("## Exercises"))
-    tries = [cell for cell in new.cells[first:] if cell.cell_type == "code"]
-    alone = nbformat.v4.new_notebook(cells=tries, metadata={"kernelspec": old.metadata["kernelspec"]})
+    attempts = [cell for cell in new.cells[first:] if cell.cell_type == "code"]
+    alone = nbformat.v4.new_notebook(cells=attempts, metadata={"kernelspec": old.metadata["kernelspec"]})
     NotebookClient(alone, resources={"metadata": {"path": str(ROOT)}}).execute()
     code = [cell for cell in new.cells if cell.cell_type == "code"]
-    ran = all(cell.execution_count for cell in code)
+    executed = all(cell.execution_count for cell in code)
     for number, cell in enumerate(code, 1):
         cell.metadata.pop("execution", None)
-        if ran:
+        if executed:
             cell.execution_count = number
-        elif cell in tries:  # the notebook waits for its run, and these with it
+        elif cell in attempts:  # the notebook was not executed yet
             cell.execution_count, cell.outputs = None, []
     return new
 
@@ -59,7 +59,7 @@ def write(number: str) -> bool:
     twin = with_exercises(text, unsolved((NOTEBOOKS / "solutions" / f"{number}.py").read_text()))
     if twin == text:
         return False
-    book = in_step(nbformat.read(path.with_suffix(".ipynb"), as_version=4), twin)
+    book = updated(nbformat.read(path.with_suffix(".ipynb"), as_version=4), twin)
     path.write_text(twin)
     nbformat.write(book, path.with_suffix(".ipynb"))
     return True

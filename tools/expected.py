@@ -1,7 +1,7 @@
-"""What the figures of a notebook were in the published run, and how far those of another run may be from them.
+"""The figures of the published run, and the range to expect in another run.
 
-`tools.publish` takes them from a finished run into assets/figures.json, and from there to where the notebooks speak
-of them, before the result.
+`tools.publish` writes them from a finished run into assets/figures.json, and from there into the notebooks, before the
+results.
 """
 
 from __future__ import annotations
@@ -9,55 +9,48 @@ from __future__ import annotations
 from pathlib import Path
 
 from cookbook import results, runs
+from cookbook.judge.rows import QUESTIONS
 
 FIGURES = runs.ASSETS / "figures.json"
-NEAR = 0.1  # share by which a loss may differ: on one kind of machine all digits repeat, another rounds otherwise
-WHY = {
-    "held-out loss": "Expect 10 % to each side: on one kind of machine all digits repeat, another rounds otherwise.",
-    "critic": "Expect its 95 % interval over scenes. Below the lower end, suspect the critic's files.",
-    "verdicts": "Expect the 95 % interval over prompts: another machine rounds otherwise, so that its clips differ.",
+TOLERANCE = 0.1  # relative, of a loss: digits repeat on one kind of machine, others round differently
+RANGES = {  # part of the notebooks -> how its ranges are chosen
+    "held-out loss": "Expect 10 % to each side: digits repeat on one kind of machine, others round differently.",
+    "critic": "Expect its 95 % CI over scenes. Below the lower end, suspect the critic's files.",
+    "verdicts": "Expect the 95 % CI over prompts: other machines round differently, so that their videos differ.",
 }
 
-Row = tuple[str, float, float, float]  # figure in words, its value, and from where to where it may lie
+Row = tuple[str, float, float, float]  # name of a figure, its value, and the ends of its range
 
 
 def figures(run: Path) -> dict[str, list[Row]]:
-    """The figures of a finished run, by the part of the notebooks they belong to (the keys of `WHY`); those without an
-    interval, as of a single prompt, are left out.
+    """The figures of a finished run, by part (the keys of `RANGES`), without those that have no range.
 
     Raises:
-        UserError: a stage has not been run.
+        UserError: a stage is not finished.
     """
     train, judged = results.manifest(run, "train"), results.manifest(run, "judge")
     critic, gain = results.calibration(run), results.gain(run)
-    losses = {"no model": "zero_velocity", "before": "before", "after": "after"}
-    shares = {"instruction followed, says the critic": "follow_rate", "object placed, by the truth": "success_rate"}
-    near = {f"held-out loss, {name}": train[f"heldout_{key}"] for name, key in losses.items()}
+    losses = {"zero velocity": "zero_velocity", "before": "before", "after": "after"}
+    shares = {"instruction followed, by the critic": "follow_rate", "success rate, by the ground truth": "success_rate"}
+    heldout = {f"held-out loss, {name}": train[f"heldout_{key}"] for name, key in losses.items()}
     parts = {
-        "held-out loss": [(words, loss, [(1 - NEAR) * loss, (1 + NEAR) * loss]) for words, loss in near.items()],
-        "critic": [(f"{name}: AUC", critic[name]["auc"], critic[name]["auc_interval"]) for name in results.QUESTIONS],
+        "held-out loss": [(n, loss, [(1 - TOLERANCE) * loss, (1 + TOLERANCE) * loss]) for n, loss in heldout.items()],
+        "critic": [(f"{name}: AUC", critic[name]["auc"], critic[name]["auc_interval"]) for name in QUESTIONS],
         "verdicts": [
-            (f"tuned: {words}", judged[f"{key}_tuned"], judged[f"{key}_tuned_interval"])
-            for words, key in shares.items()
+            *((f"tuned: {n}", judged[f"{key}_tuned"], judged[f"{key}_tuned_interval"]) for n, key in shares.items()),
+            ("gain: followed, tuned minus base, by the critic", gain["gain"], gain["interval"]),
         ],
     }
-    parts["verdicts"].append(("gain: followed, tuned minus base, says the critic", gain["gain"], gain["interval"]))
     return {
-        part: [(words, value, *(round(edge, 4) for edge in edges)) for words, value, edges in rows if edges]
+        part: [(name, value, *(round(edge, 4) for edge in edges)) for name, value, edges in rows if edges]
         for part, rows in parts.items()
     }
 
 
-def published() -> dict[str, dict]:
-    """Profile -> its published run: date, device, processor, and `figures` as `figures` gives them."""
-    return results.read_json(FIGURES)
-
-
 def block(part: str, profile: str) -> str:
-    """The figures of one part as a Markdown table, with the machine, the command, and why they may differ."""
-    told = published()[profile]
+    """The figures of one part as a Markdown table, with the machine, the command, and how the range is chosen."""
+    run = results.read_json(FIGURES)[profile]
     lines = ["", "| figure | published run | expect |", "|---|---|---|"]
-    for words, value, low, high in told["figures"][part]:
-        lines.append(f"| {words} | {value:.3g} | {low:.3g} to {high:.3g} |")
-    made = f"`cookbook run` at `{profile}`, {told['device']}, {told['processor']}, {told['date']}."
-    return "\n".join([*lines, "", made, WHY[part], ""])
+    lines += [f"| {name} | {value:.3g} | {low:.3g} to {high:.3g} |" for name, value, low, high in run["figures"][part]]
+    machine = f"`cookbook run` at `{profile}`, {run['device']}, {run['processor']}, {run['date']}."
+    return "\n".join([*lines, "", machine, RANGES[part], ""])
