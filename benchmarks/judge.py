@@ -6,7 +6,7 @@ Weights are random in the exact configuration; the vocabulary has its full size,
 tokenizer, so that nothing is downloaded. The clips are made first: motion of the shipped clips, enlarged to 432x768,
 each with its own start, mirroring, crop and sensor noise. A clip is: mp4 on disk, decoded, shown at 16 fps as 92 frames
 of 256x480 (5,520 visual tokens, what the published recipe's critic sees), asked both questions, two rows written to
-verdicts.jsonl. The plain loop does the same a clip and a question at a time and takes 8 tokens of text for an answer.
+verdicts.jsonl. The plain loop does the same for one clip and one question at a time and generates 8 tokens of text.
 
 Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
@@ -41,11 +41,11 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from cookbook import hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import scorer
-from cookbook.judge.scoring import QUESTIONS, ask, parse_answer
+from cookbook.judge.rows import QUESTIONS
+from cookbook.judge.scoring import ask, parse_answer
 from cookbook.judge.stage import judge_rows
-from cookbook.models import critic as critics
 from cookbook.models import hub, qwen
-from cookbook.models.critic import Critic
+from cookbook.models.critic import DIGITS, Critic, answer, chat, preprocess
 from cookbook.models.frames import Sampled, sample_frames, sample_video
 from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
@@ -114,14 +114,14 @@ def build(device: torch.device) -> Critic:
         Qwen3VLVideoProcessor(patch_size=16, **halves),
         shipped.chat_template,
     )
-    digits = tokenizer.convert_tokens_to_ids(list(critics.DIGITS))
+    digits = tokenizer.convert_tokens_to_ids(list(DIGITS))
     return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", writes=True)
 
 
 def make_clip(path: Path, number: int) -> None:
     """A video of its own out of a shipped clip: there and back in time from some moment, cropped, grainy."""
     rng = np.random.default_rng(number)
-    sources = sorted((runs.ASSETS / "workshop" / "train" / "gr1").glob("*.mp4"))
+    sources = sorted((runs.ASSETS / "simulator" / "train" / "gr1").glob("*.mp4"))
     frames = read_video(sources[number % len(sources)])[0]
     last = len(frames) - 1
     moments = np.abs((rng.integers(2 * last) + np.arange(FRAMES)) % (2 * last) - last)
@@ -141,18 +141,18 @@ def make_clips(folder: Path, count: int) -> list[dict]:
     return [{"file": path.name, "path": path, "name": path.stem, **facts} for path in paths]
 
 
-def plain_inputs(critic: Critic, shown: Sampled, text: str) -> dict[str, torch.Tensor]:
-    """What anybody gets from the processor for one chat."""
-    facts = {"total_num_frames": len(shown.frames), "fps": shown.clip_fps, "frames_indices": list(shown.indices)}
-    made = critic.processor(
+def plain_inputs(critic: Critic, clip: Sampled, text: str) -> dict[str, torch.Tensor]:
+    """The processor's output for one chat, without our settings."""
+    facts = {"total_num_frames": len(clip.frames), "fps": clip.clip_fps, "frames_indices": list(clip.indices)}
+    inputs = critic.processor(
         text=[text],
-        videos=[shown.frames],
+        videos=[clip.frames],
         video_metadata=[facts],
         do_sample_frames=False,
         do_resize=False,
         return_tensors="pt",
     )
-    return made.to(critic.model.device)
+    return inputs.to(critic.model.device)
 
 
 def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[dict]) -> None:
@@ -160,9 +160,9 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
     for row in rows:
         for question in QUESTIONS:
             frames, fps = read_video(row["path"])
-            shown = sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
-            start, rest = critics.chat(critic, replace(ask(question, row["prompt"]), cue=""))
-            inputs = plain_inputs(critic, shown, start + rest)
+            clip = sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
+            start, rest = chat(critic, replace(ask(question, row["prompt"]), cue=""))
+            inputs = plain_inputs(critic, clip, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
             text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             runs.append_row(folder / "plain.jsonl", {"file": row["file"], "digit": parse_answer(text)})
@@ -171,10 +171,10 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
 @torch.no_grad()
 def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
     """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
-    shown = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
+    clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
     found = []
     for question in QUESTIONS:
-        inputs = plain_inputs(critic, shown, "".join(critics.chat(critic, ask(question, row["prompt"]))))
+        inputs = plain_inputs(critic, clip, "".join(chat(critic, ask(question, row["prompt"]))))
         found.append(critic.model(**inputs, logits_to_keep=1).logits[0, -1, critic.digits].float().softmax(-1))
     return torch.stack(found).cpu().numpy()
 
@@ -186,13 +186,12 @@ def measure(
     device, worked = critic.model.device, [0.0]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    answer = scorer.answer
 
     def timed(*args: object) -> np.ndarray:
         start = time.perf_counter()
-        found = answer(*args)
+        probabilities = answer(*args)
         worked[0] += time.perf_counter() - start
-        return found
+        return probabilities
 
     start = time.perf_counter()
     judge(rows[:first], "warm")
@@ -218,11 +217,11 @@ def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
 def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
     """Where one batch spends its time on the GPU."""
     size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
-    shown = [sample_video(row["path"], *size) for row in rows]
-    watched = critics.look(critic, shown, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
-    with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        critics.answer(critic, watched)
-    rows = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)[:14]
+    clips = [sample_video(row["path"], *size) for row in rows]
+    inputs = preprocess(critic, clips, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
+    with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        answer(critic, inputs)
+    rows = sorted(profiled.key_averages(), key=lambda event: -event.self_device_time_total)[:14]
     return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
 
 
@@ -258,7 +257,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
         critic = build(hardware.device())
         say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
         reading = reading_rate(setting, critic.token_edge, made)
-        truth = plain_probabilities(critic, setting, made[0])
+        reference = plain_probabilities(critic, setting, made[0])
         on_gpu = critic.model.device.type == "cuda"
 
         def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
@@ -266,10 +265,10 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
                 judge_rows(folder / f"{label}-{part}.jsonl", scorer.Scorer(chosen, FPS, TOKENS), some, False)
 
             row = measure(label, chosen, work, clips, scorer.BATCH)
-            told = runs.read_rows(folder / f"{label}-timed.jsonl")
-            assert len(told) == 2 * len(clips) and not any(line["error"] for line in told), "verdicts are missing"
-            scored = np.array([line["probabilities"] for line in told[:2]])
-            note(replace(row, difference=float(np.abs(scored - truth).max())))
+            verdicts = runs.read_rows(folder / f"{label}-timed.jsonl")
+            assert len(verdicts) == 2 * len(clips) and not any(v["error"] for v in verdicts), "verdicts are missing"
+            scored = np.array([verdict["probabilities"] for verdict in verdicts[:2]])
+            note(replace(row, difference=float(np.abs(scored - reference).max())))
 
         def note(row: Row) -> None:
             rows.append(row)
@@ -293,7 +292,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
     return rows
 
 
-def compiled() -> tuple[qwen.Change, ...]:
+def compiled() -> tuple[qwen.Patch, ...]:
     """Parts of the class made of many small kernels, each compiled into one."""
     parts = [
         (modeling_qwen3_vl, "apply_rotary_pos_emb_vision"),

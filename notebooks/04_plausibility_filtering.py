@@ -14,22 +14,22 @@
 # %% [markdown]
 # # 04 · Judge and filter
 #
-# **Promise.** A critic whose error is known scores every video, and what passes becomes a new training set, with the reason for each clip.
+# **Promise.** A critic with a measured accuracy scores every video. The videos that pass become a new training set, with a reason for each.
 #
 # ![Contact sheets: two clips that were kept, two that were dropped, with the reasons](../assets/pictures/04_plausibility_filtering.jpeg)
 #
 # *Two videos of the tuned model that were kept and two that were dropped, from the section “Kept, and dropped”.*
 #
 # You will be able to
-# * measure a critic on clips whose faults you know, before you believe it,
+# * measure a critic on clips with known faults before you use its scores,
 # * turn a language model's probabilities into a score that can be ranked, and
-# * choose a threshold by the precision it gives, and say what best-of-N is worth.
+# * choose a threshold by its precision, and measure the gain of best-of-N.
 #
 # | | |
 # |---|---|
 # | **Needed** | [03 · Generate videos](03_inference.ipynb) (without it, sample videos stand in, in a folder of their own) |
 # | **Helpful** | what a probability and an average are |
-# | **Reads** | `generated/base/`, `generated/tuned/`, the controls of the profile |
+# | **Reads** | `generated/base/`, `generated/tuned/`, the calibration clips of the profile |
 # | **Writes** | `verdicts/` (`calibration_clips.jsonl`, `calibration.json`, `verdicts.jsonl`), `kept/` (laid out like `data/train`) |
 # | **Next** | the report: `cookbook report`, or all at once with `cookbook run` |
 #
@@ -54,15 +54,15 @@ profile: str = "nano"  # smoke, nano, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 threshold: float = 0.0  # score from 1 to 5 for both questions, 0 for the calibrated ones
 top: int = 0  # keep only so many of each prompt, 0 for all that pass
-rater: str = "me"  # under which name your own marks are kept
-explain: bool = False  # let the critic also write its reasons (real critics only)
+rater: str = "me"  # name under which your own ratings are kept
+explain: bool = False  # let the critic also write its reasoning (real critics only)
 
 # %%
 from cookbook import budget, doctor, profiles, report, results, runs, samples, show
-from cookbook.judge import calibration
-from cookbook.judge.stage import judge
+from cookbook.judge.calibration import calibrate, quiz, read_frames
 from cookbook.judge.filter import filter_clips
 from cookbook.judge.ratings import Rating
+from cookbook.judge.stage import judge
 
 settings = profiles.get(profile)
 budget.plan(profile, "04")
@@ -72,37 +72,37 @@ folder = samples.with_generated(profile, runs.run_folder(run or None, profile))
 # %% [markdown]
 # ## 4. Inference with Reason 2 for plausibility check and filtering
 #
-# The guide asks Cosmos Reason 2 once, with one question, for one digit, and keeps 4 and 5. Three things are missing: nobody knows how often that digit is right, what to do with
-# a 3, and whether the video did *what it was told*. So here
+# The guide asks Cosmos Reason 2 one question, for one digit, and keeps 4 and 5. Three things are missing. The accuracy of that digit is unknown. There is no rule for a 3. And the question does not cover
+# whether the robot carried out the *instruction*. So here
 #
-# * two questions are asked: `physics` (could this be real?) and `instruction` (did it do exactly that?),
+# * there are two questions: `physics` (could this be real?) and `instruction` (was exactly that done?),
 # * the score is not the digit but its expectation under the model's own probabilities of the five digits,
 #
 # $$ s = \sum_{k=1}^{5} k \cdot p(k \mid \text{video}, \text{question}) , $$
 #
-#   which ranks clips that all get the same digit, and needs no parsing of prose, and
-# * the critic is **measured first**.
+#   which ranks clips with the same digit and needs no parsing of prose, and
+# * the critic is **calibrated first**.
 #
-# ### 4.1 The critic on planted fakes
+# ### 4.1 Calibrate the critic
 #
-# The controls are clips whose truth we know: real ones, and copies in which something was broken on purpose (an object jumps, vanishes, floats, passes through another; the wrong thing is picked, or the wrong hand is used). You first.
+# Calibration clips have known labels: real clips, and clips with an injected fault (an object jumps, vanishes, floats or passes through another; the wrong object is picked, or the wrong hand is used). Try it yourself first.
 #
-# **What you should see:** four clips, six moments of each. Two of them are impossible. Write down which, before you go on.
+# **What you should see:** four clips, six frames of each. Two of them are impossible. Write down which, before you go on.
 
 # %%
-fakes = calibration.puzzle(settings, folder)
-show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number}" for number in range(4)])
+clips = quiz(settings, folder)
+show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for number in range(4)])
 
 # %% [markdown]
-# Now the critic. How well its scores separate sound from broken is the area under the ROC curve, the chance that a sound clip scores above a broken one:
+# Now the critic. The area under the ROC curve measures how well its scores separate valid from invalid clips. It is the chance that a valid clip scores above an invalid one:
 #
-# $$ \mathrm{AUC} = P(s_{\text{sound}} > s_{\text{broken}}) . $$
+# $$ \mathrm{AUC} = P(s_{\text{valid}} > s_{\text{invalid}}) . $$
 #
-# 1 is perfect, 0.5 is a coin toss. The threshold is the score that separates sound from broken best, among those at which at least three of four clips that pass are sound (were there as many broken ones); where no score reaches that, it
-# is the best separation all the same, and says so. It is also the answer to what to do with a 3: what the threshold says.
+# 1 is perfect, 0.5 is chance. The threshold is the score that separates valid from invalid clips best, among those scores at which at least three of four clips that pass are valid (if both were equally many). Where no score reaches that, it
+# is the score of best separation, and the printed rule says so. The threshold also decides about a score of 3.
 #
-# **What you should see:** for each question AUC, its interval and the threshold; then the AUC on faults made without a simulator (frames shuffled, reversed, cut out; regions pasted or erased), which can be made of *any* clips, also of
-# those at `2b`; then how much a score moves when the very same clip is encoded once more. An interval that includes 0.5 means: do not trust this critic yet.
+# **What you should see:** for each question the AUC, its 95 % CI and the threshold. Then the AUC on held-out corruptions (frames shuffled, reversed or cut out; regions pasted or erased), which need no simulator and can be made from *any* clips, also from
+# those of `2b`. Then the mean change of a score when the same clip is re-encoded. If the interval includes 0.5, do not trust this critic yet.
 #
 # <!-- figures: critic -->
 #
@@ -117,23 +117,24 @@ show.show_sheet([calibration.frames(fake)[0] for fake in fakes], [f"clip {number
 # <!-- /figures: critic -->
 
 # %%
-critic = judge(profile, run=folder, calibrate=True)
+critic = calibrate(profile, run=folder)
 
 # %% [markdown]
-# **What you should see:** the truth of your four clips, and what the critic gave them. If a fake scores above a real clip, that is what an AUC means: at 0.98, one pair of a real and a broken clip in fifty stands the wrong way round. No threshold mends that;
-# it only chooses which mistake to make more often.
+# **What you should see:** the labels of your four clips and the critic's scores. If an invalid clip scores above a valid one, that is what an AUC means: at 0.98, one pair of a valid and an invalid clip in fifty is ranked the wrong way round. No threshold corrects that;
+# it only chooses which mistake is more frequent.
 
 # %%
 import pandas as pd
 
 pd.set_option("display.max_colwidth", None)
-told = {(row["file"], row["question"]): row["score"] for row in runs.read_rows(folder / "verdicts" / "calibration_clips.jsonl")}
-pd.DataFrame([{"truth": fake.kind, "physics": told.get((fake.name, "physics"))} for fake in fakes])
+rows = runs.read_rows(folder / "verdicts" / "calibration_clips.jsonl")
+physics = {row["file"]: row["score"] for row in rows if row["question"] == "physics"}
+pd.DataFrame([{"kind": clip.kind, "physics": physics.get(clip.name)} for clip in clips])
 
 # %% [markdown]
-# **What you should see:** curves above the dotted line. The table shows which faults the critic sees, on how many clips each; a kind near 0.5 is one it is blind to, and - means that this question is not asked of it. Few clips make a
-# rough figure: with 6 broken ones, 0.7 and 0.9 are not surely different. At `nano` look at `erased`, the lowest, which the critic was never trained on: a region erased where nothing stands or moves can hardly be seen by anybody,
-# and a frozen clip or one with another's prompt breaks no law of physics, so there only the instruction is asked about.
+# **What you should see:** curves above the dotted line. The table shows the AUC per fault and the number of clips. A kind near 0.5 is one that the critic cannot detect, and - means that the question does not apply. Few clips give a
+# rough figure: with 6 invalid ones, 0.7 and 0.9 are not significantly different. At `nano` look at `erased`, the lowest, which is not in the critic's training data. A region erased where nothing stands or moves is hardly visible.
+# A frozen clip, or one with another's prompt, breaks no law of physics, so only the instruction is scored there.
 
 # %%
 report.plot_roc(folder);
@@ -144,32 +145,32 @@ report.critic_by_kind(folder).astype(object).fillna("-")
 # %% [markdown]
 # ### 4.2 Your own eye
 #
-# Planted faults are not the faults that a world model makes. For those you are the measure: mark some videos, blind to which model made them and to what the critic says. Your marks go to `ratings.jsonl` in the run's folder, and the
-# calibration takes them in: marked videos are controls like the others, and the agreement of critic and people is stated as Cohen's kappa with quadratic weights (1 agreement, 0 what chance gives).
+# Injected faults are not the faults that a world model makes. For those you are the measure: rate some videos, without knowing which model made them or how the critic scored them. Your ratings are appended to `ratings.jsonl` in the run's folder.
+# The calibration reads them: rated videos are calibration clips like the others, and the agreement of critic and people is reported as Cohen's kappa with quadratic weights (1 is agreement, 0 is chance).
 #
-# Two videos of one prompt are easier to tell apart than one is to mark: `Rating(folder, rater, pairs=True)` shows them side by side. Tab and Enter press the buttons, too.
+# To compare two videos of one prompt, show both with `show.show_video` before you rate them.
 #
-# **What you should see:** a video with a row of buttons for each question. In an executed copy, where nobody can press them, pictures of the videos.
+# **What you should see:** a video with a row of buttons for each question. Tab and Enter press the buttons, too. In an executed copy there are pictures of the videos instead.
 
 # %%
 rating = Rating(folder, rater)
 rating.show()
 
 # %% [markdown]
-# Run the next cell when you have marked. **What you should see:** the number of your marks and, with marks, the agreement.
+# Run the next cell after rating. **What you should see:** the number of your ratings and, if there are any, the agreement.
 
 # %%
-print(len(rating.done), "marks by", rater)
-critic = judge(profile, run=folder, calibrate=True)
+print(len(rating.done), "ratings by", rater)
+critic = calibrate(profile, run=folder)
 pd.DataFrame(critic["human"]).T
 
 # %% [markdown]
 # ### 4.3 Verdicts
 #
-# Now every video of both models gets both scores. Each row says what the critic really saw: frames, rate and visual tokens after its processor had its way with the video. That is worth a look, since a
-# processor that samples two frames judges a photograph.
+# Now every video of both models gets both scores. Each row also holds what the critic received after its processor: frames, rate and visual tokens. Check this, because a
+# processor that samples two frames turns a video into a photograph.
 #
-# **What you should see:** the number of clips, and how often the critic finds the instruction carried out, base against tuned; where the scenes are known, also how often it really was.
+# **What you should see:** the number of clips, and how often each model's clips follow their instruction by the critic's score. Where the scenes are known, also the success rate by the ground truth.
 #
 # <!-- figures: verdicts -->
 #
@@ -189,42 +190,42 @@ verdicts = judge(profile, run=folder, explain=explain)
 
 # %%
 first = runs.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
-shown = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens", "explanation")
-pd.Series({key: first[key] for key in shown}).to_frame("first verdict")
+columns = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens", "explanation")
+pd.Series({key: first[key] for key in columns}).to_frame("first verdict")
 
 # %% [markdown]
-# **What you should see:** how the scores of both models spread, and where the thresholds lie. Two humps mean a critic that is decided; one lump in the middle means one that is not. But decided about what? What sets the two *models* apart is plain to see
-# (an arm that carries, or goes back); what sets a good tuned clip apart from a bad one is less so, and that is what the filter needs.
+# **What you should see:** the distribution of both models' scores, and the thresholds. Two humps mean a critic with clear decisions; one lump in the middle means the opposite. But what separates the two *models* is plain to see
+# (an arm that carries an object, or draws back). What separates a good tuned clip from a bad one is less obvious, and that is what the filter needs.
 
 # %%
 report.plot_scores(folder);
 
 # %% [markdown]
-# **What you should see:** the gain of post-training on the prompts and seeds that both models made, with an interval over prompts, because the seeds of one prompt are not
-# independent. It is the critic's opinion: believe it as far as its ROC allows.
+# **What you should see:** the gain of post-training on the prompts and seeds that both models share. The 95 % CI is over prompts, because the seeds of one prompt are not
+# independent. It rests on the critic's scores, so trust it as far as the ROC allows.
 
 # %%
 results.gain(folder)
 
 # %% [markdown]
-# The best and the worst video of the tuned model, by the lower of the two scores, with what they really did where that is known. **What you should see:** a difference that you would have called, too. At `nano` you may well not: then
-# trust your eye, and see below how much this critic's opinion of dreams is worth.
+# The best and the worst video of the tuned model, by the lower of the two scores, with the ground truth where it is known. **What you should see:** a difference that you would rate the same way. At `nano` you may not: then
+# trust your own rating, and compare below how accurate this critic is on generated videos.
 
 # %%
 tuned = results.scores(folder).query("model == 'tuned'")
 order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
 ends = tuned.loc[[order[-1], order[0]]]
-truly = results.outcome_by_file(folder)
-titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {truly.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
+outcomes = results.outcome_by_file(folder)
+titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {outcomes.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
 show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
 show.show_sheet([folder / file for file in ends["file"]], titles)
 
 # %% [markdown]
 # ### 4.4 The filter
 #
-# A video is kept if both scores reach their thresholds, only once if others look the same, and with `top` only if it is among the best of its prompt. `kept/` has the layout of `data/train`, so it can be trained on as it is: `cookbook train --data <run>/kept`.
+# A video is kept if both scores reach their thresholds. Of videos that look the same, only one is kept; with `top`, only the best of each prompt. `kept/` has the layout of `data/train`, so it can be used for training as it is: `cookbook train --data <run>/kept`.
 #
-# **What you should see:** how many were kept, and for which question the others fell.
+# **What you should see:** how many were kept, and for which question the others were dropped.
 
 # %%
 filtered = filter_clips(profile, run=folder, threshold=threshold or None, top=top or None)
@@ -234,11 +235,11 @@ kept, dropped = report.kept_and_dropped(folder)
 pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
 
 # %% [markdown]
-# **How far can I trust this?** At `smoke` and `nano` the scenes are our own, so there is an answer that no critic gave: the masks of the named object and place are known in the photo, the object is
-# followed by its colours, and rules on pixels say whether it ended in its place, whole, single, and let go (`cookbook/judge/rules.py`). Real photos come without masks; there the critic's ROC on planted fakes is all one has.
+# **How far can I trust this?** At `smoke` and `nano` the photos come from our simulator, so there is a ground truth without a critic. The masks of the named object and place are known in the photo. The object is
+# tracked by its colours, and rules on pixels decide whether it ended in its place, whole, single and out of the hand (`cookbook/judge/rules.py`). Real photos come without masks; there the critic's ROC on calibration clips is the only evidence.
 #
-# **What you should see:** what the dreams of both models really did, and then how the critic and its filter compare: `auc` is the chance that a dream that placed got a higher mean of both scores than one that did not;
-# `kept` above `all` means that filtering helped, and the `interval` of their difference, the `gain`, whether by more than chance. A filter that keeps everything gains 0.
+# **What you should see:** the outcomes of both models, and then how critic and filter compare with them. `auc` is the chance that a successful video has a higher mean of both scores than a failed one.
+# If `kept` is above `all`, filtering helped; the `interval` of the `gain`, their difference, shows whether by more than chance. A filter that keeps everything gains 0.
 
 # %%
 report.outcomes(folder)
@@ -247,24 +248,23 @@ report.outcomes(folder)
 results.critic_against_ground_truth(folder)
 
 # %% [markdown]
-# **Read it before you train on `kept/`.** An `auc` near or below 0.5 means that the filter is no better than a coin, or worse, however good the ROC on planted fakes looks: planted faults are not the faults that a world model makes. The critic that
-# this cookbook shipped first had 0.84 and 0.82 on planted fakes and 0.48 on dreams (by the score for the instruction alone), and what its filter kept, at the thresholds of then, placed *less* often than all dreams (57 against 68 %). Its successor learnt from more clips, for longer,
-# and with dreams among them, labelled by the truth; which of these helped how much was not taken apart. [05](05_training_the_critic.ipynb) shows how such clips are taught; elsewhere the labels are your marks of 4.2. So measure your critic on clips of your own world model before you believe its filter.
+# **Read it before you train on `kept/`.** If `auc` is near or below 0.5, the filter is no better than chance, however good the ROC on calibration clips is. Injected faults are not the faults of a world model. The first critic of
+# this cookbook reached AUC 0.84 and 0.82 on injected faults but only 0.48 on generated videos (by the score for the instruction alone). What its filter kept, at the thresholds of that time, succeeded *less* often than all videos (57 against 68 %).
+# Its successor was trained longer, on more clips, including generated videos with their ground truth; the effect of each change was not measured. [05](05_training_the_critic.ipynb) shows such a training; without a simulator, the labels are your ratings of 4.2. So measure your critic on videos of your own world model before you use its filter.
 
 # %% [markdown]
 # ### 4.5 Best of N
 #
-# Is it worth making more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, then the chance that at least one of $N$ drawn seeds is kept is
+# Is it worth generating more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, the chance that at least one of $N$ drawn seeds is kept is
 #
 # $$ 1 - \binom{k-c}{N} \Big/ \binom{k}{N} , $$
 #
 # averaged over prompts.
 #
-# That counts videos; what they are worth is another matter. The second curve follows the video that the critic picks among $N$, and asks the truth whether it placed. Over all subsets of $N$ of the $k$ seeds made (an unbiased
-# estimate), a critic that knows nothing gives a flat line.
+# The second curve takes the video with the highest score among $N$ and plots its success rate by the ground truth, over all subsets of $N$ of the $k$ seeds (an unbiased
+# estimate). A critic without information gives a flat line.
 #
-# **What you should see:** the chance that one of $N$ is kept rises, and where it flattens, more seeds only cost time. The pick's curve rises only if the critic knows which video is better; the band is its interval over prompts. Then, for the pick of $N$, the `gain` over a random video of the same prompt: as long as its interval includes 0, this critic's pick
-# is not proven to be better than a draw.
+# **What you should see:** the chance that one of $N$ is kept rises. Where it flattens, more seeds only cost time. The second curve rises only if the critic ranks the better video higher; the band is its 95 % CI over prompts. The `gain` is that success rate minus that of a random video of the same prompt. As long as its interval includes 0, best-of-$N$ is not proven to be better than a random choice.
 
 # %%
 report.plot_best_of_n(folder);
@@ -275,11 +275,11 @@ pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 # %% [markdown]
 # ### Kept, and dropped
 #
-# **What you should see:** two kept videos above, two dropped ones below, each of another prompt, with what they really did where that is known. Look for what the critic misses; its mistakes are the next thing to work on. Which videos these are may differ on another machine: scores near the threshold fall either way.
+# **What you should see:** two kept videos above, two dropped ones below, each of another prompt, with the ground truth where it is known. Look for the critic's mistakes. On another machine the videos may differ, because scores near the threshold may fall on either side.
 
 # %% tags=["picture"]
 chosen = pd.concat([report.one_each(kept, 2), report.one_each(dropped, 2)])
-titles = [f"{row.video[:40]}: {row.reason}; {truly.get(row.file, '')}" for row in chosen.itertuples()]
+titles = [f"{row.video[:40]}: {row.reason}; {outcomes.get(row.file, '')}" for row in chosen.itertuples()]
 show.show_sheet([folder / file for file in chosen["file"]], titles)
 
 # %% [markdown]
@@ -302,13 +302,13 @@ def score(probabilities):
 exercises.check_04_1(score);
 
 # %% [markdown]
-# **Exercise 04.2 ★★ AUC by hand.** `sound` and `broken` are scores of clips of known truth. Return the share of pairs (one sound, one broken) in which the sound clip scores higher; a tie counts half. What does a critic get that gives 3 to every clip?
+# **Exercise 04.2 ★★ AUC by hand.** `valid` and `invalid` are scores of calibration clips. Return the share of pairs (one valid, one invalid) in which the valid clip scores higher; a tie counts half. What is the AUC of a critic that gives 3 to every clip?
 
 # %%
 from cookbook import exercises
 
 
-def auc(sound, broken):
+def auc(valid, invalid):
     ...  # your code
 
 
@@ -332,19 +332,19 @@ exercises.check_04_3(any_kept);
 # %% [markdown]
 # ## Recap
 #
-# * A critic is believed as far as it was measured: AUC per question and per kind of fault, with intervals.
-# * The expected score ranks; the threshold comes from the precision one wants, not from a digit.
-# * `kept/` is a training set, and every clip in it has its reason.
+# * A critic's scores are worth what its calibration shows: AUC per question and per kind of fault, with 95 % CI.
+# * The expected score ranks clips; the threshold comes from the required precision, not from a digit.
+# * `kept/` is a training set, and every clip in it has a reason.
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | everything passes | a lenient critic, or a threshold by hand that is too low | look at the ROC; leave `threshold` at 0 |
+# | everything passes | a lenient critic, or a manual threshold that is too low | check the ROC; leave `threshold` at 0 |
 # | nothing is kept | weak videos, or a critic near 0.5 whose threshold is extreme | more training steps, more seeds; read the reasons |
-# | *calibration.json is missing* | the critic was never measured | run the cells of 4.1 |
-# | *verdicts was made from other inputs: marks* | you marked videos after they were judged | `cookbook judge --redo`, then `cookbook filter --redo` |
+# | *calibration.json is missing* | the critic was not calibrated | run the cells of 4.1, or `cookbook calibrate` |
+# | *verdicts was built from different inputs: ratings* | you rated videos after they were judged | `cookbook judge --redo`, then `cookbook filter --redo` |
 # | few `visual_tokens` in the verdicts | the processor shrank or thinned the video | the profile's `critic_fps` and `critic_tokens` |
 #
-# **Read more:** [Cosmos Reason 2](https://github.com/nvidia-cosmos/cosmos-reason2); physics as people mark it in [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025); the unbiased estimate of best-of-$N$ in
+# **Read more:** [Cosmos Reason 2](https://github.com/nvidia-cosmos/cosmos-reason2); physics as rated by people in [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025); the unbiased estimate of best-of-$N$ in
 # [Chen et al.](https://arxiv.org/abs/2107.03374) (2021), there called pass@k.
 #
 # **Next:** `cookbook report` puts all of this on one page.

@@ -14,24 +14,24 @@
 # %% [markdown]
 # # 05 · Train the critic
 #
-# **Promise.** You teach the critic a fault of your own, and a table tells with intervals what it learnt and what it forgot.
+# **Promise.** You train the critic on a fault of your own, and a table shows with 95 % CI what it learnt and what it forgot.
 #
 # ![Bars: AUC on the new fault and on the known ones, before training and after](../assets/pictures/05_training_the_critic.png)
 #
-# *The critic on clips that it never trained on, before and after, from the section “Is it worth having?”.*
+# *The critic on held-out clips, before and after training, from the section “Is it worth having?”.*
 #
 # You will be able to
 # * turn clips with labels into training examples for a critic,
 # * train it with the loop that trained the world model, and
-# * decide from held-out clips whether the trained critic is to be used at all.
+# * decide on held-out clips whether to use the trained critic.
 #
 # | | |
 # |---|---|
 # | **Needed** | [01 · Prepare the data](01_preparing_data.ipynb) (without it, the clips of the profile are prepared first). Beyond the guide: `cookbook run` leaves it out, `cookbook run --only 05` executes it |
 # | **Helpful** | AUC and the expected score of notebook 04 |
-# | **Reads** | `data/train/`, the critic and the controls of the profile |
+# | **Reads** | `data/train/`, the critic and the calibration clips of the profile |
 # | **Writes** | `critic/`, laid out like the critic it came from |
-# | **Next** | if the table says so, judge with it: `cookbook judge --critic runs/nano/critic` |
+# | **Next** | if the table supports it, judge with it: `cookbook judge --critic runs/nano/critic` |
 #
 # <!-- measured -->
 #
@@ -54,9 +54,9 @@ profile: str = "nano"  # smoke, nano, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 steps: int = 48  # optimizer steps
 batch: int = 4  # examples per step
-learning_rate: float = 4e-4  # its peak; for the real critics upstream searched 2e-7 to 1e-5
+learning_rate: float = 4e-4  # its peak; for the real critics NVIDIA searched 2e-7 to 1e-5
 labels: str = ""  # folder in VideoPhy-2's layout, to learn from that instead
-redo: bool = False  # train anew
+redo: bool = False  # train again
 
 # %%
 from dataclasses import replace
@@ -65,7 +65,9 @@ from pathlib import Path
 import numpy as np
 
 from cookbook import doctor, profiles, runs, samples, show
-from cookbook.judge import calibration, calibration_clips, critic_training
+from cookbook.judge import critic_training
+from cookbook.judge.calibration import gather, read_frames
+from cookbook.judge.calibration_clips import corrupted, training_clips
 from cookbook.models import hub
 from cookbook.video import fit
 
@@ -76,78 +78,78 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 # %% [markdown]
 # ## 5. Post-training the critic
 #
-# The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips whose physics people marked from 1 to 5. Here the same is done small. Sound clips are worth 5 and broken ones 1, and the loss is the cross-entropy of the
-# digit at the very place where the score is read,
+# The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips whose physics people rated from 1 to 5. Here is the same at small size. Valid clips have the label 5 and invalid ones 1. The loss is the cross-entropy of the
+# digit at the position where the score is computed,
 #
 # $$ L = -\log p(k_{\text{label}} \mid \text{video}, \text{question}) . $$
 #
-# The part that sees is kept as it is. Each digit is drawn equally often, or the critic would learn which of them there are more of.
+# The vision encoder is not trained. Each digit is drawn equally often, otherwise the critic would learn how frequent the digits are.
 #
 # ### 5.1 A fault of your own
 #
-# Which faults matter is decided by *your* world model. Ours loses sharpness where it is unsure, so that is the example: from the middle on, the picture is as soft as if it had a sixth of its pixels a side.
+# Which faults matter depends on *your* world model. Ours loses sharpness where it is uncertain, so that is the example: from the middle on, the frames are as soft as if they had a sixth of their pixels a side.
 #
-# **What you should see:** a clip as it was, and the same going soft.
+# **What you should see:** a clip, and the same clip softened.
 
 
 # %%
 def soften(frames):
-    """Frames uint8 [T, H, W, 3], from the middle on squeezed and stretched again."""
+    """Frames uint8 [T, H, W, 3], from the middle on scaled down and up again."""
     half, (height, width) = len(frames) // 2, frames.shape[1:3]
     small = fit(frames[half:], height // 6, width // 6, crop=False)
     return np.concatenate([frames[:half], fit(small, height, width, crop=False)])
 
 
-main = calibration.gather(settings, folder)[0]
-sound = [clip for clip in main if clip.kind == "real"]
-first = calibration.frames(sound[0])[0]
-show.show_sheet([first, soften(first)], ["as it was", "softened"])
+main = gather(settings, folder)[0]
+valid = [clip for clip in main if clip.kind == "real"]
+first = read_frames(valid[0])[0]
+show.show_sheet([first, soften(first)], ["original", "softened"])
 
 # %% [markdown]
-# Two sets that share no scene. **Held out** are the controls on which notebook 04 measures the critic: the sound ones, the broken ones, and the sound ones softened. **Learnt from** are training clips that are not
-# among them: as they are, softened, and with faults made without a simulator, so that the new fault is not all it sees.
+# Two sets that share no scene. **Held out** are the calibration clips of notebook 04: the valid ones, the invalid ones, and the valid ones softened. **Training** clips are those of `data/train` that are not
+# among them: as they are, softened, and corrupted, so that the critic does not train on the new fault alone.
 #
-# **What you should see:** how many there are of each.
+# **What you should see:** the number of examples in each set.
 
 # %%
-broken = [replace(clip, kind="known faults") for clip in main if clip.physics == 0]
-held = critic_training.from_calibration_clips(sound + broken, ("physics",))
-held += critic_training.with_fault("softened", soften, sound)
+invalid = [replace(clip, kind="known faults") for clip in main if clip.physics == 0]
+held_out = critic_training.from_calibration_clips(valid + invalid, ("physics",))
+held_out += critic_training.with_fault("softened", soften, valid)
 scenes = {clip.scene for clip in main}
-good = [clip for clip in calibration_clips.good_clips(folder / "data" / "train") if clip.scene not in scenes]
-known = [copy for copy in calibration_clips.corrupted(good, 12) if copy.physics == 0]
-examples = critic_training.from_calibration_clips(good + known, ("physics",)) + critic_training.with_fault("softened", soften, good)
+clips = [clip for clip in training_clips(folder / "data" / "train") if clip.scene not in scenes]
+copies = [copy for copy in corrupted(clips, 12) if copy.physics == 0]
+examples = critic_training.from_calibration_clips(clips + copies, ("physics",)) + critic_training.with_fault("softened", soften, clips)
 examples = critic_training.read_labelled(Path(labels)) if labels else examples
-print(f"{len(examples)} examples to learn from, {len(held)} held out")
+print(f"{len(examples)} examples to learn from, {len(held_out)} held out")
 
 # %% [markdown]
 # ### 5.2 Before, training, after
 #
-# The loop is that of notebook 02 (`cookbook/engine`), with its checkpoints: a run that is stopped goes on.
+# The loop is that of notebook 02 (`cookbook/engine`), with its checkpoints: a stopped run continues.
 #
-# **What you should see:** a loss that falls, in jumps, as a step sees few clips. $\log 2 = 0.69$ is what one gets who knows that only 1 and 5 occur, and nothing else.
+# **What you should see:** a loss that falls unevenly, as a step holds few clips. $\log 2 = 0.69$ is the loss of a critic that knows only that 1 and 5 occur equally often.
 
 # %%
 critic = hub.locate(settings.critic)
-before = critic_training.scores(held, critic, profile)
-made = critic_training.train_critic(examples, folder / "critic", profile, steps, batch, learning_rate, redo=redo)
-print(f"loss {made['loss_first']:.2f} -> {made['loss_last']:.2f} in {steps} steps of {batch}")
+before = critic_training.scores(held_out, critic, profile)
+trained = critic_training.train_critic(examples, folder / "critic", profile, steps, batch, learning_rate, redo=redo)
+print(f"loss {trained['loss_first']:.2f} -> {trained['loss_last']:.2f} in {steps} steps of {batch}")
 
 # %%
-after = critic_training.scores(held, folder / "critic", profile)
+after = critic_training.scores(held_out, folder / "critic", profile)
 
 # %% [markdown]
 # ### 5.3 Is it worth having?
 #
-# AUC as in notebook 04, and the gain with its 95 % interval over scenes, both critics on the same clips.
+# The AUC of notebook 04, and the gain with its 95 % CI over scenes, both critics on the same clips.
 #
-# **What you should see:** two lines. `softened` was learnt only if the interval of its gain lies above 0. `known faults` are the price: those of the controls were not among the examples, and where their interval lies below 0, the
-# critic forgot. One that gains a fault and loses others is not better, and at this size and in this time that is to be expected.
+# **What you should see:** two lines. The critic learnt `softened` only if the interval of its gain lies above 0. `known faults` are the price: faults of the calibration clips, which were not among the examples. If their interval lies below 0, the
+# critic forgot. A critic that gains one fault and loses others is not better, and with so few steps and clips that is the expected result.
 
 # %% tags=["picture"]
 import pandas as pd
 
-table = pd.DataFrame(critic_training.compare(held, before, after)).set_index("kind").loc[["softened", "known faults"]].round(2)
+table = pd.DataFrame(critic_training.compare(held_out, before, after)).set_index("kind").loc[["softened", "known faults"]].round(2)
 colours = [show.COLOURS["base"], show.COLOURS["tuned"]]
 table[["before", "after"]].plot.barh(ax=show.axes(height=2.4), color=colours, xlabel="AUC", ylabel="", xlim=(0, 1))
 table
@@ -155,8 +157,8 @@ table
 # %% [markdown]
 # ## With the real critic
 #
-# The same notebook, `cookbook run --only 05 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), marks 1 to
-# 5, and the files in `videos/`. NVIDIA's recipe trains on the whole of VideoPhy-2 on eight GPUs. We have not measured what training does to Cosmos Reason 2: its weights are behind a licence.
+# The same notebook, `cookbook run --only 05 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), ratings 1 to
+# 5, and the files in `videos/`. NVIDIA's recipe trains on all of VideoPhy-2 on eight GPUs. We have not measured the effect of training on Cosmos Reason 2: its weights are behind a licence.
 
 # %% [markdown]
 # ## Exercises
@@ -180,7 +182,7 @@ def loss(logits, digit):
 exercises.check_05_1(loss);
 
 # %% [markdown]
-# **Exercise 05.2 ★★ The best that can be done blind.** A critic that cannot see gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is the least mean loss it can reach? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a loss below it shows that the critic sees something.)
+# **Exercise 05.2 ★★ The best that can be done blind.** A critic that ignores the video gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is its least possible mean loss? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a lower loss shows that the critic uses the video.)
 
 # %%
 import math
@@ -210,16 +212,16 @@ exercises.check_05_3(decision);
 # %% [markdown]
 # ## Recap
 #
-# * A critic is trained where it is read: at the digit behind the answer cue.
-# * New faults are mixed with known ones, sound clips with broken, or it forgets, or learns a habit.
-# * Before and after, on scenes that were not trained on, with an interval: that decides, not the loss.
+# * A critic is trained at the position where its score is computed: the digit after the answer cue.
+# * New faults are mixed with known ones, and valid clips with invalid ones. Otherwise the critic forgets, or always gives the same digit.
+# * The comparison on held-out scenes with its 95 % CI decides, not the loss.
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | the loss falls, the table does not move | too few steps or clips to generalise from, or a fault that its vision does not resolve | more of both; a larger critic |
-# | the other faults fell | they were hardly shown | more of them among the examples; a lower `learning_rate` |
-# | *critic was made from other inputs* | other examples or steps than those of the finished folder | `redo = True`, or another run |
+# | the loss falls, the table does not move | too few steps or clips to generalise from, or a fault too small for its vision encoder | more of both; a larger critic |
+# | the other faults fell | too few of them among the examples | more of them; a lower `learning_rate` |
+# | *critic was built from different inputs* | other examples or steps than those of the finished folder | `redo = True`, or another run |
 #
-# **Read more:** [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025), its marks and how people gave them; the critic's class in [Qwen3-VL](https://arxiv.org/abs/2511.21631) (2025).
+# **Read more:** [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025), its ratings and how they were collected; the critic's class in [Qwen3-VL](https://arxiv.org/abs/2511.21631) (2025).
 #
-# **Next:** if it is worth having, `cookbook judge --critic runs/nano/critic` measures it on all controls and judges with it.
+# **Next:** if it is worth having, `cookbook judge --critic runs/nano/critic` calibrates it on all calibration clips and judges with it.

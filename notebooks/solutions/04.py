@@ -26,16 +26,16 @@ def score(probabilities):
 exercises.check_04_1(score);
 
 # %% [markdown]
-# **Exercise 04.2 ★★ AUC by hand.** `sound` and `broken` are scores of clips of known truth. Return the share of pairs (one sound, one broken) in which the sound clip scores higher; a tie counts half. What does a critic get that gives 3 to every clip?
+# **Exercise 04.2 ★★ AUC by hand.** `valid` and `invalid` are scores of calibration clips. Return the share of pairs (one valid, one invalid) in which the valid clip scores higher; a tie counts half. What is the AUC of a critic that gives 3 to every clip?
 
 # %%
 from cookbook import exercises
 
 
-def auc(sound, broken):
+def auc(valid, invalid):
     # BEGIN SOLUTION
-    won = sum((s > b) + (s == b) / 2 for s in sound for b in broken)
-    return won / (len(sound) * len(broken))
+    won = sum((v > i) + (v == i) / 2 for v in valid for i in invalid)
+    return won / (len(valid) * len(invalid))
     # END SOLUTION
 
 

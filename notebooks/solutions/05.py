@@ -29,7 +29,7 @@ def loss(logits, digit):
 exercises.check_05_1(loss);
 
 # %% [markdown]
-# **Exercise 05.2 ★★ The best that can be done blind.** A critic that cannot see gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is the least mean loss it can reach? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a loss below it shows that the critic sees something.)
+# **Exercise 05.2 ★★ The best that can be done blind.** A critic that ignores the video gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is its least possible mean loss? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a lower loss shows that the critic uses the video.)
 
 # %%
 import math
