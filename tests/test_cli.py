@@ -25,8 +25,9 @@ FLAGS = {
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE
     | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--without-guardrail", "--redo"},
-    "judge": STAGE | {"--clips", "--calibrate", "--explain", "--critic", "--ray", "--redo"},
-    "filter": STAGE | {"--threshold", "--top", "--uncalibrated", "--redo"},
+    "calibrate": STAGE | {"--critic", "--ray"},
+    "judge": STAGE | {"--clips", "--explain", "--critic", "--ray", "--redo"},
+    "filter": STAGE | {"--threshold", "--top", "--redo"},
     "run": STAGE | {"--only", "--from", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},
     "workshop make": {"--out", "--clips", "--seed", "--every", "--workers", "--pairs", "--failures", "--clean"} | DRAWN,
