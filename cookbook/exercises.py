@@ -1,4 +1,4 @@
-"""What a right answer is: the cookbook's own code, asked the same. A check never raises and never tells the answer."""
+"""Checks of the exercises against the cookbook's own code. A check never raises and never shows the answer."""
 
 from __future__ import annotations
 
@@ -17,38 +17,36 @@ from cookbook.engine.optim import PowerEma
 from cookbook.judge.scoring import expected
 from cookbook.judge.statistics import auc
 
-Case = tuple[tuple, Any]  # arguments, and what is wanted
+Case = tuple[tuple, Any]  # arguments, expected result
 
 
 def _check(name: str, answer: Callable, cases: Sequence[Case], hint: str) -> bool:
-    """Try an answer on each case; print one line, with the hint where it is not right yet."""
-    for arguments, wanted in cases:
-        shown = ", ".join(_short(value) for value in arguments)
-        try:
-            got = answer(*arguments)
-        except Exception as error:  # whatever a learner's code may raise
-            print(
-                f"exercise {name}: not yet. For ({shown}) it stops with {type(error).__name__}: {error}. Hint: {hint}"
-            )
-            return False
-        if got is None or got is ...:
-            print(f"exercise {name}: not solved yet. Hint: {hint}")
-            return False
-        if not _same(got, wanted):
-            print(f"exercise {name}: not yet. For ({shown}) it gives {_short(got)}. Hint: {hint}")
-            return False
-    print(f"exercise {name}: right")
-    return True
+    """Try an answer on each case; print one line, with the hint if it is not right yet."""
+    problem = next((text for case in cases if (text := _problem(answer, *case))), None)
+    print(f"exercise {name}: " + (f"{problem}. Hint: {hint}" if problem else "right"))
+    return problem is None
 
 
-def _same(got: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (str, set, bool)):
-        return type(got) is type(wanted) and got == wanted
+def _problem(answer: Callable, arguments: tuple, expected: Any) -> str | None:
+    """What is wrong with an answer in one case."""
+    call = f"not yet. For ({', '.join(map(_short, arguments))}) it"
     try:
-        got, wanted = np.asarray(got, dtype=float), np.asarray(wanted, dtype=float)
+        result = answer(*arguments)
+    except Exception as error:  # a learner's code may raise anything
+        return f"{call} stops with {type(error).__name__}: {error}"
+    if result is None or result is ...:
+        return "not solved yet"
+    return None if _same(result, expected) else f"{call} gives {_short(result)}"
+
+
+def _same(result: Any, expected: Any) -> bool:
+    if isinstance(expected, (str, set, bool)):
+        return type(result) is type(expected) and result == expected
+    try:
+        result, expected = np.asarray(result, dtype=float), np.asarray(expected, dtype=float)
     except (TypeError, ValueError):
         return False
-    return got.shape == wanted.shape and bool(np.allclose(got, wanted, rtol=1e-4, atol=1e-6))
+    return result.shape == expected.shape and bool(np.allclose(result, expected, rtol=1e-4, atol=1e-6))
 
 
 def _short(value: Any) -> str:
@@ -71,16 +69,10 @@ def check_00_2(answer: Callable[[float, float], float]) -> bool:
 
 
 def check_00_3(answer: Callable[[str], set[str]]) -> bool:
-    """Stages to make anew."""
-    cases = []
-    for first in runs.FOLDERS:
-        late = {first}
-        for name, reads in runs.READS.items():
-            late |= {name} if late & set(reads) else set()
-        cases.append(((first,), late))
-    return _check(
-        "00.3", answer, cases, "who reads a stale folder is stale too; runs.READS is in the order of the stages"
-    )
+    """Stages to rebuild."""
+    cases = [((first,), set(runs.downstream([first]))) for first in runs.FOLDERS]
+    hint = "a stage that reads a stale folder is stale too; runs.READS is in the order of the stages"
+    return _check("00.3", answer, cases, hint)
 
 
 def check_01_1(answer: Callable[[int, int, int], int]) -> bool:
@@ -93,9 +85,8 @@ def check_01_1(answer: Callable[[int, int, int], int]) -> bool:
 def check_01_2(answer: Callable[[int, float, float], int]) -> bool:
     """Frames of a file that one window spans."""
     rates = ((25, 8, 30.0), (93, 16, 16.0), (93, 16, 25.0), (25, 8, 12.5))
-    cases = [
-        ((t, fps, own), video.needed_frames(own, profiles.Geometry(t, fps, 16, 16), True)) for t, fps, own in rates
-    ]
+    clips = [profiles.Geometry(t, fps, 16, 16) for t, fps, _ in rates]
+    cases = [(rate, video.needed_frames(rate[2], clip, True)) for rate, clip in zip(rates, clips, strict=True)]
     return _check("01.2", answer, cases, "T frames have T - 1 gaps between them; the last needed frame counts, too")
 
 
@@ -107,9 +98,8 @@ def check_01_3(answer: Callable[[str, str], str]) -> bool:
         for prompt in prompts:
             layout.write_metadata(Path(folder) / "metadata.csv", [("7.mp4", prompt)])
             cases.append((("7.mp4", prompt), (Path(folder) / "metadata.csv").read_text().splitlines()[1]))
-    return _check(
-        "01.3", answer, cases, 'a cell with a comma or a quote stands in double quotes; a quote in it is doubled, ""'
-    )
+    hint = 'a cell with a comma or a quote is put in double quotes; a quote in it is doubled, ""'
+    return _check("01.3", answer, cases, hint)
 
 
 def check_02_1(answer: Callable) -> bool:
@@ -125,7 +115,7 @@ def check_02_2(answer: Callable[[float], float]) -> bool:
     """The shift with a given median noise level."""
     shifts = (1.0, 3.0, 5.0, 9.0)
     cases = [((float(flow.shifted(torch.tensor(0.5, dtype=torch.float64), s)),), s) for s in shifts]
-    return _check("02.2", answer, cases, "the median of t is 0.5; put it into the formula and solve for s")
+    return _check("02.2", answer, cases, "the median of t is 0.5; insert it into the formula and solve for s")
 
 
 def check_02_3(answer: Callable[[Sequence[float], float], float]) -> bool:
@@ -143,9 +133,8 @@ def check_03_1(answer: Callable) -> bool:
     """Guided velocity in NVIDIA's convention."""
     text, negative = np.array([1.0, -2.0]), np.array([0.5, 0.0])
     cases = [((text, negative, g), text + g * (text - negative)) for g in (0.0, 2.0, 7.0)]
-    return _check(
-        "03.1", answer, cases, "at g = 0 only the text counts; larger g goes farther away from the negative prompt"
-    )
+    hint = "at g = 0 only the text counts; larger g goes farther away from the negative prompt"
+    return _check("03.1", answer, cases, hint)
 
 
 def check_03_2(answer: Callable) -> bool:
@@ -159,9 +148,8 @@ def check_03_2(answer: Callable) -> bool:
         ((lambda x, sigma: (x - target) / sigma, noise, sigmas), target),
         ((lambda x, sigma: x * sigma, noise, sigmas), turning),
     ]
-    return _check(
-        "03.2", answer, cases, "one step goes (next sigma - sigma) times the velocity at the present x and sigma"
-    )
+    hint = "one step goes (next sigma - sigma) times the velocity at the present x and sigma"
+    return _check("03.2", answer, cases, hint)
 
 
 def check_03_3(answer: Callable[[dict, dict], set[str]]) -> bool:
@@ -175,9 +163,8 @@ def check_03_3(answer: Callable[[dict, dict], set[str]]) -> bool:
         (({"a": ones, "b": twos}, {"a": twos, "b": ones}), {"a", "b"}),
         (({"a": ones}, {"a": ones.double()}), {"a"}),
     ]
-    return _check(
-        "03.3", answer, cases, "a name may be missing on either side; equal numbers of another dtype differ, too"
-    )
+    hint = "a name may be missing on either side; equal numbers of another dtype differ, too"
+    return _check("03.3", answer, cases, hint)
 
 
 def check_04_1(answer: Callable[[Sequence[float]], float]) -> bool:
@@ -197,10 +184,10 @@ def check_04_2(answer: Callable[[Sequence[float], Sequence[float]], float]) -> b
         ([2, 3, 4], [3, 3, 1, 5]),
     )
     cases = []
-    for sound, broken in pairs:
-        labels = np.array([1] * len(sound) + [0] * len(broken))
-        cases.append(((sound, broken), auc(labels, np.array([*sound, *broken], float))))
-    return _check("04.2", answer, cases, "compare each sound clip with each broken one; a tie counts half")
+    for valid, invalid in pairs:
+        labels = np.array([1] * len(valid) + [0] * len(invalid))
+        cases.append(((valid, invalid), auc(labels, np.array([*valid, *invalid], float))))
+    return _check("04.2", answer, cases, "compare each valid clip with each invalid one; a tie counts half")
 
 
 def check_04_3(answer: Callable[[int, int, int], float]) -> bool:
@@ -209,9 +196,8 @@ def check_04_3(answer: Callable[[int, int, int], float]) -> bool:
     for kept, seeds, draws in ((0, 4, 2), (1, 4, 1), (1, 4, 2), (2, 5, 2), (3, 5, 3), (4, 4, 1)):
         drawn = list(combinations(range(seeds), draws))
         cases.append(((kept, seeds, draws), sum(min(draw) < kept for draw in drawn) / len(drawn)))
-    return _check(
-        "04.3", answer, cases, "it is easier to count the draws in which none is kept; math.comb(a, b) is 0 for b > a"
-    )
+    hint = "it is easier to count the draws in which none is kept; math.comb(a, b) is 0 for b > a"
+    return _check("04.3", answer, cases, hint)
 
 
 def check_05_1(answer: Callable[[Sequence[float], int], float]) -> bool:
@@ -225,35 +211,29 @@ def check_05_1(answer: Callable[[Sequence[float], int], float]) -> bool:
     cases = [
         ((row, digit), float(F.cross_entropy(torch.tensor([row]), torch.tensor([digit - 1])))) for row, digit in rows
     ]
-    return _check(
-        "05.1", answer, cases, "digit 1 has index 0; take the largest logit off all of them first, or exp overflows"
-    )
+    hint = "digit 1 has index 0; subtract the largest logit from all of them first, or exp overflows"
+    return _check("05.1", answer, cases, hint)
 
 
 def check_05_2(answer: Callable[[Sequence[int]], float]) -> bool:
     """Entropy of the digits."""
     counts = ([7, 0, 0, 0, 7], [4, 4, 4, 4, 4], [30, 0, 0, 0, 10], [0, 0, 5, 0, 0])
     cases = [((row,), float(torch.distributions.Categorical(torch.tensor(row).double()).entropy())) for row in counts]
-    return _check(
-        "05.2", answer, cases, "the best fixed probabilities are the shares of the digits; 0 log 0 counts as 0"
-    )
+    hint = "the best fixed probabilities are the shares of the digits; 0 log 0 counts as 0"
+    return _check("05.2", answer, cases, hint)
 
 
 def check_05_3(answer: Callable[[Sequence[dict], str], str]) -> bool:
-    """What two intervals allow to be said."""
-    told = (
+    """The decision that two intervals support."""
+    intervals = (
         ((0.1, 0.4), (-0.05, 0.02), "use it"),
         ((0.1, 0.4), (-0.20, -0.01), "keep the old one"),
         ((-0.1, 0.4), (-0.05, 0.02), "measure more"),
         ((-0.3, -0.1), (0.05, 0.2), "keep the old one"),
     )
     cases = []
-    for new, old, wanted in told:
+    for new, old, decision in intervals:
         rows = [{"kind": "known faults", "gain_interval": list(old)}, {"kind": "softened", "gain_interval": list(new)}]
-        cases.append(((rows, "softened"), wanted))
-    return _check(
-        "05.3",
-        answer,
-        cases,
-        "proven means that the whole interval lies on one side of 0; the new kind can get worse, too",
-    )
+        cases.append(((rows, "softened"), decision))
+    hint = "proven means that the whole interval lies on one side of 0; the new kind can get worse, too"
+    return _check("05.3", answer, cases, hint)

@@ -1,4 +1,4 @@
-"""The doctor: never fails on a machine without network, GPU or token, and names a fix for each missing thing."""
+"""The doctor: never fails without network, GPU or token, and prints a fix for each requirement that is not met."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from huggingface_hub.errors import HfHubHTTPError
 from cookbook import doctor, hardware, profiles
 from cookbook.errors import UserError
 from cookbook.machine import Machine, within
-from cookbook.models import fast, world
+
+LARGE = ("2b-smoke", "2b", "14b")
 
 
-def test_every_profile_has_its_needs():
-    assert doctor.NEEDS.keys() == profiles.PROFILES.keys()
+def test_every_profile_states_its_needs():
+    for name, profile in profiles.PROFILES.items():
+        assert profile().name == name and profile().needs.cores > 0
+    needs = [str(profiles.get(name).needs) for name in ("smoke", "nano", "2b", "14b")]
+    assert needs == ["1 CPU core, 4 GB", "2 CPU cores, 8 GB", "1 GPU of 80 GB", "8 GPUs of 80 GB"]
 
 
-def test_on_this_machine_it_answers_in_time_and_without_network(monkeypatch, capsys):
+def test_2b_smoke_is_2b_with_less_work():
+    full, few = profiles.get("2b"), profiles.get("2b-smoke")
+    assert (few.world, few.critic, few.clip, few.guardrail) == (full.world, full.critic, full.clip, full.guardrail)
+    assert few.train_clips == 4 and few.recipe.steps == 4 and few.recipe.learning_rate == full.recipe.learning_rate
+    assert [recipe.name for recipe in few.alternatives] == [recipe.name for recipe in full.alternatives]
+
+
+def test_it_finishes_in_time_without_network(monkeypatch, capsys):
     monkeypatch.setattr(Machine, "online", False)
     monkeypatch.setattr(Machine, "token", False)
     clock = time.monotonic()
@@ -32,7 +43,7 @@ def test_on_this_machine_it_answers_in_time_and_without_network(monkeypatch, cap
     assert "hf auth login" in out
 
 
-def test_a_large_machine_runs_everything(machine, capsys):
+def test_a_large_machine_can_run_every_profile(machine, capsys):
     machine()
     assert doctor.doctor("14b")
     assert "14b: can run here (8 GPUs of 80 GB)" in capsys.readouterr().out
@@ -53,25 +64,26 @@ def test_a_large_machine_runs_everything(machine, capsys):
         ("2b", {"accepted": False}, "Hub licences (2b)", "https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
     ],
 )
-def test_each_missing_thing_is_named_with_its_fix(machine, capsys, profile, lack, what, fix):
+def test_each_requirement_that_is_not_met_has_its_fix(machine, capsys, profile, lack, what, fix):
     machine(**lack)
     assert not doctor.doctor(profile)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(what)]
     assert lines and fix in lines[0]
-    with pytest.raises(UserError, match=f"{profile} cannot run here, because of\n  .*{re.escape(fix)}"):
+    with pytest.raises(UserError, match=f"requirements of profile {profile}:\n  .*{re.escape(fix)}"):
         doctor.require(profile)
 
 
-def test_need_is_told_against_what_is_here(machine, capsys):
+def test_needs_are_printed_beside_what_is_here(machine, capsys):
     machine(memory_gb=25.1, cores=4, gpus=[])
     doctor.doctor()
-    out = capsys.readouterr().out
-    assert "\nmemory (2b, 14b): 2b needs 64 GB, 14b needs 256 GB, here 25.1 GB; use a machine with more memory\n" in out
-    assert "\nNVIDIA GPU (2b, 14b): 2b needs 1 GPU of 80 GB, 14b needs 8 GPUs of 80 GB, here none; " in out
+    out, profiles = capsys.readouterr().out, ", ".join(LARGE)
+    needs = "2b-smoke needs 64 GB, 2b needs 64 GB, 14b needs 256 GB"
+    assert f"\nmemory ({profiles}): {needs}, here 25.1 GB; use a machine with more memory\n" in out
+    assert "2b needs 1 GPU of 80 GB, 14b needs 8 GPUs of 80 GB, here none; " in out
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", None])
-def test_only_what_is_set_is_to_be_unset(machine, capsys, monkeypatch, name):
+def test_only_variables_that_are_set_are_to_be_unset(machine, capsys, monkeypatch, name):
     for variable in doctor.OFFLINE:
         monkeypatch.delenv(variable, raising=False)
     if name:
@@ -90,34 +102,33 @@ def test_no_size_is_zero():
     assert sizes["nano/world"].endswith(" MB") and sizes["nvidia/Cosmos-Predict2.5-2B"] == "21.5 GB"
 
 
-def test_nano_never_asks_the_network(machine, monkeypatch):
+def test_nano_never_uses_the_network(machine, monkeypatch):
     machine()
-    asked = property(lambda self: pytest.fail("asked the network"))
+    asked = property(lambda self: pytest.fail("used the network"))
     monkeypatch.setattr(Machine, "online", asked)
     monkeypatch.setattr(Machine, "token", asked)
     monkeypatch.setattr(Machine, "refused", asked)
     assert doctor.doctor("nano")
 
 
-def test_a_probe_that_hangs_or_breaks_is_a_no():
+def test_a_probe_that_hangs_or_fails_counts_as_no():
     clock = time.monotonic()
     assert within(0.2, lambda: time.sleep(5)) is None
     assert within(0.2, lambda: 1 / 0) is None
     assert time.monotonic() - clock < 3
 
 
-def test_a_token_that_the_hub_refuses_is_not_taken_for_a_missing_licence(machine, capsys):
+def test_a_refused_token_is_not_reported_as_a_missing_licence(machine, capsys):
     machine(refused=True)
     assert not doctor.doctor("2b")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Hub ")]
     assert [line for line in lines if line.startswith("Hub token  ") and "refused (401)" in line]
-    assert "Hub token (2b): refused (401); unset HF_TOKEN; hf auth login  (the Hub no longer takes this one)" in lines
+    assert "Hub token (2b): refused (401); unset HF_TOKEN; hf auth login  (the Hub rejects this token)" in lines
     assert not [line for line in lines if line.startswith("Hub licences (2b)")]
     machine(token=False, refused=True)
     doctor.doctor("2b")
-    assert "Hub token (2b): no; hf auth login" in capsys.readouterr().out.splitlines(), (
-        "without a token there is none to refuse"
-    )
+    lines = capsys.readouterr().out.splitlines()
+    assert "Hub token (2b): no; hf auth login" in lines, "without a token there is none to refuse"
 
 
 @pytest.mark.parametrize(("status", "refused"), [(401, True), (403, False), (503, False), (None, False)])
@@ -133,13 +144,13 @@ def test_only_a_401_is_a_refused_token(status, refused, monkeypatch):
     assert Machine().refused is refused
 
 
-# what was chosen for this machine
+# what is chosen for this machine
 
 
-def test_each_choice_is_told_with_its_reason_on_a_line(machine, capsys):
+def test_each_choice_is_printed_with_its_reason_on_a_line(machine, capsys):
     machine()
-    for told in (doctor.require, doctor.doctor):
-        told("nano")
+    for check in (doctor.require, doctor.doctor):
+        check("nano")
         lines = capsys.readouterr().out.splitlines()
         for name in ("device", "dtype", "attention", "compile", "video"):
             (line,) = [line for line in lines if line.startswith(f"  {name} ")]
@@ -147,19 +158,19 @@ def test_each_choice_is_told_with_its_reason_on_a_line(machine, capsys):
 
 
 def test_on_a_cpu_the_choices_are_those_of_a_cpu():
-    told = {name: chosen for name, (chosen, _) in hardware.choices().items()}
+    chosen = {name: choice for name, (choice, _) in hardware.choices().items()}
     if not torch.cuda.is_available():
-        assert (told["device"], told["dtype"], told["compile"]) == ("cpu", "float32", "none")
+        assert (chosen["device"], chosen["dtype"], chosen["compile"]) == ("cpu", "float32", "none")
 
 
-def test_what_is_told_is_what_the_stages_do(monkeypatch):
-    """The choices are asked of the functions that make them: where those choose otherwise, the lines change."""
+def test_printed_choices_are_those_of_the_stages(monkeypatch):
+    """The lines come from the functions that the stages call: if those choose differently, the lines change."""
     monkeypatch.setattr(hardware, "device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda on: "H100")
-    told = hardware.choices()
-    assert told["device"] == ("H100", "PyTorch finds it") and told["dtype"][0] == "bfloat16"
-    assert told["attention"][0].startswith("cudnn before flash") and "none" not in told["compile"]
+    choices = hardware.choices()
+    assert choices["device"] == ("H100", "PyTorch finds it") and choices["dtype"][0] == "bfloat16"
+    assert choices["attention"][0].startswith("cudnn before flash") and "none" not in choices["compile"]
     monkeypatch.setattr(hardware, "compute_dtype", lambda on: torch.float16)
     monkeypatch.setattr(hardware, "compiles", lambda on: False)
-    told = hardware.choices()
-    assert told["dtype"][0] == "float16" and told["compile"][0] == "none"
+    choices = hardware.choices()
+    assert choices["dtype"][0] == "float16" and choices["compile"][0] == "none"

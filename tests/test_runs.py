@@ -1,4 +1,4 @@
-"""Run folders: a stage is skipped when whole, continued when not, refused when its inputs changed."""
+"""Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
 import json
 import os
@@ -41,32 +41,46 @@ def test_unfinished_stage_is_continued(tmp_path):
 @pytest.mark.parametrize("when_finished", [True, False])
 def test_changed_inputs_are_refused_by_name(tmp_path, when_finished):
     finished(tmp_path / "s") if when_finished else make_stage(tmp_path / "s").close()
-    with pytest.raises(UserError, match=r"data .* -> .*To make it anew: redo=True$"):
+    with pytest.raises(UserError, match=r"data .* -> .*To rebuild it, pass redo=True$"):
         make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
     with pytest.raises(UserError, match="steps 1 -> 2"):
         make_stage(tmp_path / "s", settings={"steps": 2})
 
 
-def test_the_cure_is_a_command_for_this_run(tmp_path, monkeypatch):
+def test_the_fix_is_a_command_for_this_run(tmp_path, monkeypatch):
     finished(tmp_path / "my runs" / "a" / "checkpoints")
     for place, run in ((tmp_path, "'my runs/a'"), (tmp_path.parent, f"'{tmp_path.name}/my runs/a'")):
         monkeypatch.chdir(place)
         with pytest.raises(UserError) as refused:
             make_stage(tmp_path / "my runs" / "a" / "checkpoints", settings={"steps": 2})
-        assert str(refused.value).endswith(f"redo=True, or `cookbook run --run {run} --redo train`")
+        assert str(refused.value).endswith(f"pass redo=True, or run `cookbook run --run {run} --redo train`")
 
 
-def test_a_command_names_what_is_not_taken_anyhow(tmp_path, monkeypatch):
+def test_a_command_line_omits_default_arguments(tmp_path, monkeypatch):
     assert runs.command("train", runs.HOME / "runs" / "nano", "nano") == "`cookbook train`"
     assert runs.command("train", runs.HOME / "runs" / "2b", "2b", "--redo") == "`cookbook train --profile 2b --redo`"
     make_stage(tmp_path / "checkpoints").close()
     assert runs.command("judge", tmp_path) == f"`cookbook judge --run {tmp_path}`"
 
 
-def test_a_forgotten_stage_may_begin_with_anything(tmp_path):
+def test_a_deleted_stage_may_start_with_other_inputs(tmp_path):
     make_stage(tmp_path / "s").forget()
     assert not (tmp_path / "s").exists()
     assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}).done
+
+
+@pytest.mark.parametrize("mark", ["dreams", "started.json", "manifest.json"])
+def test_a_run_folder_of_an_older_version_is_refused_in_one_line(mark, tmp_path):
+    (tmp_path / "data").mkdir()
+    if mark == "dreams":
+        (tmp_path / mark).mkdir()
+    else:
+        runs.write_json(tmp_path / "data" / mark, {"stage": "data"})
+    with pytest.raises(
+        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
+    ) as e:
+        runs.run_folder(tmp_path, "nano")
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
 
 
 def test_redo_empties_the_folder(tmp_path):
@@ -75,7 +89,7 @@ def test_redo_empties_the_folder(tmp_path):
     assert not stage.done and not (tmp_path / "s" / "result.txt").exists()
 
 
-def test_lost_output_is_noticed(tmp_path):
+def test_a_missing_output_is_reported(tmp_path):
     finished(tmp_path / "s")
     (tmp_path / "s" / "result.txt").unlink()
     with pytest.raises(UserError, match="lost result.txt"):
@@ -96,12 +110,12 @@ def test_two_processes_cannot_share_a_stage(tmp_path):
     held.communicate()
 
 
-def test_failed_attempt_of_the_same_process_lets_go(tmp_path):
+def test_a_failed_attempt_of_the_same_process_releases_the_folder(tmp_path):
     first = make_stage(tmp_path / "s")
     assert not make_stage(tmp_path / "s").done and first.folder.exists()
 
 
-def test_what_lies_downstream_is_stale(tmp_path):
+def test_stages_downstream_are_stale(tmp_path):
     data = finished(tmp_path / "data", inputs={"clips": "1"})
     finished(tmp_path / "checkpoints", inputs={"prepare": data["fingerprint"]})
     assert runs.stale(tmp_path) == []
@@ -111,7 +125,7 @@ def test_what_lies_downstream_is_stale(tmp_path):
     assert runs.stale(tmp_path) == ["train"]
 
 
-def test_fingerprint_sees_names_and_contents(tmp_path):
+def test_a_fingerprint_depends_on_names_and_contents(tmp_path):
     (tmp_path / "a").write_text("1")
     first = runs.fingerprint(tmp_path)
     (tmp_path / "a").write_text("2")
@@ -120,7 +134,7 @@ def test_fingerprint_sees_names_and_contents(tmp_path):
     assert len({first, second, runs.fingerprint(tmp_path)}) == 3
 
 
-def test_row_cut_by_a_kill_is_dropped_and_other_damage_is_named(tmp_path):
+def test_a_truncated_last_row_is_dropped_and_other_damage_named(tmp_path):
     file = tmp_path / "rows.jsonl"
     runs.append_row(file, {"a": 1})
     with open(file, "a") as handle:
@@ -134,7 +148,7 @@ def test_row_cut_by_a_kill_is_dropped_and_other_damage_is_named(tmp_path):
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
-def test_rows_survive_the_round_trip(tmp_path_factory, rows):
+def test_rows_are_read_as_written(tmp_path_factory, rows):
     file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     for row in rows:
         runs.append_row(file, row)
@@ -150,7 +164,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
 
 
-def test_killed_at_any_moment_the_manifest_is_whole_or_absent(tmp_path):
+def test_after_a_kill_the_manifest_is_complete_or_absent(tmp_path):
     program = textwrap.dedent(
         f"""
         from pathlib import Path
@@ -173,7 +187,7 @@ def test_killed_at_any_moment_the_manifest_is_whole_or_absent(tmp_path):
         assert manifest is None or manifest["outputs"].keys() == {"result.txt"}
 
 
-def test_leftovers_of_killed_processes_are_swept_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):
     folder = tmp_path / "s"
     make_stage(folder).close()
     (folder / "videos").mkdir()
