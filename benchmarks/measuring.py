@@ -1,4 +1,4 @@
-"""What the programs beside this file share: the clock in what they say, the peak of GPU memory, their tables."""
+"""Shared by the programs beside this file: timestamps, peak GPU memory, tables."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 
 Both ways compute in bf16, on the same batches, each from the same weights at a constant rate. `bf16` is upstream's:
 weights and both moments of Adam in bf16, no other copy. Without --run the weights are random (deviation 0.02) in the
-exact configuration and four small random clips are learnt by heart: which updates survive is a matter of the weights'
-size and of the rate, not of what is learnt.
+exact configuration and four small random clips are memorised: which updates survive depends on the size of the weights
+and on the rate, not on the data.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Work:
     heldout: Callable[[torch.nn.Module], float] | None
 
 
-def work(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Work, Profile]:
+def build(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Work, Profile]:
     """The run's clips and the profile's weights; without a run random ones at a size that needs little time."""
     recipe = profile.recipe
     if run is None:
@@ -75,29 +75,31 @@ def work(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Work,
     ), profile
 
 
-def train(made: Work, recipe: Recipe, group: engine.Group) -> Row:
-    """Train one way, watching every step."""
+def train(work: Work, recipe: Recipe, group: engine.Group) -> Row:
+    """Train one way, comparing the weights before and after every step."""
     dtype = torch.float32 if recipe.master_weights else torch.bfloat16
-    network = made.network().to(group.device, dtype).train()
+    network = work.network().to(group.device, dtype).train()
     run = Run(network, recipe, 0, group, torch.bfloat16, str)
     start = copies(run)
-    before = measured(made, run)
+    before = measured(work, run)
     shares, losses = [], []
     for _ in range(recipe.steps):
         last = copies(run)
-        losses.append(run.advance(flow_loss, made.batch_at)["loss"])
+        losses.append(run.advance(flow_loss, work.batch_at)["loss"])
         shares.append(survived(run, last))
-    far = sum(float((p.detach().float() - s.float()).square().sum()) for p, s in zip(weights(run), start, strict=True))
+    squares = sum(
+        float((p.detach().float() - s.float()).square().sum()) for p, s in zip(weights(run), start, strict=True)
+    )
     tenth = max(1, recipe.steps // 10)
     return Row(
         weights="float32 master" if recipe.master_weights else "bf16",
         rate=recipe.learning_rate,
         survived=sum(shares) / len(shares),
-        moved=(far / sum(s.numel() for s in start)) ** 0.5,
+        moved=(squares / sum(s.numel() for s in start)) ** 0.5,
         loss_first=sum(losses[:tenth]) / tenth,
         loss_last=sum(losses[-tenth:]) / tenth,
         heldout_before=before,
-        heldout_after=measured(made, run),
+        heldout_after=measured(work, run),
     )
 
 
@@ -119,19 +121,19 @@ def survived(run: Run, before: list[Tensor]) -> float:
     return changed / due
 
 
-def measured(made: Work, run: Run) -> float | None:
-    if made.heldout is None:
+def measured(work: Work, run: Run) -> float | None:
+    if work.heldout is None:
         return None
     with autocast(run.model, run.group.device, torch.bfloat16):
-        return made.heldout(run.model)
+        return work.heldout(run.model)
 
 
 def table(profile: Profile, rows: list[Row], steps: int) -> str:
-    """The rows in Markdown, under a line that says what was measured on what."""
-    made = runs.environment()
+    """The rows in Markdown, under a line that names sizes, device and versions."""
+    machine = runs.environment()
     facts = (
         f"{profile.world.location}: {steps} steps of {profile.recipe.batch} clip(s) at a constant rate, "
-        f"on {made['device']}, torch {made['versions']['torch']}"
+        f"on {machine['device']}, torch {machine['versions']['torch']}"
     )
     heads = (
         "weights", "rate", "updates surviving", "weight moved", "first loss", "last loss", "held out before", "after",
@@ -171,9 +173,9 @@ def main(
                 "activation_checkpointing": "none",
             }
             recipe = replace(chosen.recipe, steps=steps, batch=batch, learning_rate=rate, **flat)
-            made, used = work(replace(chosen, recipe=recipe), run, group)
+            work, used = build(replace(chosen, recipe=recipe), run, group)
             for master in (False, True):
-                rows.append(train(made, replace(recipe, master_weights=master), group))
+                rows.append(train(work, replace(recipe, master_weights=master), group))
                 print(json.dumps(asdict(rows[-1])), flush=True)
                 if out:
                     out.write_text(table(used, rows, steps) + "\n")

@@ -4,8 +4,8 @@
     torchrun --nproc_per_node=2 benchmarks/train.py                  ours on several GPUs, for clips per second
     python benchmarks/train.py --profile 14b --trained lora          14B; --layers N takes as many blocks as fit
 
-Weights are random in the exact configuration, latents and text embeddings are random and given, as training has them
-from its cache; so nothing is downloaded. A step is forward, backward, clipping and AdamW; ours also averages (EMA).
+Weights, latents and text embeddings are random, in the exact configuration; so nothing is downloaded, and nothing is
+encoded, as in training with a full cache. A step is forward, backward, clipping and AdamW; ours also averages (EMA).
 Each method is printed as a line of JSON as soon as it is measured, and DIR/train.jsonl and DIR/train.md are kept up to
 date, so that a run that is cut short keeps what it has.
 
@@ -32,19 +32,12 @@ from cookbook.engine.optim import trainable
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import sizes
 from cookbook.profiles import Profile, Recipe
-from cookbook.train import planning
-from cookbook.train.network import ready
+from cookbook.train.network import add_lora, ready
 from cookbook.train.objective import Batch, flow_loss
 
 PEAK = 989e12  # FLOP per second of an H100 in bf16, dense
 PLAIN = "diffusers"
-METHODS = (
-    PLAIN,
-    "blocks",
-    "selective",
-    "products",
-    "0.25",
-)  # the plain step, and choices of the recipe's activation_checkpointing
+METHODS = (PLAIN, "selective", "0.25")  # the plain step, and values of the recipe's activation_checkpointing
 TRAINED = ("all", "lora")
 
 Step = Callable[[], tuple[float, float]]  # -> the loss and the norm of its gradients
@@ -88,7 +81,7 @@ def configuration(profile: Profile, layers: int | None) -> dict:
 
 
 def random_batch(profile: Profile, count: int, device: torch.device, seed: int = 1) -> Batch:
-    """`count` clips of the profile's size; one latent frame is given."""
+    """`count` clips of the profile's size; one conditioning frame each."""
     settings, random = sizes.config(profile.world), torch.Generator().manual_seed(seed)
     shape = (count, settings["out_channels"], *profile.clip.latent)
     text = (count, profile.text_tokens, settings["crossattn_proj_in_channels"])
@@ -100,7 +93,7 @@ def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: t
     """What one writes by hand with diffusers: its checkpointing, autocast, fused AdamW, clipping."""
     compute = hardware.compute_dtype(device)
     if recipe.lora_rank:
-        planning.add_lora(network, recipe)
+        add_lora(network, recipe)
     network.train().enable_gradient_checkpointing()
     weights = list(trainable(network).values())
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, fused=device.type == "cuda")
@@ -146,7 +139,7 @@ def measure(
         else:
             step = our_step(network, replace(recipe, activation_checkpointing=method), batch, group)
         first, slow = timed(step, gpu)
-        timed(step, gpu)  # the optimizer's first step is behind us, but not the allocator's second
+        timed(step, gpu)  # a warm-up step more: the allocator settles in its second
         taken = []
         while len(taken) < steps and (len(taken) < 5 or group.largest(sum(taken)) < seconds):
             taken.append(timed(step, gpu)[1])
@@ -165,21 +158,21 @@ def measure(
 def timed(step: Step, gpu: bool) -> tuple[tuple[float, float], float]:
     """What a step returns, and its seconds."""
     start = time.perf_counter()
-    found = step()
+    result = step()
     if gpu:
         torch.cuda.synchronize()
-    return found, time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
 def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | None) -> str:
-    """The rows in Markdown, under a line that says what was measured on what."""
-    made, clip = runs.environment(), profile.clip
+    """The rows in Markdown, under a line that names sizes, device and versions."""
+    machine, clip = runs.environment(), profile.clip
     shape = f"{clip.height}x{clip.width}, {clip.frames} frames, {clip.tokens} tokens"
     part = f" ({layers} blocks of it)" if layers else ""
     facts = (
         f"{profile.world.location}{part}, random weights: {shape}, batch {profile.recipe.batch} per process, "
-        f"{group.size} process(es) on {made['device']}, torch {made['versions']['torch']}, "
-        f"diffusers {made['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}"
+        f"{group.size} process(es) on {machine['device']}, torch {machine['versions']['torch']}, "
+        f"diffusers {machine['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}"
     )
     heads = (
         "method", "trained", "first loss", "norm", "first step, s", "s per step", "of steps", "clips/s", "MFU",
@@ -202,8 +195,8 @@ def main(
 
     Args:
         profile: whose network, clip size and recipes.
-        methods: `diffusers` (one process only: it has no way of its own to share weights), or what the recipe's
-            `activation_checkpointing` may be: blocks, selective, products, none, or a share such as 0.25.
+        methods: `diffusers` (one process only: it cannot shard weights), or what the recipe's
+            `activation_checkpointing` may be: none, selective, or a share such as 0.25.
         trained: all, lora or both.
         steps: timed steps of each method, after two that are not.
         seconds: no new step of a method after this time, if there are five.
@@ -219,11 +212,11 @@ def main(
         for kind, method in ((k, m) for k in trained for m in methods if m != PLAIN or group.size == 1):
             rows.append(measure(chosen, method, kind == "lora", group, steps, seconds, layers))
             text = table(chosen, rows, group, layers)
-            group.say(json.dumps(asdict(rows[-1]) | {"processes": group.size}))
+            group.print(json.dumps(asdict(rows[-1]) | {"processes": group.size}))
             if out and group.main:
                 runs.append_row(out / "train.jsonl", asdict(rows[-1]) | {"processes": group.size})
                 (out / "train.md").write_text(text + "\n")
-        group.say(text)
+        group.print(text)
     return rows
 
 

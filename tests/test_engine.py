@@ -1,7 +1,9 @@
-"""The training engine: what is computed again, how the work is split, what a checkpoint survives."""
+"""The training engine: activation checkpointing, how the work is divided, what a checkpoint survives."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import types
 from dataclasses import replace
@@ -20,12 +22,12 @@ from cookbook.engine.distributed import mesh_shape
 from cookbook.errors import UserError
 from cookbook.models import world
 from cookbook.train.objective import batches, flow_loss
-from cookbook.train.planning import divide
 from cookbook.train.stage import train
 
 RUNS = ("whole", "run")
+ROOT = Path(__file__).parents[1]
 
-# work shared and accumulated
+# work divided and accumulated
 
 
 def losses(folder: Path) -> list[float]:
@@ -48,8 +50,8 @@ def assert_alike(folder: Path, alone) -> None:
 
 
 def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
-    tiny_profile(steps=4, batch=1)
-    manifest = train("tiny", run=arena[0] / "run", data=arena[0] / "clips", clips_per_step=4)
+    tiny_profile(steps=4, batch=1, accumulate=4)
+    manifest = train("tiny", run=arena[0] / "run", data=arena[0] / "clips")
     assert "4 steps of 4 clips (1 per process, 4 times)" in capsys.readouterr().out
     assert manifest["recipe"]["accumulate"] == 4
     assert_alike(arena[0] / "run", alone)
@@ -58,13 +60,11 @@ def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
 @pytest.mark.parametrize(
     ("size", "recipe"),
     [
-        (4, {"shard": 2}),  # two copies, each split over two
-        (2, {"shard": 1, "accumulate": 2}),  # two whole copies; upstream does not synchronise these
+        (4, {"shard": 2}),  # two replicas of two shards
+        (2, {"shard": 1, "accumulate": 2}),  # two replicas; upstream does not synchronise these
         (2, {"accumulate": 2, "activation_checkpointing": "selective"}),
-        (
-            2,
-            {"accumulate": 2, "activation_checkpointing": "products", "compiled": True},
-        ),  # compiled blocks under FSDP2, as on GPUs
+        # compiled blocks under FSDP2, as on GPUs
+        (2, {"accumulate": 2, "activation_checkpointing": "selective", "compiled": True}),
     ],
 )
 def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, alone):
@@ -75,12 +75,14 @@ def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, 
 @pytest.mark.parametrize(
     ("size", "most", "expected"), [(1, 8, (1, 1)), (4, 8, (1, 4)), (8, 8, (1, 8)), (32, 8, (4, 8)), (2, 1, (2, 1))]
 )
-def test_copies_are_as_few_as_the_recipe_allows(size, most, expected):
+def test_replicas_are_as_few_as_the_recipe_allows(size, most, expected):
     assert mesh_shape(size, most) == expected
 
 
-def test_processes_whose_gradients_would_not_be_synchronised_are_refused(tiny_world, tmp_path):
-    with pytest.raises(UserError, match="12 processes cannot hold whole copies.*split over 8.*one of 1, 2, 3, 4, 6$"):
+def test_a_mesh_that_would_not_synchronise_gradients_is_refused(tiny_world, tmp_path):
+    with pytest.raises(
+        UserError, match="12 processes are not a multiple of the recipe's shard, 8; .*one of 1, 2, 3, 4, 6$"
+    ):
         mesh_shape(12, 8)
     with pytest.raises(UserError, match="shard is 0; it must be at least 1"):
         mesh_shape(2, 0)
@@ -89,26 +91,18 @@ def test_processes_whose_gradients_would_not_be_synchronised_are_refused(tiny_wo
         engine.fit(world.load_transformer(tiny_world), flow_loss, None, recipe, tmp_path, 0, pair, torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("batch", "clips", "size", "expected"),
-    [(4, 4, 1, (4, 1)), (4, 4, 2, (2, 1)), (1, 8, 2, (1, 4)), (4, 6, 1, (3, 2)), (8, 2, 1, (2, 1))],
-)
-def test_clips_of_a_step_are_divided_evenly(batch, clips, size, expected):
-    divided = divide(replace(profiles.recommended_recipe(), batch=batch), clips, size)
-    assert (divided.batch, divided.accumulate) == expected
-
-
-def test_clips_that_cannot_be_shared_are_refused():
-    for clips in (3, 0, -2):
-        with pytest.raises(UserError, match="cannot be shared by 2 process"):
-            divide(profiles.recommended_recipe(), clips, 2)
+def test_the_engine_knows_no_model():
+    script = "import sys, cookbook.engine; print(*(name for name in sys.modules))"
+    names = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "cookbook.engine.loop" in names.split()
+    assert not {"diffusers", "transformers", "cookbook.models"} & set(names.split())
 
 
 # checkpoints
 
 
 @pytest.mark.parametrize(("first", "then"), [((2, 4, 2), (1, 4, 4)), ((1, 4, 4), (2, 4, 2))])
-def test_a_run_goes_on_with_another_number_of_processes(first, then, ranks, arena, alone):
+def test_a_run_continues_with_another_number_of_processes(first, then, ranks, arena, alone):
     folder = arena[0] / "run"
     assert any(ranks(*first, 6))  # killed before a rename: started.json, the log, three of iter 2, first of iter 4
     assert (folder / "checkpoints/latest_checkpoint.txt").read_text() == "iter_000000002\n"
@@ -126,32 +120,33 @@ def saver_in(folder: Path, keep: int = 2) -> checkpoint.Saver:
     return checkpoint.Saver(folder, replace(profiles.recommended_recipe(), keep=keep), ALONE)
 
 
-def test_a_checkpoint_is_written_beside_training_and_holds_the_moment_it_was_asked_for(tmp_path, monkeypatch):
+def test_a_checkpoint_written_beside_training_holds_the_moment_of_its_save(tmp_path, monkeypatch):
     hold, write = threading.Event(), runs.write_json
     monkeypatch.setattr(runs, "write_json", lambda *arguments: (hold.wait(30), write(*arguments)))
     saver, state = saver_in(tmp_path), state_of(1.0)
     saver.save(1, state)
     for part in state.values():
-        part["x"].zero_()  # training goes on
-    assert checkpoint.latest(tmp_path) is None
+        part["x"].zero_()  # training continues
+    assert checkpoint.find_latest(tmp_path) is None
     hold.set()
     saver.close()
     found = state_of(2.0)
-    checkpoint.load(checkpoint.latest(tmp_path), found, ALONE)
+    checkpoint.load(checkpoint.find_latest(tmp_path), found, ALONE)
     assert all(torch.equal(part["x"], torch.ones(1000)) for part in found.values())
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_the_newest_checkpoints_are_kept(keep, tmp_path):
+def test_the_newest_checkpoints_are_kept(keep, tmp_path, capsys):
     saver = saver_in(tmp_path, keep)
     for step in range(1, 6):
         saver.save(step, state_of(step))
     saver.close()
-    kept = [checkpoint.name_of(step) for step in range(1, 6)][-keep:]
+    assert capsys.readouterr().out.splitlines()[-1] == f"checkpoint: {tmp_path / 'iter_000000005'}"
+    kept = [checkpoint.folder_name(step) for step in range(1, 6)][-keep:]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, checkpoint.POINTER]
 
 
-def test_no_disk_is_said_before_the_first_step_and_before_each_checkpoint(tmp_path, monkeypatch, tiny_world):
+def test_a_full_disk_is_reported_before_the_first_step_and_each_checkpoint(tmp_path, monkeypatch, tiny_world):
     recipe = tiny.profile(tiny_world).recipe
     disk = types.SimpleNamespace(free=10**6)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: disk)
@@ -163,7 +158,7 @@ def test_no_disk_is_said_before_the_first_step_and_before_each_checkpoint(tmp_pa
     assert not list(tmp_path.glob("iter_*"))
 
 
-def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_is_reported_at_the_next(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -172,7 +167,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_at_the_next(tmp_path, monke
     saver.save(1, state_of(1))
     with pytest.raises(UserError, match="could not be written .*No space left on device"):
         saver.save(2, state_of(2))
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.find_latest(tmp_path) is None
 
 
 # LoRA
@@ -209,10 +204,10 @@ def test_lora_on_two_processes_gives_the_losses_of_one(bf16, tolerance, ranks, a
     assert shared == pytest.approx(whole, rel=tolerance)
 
 
-# activations computed again
+# activation checkpointing
 
 
-def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_said(tiny_world, cached):
+def test_activation_checkpointing_changes_no_bit_and_keeps_attention(tiny_world, cached):
     batch = batches(cached, tiny.profile(Path()).recipe, 0, ALONE)(0)
 
     class Count(TorchDispatchMode):
@@ -237,13 +232,9 @@ def test_recomputed_activations_change_no_bit_and_attention_runs_as_often_as_sai
     layers = 2 * 2  # self and cross attention of two blocks
     assert {choice: number for choice, (_, number) in seen.items()} == {
         "none": layers,
-        "blocks": 2 * layers,
         "selective": layers,
-        "products": layers,
         "0.4": layers,
     }
     for wrong in ("all", "1.5"):
-        with pytest.raises(
-            UserError, match="activation_checkpointing is .*; it must be one of none, blocks, selective, products or"
-        ):
+        with pytest.raises(UserError, match="activation_checkpointing is .*; it must be none, selective or a share"):
             engine.checkpoint_activations(model, wrong)

@@ -64,7 +64,7 @@ def test_the_true_velocity_has_no_loss_and_leads_back_to_the_clip(frames, seed):
     assert torch.allclose(back, clean, atol=1e-5)
 
 
-def test_given_frames_only_dilute_the_loss():
+def test_conditioning_frames_only_lower_the_loss():
     clean, noise = torch.zeros(1, 1, 4, 1, 1), torch.ones(1, 1, 4, 1, 1)
     mask = flow.condition_mask(torch.tensor([1]), clean)
     assert float(flow.loss(torch.zeros_like(clean), clean, noise, mask)) == 0.75
@@ -103,13 +103,13 @@ def load_parts(folder: Path, clip: Geometry, tokens: int) -> dict:
         "transformer": world.load_transformer(folder).eval(),
         "vae": world.load_vae(folder),
         "encoder": encoder,
-        "video": video.fit(rough, clip.height, clip.width),  # seven frames, of which the last five are given
+        "video": video.fit(rough, clip.height, clip.width),  # seven frames; the last five are conditioning frames
         "embeddings": text.encode_prompts(encoder.model, encoder.tokenizer, ["Push the square.", ""], tokens),
     }
 
 
 def ours(parts, kind: str = "image", guidance: float = GUIDANCE) -> np.ndarray:
-    """Pixels [T, H, W, 3] in 0..1 as the stage `generate` makes them, before encoding."""
+    """Pixels [T, H, W, 3] in 0..1 as the stage `generate` computes them, before encoding."""
     given = {"image": parts["video"][:1], "video": parts["video"][-5:], "text": None}[kind]
     pixels = make_clip(
         parts["transformer"],
@@ -171,13 +171,13 @@ def test_clips_equal_diffusers_pipeline_in_every_frame(request, weights, kind, g
     assert one[1:].std() > 0.005, "a flat clip would prove nothing"
 
 
-def test_conditions_and_guidance_make_different_clips(nano_parts):
+def test_conditions_and_guidance_change_the_clips(nano_parts):
     clips = [ours(nano_parts), ours(nano_parts, guidance=0.0), ours(nano_parts, "video"), ours(nano_parts, "text")]
     for index, one in enumerate(clips):
         assert all(np.abs(one - other).max() > 1e-2 for other in clips[:index])
 
 
-def test_a_wrong_scheduler_is_noticed(parts):
+def test_a_wrong_scheduler_changes_the_clips(parts):
     karras = UniPCMultistepScheduler.from_config(
         flow.scheduler(5.0).config, use_karras_sigmas=True, sigma_max=200.0, sigma_min=0.01
     )

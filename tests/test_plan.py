@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from cookbook import profiles
 from cookbook.errors import UserError
 from cookbook.generate import planning
 from cookbook.generate.requests import Request
-from cookbook.train.planning import at_scale, describe, make
 
 GIB = 2**30
 ENCODER, NETWORK, PIXELS = int(15.4 * GIB), int(4.1 * GIB), 432 * 768  # the 2B profile
@@ -51,19 +49,6 @@ def test_free_memory_decides_what_goes_where(free, encoder, tiled):
 def test_a_larger_picture_is_tiled_sooner():
     assert planning.fit(12 * GIB, ENCODER, NETWORK, 704 * 1280).tiled
     assert not planning.fit(12 * GIB, ENCODER, NETWORK, PIXELS).tiled
-
-
-def test_more_gpus_see_more_clips_and_the_plan_says_so():
-    large = profiles.get("2b")
-    assert at_scale(large, 8).describe(clips=83).endswith(", 8000 clips seen = 96.4 epochs")
-    plan = make(large, 1, 83, 9)
-    text = describe(plan, large, 1, torch.device("cpu"), "data")
-    assert " 1000 steps of 1 clip (1 per process) = 12 epochs" in text
-    rows = [line for line in text.splitlines() if "on paper" in line]
-    assert [line.split(", ")[-1] for line in rows] == [
-        f"{1000 * gpus} clips seen = {1000 * gpus / 83:.1f} epochs" for gpus in (1, 8, 32)
-    ]
-    assert text.endswith("more GPUs see more clips in them, and take no less time")
 
 
 def test_too_little_memory_is_said_in_one_line():

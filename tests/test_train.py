@@ -1,10 +1,9 @@
-"""Stage `train`: that it learns, what it keeps and refuses, base weights of one's own, what is shown on the way."""
+"""Stage `train`: that it learns, what it keeps and refuses, base weights of one's own, what it shows meanwhile."""
 
 from __future__ import annotations
 
 import io
 import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def trained(tiny_world, tiny_clips, tmp_path_factory):
         yield folder, train("tiny", run=folder, data=tiny_clips)
 
 
-def test_training_learns_and_says_so(trained):
+def test_training_learns_and_reports_it(trained):
     folder, manifest = trained
     assert manifest["loss_last"] < manifest["loss_first"]
     assert manifest["heldout_after"] < manifest["heldout_before"]
@@ -61,7 +60,7 @@ def test_second_start_does_nothing_and_other_settings_are_refused(trained, tiny_
         train("tiny", run=folder, data=tiny_clips, seed=1)
 
 
-def test_latents_and_text_are_made_once(trained, tiny_world, tiny_clips, monkeypatch):
+def test_latents_and_text_are_encoded_once(trained, tiny_world, tiny_clips, monkeypatch):
     folder, _ = trained
     files = {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()}
     assert len(files) == 12
@@ -71,23 +70,21 @@ def test_latents_and_text_are_made_once(trained, tiny_world, tiny_clips, monkeyp
     assert {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()} == files
 
 
-def test_base_weights_that_predict_nothing_stop_the_run_before_its_first_step(tiny_clips, tiny_profile, tmp_path):
+def test_untrained_base_weights_stop_the_run_before_its_first_step(tiny_clips, tiny_profile, tmp_path):
     tiny_profile(steps=1, first_loss=profiles.recommended_recipe().first_loss)
-    with pytest.raises(
-        UserError, match=r"the loss before training is .* times the .* of no model at all; .*first_loss"
-    ):
+    with pytest.raises(UserError, match=r"loss before training is .* times the zero-velocity baseline .*first_loss"):
         train("tiny", run=tmp_path, data=tiny_clips)
     assert not (tmp_path / "checkpoints/log.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    ("before", "refused"), [(0.03, False), (0.37, False), (1.5, True), (3.0, True), (np.nan, True)]
+    ("before", "refused"), [(0.03, False), (0.18, False), (0.37, False), (1.5, True), (3.0, True), (np.nan, True)]
 )
-def test_healthy_and_random_first_losses_are_told_apart(before, refused):
-    """0.03 and 3 are reported for the 2B model, 0.37 is the shipped nano model's, 1.5 a model that learnt nothing."""
-    for made in map(profiles.get, ("smoke", "nano", "2b", "14b")):
+def test_first_losses_of_untrained_weights_are_refused(before, refused):
+    """0.03 and 3 are reported for the 2B model, 0.18 is the shipped nano model's, 1.5 a model that learnt nothing."""
+    for profile in map(profiles.get, ("smoke", "nano", "2b", "14b")):
         with pytest.raises(UserError) if refused else nullcontext():
-            require_trained(before, 1.65, made.recipe.first_loss, Path("models"))
+            require_trained(before, 1.65, profile.recipe.first_loss, Path("models"))
 
 
 def test_data_that_was_not_prepared_is_refused(tiny_profile, tmp_path):
@@ -99,26 +96,21 @@ def test_data_that_was_not_prepared_is_refused(tiny_profile, tmp_path):
 def test_gradients_that_are_not_finite_stop_the_run(tiny_world, cached, tmp_path):
     model = world.load_transformer(tiny_world)
     recipe = tiny.profile(tiny_world).recipe
+
+    def nan(model, batch):
+        return sum(p.sum() for p in model.parameters()) * float("nan")
+
     with pytest.raises(UserError, match="step 1: gradients are not finite"):
-        engine.fit(
-            model,
-            lambda model, batch: sum(p.sum() for p in model.parameters()) * float("nan"),
-            batches(cached, recipe, 0, ALONE),
-            recipe,
-            tmp_path,
-            0,
-            ALONE,
-            torch.float32,
-        )
+        engine.fit(model, nan, batches(cached, recipe, 0, ALONE), recipe, tmp_path, 0, ALONE, torch.float32)
 
 
 def test_lora_trains_adapters_only(tiny_clips, tiny_profile, tmp_path):
-    made = tiny_profile(steps=2, lora_rank=4)
+    profile = tiny_profile(steps=2, lora_rank=4)
     manifest = train("tiny", run=tmp_path, data=tiny_clips)
     assert 0 < manifest["plan"]["trained"] < manifest["plan"]["parameters"]
     metadata = checkpoint.dcp.FileSystemReader(tmp_path / "checkpoints/iter_000000002/model").read_metadata()
     assert all(".lora_" in name for name in metadata.state_dict_metadata)
-    assert made.recipe.lora_rank == 4 and manifest["weights_changed"] > 0
+    assert profile.recipe.lora_rank == 4 and manifest["weights_changed"] > 0
 
 
 def test_low_precision_training_keeps_a_float32_average(tiny_world):
@@ -138,7 +130,7 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
         checkpoint.load(broken, state, ALONE)
 
 
-# base weights of one's own, no cache, and what is shown on the way
+# base weights of one's own, and what is shown meanwhile
 
 
 def native_file(path: Path, models: Path, change=lambda state: state) -> Path:
@@ -165,7 +157,7 @@ def test_a_native_file_gives_the_weights_of_the_folder_it_came_from(tiny_world, 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda state: dict(list(state.items())[1:]), r"base.pt: 1 weights do not fit this network \(missing "),
+        (lambda state: dict(list(state.items())[1:]), r"base.pt: 1 weights do not fit the network of .* \(missing "),
         (
             lambda state: state | {"net.blocks.9.mlp.layer1.weight": torch.zeros(2)},
             "unexpected transformer_blocks.9.ff",
@@ -185,31 +177,19 @@ def test_native_files_that_do_not_fit_are_refused(change, complaint, tiny_world,
         train("tiny", run=tmp_path / "run", data=tiny_clips, base=file)
 
 
-def test_flags_that_cannot_be_are_refused(tiny_clips, tiny_profile, tmp_path, monkeypatch):
+def test_invalid_flags_are_refused(tiny_clips, tiny_profile, tmp_path):
     tiny_profile(steps=2)
     where = {"run": tmp_path, "data": tiny_clips}
     with pytest.raises(UserError, match="none.pt: no such file; --base takes a .pt file"):
         train("tiny", **where, base=tmp_path / "none.pt")
     with pytest.raises(UserError, match="sample_every is 0; it must be at least 1"):
         train("tiny", **where, sample_every=0)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="pip install tensorboard"):
-        train("tiny", **where, tensorboard=True)
     tiny_profile(steps=2, lora_rank=4)
     with pytest.raises(UserError, match="--base trains all weights"):
         train("tiny", **where, base=tmp_path / "none.pt")
 
 
-def test_encoding_in_every_step_gives_the_same_and_keeps_nothing(trained, tiny_profile, tiny_clips, tmp_path, capsys):
-    folder, _ = trained
-    tiny_profile(steps=12)
-    train("tiny", run=tmp_path, data=tiny_clips, cache=False)
-    assert losses(tmp_path) == losses(folder) and not (tmp_path / "cache").exists()
-    parts = train("2b", run=tmp_path / "none", plan=True, cache=False)["memory_gb"]
-    assert parts["VAE and text encoder"] == pytest.approx(17.4, abs=0.1)
-
-
-def test_samples_are_clips_of_fixed_seeds_and_disturb_nothing(trained, tiny_profile, tiny_clips, tmp_path):
+def test_sample_clips_have_fixed_seeds_and_change_no_loss(trained, tiny_profile, tiny_clips, tmp_path):
     folder, _ = trained
     tiny_profile(steps=12)
     manifest = train("tiny", run=tmp_path, data=tiny_clips, sample_every=6)
@@ -218,19 +198,10 @@ def test_samples_are_clips_of_fixed_seeds_and_disturb_nothing(trained, tiny_prof
     assert [file.name for file in files] == ["step_000000006_seed0.mp4", "step_000000012_seed0.mp4"]
     assert {f"samples/{file.name}" for file in files} <= set(manifest["outputs"])
     early, late = (video.read_video(file)[0].astype(int) for file in files)
-    assert early.shape == (9, 32, 48, 3) and np.abs(early - late).max() > 3, "other weights make another clip"
+    assert early.shape == (9, 32, 48, 3) and np.abs(early - late).max() > 3, "other weights generate another clip"
 
 
-def test_tensorboard_has_every_row_of_the_log(tiny_profile, tiny_clips, tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="not installed")
-    tiny_profile(steps=3)
-    train("tiny", run=tmp_path, data=tiny_clips, tensorboard=True)
-    events = accumulator.EventAccumulator(str(tmp_path / "checkpoints/tensorboard")).Reload()
-    curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
-    assert curve == [(step, pytest.approx(loss)) for step, loss in enumerate(losses(tmp_path), 1)]
-
-
-def test_in_a_notebook_one_picture_is_drawn_anew(tiny_profile, tiny_clips, tmp_path, monkeypatch):
+def test_in_a_notebook_one_picture_is_redrawn(tiny_profile, tiny_clips, tmp_path, monkeypatch):
     from IPython.core.displaypub import CapturingDisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -251,7 +222,7 @@ def test_in_a_notebook_one_picture_is_drawn_anew(tiny_profile, tiny_clips, tmp_p
     assert not plt.get_fignums()
 
 
-def test_headless_a_line_a_minute_says_how_long_it_takes_yet(monkeypatch, capsys):
+def test_headless_a_line_a_minute_estimates_the_time_left(monkeypatch, capsys):
     clock = iter(range(0, 1000, 40))
     monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
     assert list(show.progress(range(4), "steps", note=lambda: ", loss 0.5")) == [0, 1, 2, 3]
@@ -261,7 +232,7 @@ def test_headless_a_line_a_minute_says_how_long_it_takes_yet(monkeypatch, capsys
     )
 
 
-def test_planned_size_of_a_checkpoint_is_that_of_its_files(trained):
+def test_the_planned_size_of_a_checkpoint_is_that_of_its_files(trained):
     folder, manifest = trained
     files = sum(path.stat().st_size for path in (folder / "checkpoints/iter_000000012").glob("*/*.distcp"))
     tensors = 4 * manifest["plan"]["parameters"] * 4

@@ -26,7 +26,7 @@ pytestmark = [
 DEVICE = hardware.device()
 GROUP = replace(ALONE, device=DEVICE)
 LAYERS = wide.SETTINGS["num_layers"]
-WATCHED = "transformer_blocks.1.attn1.to_q.weight"
+RECORDED = "transformer_blocks.1.attn1.to_q.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,10 @@ def unbroken(tmp_path_factory):
     """A folder with the run `one`, its rows, and after each step a weight and that weight's average."""
     folder, seen = tmp_path_factory.mktemp("wide"), []
 
-    def watch(run):
-        seen.append((run.parameters[WATCHED].detach().clone(), run.ema.weights[WATCHED].clone()))
+    def record(run):
+        seen.append((run.parameters[RECORDED].detach().clone(), run.ema.weights[RECORDED].clone()))
 
-    return folder, wide.train(wide.recipe(), GROUP, folder / "one", watch), seen
+    return folder, wide.train(wide.recipe(), GROUP, folder / "one", record), seen
 
 
 def assert_alike(rows: list[dict], expected: list[dict], loss: float, norm: float) -> None:
@@ -53,12 +53,12 @@ def assert_alike(rows: list[dict], expected: list[dict], loss: float, norm: floa
         assert [row[key] for row in rows] == pytest.approx([row[key] for row in expected], rel=tolerance)
 
 
-def test_a_run_resumed_from_a_checkpoint_made_beside_training_equals_the_unbroken_one(unbroken):
+def test_a_run_resumed_from_a_checkpoint_equals_the_unbroken_one(unbroken):
     folder, rows, _ = unbroken
     assert_alike(wide.train(wide.recipe(), GROUP, folder / "one"), rows[wide.SAVED :], 1e-4, 1e-3)
 
 
-def test_averages_are_the_weighted_means_of_the_weights_that_were(unbroken):
+def test_averages_are_weighted_means_of_the_weights_of_all_steps(unbroken):
     """Weight t of T steps counts t^(g + 1) - (t - 1)^(g + 1), g from the relative width (arXiv 2312.02696)."""
     seen, power = unbroken[2], ema_exponent(wide.recipe().ema_rate) + 1
     shares = [((t + 1) ** power - t**power) / len(seen) ** power for t in range(len(seen))]
@@ -68,24 +68,24 @@ def test_averages_are_the_weighted_means_of_the_weights_that_were(unbroken):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="not run: needs two NVIDIA GPUs")
-def test_two_ranks_equal_one_and_each_goes_on_from_the_others_checkpoint(unbroken):
+def test_two_ranks_equal_one_and_continue_each_others_checkpoints(unbroken):
     folder, rows, _ = unbroken
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run([*start, wide.__file__, str(folder)], check=True)
     found = json.loads((folder / wide.ROWS).read_text())
     left = rows[wide.SAVED :]
-    for name, expected in {"split": rows, "copies": rows, "one": left}.items():
+    for name, expected in {"shards": rows, "replicas": rows, "one": left}.items():
         assert_alike(found[name], expected, 5e-3, 5e-2)
-    assert_alike(wide.train(wide.recipe(), GROUP, folder / "split"), left, 5e-3, 5e-2)
+    assert_alike(wide.train(wide.recipe(), GROUP, folder / "shards"), left, 5e-3, 5e-2)
 
 
 def test_lora_resumed_equals_the_unbroken_run_and_trains_adapters_only(tmp_path):
     recipe, frozen = wide.recipe("lora"), []
 
-    def watch(run):
-        frozen.append(run.model.get_parameter(WATCHED.replace("weight", "base_layer.weight")).detach().clone())
+    def record(run):
+        frozen.append(run.model.get_parameter(RECORDED.replace("weight", "base_layer.weight")).detach().clone())
 
-    rows = wide.train(recipe, GROUP, tmp_path, watch)
+    rows = wide.train(recipe, GROUP, tmp_path, record)
     assert torch.equal(frozen[0], frozen[-1])
     assert_alike(wide.train(recipe, GROUP, tmp_path), rows[wide.SAVED :], 1e-4, 1e-3)
 
@@ -120,7 +120,7 @@ def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choic
     assert gradients <= 1.2 * plain and loss <= plain_loss + 1e-4
 
 
-def test_recomputation_changes_no_loss_and_selective_keeps_attention():
+def test_checkpointing_changes_no_loss_and_selective_keeps_attention():
     model, clips, seen = wide.network(DEVICE).train(), wide.clip(0, DEVICE), {}
 
     class Count(TorchDispatchMode):
@@ -140,10 +140,8 @@ def test_recomputation_changes_no_loss_and_selective_keeps_attention():
         model.zero_grad()
         seen[choice] = float(loss.detach()), float(norm), count.attention
     assert {choice: runs for choice, (_, _, runs) in seen.items()} == {
-        "none": 2 * LAYERS,  # nought here: the backend in use is missing in ATTENTION, and `selective` keeps nothing
-        "blocks": 4 * LAYERS,
+        "none": 2 * LAYERS,  # 0 here: the kernel in use is missing in ATTENTION, so `selective` keeps nothing
         "selective": 2 * LAYERS,
-        "products": 2 * LAYERS,
     }
     for loss, norm, _ in seen.values():
         assert loss == seen["none"][0] and norm == pytest.approx(seen["none"][1], rel=1e-3)

@@ -1,6 +1,6 @@
 """Training two layers of Cosmos Predict 2.5 2B at full width, random weights. As a program, one of several ranks:
 
-torchrun --nproc_per_node=2 tests/gpu/wide.py FOLDER       goes on from FOLDER/one too, which one process has made
+torchrun --nproc_per_node=2 tests/gpu/wide.py FOLDER       continues FOLDER/one too, which one process wrote
 """
 
 from __future__ import annotations
@@ -53,12 +53,10 @@ def train(
 ) -> list[dict]:
     """Rows of the steps that are left: all, with a checkpoint on the way, or those after the one in `folder`."""
     shared = replace(recipe, accumulate=CLIPS // group.size)
-    compute = hardware.compute_dtype(group.device)
-    model = network(group.device).to(compute if recipe.lora_rank else torch.float32)
-    run, saver = (
-        Run(ready(model, shared, 0, group), shared, 0, group, compute, str),
-        checkpoint.Saver(folder, shared, group),
-    )
+    dtype = hardware.compute_dtype(group.device)
+    model = network(group.device).to(dtype if recipe.lora_rank else torch.float32)
+    run = Run(ready(model, shared, 0, group), shared, 0, group, dtype)
+    saver = checkpoint.Saver(folder, shared, group)
     run.resume(folder)
     first, rows = run.step, []
     while run.step < STEPS:
@@ -71,9 +69,9 @@ def train(
 
 
 def main(folder: Path) -> None:
-    """Weights split over the ranks, a whole copy in each, and split from the checkpoint of one process."""
+    """Weights in shards, as replicas, and in shards from the checkpoint of one process."""
     with engine.processes() as group:
-        cases = {"split": group.size, "copies": 1, "one": group.size}
+        cases = {"shards": group.size, "replicas": 1, "one": group.size}
         rows = {name: train(replace(recipe(), shard=shard), group, folder / name) for name, shard in cases.items()}
         if group.main:
             (folder / ROWS).write_text(json.dumps(rows))
