@@ -24,7 +24,7 @@
 # You will be able to
 # * read a post-training recipe and say what each value does,
 # * train, stop and resume without losing a step, and
-# * tell a model that learnt from one that only moved its weights.
+# * distinguish a model that learnt from one that only moved its weights.
 #
 # | | |
 # |---|---|
@@ -45,7 +45,7 @@
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
+# random weights; `cookbook plan --profile 2b` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->
@@ -59,6 +59,7 @@ seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
 from cookbook import budget, doctor, profiles, report, runs, samples, show
+from cookbook.train.planning import plan
 from cookbook.train.stage import train
 
 settings = profiles.get(profile, recipe or None)
@@ -78,7 +79,7 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 #
 # $$ \mathcal{L} = \mathbb{E}\,\big\lVert v_\theta(x_\sigma, \sigma, \text{text}) - (\varepsilon - x_0) \big\rVert^2 . $$
 #
-# For image-to-video, the latents of the first frame are given clean, a mask channel says which they are, and they cost nothing. To generate, one walks back from
+# For image-to-video, the latents of the first frame are given clean (the *conditioning frame*). A mask channel marks them, and they add nothing to the loss. To generate, one walks back from
 # $\sigma = 1$ to $0$ along the learnt velocity. That is all of it; the rest of this notebook is about doing it well.
 #
 # ### 2.1 Configuration
@@ -87,7 +88,7 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 # departs from it where a reason can be given.
 #
 # **What you should see:** the recipe of this run, ours for the real 2B model and the published one side by side, wherever this run differs, and why.
-# `cookbook train --explain` prints every value.
+# `cookbook explain` prints every value.
 
 # %%
 from dataclasses import asdict
@@ -103,7 +104,7 @@ table[table.reason != ""]
 
 # %% [markdown]
 # Two things differ that are no value of a recipe: clips are held out, because a loss on clips that were never trained on is the only one that shows learning; and at most
-# four windows of a longer clip are used, each encoded once and kept, so that the VAE is not in memory while training (`--no-cache` encodes in every step instead).
+# four windows of a longer clip are used, each encoded once and kept, so that the VAE is not in memory while training.
 #
 # **What bf16 weights lose.** A bf16 number has about three digits. An update that is smaller than half of the last one is rounded away, and the published recipe has no other copy
 # of the weights. Measured, each way from the same weights over the same 40 clips at a constant rate:
@@ -142,42 +143,41 @@ ax.hist(sigmas.numpy(), bins=50, color=show.COLOURS["accent"])
 ax.set(xlabel="noise level", ylabel="draws", title=f"shift {settings.recipe.shift:g}: half of the draws above {sigmas.median():.2f}");
 
 # %% [markdown]
-# What does that look like? Here the first half of a training clip is put on the line at several noise levels, as in training with its first frame given, and turned back into pixels.
+# What does that look like? Here the first half of a training clip is put on the line at several noise levels, as in training with one conditioning frame, and decoded into pixels.
 #
 # **What you should see:** at 0.4 the motion can still be read off; at 0.8 hardly the objects, and what happens next must be *decided*. More than half of the training happens above it. (In Jupyter, move the slider.)
 
 # %%
-from cookbook import video
+from cookbook import hardware, video
 from cookbook.models import autoencoder, hub, world
-from cookbook import hardware
 
-codec = world.load_vae(hub.locate(settings.world)).to(hardware.device())
+vae = world.load_vae(hub.locate(settings.world)).to(hardware.device())
 frames, fps = video.read_video(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
 window = video.window(frames, fps, settings.clip, 0.0, settings.recipe.resample, settings.recipe.crop)
-clean = autoencoder.encode(codec, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
+clean = autoencoder.encode(vae, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
 noise = flow.initial_noise(tuple(clean.shape), seed).to(clean.device)
-given = flow.condition_mask(torch.tensor([1]), clean)
+mask = flow.condition_mask(torch.tensor([1]), clean)
 
 
-def seen(noise_level):
-    latents = flow.noised(clean, noise, torch.tensor([noise_level], device=clean.device), given)
-    return autoencoder.to_frames(autoencoder.decode(codec, latents))
+def noised_frames(noise_level):
+    latents = flow.noised(clean, noise, torch.tensor([noise_level], device=clean.device), mask)
+    return autoencoder.to_frames(autoencoder.decode(vae, latents))
 
 
 levels = (0.0, 0.4, 0.6, 0.8, 0.95)
-show.show_sheet([seen(level) for level in levels], [f"noise level {level}" for level in levels])
-show.browse(lambda noise_level: show.show_sheet([seen(noise_level)], columns=4, width=160), noise_level=[n / 20 for n in range(21)])
+show.show_sheet([noised_frames(level) for level in levels], [f"noise level {level}" for level in levels])
+show.browse(lambda noise_level: show.show_sheet([noised_frames(noise_level)], columns=4, width=160), noise_level=[n / 20 for n in range(21)])
 
 # %% [markdown]
 # ### 2.2 Training
 #
 # The plan first: what will be trained on what, in how much memory, for how long, and on what these estimates rest. Nothing is computed or downloaded here, so
-# you can ask it for `2b` on a laptop.
+# the plan for `2b` can be printed on a laptop.
 #
 # **What you should see:** parameters, clips, epochs, memory by part, minutes. At `nano` 9.6 M parameters and 88 clips exactly; the minutes are an estimate for two cores with nothing else to do.
 
 # %%
-plan = train(profile, run=folder, recipe=recipe or None, steps=steps or None, seed=seed, plan=True)
+plan(profile, run=folder, recipe=recipe or None, steps=steps or None);
 
 # %% [markdown]
 # Now the run. Clips and captions are turned into latents and text embeddings once and kept in `cache/`; with real weights this takes the 7-billion-parameter text encoder out
@@ -188,11 +188,10 @@ plan = train(profile, run=folder, recipe=recipe or None, steps=steps or None, se
 #
 # whose window grows with the run: the first steps are forgotten, the last are averaged.
 #
-# On several GPUs the same code runs under `torchrun`; weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
-# blocks are compiled, and the compiler keeps what saves most per byte for the way back, up to the share of the activations that `activation_checkpointing` names.
+# On several GPUs the same code runs under `torchrun`. Weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
+# transformer blocks are compiled. The compiler keeps at most the share of the activations that `activation_checkpointing` sets, and computes the rest again in the backward pass.
 #
-# For a run of hours: `--sample-every 200` makes clips of fixed seeds with the weights of that step, `--tensorboard` draws the log as it grows, and `--base model.pt` starts from
-# weights in NVIDIA's own file format.
+# For a run of hours: `--sample-every 200` generates clips of fixed seeds with the weights of that step. `--base model.pt` starts from weights in NVIDIA's own file format.
 #
 # **What you should see:** the number of cached clips, a line a minute while it works, and a summary at the end.
 
@@ -210,17 +209,17 @@ report.plot_loss(folder);
 # ### Did it learn? Held-out loss, before and after
 #
 # A falling training loss can be memory. So some clips are kept out of training, and their loss is taken twice, with **the same noise and the same noise levels**: before with
-# the base weights, after with the averaged ones. Then the difference can only come from the weights. The third number is the loss of a model that predicts no velocity at all;
-# a base model that is near it was not loaded.
+# the base weights, after with the averaged ones. Then the difference can only come from the weights. The third number is the zero-velocity baseline, the loss of a model that predicts
+# no velocity at all; a base model that is near it was not loaded.
 #
-# **What you should see:** *after* below *before*, both far below *no model*, and weights that moved. The curves say where it learnt: at every noise level, or only at some. At `smoke` four steps
+# **What you should see:** *after* below *before*, both far below *zero velocity*, and weights that moved. The curves say where it learnt: at every noise level, or only at some. At `smoke` four steps
 # lower it already, on the one clip that is held out; the ranges are those of `nano`.
 #
 # <!-- figures: held-out loss -->
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | held-out loss, no model | 1.7 | 1.53 to 1.87 |
+# | held-out loss, zero velocity | 1.7 | 1.53 to 1.87 |
 # | held-out loss, before | 0.182 | 0.164 to 0.2 |
 # | held-out loss, after | 0.131 | 0.118 to 0.144 |
 #
@@ -231,12 +230,12 @@ report.plot_loss(folder);
 
 # %% tags=["picture"]
 held = {
-    "no model": manifest["heldout_zero_velocity"],
+    "zero velocity": manifest["heldout_zero_velocity"],
     "before": manifest["heldout_before"],
     "after": manifest["heldout_after"],
 }
 for name, value in held.items():
-    print(f"held-out loss, {name:<9} {value:.4f}")
+    print(f"held-out loss, {name:<13} {value:.4f}")
 print(f"largest change of a weight  {manifest['weights_changed']:.2g}")
 levels = pd.DataFrame(manifest["heldout_levels"]).set_index("noise level")
 levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOURS["tuned"]], ylabel="held-out loss", ylim=0);
@@ -244,10 +243,10 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # %% [markdown]
 # ### Which values matter? One change at a time
 #
-# The same base model and the same clips, one value changed in each row, then 128 dreams of 64 held-out photos, judged by the truth of the dream (`cookbook/judge/rules.py`: is the object where it belongs in the end, seen
-# once, in its colours, let go?). The held-out loss, 0.214 before training, stands beside it.
+# The same base model and the same clips, one value changed in each row, then 128 generated videos of 64 held-out photos, judged by rules on their pixels (`cookbook/judge/rules.py`: is the object where it belongs in the end, there
+# once, in its colours, released?). The held-out loss, 0.214 before training, stands beside it.
 #
-# | change | row | placed | interval over prompts | held-out loss |
+# | change | row | success rate | 95 % CI, by prompt | held-out loss |
 # |---|---|---|---|---|
 # | the caption is never left out | `--only text_dropout=0` | 72 % | 62 to 82 % | 0.129 |
 # | layers that read the text frozen | `--only frozen=crossattn_proj+attn2+norm2` | 70 % | 59 to 79 % | 0.131 |
@@ -274,17 +273,17 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # makes one row, the first line once for all (one H200, 2026-11-26, commit 66fd213; 20 to 40 s a row there). Three things to take from it:
 #
 # * **Post-training is what counts**: from 4 % to more than half in every row, a LoRA like all weights. After it, perhaps, **clips**: with 40 of them the loss stays highest, and few are placed, though even this interval overlaps all others.
-# * **Everything else is noise.** The nano recipe with another seed comes to 69 instead of 58 %, so eleven points mean nothing with 128 dreams, and hardly a row can be told from another (on 240 dreams of 60 photos the recipe comes to 62 %,
+# * **Everything else is noise.** The nano recipe with another seed comes to 69 instead of 58 %, so eleven points mean nothing with 128 videos, and hardly a row differs significantly from another (on 240 videos of 60 photos the recipe reaches 62 %,
 #   see the [model card](../assets/nano/README.md)). A table like this without intervals would have crowned the first line.
-# * **The loss ranks otherwise.** The lowest loss (LoRA, 0.124) places hardly more than the highest rate, whose loss is 0.153. Held-out loss tells whether a model learnt; which of two learnt the *task* better takes clips and a judge.
+# * **The loss ranks otherwise.** The lowest loss (LoRA, 0.124) places hardly more than the highest rate, whose loss is 0.153. Held-out loss shows whether a model learnt; which of two learnt the *task* better takes clips and a judge.
 
 # %% [markdown]
 # ### Stopping and resuming
 #
 # A checkpoint in PyTorch's distributed format holds everything that decides the next step: weights and their average, optimizer, schedule, and position in the data. Noise is
 # drawn from the step's number, not from a running generator. So a run that was killed at any moment continues with the same losses as one that was not: interrupt
-# the training cell and run it again, or type `cookbook train` again. That this is so is a test: it kills runs at random moments and before every file that is put in place, and the losses of all steps must equal
-# those of a run that was left alone, difference 0 (`test_killed_at_random_moments_it_ends_as_if_unbroken` in `tests/test_train.py`).
+# the training cell and run it again, or type `cookbook train` again. A test checks this: it kills runs at random moments and before every rename of a file, and the losses of all steps must equal
+# those of an uninterrupted run, difference 0 (`test_killed_at_random_moments_it_ends_as_if_unbroken` in `tests/test_train_kills.py`).
 #
 # **What you should see:** the published folder layout, and a second call that finds the finished run and does nothing.
 
@@ -349,7 +348,7 @@ exercises.check_02_3(power_ema);
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | held-out loss before training is as high as without a model | base weights not loaded | check the plan's line *base weights*; download again |
+# | held-out loss before training is as high as the zero-velocity baseline | base weights not loaded | check the plan's line *base weights*; download again |
 # | training loss falls, held-out loss rises | too many epochs for too few clips | fewer `steps`, more clips |
 # | out of memory | the sequence is too long for the card | recipe `lora`, or more GPUs under `torchrun` |
 # | *made from other inputs: recipe ...* | the folder holds a run with other settings | `cookbook run --redo train`, or another `run` folder |

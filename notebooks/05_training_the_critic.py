@@ -44,7 +44,7 @@
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook train --profile 2b --plan` says more. Colab and Binder:
+# random weights; `cookbook plan --profile 2b` says more. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->

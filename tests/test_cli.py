@@ -19,9 +19,9 @@ FLAGS = {
     "doctor": {"--profile"},
     "verify": {"--profile"},
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
-    "train": STAGE
-    | {"--recipe", "--data", "--steps", "--clips-per-step", "--seed", "--plan", "--explain", "--redo"}
-    | {"--base", "--no-cache", "--sample-every", "--tensorboard"},
+    "plan": STAGE | {"--recipe", "--data", "--steps"},
+    "explain": {"--profile", "--recipe"},
+    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--base", "--sample-every", "--redo"},
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE
     | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--without-guardrail", "--redo"},

@@ -112,7 +112,7 @@ def test_the_wheel_holds_cookbook_whole_and_nothing_else(installed):
 @pytest.mark.slow
 def test_the_wheel_works_elsewhere(installed):
     script = "import cookbook; from cookbook.cli import main; "
-    done = run_installed(installed, f"{script}print(cookbook.__file__); main(['train', '--profile', '2b', '--plan'])")
+    done = run_installed(installed, f"{script}print(cookbook.__file__); main(['plan', '--profile', '2b'])")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(installed)) and "memory" in done.stdout
     script += "import sys; sys.exit(main(['prepare', '--profile', 'nano', '--run', 'run']))"
@@ -123,7 +123,6 @@ def test_the_wheel_works_elsewhere(installed):
 # package -> what first needs it, and the line that the error gives
 USES: dict[str, tuple[Callable[[], object], str]] = {
     "ray": (lambda: cluster.connected("local").__enter__(), 'pip install -c constraints.txt -e ".[cluster]"'),
-    "tensorboard": (lambda: callbacks.curves(Path("nowhere"), ALONE), "pip install tensorboard"),
     "cosmos_guardrail": (guardrail.load_guardrail, "pip install 'cosmos_guardrail>=0.3,<0.4'"),
 }
 WITHOUT = """
@@ -240,7 +239,7 @@ sys.exit(any(main([*words.split(), "--run", sys.argv[1]]) for words in sys.argv[
 
 @pytest.mark.slow
 def test_data_are_prepared_and_plans_computed_without_network(tmp_path):
-    words = ["prepare --profile smoke", "train --profile smoke --plan", "train --profile 2b --plan"]
+    words = ["prepare --profile smoke", "plan --profile smoke", "plan --profile 2b"]
     command = [sys.executable, "-c", OFFLINE, str(tmp_path / "run"), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
