@@ -5,14 +5,14 @@
     python benchmarks/generate.py --size 704 1280 --steps 3 --peer-steps 3 --no-parts --no-fast
 
 Weights are random in the exact configurations (world model, Wan 2.1 VAE, 7B text encoder), so nothing is downloaded. A
-clip is: photo in, denoising with guidance, decoding, mp4 on disk. The text encoder, once per prompt and before the
-world model comes, has its own line; NVIDIA's guardrail is not in it. Ours writes the mp4 of a clip while the next is
-denoised: the first clip, which nothing overlaps, and those that follow are told apart. An mp4 takes the same time
-whatever made the frames, and is timed once, in the row of the exact clip.
+clip is: photo in, denoising with guidance, decoding, mp4 on disk. The text encoder runs once per prompt, before the
+world model is loaded, and has its own row. NVIDIA's guardrail is not included. Ours writes the mp4 of a clip while the
+next is denoised, so the first clip, which nothing overlaps, and those that follow have columns of their own. Writing an
+mp4 takes the same time for every method and is timed once, in the row of the exact clip.
 
-With random weights the distance of `--fast` from the exact clip says that nothing is broken, not how good the pictures
-are; for that see benchmarks/shortcuts.py. How often `cache` skips depends on the weights too, and random ones never let
-it: the rows named so take every skip that the rule could allow, and real weights lie between them and those above.
+With random weights the distance of `--fast` from the exact clip shows that nothing is broken, not how good the pictures
+are; for that see benchmarks/shortcuts.py. How often `cache` skips depends on the weights, and random ones never allow a
+skip. The rows named so take every skip that the rule could allow; real weights lie between them and the others.
 
 Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from makers import TEXT, Parts, build, ours, theirs, unit
+from generators import TEXT, Models, build, ours, theirs, unit
 from measuring import fresh_peak, markdown, peak, say
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -39,7 +39,7 @@ from cookbook import flow, hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.generate import shortcuts
 from cookbook.generate.generator import IN_FLIGHT
-from cookbook.models import autoencoder, fp8, hub
+from cookbook.models import autoencoder, hub
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import write_video
@@ -52,9 +52,9 @@ class Row:
     method: str
     pixels: float | None = None  # seconds from the photo to frames in memory, or of the part; scaled, see `measure`
     mp4: float | None = None  # seconds to write the mp4; of random weights, noise, which is slow to encode
-    next: float | None = None  # seconds of each clip that follows, all in all
-    one: float | None = None  # seconds of one pass through the network, median
-    passes: int | None = None  # of the network, in one clip of `steps`
+    next: float | None = None  # seconds of each further clip, in all
+    one: float | None = None  # seconds of one network evaluation, median
+    evaluations: int | None = None  # of the network, in one clip of `steps`
     steps: int | None = None  # that were run
     peak_gib: float | None = None  # of the allocator; None on a CPU
     difference: float | None = None  # largest of any pixel (0..1) from the clip it is compared with, before encoding
@@ -62,8 +62,8 @@ class Row:
 
 
 HEADS = (
-    "method", "frames, s", "mp4, s", "each further, s", "pass, s", "passes", "steps run", "peak GiB", "max difference",
-    "PSNR, dB",
+    "method", "frames, s", "mp4, s", "each further, s", "evaluation, s", "evaluations", "steps run", "peak GiB",
+    "max difference", "PSNR, dB",
 )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def embed(profile: Profile, device: torch.device) -> Row:
 
 
 def in_a_row(
-    parts: Parts, make: Callable, steps: int, clips: int, mp4: bool
+    models: Models, make: Callable, steps: int, clips: int, mp4: bool
 ) -> tuple[list[tuple[float, float]], np.ndarray]:
     """The seconds, from the start, at which each clip's frames were there and its mp4; and the frames of the first."""
     turn, first = threading.Lock(), []
@@ -103,7 +103,7 @@ def in_a_row(
                 frames = (pixels * 255).round().astype(np.uint8) if plain else autoencoder.to_frames(pixels)
                 there = time.perf_counter() - start
             if mp4:
-                write_video(Path(folder) / f"{seed}.mp4", frames, parts.profile.clip.fps)
+                write_video(Path(folder) / f"{seed}.mp4", frames, models.profile.clip.fps)
             end = time.perf_counter() - start
             if not seed:
                 first.append(pixels)
@@ -116,10 +116,10 @@ def in_a_row(
 
 def measure(
     method: str,
-    parts: Parts,
+    models: Models,
     make: Callable,
     steps: int,
-    truth: np.ndarray | None = None,
+    reference: np.ndarray | None = None,
     clips: int = 1,
     mp4: bool = False,
 ) -> tuple[Row, np.ndarray]:
@@ -127,63 +127,63 @@ def measure(
 
     Args:
         steps: of the timed clips; times are scaled to the profile's where they are fewer.
-        truth: the first clip of the method that this is compared with.
+        reference: the first clip of the method that this is compared with.
     """
-    passes: list = []  # when each ended: seconds, or on a GPU an event, since waiting for it would cost time
+    evaluations: list = []  # the end of each: seconds, or on a GPU an event, since waiting for it would cost time
 
-    def count(*_) -> None:
-        passes.append(torch.cuda.Event(enable_timing=True) if parts.gpu else time.perf_counter())
-        if parts.gpu:
-            passes[-1].record()
+    def note(*_) -> None:
+        evaluations.append(torch.cuda.Event(enable_timing=True) if models.gpu else time.perf_counter())
+        if models.gpu:
+            evaluations[-1].record()
 
     clock = time.perf_counter()
     make(0, 1)  # compiles, and warms up
     say(f"{method}: ready after {time.perf_counter() - clock:.1f} s")
-    fresh_peak(parts.transformer.device)
-    hook = parts.transformer.norm_out.register_forward_pre_hook(count)  # where each pass through the network ends
-    ends, frames = in_a_row(parts, make, steps, clips, mp4)
+    fresh_peak(models.transformer.device)
+    hook = models.transformer.norm_out.register_forward_pre_hook(note)  # near the end of each network evaluation
+    ends, frames = in_a_row(models, make, steps, clips, mp4)
     hook.remove()
-    apart = [a.elapsed_time(b) / 1000 if parts.gpu else b - a for a, b in pairwise(passes)]
+    apart = [a.elapsed_time(b) / 1000 if models.gpu else b - a for a, b in pairwise(evaluations)]
     one = float(np.median(apart))
-    missing = (parts.profile.sampling.steps - steps) * one * len(passes) / clips / steps
+    missing = (models.profile.sampling.steps - steps) * one * len(evaluations) / clips / steps
     there, end = ends[0]
     later = (ends[-1][1] - end) / (clips - 1) + missing if clips > 1 else None
-    used, passed = peak(parts.transformer.device), len(passes) // clips
+    used, count = peak(models.transformer.device), len(evaluations) // clips
     wrote = end - there if mp4 else None
-    row = Row(method, there + missing, wrote, later, one, passed, steps, used, *distance(frames, truth))
+    row = Row(method, there + missing, wrote, later, one, count, steps, used, *distance(frames, reference))
     say(str(row))
     return row, frames
 
 
-def distance(frames: np.ndarray, truth: np.ndarray | None) -> tuple[float | None, float | None]:
+def distance(frames: np.ndarray, reference: np.ndarray | None) -> tuple[float | None, float | None]:
     """Largest difference and PSNR; no PSNR of equal clips."""
-    if truth is None:
+    if reference is None:
         return None, None
-    error = np.abs(frames - truth)
+    error = np.abs(frames - reference)
     square = float(np.square(error, dtype=np.float64).mean())
     return float(error.max()), -10 * float(np.log10(square)) if square else None
 
 
-def decoding(method: str, parts: Parts) -> Row:
+def decoding(method: str, models: Models) -> Row:
     """The VAE alone on latents of a clip."""
-    shape = (1, parts.vae.config.z_dim, *parts.profile.clip.latent)
-    device, latents = parts.transformer.device, flow.initial_noise(shape, 0).to(parts.transformer.device)
-    autoencoder.decode(parts.vae, latents)
+    shape = (1, models.vae.config.z_dim, *models.profile.clip.latent)
+    device, latents = models.transformer.device, flow.initial_noise(shape, 0).to(models.transformer.device)
+    autoencoder.decode(models.vae, latents)
     fresh_peak(device)
     start = time.perf_counter()
-    autoencoder.decode(parts.vae, latents).amax().item()
+    autoencoder.decode(models.vae, latents).amax().item()
     row = Row(method, time.perf_counter() - start, peak_gib=peak(device))
     say(str(row))
     return row
 
 
 def table(profile: Profile, rows: list[Row]) -> str:
-    """The rows in Markdown, under a line that says what was measured on what."""
-    made, clip, sampling = runs.environment(), profile.clip, profile.sampling
+    """The rows in Markdown, under a line with the workload and the machine."""
+    here, clip, sampling = runs.environment(), profile.clip, profile.sampling
     facts = (
         f"{profile.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
-        f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {made['device']}, "
-        f"torch {made['versions']['torch']}, diffusers {made['versions']['diffusers']}, {time.strftime('%Y-%m-%d')}"
+        f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {here['device']}, "
+        f"torch {here['versions']['torch']}, diffusers {here['versions']['diffusers']}, {time.strftime('%Y-%m-%d')}"
     )
     return markdown(facts, HEADS, [astuple(row) for row in rows])
 
@@ -207,7 +207,7 @@ def main(
         clips: timed clips of ours, exact, in a row.
         size: height and width of the clip; the profile's when empty.
         parts: measure the 7B text encoder and the VAE by themselves too.
-        fast: measure each shortcut of `--fast` that this device can, and all of them.
+        fast: measure each shortcut of `--fast`, and both.
         out: file that gets the table too, after each row.
     """
     chosen, device = profiles.get(profile), hardware.device()
@@ -231,7 +231,7 @@ def main(
         fresh_peak(device)
     say("random weights")
     built = build(chosen, device)
-    row, truth = measure("diffusers' pipeline", built, theirs(built), peer_steps)
+    row, peer = measure("diffusers' pipeline", built, theirs(built), peer_steps)
     add(row)
     if parts:
         add(decoding("VAE decoding, as diffusers loads it", built))
@@ -242,21 +242,17 @@ def main(
         add(decoding("VAE decoding, channels last, tiled", built))
         built.vae.disable_tiling()
     same = peer_steps == steps
-    row, exact = measure("cookbook generate", built, ours(built), steps, truth if same else None, clips, mp4=True)
+    row, exact = measure("cookbook generate", built, ours(built), steps, peer if same else None, clips, mp4=True)
     add(row)
     if not same:
-        gap, psnr = distance(unit(ours(built)(0, peer_steps)), truth)
+        gap, psnr = distance(unit(ours(built)(0, peer_steps)), peer)
         say(f"clips of {peer_steps} steps: {gap:.4g} from diffusers' at most")
         add(replace(rows.pop(), difference=gap, psnr=psnr))
     limit = shortcuts.CHANGE
     every = ", every skip taken"
-    for label in ["guidance", "cache" + every, "fp8", "all", "all" + every] if fast else []:
+    for label in ["guidance", "cache" + every, "all", "all" + every] if fast else []:
         one = label.removesuffix(every)
-        if one == "fp8" and not fp8.available(device):
-            continue
-        short = shortcuts.choose([one] if one in shortcuts.NAMES else [], device)
-        if one == "fp8":  # for good: what follows takes it too
-            fp8.to_float8(built.transformer)
+        short = shortcuts.choose([one] if one in shortcuts.NAMES else [])
         shortcuts.CHANGE = float("inf") if label != one else limit
         add(measure(f"cookbook generate --fast {label}", built, ours(built, short), steps, exact)[0])
     shortcuts.CHANGE = limit

@@ -15,7 +15,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +23,10 @@ import tyro
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from measuring import markdown, say
 
-from cookbook import hardware, profiles, runs
+from cookbook import cluster, hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
+from cookbook.generate.generator import IN_FLIGHT, Generator, Setup
 from cookbook.generate.requests import Request
-from cookbook.generate.stage import many_processes, one_process
 from cookbook.models import hub, sizes
 from cookbook.profiles import Profile
 
@@ -35,8 +34,8 @@ from cookbook.profiles import Profile
 @dataclass(frozen=True)
 class Row:
     workers: int
-    seconds: float  # from nothing to the last mp4, loading and compiling included
-    rate: float  # clips per second once every worker has made one
+    seconds: float  # to the last mp4, loading and compiling included
+    rate: float  # clips per second once every worker has finished one
 
 
 def save_world(profile: Profile, folder: Path) -> None:
@@ -54,9 +53,11 @@ def save_world(profile: Profile, folder: Path) -> None:
         shutil.copytree(hub.locate(small) / part, folder / part)
 
 
-def count(made: Iterator, workers: int) -> Row:
+def count(ray: str | None, setup: Setup, jobs: list[tuple[Request, int]], workers: int) -> Row:
+    """Generate all clips, in this process (`ray` None) or on a cluster, and time them."""
     start, ends = time.perf_counter(), []
-    for row, video in made:
+    clips = cluster.each(ray, Generator, (setup,), jobs, lambda request, seed: f"seed {seed}", IN_FLIGHT)
+    for _, (row, video) in clips:
         if video is None:
             raise UserError(f"{row['file']} came back without a video")
         ends.append(time.perf_counter() - start)
@@ -100,12 +101,12 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_world(base, folder)
-        parts = (folder, folder, chosen, [request])
-        rows = [count(one_process(parts, jobs), 1), count(many_processes(ray, parts, jobs), workers)]
-    made = runs.environment()
+        setup = Setup(folder, folder, chosen, [request])
+        rows = [count(None, setup, jobs, 1), count(ray, setup, jobs, workers)]
+    here = runs.environment()
     facts = (
         f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
-        f"{made['device']}, torch {made['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
+        f"{here['device']}, torch {here['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
     )
     heads = ("workers", "clips per second", "times one", "whole time, s")
     cells = [(r.workers, r.rate, f"{r.rate / rows[0].rate:.3f}", f"{r.seconds:.1f}") for r in rows]

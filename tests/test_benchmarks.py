@@ -87,21 +87,21 @@ def test_generation_table_has_every_method_and_the_exact_clip_is_diffusers_own(
     monkeypatch.setitem(program.TEXT, "vision_config", {"depth": 1, "hidden_size": 16, "num_heads": 1})
     assert program.theirs(program.build(few, program.hardware.device()))(0, 4)[1:].std() > 1e-3, "flat: proves nothing"
     rows = program.main("tiny", out=tmp_path / "table.md")
-    clips = {row.method: row for row in rows if row.passes}
+    clips = {row.method: row for row in rows if row.evaluations}
     ours = "cookbook generate"
     assert list(clips) == [
         "diffusers' pipeline",
         ours,
         *(f"{ours} --fast {n}" for n in ("guidance", "cache, every skip taken", "all", "all, every skip taken")),
     ]
-    assert clips["diffusers' pipeline"].passes == 8 and clips[ours].difference < 1e-4
+    assert clips["diffusers' pipeline"].evaluations == 8 and clips[ours].difference < 1e-4
     assert all(0 < row.pixels and row.peak_gib is None for row in rows)
     assert [method for method, row in clips.items() if row.mp4] == [ours]
     table = (tmp_path / "table.md").read_text()
     assert "32x48, 9 frames, 4 steps (times of fewer are scaled), guidance 2, on CPU" in table
     assert table.count("\n| ") == 1 + len(rows) == 11 and table.strip() in capsys.readouterr().out
     scaled = program.main("tiny", steps=3, peer_steps=2, parts=False, fast=False)
-    assert [row.steps for row in scaled if row.passes] == [2, 3] and scaled[-1].difference < 1e-4
+    assert [row.steps for row in scaled if row.evaluations] == [2, 3] and scaled[-1].difference < 1e-4
     with pytest.raises(program.UserError, match="clips is 0"):
         program.main("tiny", clips=0)
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import CosmosTransformer3DModel
-from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 
 from cookbook import hardware, runs
 from cookbook.errors import UserError
@@ -63,7 +61,7 @@ class Generator:
     def _place(self, setup: Setup, encoder: torch.nn.Module) -> torch.device:
         """The text encoder's device, by the GPU's free memory. Also decides whether the VAE decodes in tiles."""
         free, _ = torch.cuda.mem_get_info(self.device)
-        network = sizes.on_meta(CosmosTransformer3DModel.load_config(setup.weights / "transformer"))
+        network = sizes.on_meta(sizes.read_config(setup.weights))
         size = hardware.compute_dtype(self.device).itemsize
         weights = size * (planning.parameters(network) + planning.parameters(self.vae))
         pixels = max(height * width for height, width in (request.size for request in setup.requests))
@@ -78,8 +76,12 @@ class Generator:
         return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 
     def _negative(self, request: Request) -> str:
-        choices = (request.negative_prompt, self.profile.sampling.negative_prompt, DEFAULT_NEGATIVE_PROMPT)
-        return next(text for text in choices if text is not None)
+        for text in (request.negative_prompt, self.profile.sampling.negative_prompt):
+            if text is not None:
+                return text
+        from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
+
+        return DEFAULT_NEGATIVE_PROMPT
 
     def __call__(self, request: Request, seed: int) -> tuple[dict, bytes | None]:
         """Generate one clip.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 
 from cookbook import flow, hardware
 from cookbook.generate import shortcuts
 from cookbook.models import autoencoder
 from cookbook.models.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 
 
 def guided(

@@ -1,4 +1,4 @@
-"""The two ways to make a clip that generate.py compares, around the same random weights: diffusers' and ours."""
+"""The two generators that generate.py compares, around the same random weights: diffusers' pipeline and ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cookbook.generate.sampler import make_clip
 from cookbook.models import autoencoder, hub, sizes
 from cookbook.profiles import Profile
 
-# Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower is in memory too
+# Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower takes memory too
 TEXT = {
     "text_config": {
         "vocab_size": 152064,
@@ -29,7 +29,7 @@ TEXT = {
 
 
 class NoGuardrail:
-    """Stands where the pipeline insists on NVIDIA's guardrail: random weights make no pictures that could need one."""
+    """The pipeline requires a guardrail; random weights generate nothing that could need one."""
 
     def to(self, *_):
         return self
@@ -39,7 +39,7 @@ class NoGuardrail:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Models:
     """What all methods share."""
 
     profile: Profile
@@ -54,7 +54,7 @@ class Parts:
         return self.transformer.device.type == "cuda"
 
 
-def build(profile: Profile, device: torch.device) -> Parts:
+def build(profile: Profile, device: torch.device) -> Models:
     """Random weights in the profile's configurations, in the dtype that the stage computes in."""
     dtype, settings = hardware.compute_dtype(device), sizes.config(profile.world)
     with device:
@@ -72,29 +72,29 @@ def build(profile: Profile, device: torch.device) -> Parts:
     clip = profile.clip
     photo = np.random.default_rng(0).integers(0, 255, (clip.height, clip.width, 3), np.uint8)
     text, vae = text.to(device, dtype), vae.to(dtype).eval().requires_grad_(False)
-    return Parts(profile, transformer.to(dtype).eval(), vae, photo, text[:1], text[1:])
+    return Models(profile, transformer.to(dtype).eval(), vae, photo, text[:1], text[1:])
 
 
-def theirs(parts: Parts) -> Callable[[int, int], np.ndarray]:
-    """Frames [T, H, W, 3] in 0..1 of a seed in so many steps by diffusers' pipeline, as it is."""
-    profile, clip = parts.profile, parts.profile.clip
+def theirs(models: Models) -> Callable[[int, int], np.ndarray]:
+    """(seed, steps) -> frames [T, H, W, 3] in 0..1 by diffusers' unchanged pipeline."""
+    profile, clip = models.profile, models.profile.clip
     pipeline = Cosmos2_5_PredictBasePipeline(
         text_encoder=None,
         tokenizer=None,
-        transformer=parts.transformer,
-        vae=parts.vae,
+        transformer=models.transformer,
+        vae=models.vae,
         scheduler=flow.scheduler(profile.sampling.shift),
         safety_checker=NoGuardrail(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    shape = (1, parts.vae.config.z_dim, *clip.latent)
+    shape = (1, models.vae.config.z_dim, *clip.latent)
 
     def make(seed: int, steps: int) -> np.ndarray:
         return pipeline(
-            image=parts.photo,
-            prompt_embeds=parts.text,
-            negative_prompt_embeds=parts.negative,
-            latents=flow.initial_noise(shape, seed).to(parts.transformer.device),
+            image=models.photo,
+            prompt_embeds=models.text,
+            negative_prompt_embeds=models.negative,
+            latents=flow.initial_noise(shape, seed).to(models.transformer.device),
             height=clip.height,
             width=clip.width,
             num_frames=clip.frames,
@@ -107,15 +107,15 @@ def theirs(parts: Parts) -> Callable[[int, int], np.ndarray]:
     return make
 
 
-def ours(parts: Parts, fast: frozenset[str] = frozenset()) -> Callable[[int, int], torch.Tensor]:
-    """Pixels [1, 3, T, H, W] in -1..1 by the function that `cookbook generate` calls."""
-    sampling = parts.profile.sampling
+def ours(models: Models, fast: frozenset[str] = frozenset()) -> Callable[[int, int], torch.Tensor]:
+    """(seed, steps) -> pixels [1, 3, T, H, W] in -1..1 by the function that `cookbook generate` calls."""
+    sampling = models.profile.sampling
 
     def make(seed: int, steps: int) -> torch.Tensor:
-        given = autoencoder.to_tensor(parts.photo[None]).to(parts.transformer.device)
+        photo = autoencoder.to_tensor(models.photo[None]).to(models.transformer.device)
         settings = (steps, sampling.guidance, sampling.shift, seed, fast)
-        size = parts.profile.clip.latent
-        return make_clip(parts.transformer, parts.vae, given, parts.text, parts.negative, size, *settings)
+        size = models.profile.clip.latent
+        return make_clip(models.transformer, models.vae, photo, models.text, models.negative, size, *settings)
 
     return make
 
