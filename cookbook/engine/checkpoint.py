@@ -88,18 +88,18 @@ class Saver:
         Raises:
             UserError: with the space that is needed and the space that is free.
         """
-        self.group.on_rank_0(lambda: self._require_disk(size_of(state), left))
 
-    def _require_disk(self, size: int, left: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        present = len(list(self.folder.glob("iter_*")))
-        count = min(left, max(1, self.recipe.keep + 1 - present))
-        needed, free = size * count, shutil.disk_usage(self.folder).free
-        if free < 1.02 * needed:
-            raise UserError(
-                f"{self.folder} has {free / 1e9:.2f} GB free and needs {needed / 1e9:.2f} GB for {count} "
-                "checkpoint(s); free some space, name another --run folder, or lower the recipe's keep"
-            )
+        def require() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            count = min(left, max(1, self.recipe.keep + 1 - len(list(self.folder.glob("iter_*")))))
+            needed, free = size_of(state) * count, shutil.disk_usage(self.folder).free
+            if free < 1.02 * needed:
+                raise UserError(
+                    f"{self.folder} has {free / 1e9:.2f} GB free and needs {needed / 1e9:.2f} GB for {count} "
+                    "checkpoint(s); free some space, name another --run folder, or lower the recipe's keep"
+                )
+
+        self.group.on_rank_0(require)
 
     def save(self, step: int, state: State) -> None:
         """Begin the checkpoint of `step` (finished steps); `state` may change as soon as this returns.

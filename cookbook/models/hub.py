@@ -41,40 +41,35 @@ def local(source: Source) -> Path | None:
 
 def _download(source: Source) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
 
     cache = Path(constants.HF_HUB_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free / 1e9
     if (folder := local(source)) is not None:
         return folder
-    if free < source.gigabytes * 1.1:
+    if (free := shutil.disk_usage(cache).free / 1e9) < source.gigabytes * 1.1:
         raise UserError(
             f"{source.location} needs {source.gigabytes:.1f} GB and {cache} has {free:.1f} GB free; "
             "free some space or set HF_HOME to a larger disk"
         )
-    page = f"https://huggingface.co/{'datasets/' if source.kind == 'dataset' else ''}{source.location}"
     try:
         return Path(snapshot_download(source.location, repo_type=source.kind, revision=source.revision))
-    except GatedRepoError as error:
-        if getattr(error.response, "status_code", 403) == 401:
-            raise UserError(f"{source.location} (401): no valid token. Type `hf auth login`, then try again") from None
-        raise UserError(
-            f"{source.location} (403): accept its licence at {page} with the account of your token"
-        ) from None
-    except RepositoryNotFoundError:
-        raise UserError(f"{source.location} (401 or 404): type `hf auth login`, or check that {page} exists") from None
-    except OfflineModeIsEnabled:
-        raise UserError(
-            f"{source.location} is not in {cache} and HF_HUB_OFFLINE is set; unset it or copy the files"
-        ) from None
-    except HfHubHTTPError as error:
-        raise UserError(f"{source.location}: the Hub answered {error}; try again later") from None
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source.location} is not in {cache} and the Hub cannot be reached ({error})") from None
+    except OSError as error:  # all errors of the Hub are
+        raise UserError(f"{source.location}: {_explain(error, source, cache)}") from None
+
+
+def _explain(error: Exception, source: Source, cache: Path) -> str:
+    """Why a download failed, and what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    page = f"https://huggingface.co/{'datasets/' if source.kind == 'dataset' else ''}{source.location}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError) and status != 401:
+        return f"403; accept its licence at {page} with the account of your token"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{status}; type `hf auth login`, or check that {page} exists"
+    if constants.HF_HUB_OFFLINE:
+        return f"not in {cache}, and HF_HUB_OFFLINE is set; unset it, or copy the files there"
+    if isinstance(error, HfHubHTTPError):
+        return f"the Hub answered {error}; try again later"
+    return f"not in {cache}, and the Hub cannot be reached ({error}); connect this machine to the internet"
