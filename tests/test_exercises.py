@@ -1,4 +1,4 @@
-"""The exercises: each notebook's are those of its source, run unsolved with a hint, and their solutions are right."""
+"""The exercises: each notebook has those of its solutions file, they run unsolved, and the solutions are right."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jupytext
 import pytest
 
 from cookbook import exercises, notebooks
-from tools.exercises import HEADING, RECAP, in_step, unsolved, with_exercises
+from tools.exercises import HEADING, RECAP, unsolved, updated, with_exercises
 
+CHECKS = [name for name in vars(exercises) if name.startswith("check_")]
 SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
 
 
@@ -27,33 +28,32 @@ def cells(text: str) -> list[str]:
 def test_every_notebook_has_exercises():
     books = sorted(path.stem[:2] for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
     assert [path.stem for path in SOURCES] == books
-    asked = {name for path in SOURCES for name in re.findall(r"exercises\.(check_\w+)\(", path.read_text())}
-    assert asked == set(exercises.__all__) == {name for name in vars(exercises) if name.startswith("check_")}
+    called = {name for path in SOURCES for name in re.findall(r"exercises\.(check_\w+)\(", path.read_text())}
+    assert called == set(CHECKS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_the_notebook_holds_the_exercises_of_its_source(path):
+def test_a_notebook_has_the_exercises_of_its_solutions(path):
     twin = next(notebooks.NOTEBOOKS.glob(f"{path.stem}_*.py")).read_text()
     assert with_exercises(twin, unsolved(path.read_text())) == twin, "type python -m tools.exercises"
 
 
-def test_two_to_four_and_graded(source):
+def test_there_are_two_to_four_graded_exercises(source):
     heads = re.findall(r"\*\*Exercise (\d\d)\.(\d) (★{1,3}) [^*]+\*\*", source)
     assert [int(number) for _, number, _ in heads] == list(range(1, len(heads) + 1))
     assert 2 <= len(heads) <= 4 and len(cells(source)) == len(heads)
     assert heads[0][2] == "★"
 
 
-def test_unsolved_each_runs_and_gives_a_hint(source, capsys):
+def test_an_unsolved_exercise_runs_and_gives_a_hint(source, capsys):
     clock = time.monotonic()
     for cell in cells(unsolved(source)):
         exec(cell, {})
-        said = capsys.readouterr().out
-        assert re.fullmatch(r"exercise \d\d\.\d: not solved yet\. Hint: .+\n", said)
+        assert re.fullmatch(r"exercise \d\d\.\d: not solved yet\. Hint: .+\n", capsys.readouterr().out)
     assert time.monotonic() - clock < 60
 
 
-def test_solved_each_is_right(source, capsys):
+def test_a_solution_is_right(source, capsys):
     clock = time.monotonic()
     for cell in cells(source):
         exec(cell, {})
@@ -62,13 +62,13 @@ def test_solved_each_is_right(source, capsys):
 
 
 def test_no_solution_is_in_the_notebook(source):
-    left = unsolved(source)
+    text = unsolved(source)
     answers = re.findall(r"# BEGIN SOLUTION\n(.*?) *# END SOLUTION", source, re.S)
-    assert len(answers) == len(cells(source)) and "SOLUTION" not in left
-    assert not [answer for answer in answers if answer.strip() in left]
+    assert len(answers) == len(cells(source)) and "SOLUTION" not in text
+    assert not [answer for answer in answers if answer.strip() in text]
 
 
-@pytest.mark.parametrize("name", exercises.__all__)
+@pytest.mark.parametrize("name", CHECKS)
 def test_wrong_answers_get_a_hint_and_no_traceback(name, capsys):
     def fails(*_):
         raise KeyError("oops")
@@ -76,11 +76,11 @@ def test_wrong_answers_get_a_hint_and_no_traceback(name, capsys):
     check = getattr(exercises, name)
     for answer in (fails, lambda *_: -1, lambda *_: "?", lambda *_: [1, 2], lambda: 3):
         assert check(answer) is False
-        said = capsys.readouterr().out
-        assert said.count("\n") == 1 and "not yet" in said and "Hint: " in said
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1 and "not yet" in out and "Hint: " in out
 
 
-def test_almost_right_answers_are_not_right(capsys):
+def test_almost_right_answers_are_refused(capsys):
     assert not exercises.check_01_2(lambda frames, fps, own: int(frames * own / fps))
     assert not exercises.check_03_1(lambda text, negative, g: negative + g * (text - negative))
     assert not exercises.check_03_3(lambda a, b: {n for n in a if n not in b or not bool((a[n] == b[n]).all())})
@@ -90,16 +90,14 @@ def test_almost_right_answers_are_not_right(capsys):
     assert not exercises.check_01_3(lambda file, prompt: f"{file},{prompt}")
 
 
-def test_new_exercises_replace_the_old_and_leave_the_rest():
+def test_new_exercises_replace_the_old_ones_only():
     section = f"{HEADING}\n# %%\nprint(1 + 1)\n"
     first = with_exercises(f"# %%\nprint('kept')\n\n{RECAP}#\n# end\n", section)
     assert with_exercises(first, section) == first and first.count("## Exercises") == 1
     old = jupytext.reads(f"# %%\nprint('kept')\n\n{RECAP}", "py:percent")
     old.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    old.cells[0].execution_count, old.cells[0].outputs = (
-        1,
-        [{"output_type": "stream", "name": "stdout", "text": "kept\n"}],
-    )
-    code = [cell for cell in in_step(old, first).cells if cell.cell_type == "code"]
+    old.cells[0].execution_count = 1
+    old.cells[0].outputs = [{"output_type": "stream", "name": "stdout", "text": "kept\n"}]
+    code = [cell for cell in updated(old, first).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [1, 2]
     assert [cell.outputs[0]["text"] for cell in code] == ["kept\n", "2\n"]

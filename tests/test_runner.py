@@ -1,4 +1,4 @@
-"""`cookbook run` against each way in which papermill alone lets a broken notebook pass."""
+"""`cookbook run` reports every failure that papermill alone lets pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cookbook.errors import UserError
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """A function that writes one notebook of the given cells, the only one that the runner then finds."""
+    """A function that writes a notebook with the given cells, the only one that the runner then finds."""
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "books")
 
     def write(*cells: str) -> Path:
@@ -54,24 +54,23 @@ def test_a_good_notebook_runs_in_this_python_with_its_parameters(written, capsys
     assert NotebookNotary().check_signature(nbformat.read(run / "notebooks" / "00_try.ipynb", as_version=4))
 
 
-def test_choices_are_for_people_and_leave_no_trace_headless(written):
+def test_widgets_leave_no_trace_headless(written):
     draw = "from cookbook import show\nshow.browse(lambda level: print('chosen', level), level=[0.5, 1.0])"
     run = written(draw)
     notebooks.run_all("smoke", run=run)
     executed = (run / "notebooks" / "00_try.ipynb").read_text()
-    assert (
-        '"widgets"' not in executed and "widget-view" not in executed and "chosen" not in executed.split(draw[-20:])[-1]
-    )
+    assert '"widgets"' not in executed and "widget-view" not in executed
+    assert "chosen" not in executed.split(draw[-20:])[-1]
 
 
-def test_a_failing_cell_stops_the_run_and_its_copy_is_kept(written):
+def test_a_failed_cell_stops_the_run_and_its_copy_is_kept(written):
     run = written("1 / 0", "print('never')")
     with pytest.raises(UserError, match=r"00_try.ipynb: cell 3 failed with ZeroDivisionError: division by zero"):
         notebooks.run_all("smoke", run=run)
     assert "ZeroDivisionError" in (run / "notebooks" / "00_try.ipynb").read_text()
 
 
-def test_links_of_a_copy_still_lead_to_the_checkout(written, tmp_path):
+def test_links_of_a_copy_lead_to_the_checkout(written, tmp_path):
     run = written("1 + 1")
     source = notebooks.NOTEBOOKS / "00_try.ipynb"
     book = nbformat.read(source, as_version=4)
@@ -94,7 +93,7 @@ def test_a_cell_that_is_skipped_by_its_tag_is_a_failure(written):
         notebooks.run_all("smoke", run=run)
 
 
-def test_leaving_half_way_is_a_failure(written):
+def test_an_early_exit_is_a_failure(written):
     run = written("import sys\nsys.exit(0)", "print('never')")
     with pytest.raises(UserError, match="did not run|failed with SystemExit"):
         notebooks.run_all("smoke", run=run)
@@ -107,46 +106,45 @@ def test_unexecuted_cells_are_found():
     assert notebooks.unexecuted([done, cell("2"), pending, cell("")]) == [2, 3]
 
 
-def test_an_unknown_parameter_is_refused_before_anything_runs(written):
+def test_an_unknown_parameter_is_refused_before_the_run(written):
     run = written("print('never')")
     with pytest.raises(UserError, match="no notebook parameter 'cuont'; 00_try takes count, profile, run"):
         notebooks.run_all("smoke", run=run, parameters=(("cuont", "3"),))
     assert not run.exists()
 
 
-def test_what_a_machine_lacks_is_said_before_anything_runs(machine, tmp_path, capsys):
+def test_missing_requirements_are_reported_before_the_run(machine, tmp_path, capsys):
     machine(memory_gb=25.1, gpus=[])
     assert cli.main(["run", "--profile", "2b", "--run", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr()
-    assert "made for 1 GPU of 80 GB" in told.out and "[1/" not in told.out and not (tmp_path / "run").exists()
-    first, *reasons = told.err.splitlines()
-    assert first == "cookbook: 2b cannot run here, because of"
+    printed = capsys.readouterr()
+    assert "needs 1 GPU of 80 GB" in printed.out and "[1/" not in printed.out and not (tmp_path / "run").exists()
+    first, *reasons = printed.err.splitlines()
+    assert first == "cookbook: this machine does not meet the requirements of profile 2b:"
     assert [line.split(" (")[0] for line in reasons] == ["  memory", "  NVIDIA GPU"]
 
 
-def test_the_check_itself_runs_on_any_machine(machine, written):
+def test_the_notebook_that_checks_the_machine_always_runs(machine, written):
     machine(gpus=[])
     run = written("print('checked')")
     notebooks.run_all("2b", run=run)
     assert "checked" in (run / "notebooks" / "00_try.ipynb").read_text()
 
 
-def test_each_problem_of_a_failed_cell_keeps_its_line(written):
+def test_a_message_of_several_lines_keeps_its_lines(written):
     run = written("raise ValueError('two:\\n  first\\n  second')")
     with pytest.raises(UserError, match=r"ValueError: two:\n  first\n  second \(the executed copy"):
         notebooks.run_all("smoke", run=run)
 
 
 def test_notebooks_are_chosen_by_number_or_name():
-    assert [path.stem[:2] for path in notebooks.select(start="03")] == ["03", "04"]
-    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04"]
-    assert notebooks.select(start="05") == notebooks.select(only="05"), "what is beyond the guide must be asked for"
+    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04"], "05 only on request"
+    assert [path.stem[:2] for path in notebooks.select(only="05")] == ["05"]
     assert [path.stem for path in notebooks.select(only="02_post_training")] == ["02_post_training"]
     with pytest.raises(UserError, match="no notebook '7'; there are 00_prerequisites"):
         notebooks.select(only="7")
 
 
-def test_redo_removes_a_stage_and_all_that_follow(tmp_path):
+def test_redo_removes_a_stage_and_all_that_depend_on_it(tmp_path):
     for place in runs.FOLDERS.values():
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
     notebooks.remove(tmp_path, "convert")
