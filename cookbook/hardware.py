@@ -92,7 +92,10 @@ def choices() -> dict[str, tuple[str, str]]:
     none = ("none", "on a CPU it takes longer than the nano model saves")
     return {
         "device": (torch.cuda.get_device_name(on), "PyTorch finds it") if gpu else (on.type, "PyTorch finds no GPU"),
-        "dtype": (str(dtype).removeprefix("torch."), slower if dtype == torch.float32 else "half the memory, and faster"),
+        "dtype": (
+            str(dtype).removeprefix("torch."),
+            slower if dtype == torch.float32 else "half the memory, and faster",
+        ),
         "attention": (order, "by speed on an H100") if kernels else ("PyTorch's own", "a CPU has one kernel"),
         "compile": compilation if compiles(on) else none,
         "video": (f"PyAV {version('av')}, on the CPU", "FFmpeg is in its wheel, so nothing has to be installed"),

@@ -19,11 +19,11 @@ import torch  # noqa: E402
 from cookbook import doctor, engine, profiles  # noqa: E402
 from cookbook.convert.stage import convert  # noqa: E402
 from cookbook.machine import Machine  # noqa: E402
-from cookbook.models import critic as critics  # noqa: E402
+from cookbook.models.critic import Critic, load_critic  # noqa: E402
 from cookbook.train import dataset  # noqa: E402
 from cookbook.train.stage import train  # noqa: E402
 
-hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is no wrong one
+hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is not a wrong one
 hypothesis.settings.load_profile("busy machine")
 ALONE = engine.Group(0, 1, torch.device("cpu"))
 
@@ -47,8 +47,8 @@ def critic_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def critic(critic_folder) -> critics.Critic:
-    return critics.load_critic(critic_folder, torch.device("cpu"))
+def critic(critic_folder) -> Critic:
+    return load_critic(critic_folder, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +60,8 @@ def tiny_clips(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def cached(tiny_world, tiny_clips, tmp_path_factory) -> list[dataset.CachedClip]:
     """The six tiny clips, encoded."""
-    found = dataset.read_clips(tiny_clips)
-    return dataset.cache(found, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)
+    clips = dataset.read_clips(tiny_clips)
+    return dataset.cache(clips, tiny.profile(tiny_world), tiny_world, tmp_path_factory.mktemp("cache"), ALONE)
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def tiny_profile(tiny_world, monkeypatch):
     """A function that registers the profile `tiny`, its recipe's fields given by name."""
 
     def register(steps: int = 6, **recipe) -> profiles.Profile:
-        made = tiny.profile(tiny_world, steps, **recipe)
-        monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: made)
-        return made
+        profile = tiny.profile(tiny_world, steps, **recipe)
+        monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: profile)
+        return profile
 
     return register
 
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def exported(tiny_world, tiny_clips, tmp_path_factory):
-    """A run that was trained for four steps and converted: its folder and the manifest of the conversion."""
+    """A run trained for four steps and converted: its folder and the manifest of the conversion."""
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world, 4))

@@ -143,6 +143,7 @@ print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="NOT RUN: peak memory is measured on Linux only")
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["checkpoint", "file"])
 def test_peak_memory_is_at_most_1_3_times_the_largest_output(tiny_world, tmp_path, source):
     models = Path(shutil.copytree(tiny_world, tmp_path / "models"))

@@ -60,11 +60,13 @@ def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
 @pytest.mark.parametrize(
     ("size", "recipe"),
     [
-        (4, {"shard": 2}),  # two replicas of two shards
+        pytest.param(4, {"shard": 2}, marks=pytest.mark.slow),  # two replicas of two shards
         (2, {"shard": 1, "accumulate": 2}),  # two replicas; upstream does not synchronise these
-        (2, {"accumulate": 2, "activation_checkpointing": "selective"}),
+        pytest.param(2, {"accumulate": 2, "activation_checkpointing": "selective"}, marks=pytest.mark.slow),
         # compiled blocks under FSDP2, as on GPUs
-        (2, {"accumulate": 2, "activation_checkpointing": "selective", "compiled": True}),
+        pytest.param(
+            2, {"accumulate": 2, "activation_checkpointing": "selective", "compiled": True}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, alone):
@@ -101,6 +103,7 @@ def test_the_engine_knows_no_model():
 # checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [((2, 4, 2), (1, 4, 4)), ((1, 4, 4), (2, 4, 2))])
 def test_a_run_continues_with_another_number_of_processes(first, then, ranks, arena, alone):
     folder = arena[0] / "run"
@@ -195,6 +198,7 @@ def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
     assert whole[1]["heldout_after"] < whole[1]["heldout_before"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16, tolerance", [(False, 1e-5), (True, 2e-2)])
 def test_lora_on_two_processes_gives_the_losses_of_one(bf16, tolerance, ranks, arena):
     """With frozen weights in bf16 and adapters in float32, as on a GPU, and with all in float32."""

@@ -28,6 +28,7 @@ def assert_alike(found, expected, relative):
         assert float((found[name] - value).abs().max()) <= relative * float(value.abs().max()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["selective", "0.4"])
 def test_checkpointing_inside_compiled_blocks_gives_the_same(choice, tiny_world, cached, monkeypatch):
     batch = batches(cached, tiny.profile(tiny_world).recipe, 0, ALONE)(0)

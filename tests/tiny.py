@@ -1,4 +1,4 @@
-"""The real classes at sizes that train in milliseconds, with random weights, and clips made on the spot.
+"""The real classes at sizes that train in milliseconds, with random weights, and clips drawn on the spot.
 
 As a program (`python tests/tiny.py FOLDER STEPS BATCH`, or under torchrun) it trains the tiny world model: tests that
 kill a run or share it need processes of their own for that.
@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 
 from cookbook import engine, hardware, profiles, runs, video
 from cookbook.engine import activations
-from cookbook.models import world as world_models
+from cookbook.models import world
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train.stage import train
 from nano import critic, networks, tokenizer
@@ -191,7 +191,7 @@ def train_rank(rank: int, size: int, port: int, folder: Path, steps: int, batch:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     if rank:
-        world_models.load_transformer = None  # one process reads the weights, the others get their shares from it
+        world.load_transformer = None  # one process reads the weights, the others get their shards from it
     train_tiny(folder, steps, batch, 0 if rank else die, **more)
 
 

@@ -48,7 +48,6 @@ def plan(
     profile: str = "nano",
     run: Path | str | None = None,
     recipe: str | None = None,
-    data: Path | str | None = None,
     steps: int | None = None,
 ) -> Plan:
     """Print what `train` with the same flags would do. Nothing is downloaded, written or read but the list of clips.
@@ -56,12 +55,11 @@ def plan(
     Args:
         run: the run's folder; `runs/<profile>` if not given.
         recipe: one of the profile's named recipes.
-        data: a folder in the published layout; the run's own `data/train` if not given.
         steps: instead of the recipe's number of optimizer steps.
     """
-    chosen = choose(profile, recipe, steps)
+    data = runs.run_folder(run, profile) / "data" / "train"
     with engine.processes() as group:
-        return announce(chosen, data_folder(runs.run_folder(run, profile), data), None, group)
+        return announce(choose(profile, recipe, steps), data, None, group)
 
 
 def choose(profile: str, recipe: str | None, steps: int | None) -> Profile:
@@ -72,11 +70,6 @@ def choose(profile: str, recipe: str | None, steps: int | None) -> Profile:
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1")
     return replace(chosen, recipe=replace(chosen.recipe, steps=steps))
-
-
-def data_folder(run: Path, data: Path | str | None) -> Path:
-    """The folder of training clips: as given, or the run's own."""
-    return Path(data).expanduser().absolute() if data else run / "data" / "train"
 
 
 def announce(profile: Profile, data: Path, base: Path | None, group: Group) -> Plan:

@@ -82,7 +82,7 @@ def train(
     if base and not base.is_file():
         raise UserError(f"{base}: no such file; --base takes a .pt file")
     folder = runs.run_folder(run, profile)
-    source = planning.data_folder(folder, data)
+    source = Path(data).expanduser().absolute() if data else folder / "data" / "train"
     with engine.processes() as group:
         plan = planning.announce(chosen, source, base, group)
         if data is None and runs.read_manifest(folder / "data") is None:
