@@ -12,22 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_repository import PACKAGES, ROOT, committed
 
-from cookbook import cluster, doctor, engine, notebooks, profiles, runs
+from cookbook import cluster, doctor, notebooks, profiles, runs
 from cookbook.errors import UserError
 from cookbook.generate import guardrail
-from cookbook.train import callbacks
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = re.compile(r"^[\s#-]*([A-Za-z0-9_.-]+)==([\w.]+)$")
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
 JOBS = WORKFLOW["jobs"]
-ALONE = engine.Group(0, 1, torch.device("cpu"))
 SECRET = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
@@ -140,7 +137,7 @@ for module in pkgutil.walk_packages(cookbook.__path__, "cookbook."):
 @pytest.mark.parametrize("package", USES)
 def test_without_an_optional_package_the_error_is_its_install_line(package, monkeypatch):
     use, line = USES[package]
-    for name in [name for name in sys.modules if name.split(".")[0] == package or name.startswith("torch.utils.tens")]:
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=re.escape(line)) as raised:

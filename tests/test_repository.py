@@ -17,7 +17,6 @@ import test_cli
 
 from cookbook import cli, doctor, exercises, profiles, results, runs
 from cookbook.judge import calibration_clips, scoring
-from cookbook.models import sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cookbook", "simulator", "nano", "tools")
@@ -54,15 +53,11 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)|<(?:a|img|video)\b[^>]*?(?:href|src)=[\"']([^\"']+)[\"']")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-
-
-def name_of(path: Path) -> str:
-    """The dotted name of a module, `cookbook.engine` for cookbook/engine/__init__.py."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {name_of(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
@@ -117,21 +112,21 @@ def test_each_stage_has_one_word_and_one_place():
 
 def test_no_code_depends_on_the_name_of_a_profile():
     """No comparison with a profile's name and no table with such a key, except in profiles.py."""
-    names, problems = set(profiles.PROFILES), []
+    fields = {ast.Compare: ("left", "comparators"), ast.Subscript: ("slice",), ast.MatchValue: ("value",)}
+    problems = []
     for module, tree in TREES.items():
         for node in ast.walk(tree):
-            kinds = {ast.Compare: ("left", "comparators"), ast.Dict: ("keys",), ast.Subscript: ("slice",)}
-            kinds[ast.MatchValue] = ("value",)
-            parts = [getattr(node, field) for field in kinds.get(type(node), ())]
-            flat = [part for group in parts for part in (group if isinstance(group, list) else [group])]
-            flat += [part for group in flat if isinstance(group, ast.Tuple | ast.Set | ast.List) for part in group.elts]
-            if module != "cookbook.profiles" and any(getattr(part, "value", None) in names for part in constants(flat)):
-                problems.append(f"{MODULES[module].relative_to(ROOT)}:{node.lineno}")
+            parts = [getattr(node, field) for field in fields.get(type(node), ())]
+            parts = [part for group in parts for part in (group if isinstance(group, list) else [group])]
+            parts += [item for part in parts for item in getattr(part, "elts", ())]
+            named = any(map(names_a_profile, parts))
+            named |= isinstance(node, ast.Dict) and len(node.keys) > 1 and all(map(names_a_profile, node.keys))
+            problems += [f"{module}:{node.lineno}"] if named and module != "cookbook.profiles" else []
     assert not problems, "\n".join(problems)
 
 
-def constants(nodes: list[ast.AST | None]) -> list[ast.Constant]:
-    return [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+def names_a_profile(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in profiles.PROFILES
 
 
 def test_imports_change_no_variable_and_the_engine_needs_no_model_library():
@@ -191,8 +186,11 @@ def test_public_functions_have_types_and_docstrings():
         problems += [] if ast.get_docstring(tree) or not tree.body else [f"{path}: no docstring"]
         for node in public(tree):
             if isinstance(node, ast.FunctionDef):
-                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-                bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+                bare = [
+                    a.arg
+                    for a in [*node.args.args, *node.args.kwonlyargs]
+                    if a.annotation is None and a.arg not in ("self", "cls")
+                ]
                 bare += [] if node.returns else ["the return value"]
                 problems += [f"{path}: {node.name} has no type for {', '.join(bare)}"] if bare else []
             exempt = path.split(".")[0] in ("simulator", "nano") or length(node) <= 5 or node.name == "forward"
@@ -286,10 +284,10 @@ def test_printed_commands_files_and_modules_exist(page):
 def test_the_example_of_a_profile_works(monkeypatch, tmp_path, capsys):
     """As CONTRIBUTING says: doctor shows it, notebooks accept it, a stage runs with it."""
     monkeypatch.setattr(profiles, "PROFILES", dict(profiles.PROFILES))
-    exec(re.search(r"```python\n(.*?)```", CONTRIBUTING, re.S)[1], vars(profiles))  # as if it stood in that file
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], vars(profiles))  # as if it stood in that file
     profile = profiles.get("long")
-    assert profile.clip.frames == 49 and profile.clip.tokens > profiles.nano().clip.tokens
-    assert sizes.config(profile.world)["num_layers"] > 0
+    assert profile.recipe.steps == 900 and profile.needs == profiles.nano().needs
     assert cli.main(["doctor", "--profile", "long"]) == 0 and "long" in capsys.readouterr().out
     doctor.require("long")
     assert cli.main(["prepare", "--profile", "long", "--run", str(tmp_path)]) == 0
@@ -298,8 +296,7 @@ def test_the_example_of_a_profile_works(monkeypatch, tmp_path, capsys):
 
 
 def test_names_that_contributing_explains_exist():
-    assert set(runs.READS) == set(runs.FOLDERS)
-    assert scoring.QUESTIONS == results.QUESTIONS
+    assert set(runs.READS) == set(runs.FOLDERS) and scoring.QUESTIONS == results.QUESTIONS
     for question in scoring.QUESTIONS:
         text, cue = scoring.read_rubric(question)
         assert cue == "Score: " and (question == "physics" or "{instruction}" in text)
