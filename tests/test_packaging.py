@@ -1,4 +1,4 @@
-"""The project as others get it: locked versions, the wheel, optional packages, CI, a class without network."""
+"""The project as others install, extend and teach it: locked versions, wheel, extras, CI, examples, no network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_repository import PACKAGES, ROOT, committed
 
-from cookbook import cluster, doctor, notebooks, profiles, runs
+from cookbook import cli, cluster, doctor, exercises, notebooks, profiles, results, runs
 from cookbook.errors import UserError
 from cookbook.generate import guardrail
+from cookbook.judge import calibration_clips, scoring
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = re.compile(r"^[\s#-]*([A-Za-z0-9_.-]+)==([\w.]+)$")
@@ -241,3 +242,28 @@ def test_data_are_prepared_and_plans_computed_without_network(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert runs.read_manifest(tmp_path / "run" / "data")["clips"] == 4
+
+
+def test_the_example_of_a_profile_works(monkeypatch, tmp_path, capsys):
+    """As CONTRIBUTING says: doctor shows it, notebooks accept it, a stage runs with it."""
+    monkeypatch.setattr(profiles, "PROFILES", dict(profiles.PROFILES))
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], vars(profiles))  # as if it stood in that file
+    profile = profiles.get("long")
+    assert profile.recipe.steps == 900 and profile.needs == profiles.nano().needs
+    assert cli.main(["doctor", "--profile", "long"]) == 0 and "long" in capsys.readouterr().out
+    doctor.require("long")
+    assert cli.main(["prepare", "--profile", "long", "--run", str(tmp_path)]) == 0
+    assert runs.read_manifest(tmp_path / "data")["profile"] == "long"
+    del profiles.long
+
+
+def test_names_that_contributing_explains_exist():
+    assert set(runs.READS) == set(runs.FOLDERS) and scoring.QUESTIONS == results.QUESTIONS
+    for question in scoring.QUESTIONS:
+        text, cue = scoring.read_rubric(question)
+        assert cue == "Score: " and (question == "physics" or "{instruction}" in text)
+        assert question in calibration_clips.CalibrationClip.__dataclass_fields__
+    page = (ROOT / "docs" / "workshop_kit.md").read_text()
+    named = {f"check_{book}_{number}" for book, number in re.findall(r"[Ee]xercise (\d\d)\.(\d)", page)}
+    assert named and named <= set(vars(exercises))

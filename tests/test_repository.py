@@ -15,8 +15,7 @@ from urllib.parse import unquote
 import pytest
 import test_cli
 
-from cookbook import cli, doctor, exercises, profiles, results, runs
-from cookbook.judge import calibration_clips, scoring
+from cookbook import cli, profiles
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cookbook", "simulator", "nano", "tools")
@@ -279,28 +278,3 @@ def test_printed_commands_files_and_modules_exist(page):
         assert module in MODULES or f"{module}.__main__" in MODULES, module
     named = re.findall(r"`((?:cookbook|simulator|nano|tools|tests|notebooks|docs|benchmarks)/[\w./]+)`", text)
     assert [name for name in named if "NN" not in name and not (ROOT / name).exists()] == []
-
-
-def test_the_example_of_a_profile_works(monkeypatch, tmp_path, capsys):
-    """As CONTRIBUTING says: doctor shows it, notebooks accept it, a stage runs with it."""
-    monkeypatch.setattr(profiles, "PROFILES", dict(profiles.PROFILES))
-    page = (ROOT / "CONTRIBUTING.md").read_text()
-    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], vars(profiles))  # as if it stood in that file
-    profile = profiles.get("long")
-    assert profile.recipe.steps == 900 and profile.needs == profiles.nano().needs
-    assert cli.main(["doctor", "--profile", "long"]) == 0 and "long" in capsys.readouterr().out
-    doctor.require("long")
-    assert cli.main(["prepare", "--profile", "long", "--run", str(tmp_path)]) == 0
-    assert runs.read_manifest(tmp_path / "data")["profile"] == "long"
-    del profiles.long
-
-
-def test_names_that_contributing_explains_exist():
-    assert set(runs.READS) == set(runs.FOLDERS) and scoring.QUESTIONS == results.QUESTIONS
-    for question in scoring.QUESTIONS:
-        text, cue = scoring.read_rubric(question)
-        assert cue == "Score: " and (question == "physics" or "{instruction}" in text)
-        assert question in calibration_clips.CalibrationClip.__dataclass_fields__
-    page = (ROOT / "docs" / "workshop_kit.md").read_text()
-    named = {f"check_{book}_{number}" for book, number in re.findall(r"[Ee]xercise (\d\d)\.(\d)", page)}
-    assert named and named <= set(vars(exercises))
