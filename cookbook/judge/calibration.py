@@ -149,16 +149,8 @@ def _scored(path: Path, scorer: Scorer, clips: list[CalibrationClip], made_from:
     total = sum(len(task.prompts.keys() - task.done) for task in tasks)
     for task, question, answer in show.progress(scorer.score(tasks), "scoring calibration clips", total):
         clip = task.tag
-        row = {
-            "file": clip.name,
-            "kind": clip.kind,
-            "prompt": clip.prompt,
-            "scene": clip.scene,
-            "question": question,
-            "label": getattr(clip, question),
-            **answer,
-            "made_from": sources[clip],
-        }
+        row = {"file": clip.name, "kind": clip.kind, "prompt": clip.prompt, "scene": clip.scene, "question": question}
+        row |= {"label": getattr(clip, question), **answer, "made_from": sources[clip]}
         runs.append_row(path, row)
         rows[clip.name, clip.kind, question] = row
     return rows

@@ -65,12 +65,10 @@ def filter_clips(
     _write_folder(root, stage.folder, chosen.prompt_prefix, kept, dropped)
     _print_counts(kept, dropped)
     if not kept:
-        show.banner(
-            f"no video passed ({rule}): {stage.folder} is empty; generate more seeds, train longer, or lower the "
-            "threshold"
-        )
-    outputs = [path for path in stage.folder.rglob("*") if path.is_file()]
-    outputs = [path for path in outputs if path.name not in ("started.json", ".lock")]
+        fix = "generate more seeds, train longer, or lower the threshold"
+        show.banner(f"no video passed ({rule}): {stage.folder} is empty; {fix}")
+    skipped = ("started.json", ".lock")
+    outputs = [path for path in stage.folder.rglob("*") if path.is_file() and path.name not in skipped]
     return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
 
@@ -90,20 +88,14 @@ def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropp
         runs.write_rows(folder / name, part)
 
 
-_WHY = {  # `failed` of a dropped video -> the words for it; each video has one of these
-    **{(question,): f"for {question}" for question in QUESTIONS},
-    QUESTIONS: "for both",
-    ("copy",): "as copies of kept ones",
-    ("rank",): "behind better ones of their prompt",
-}
-
-
 def _print_counts(kept: list[dict], dropped: list[dict]) -> None:
     """How many videos were kept, and why the others were dropped."""
     print(f"filter: kept {len(kept)} of {len(kept) + len(dropped)} videos")
+    words = {(question,): f"for {question}" for question in QUESTIONS} | {QUESTIONS: "for both"}
+    words |= {("copy",): "as copies of kept ones", ("rank",): "behind better ones of their prompt"}
+    counts = Counter(tuple(row["failed"]) for row in dropped)
     if dropped:
-        counts = Counter(tuple(row["failed"]) for row in dropped)
-        reasons = ", ".join(f"{counts[why]} {text}" for why, text in _WHY.items() if counts[why])
+        reasons = ", ".join(f"{counts[failed]} {text}" for failed, text in words.items() if counts[failed])
         print(f"  {len(dropped)} dropped: {reasons}")
 
 
@@ -144,20 +136,13 @@ def _decision(file: str, answers: dict[str, dict], cuts: dict[str, float]) -> di
     """Whether one video is kept, with the reason."""
     scores = {question: answers.get(question, {}).get("score") for question in QUESTIONS}
     failed = [q for q in QUESTIONS if scores[q] is None or scores[q] < cuts[q]]
-    reasons = [
-        f"{q} was not judged" if scores[q] is None else f"{q} {scores[q]:.2f} is below {cuts[q]:.2f}" for q in failed
-    ]
-    passed = " and ".join(f"{q} {scores[q]:.2f} reaches {cuts[q]:.2f}" for q in QUESTIONS if q not in failed)
+    words = {q: f"{scores[q]:.2f} reaches {cuts[q]:.2f}" for q in QUESTIONS if q not in failed}
+    words |= {q: "was not judged" if scores[q] is None else f"{scores[q]:.2f} is below {cuts[q]:.2f}" for q in failed}
+    reason = "; ".join(f"{q} {words[q]}" for q in failed) or " and ".join(f"{q} {words[q]}" for q in QUESTIONS)
     any_row = next(iter(answers.values()))
-    return {
-        "file": file,
-        "video": Path(file).name,
-        **{key: any_row[key] for key in ("sha256", "name", "prompt", "seed", "critic")},
-        "scores": scores,
-        "kept": not failed,
-        "failed": failed,
-        "reason": "; ".join(reasons) if failed else passed,
-    }
+    row = {"file": file, "video": Path(file).name}
+    row |= {key: any_row[key] for key in ("sha256", "name", "prompt", "seed", "critic")}
+    return row | {"scores": scores, "kept": not failed, "failed": failed, "reason": reason}
 
 
 def _best_first(rows: list[dict]) -> list[dict]:

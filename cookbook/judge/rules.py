@@ -14,23 +14,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from cookbook.judge.pixels import (
-    LAST,
-    RESIDUE,
-    Appearance,
-    arm,
-    base_share,
-    blobs,
-    duplicated,
-    fingers,
-    middle,
-    moved_side,
-    outline,
-    residue,
-    rests_in,
-    same_scene,
-    touch,
-)
+from cookbook.judge import pixels
+from cookbook.judge.pixels import LAST, Appearance, base_share, blobs
 
 Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
 SUCCESS: tuple[Outcome, ...] = ("placed", "done")
@@ -64,12 +49,13 @@ class Observation:
 
     def arm(self, frame: int = -1) -> np.ndarray:
         """The arm's pixels (H, W) bool in a frame."""
-        return arm(self.frames[frame], self.frames[0])
+        return pixels.arm(self.frames[frame], self.frames[0])
 
     def drew_back(self, blob: np.ndarray, least: float = BACK) -> bool:
         """Whether the hand ends farther from an object than it was before: a hand that holds it does not."""
-        tips = (fingers(self.arm(frame), str(self.hand)) for frame in range(len(self.frames) // 3, len(self.frames)))
-        gaps = [np.inf if tip is None else float(np.linalg.norm(tip - middle(blob))) for tip in tips]
+        late = range(len(self.frames) // 3, len(self.frames))
+        tips = (pixels.fingers(self.arm(frame), str(self.hand)) for frame in late)
+        gaps = [np.inf if tip is None else float(np.linalg.norm(tip - pixels.middle(blob))) for tip in tips]
         return gaps[-1] - min(gaps) > least * len(blob) / HEIGHT if np.isfinite(gaps[-1]) else True
 
 
@@ -85,7 +71,7 @@ def judge_clip(
     Args:
         reference: the known first frame (H, W, 3), to refuse a clip of another scene.
     """
-    if not same_scene(frames, reference):
+    if not pixels.same_scene(frames, reference):
         return Judgement("undetermined", "this is not the known scene throughout")
     return judge_place(Observation(frames, target, receptacle, hand))
 
@@ -99,13 +85,13 @@ def judge_place(clip: Observation) -> Judgement:
     if model.recall < 0.35:
         return Judgement("undetermined", "the target's colours do not stand out in frame 0")
     at_end = clip.target_at_end(model)
-    place = ndimage.binary_dilation(outline(receptacle), iterations=2)
+    place = ndimage.binary_dilation(pixels.outline(receptacle), iterations=2)
     home = ndimage.binary_dilation(target) & ~(place & ~target)
     stayed = float((at_end & home).sum()) / model.area
     at_end = at_end | model.arrived(frames[-LAST:], place) & ~ndimage.binary_dilation(clip.arm())
     least = max(5.0, 0.10 * model.area)
     groups = [group for group in blobs(at_end, least) if (group & ~home).sum() >= least]  # one may still touch its home
-    placed = [group for group in groups if rests_in(group, place, model.area)]
+    placed = [group for group in groups if pixels.rests_in(group, place, model.area)]
     visible = sum(int(group.sum()) for group in placed) / model.area
     if stayed >= 0.5:
         reason = "the object is seen twice" if placed else "the object is still in its place"
@@ -118,13 +104,13 @@ def judge_place(clip: Observation) -> Judgement:
     if model.recoloured(frames[-LAST:], np.any(placed, 0)):
         return Judgement("not placed", "the object changed its colour", visible)
     outside = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
-    if outside or duplicated(model, frames, home) or residue(frames, target) > RESIDUE:
+    if outside or pixels.duplicated(model, frames, home) or pixels.residue(frames, target) > pixels.RESIDUE:
         return Judgement("not placed", "the object is seen twice", visible)
-    if not clip.drew_back(placed[0], BACK + CLEAR * touch(placed[0], clip.arm())):
+    if not clip.drew_back(placed[0], BACK + CLEAR * pixels.touch(placed[0], clip.arm())):
         return Judgement("not placed", "the object is still in the hand", visible)
     if visible > 3.0:
         return Judgement("not placed", "the object is too large: nearer to the camera than the receptacle", visible)
-    side = moved_side(frames)
+    side = pixels.moved_side(frames)
     if clip.hand is not None and side != clip.hand:
         return Judgement("not placed", "the other hand moved" if side else "no arm moved", visible)
     return Judgement("placed", "", visible)

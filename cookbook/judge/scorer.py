@@ -113,26 +113,14 @@ class Scorer:
     def score(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, str, dict]]:
         """(task, question, answer) for every open question; in the order of `tasks`, except on a cluster."""
         batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
-        batches = [batch for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
-        for batch, answers in self._work(batches):
+        jobs = [(batch,) for batch in batches if any(task.prompts.keys() - task.done for task in batch)]
+        if not jobs:
+            return
+        worker = CriticWorker if self.ray else lambda *_: self.here
+        for (batch,), answers in cluster.each(self.ray or None, worker, self.parts, jobs, _name, IN_FLIGHT):
             for row, task in enumerate(batch):
-                for question in task.prompts:
-                    if question not in task.done:
-                        yield task, question, answers[row, question]
-
-    def _work(self, batches: list[Sequence[Task]]) -> Iterator[tuple[Sequence[Task], Answers]]:
-        if not batches:
-            return
-        if self.ray:
-            jobs = [(batch,) for batch in batches]
-            for (batch,), answers in cluster.each(self.ray, CriticWorker, self.parts, jobs, _name, IN_FLIGHT):
-                yield batch, answers
-            return
-        worker, threads = self.here, ThreadPoolExecutor(IN_FLIGHT)
-        try:
-            yield from zip(batches, threads.map(worker, batches), strict=True)
-        finally:
-            threads.shutdown(cancel_futures=True)
+                for question in (q for q in task.prompts if q not in task.done):
+                    yield task, question, answers[row, question]
 
 
 def _name(batch: Sequence[Task]) -> str:

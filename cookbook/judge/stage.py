@@ -61,14 +61,9 @@ def judge(
     rows, inputs = list_generated(root) if clips is None else list_clips(Path(clips).expanduser().absolute())
     if clips is None and (root / calibration.RATINGS).exists():
         inputs["ratings"] = runs.digest(root / calibration.RATINGS)
-    stage = runs.enter(
-        folder,
-        "judge",
-        chosen.name,
-        inputs | {"critic": scorer.fingerprint, "prompts": runs.digest_of([prompt_hash(q) for q in QUESTIONS])},
-        {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain},
-        redo,
-    )
+    inputs |= {"critic": scorer.fingerprint, "prompts": runs.digest_of([prompt_hash(q) for q in QUESTIONS])}
+    settings = {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain}
+    stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     _announce(len(rows), chosen.critic_tokens, explain and not scorer.writes)
@@ -124,23 +119,17 @@ def list_clips(folder: Path) -> tuple[list[dict], dict[str, str]]:
     paths = sorted(folder.glob("*.mp4")) or sorted((folder / "videos").glob("*.mp4"))
     if not paths:
         raise UserError(f"{folder} holds no .mp4 files")
-    listed = _listed(folder)
-    rows = []
+    listed, rows = {}, []
+    if (folder / "generated.jsonl").exists():
+        listed = {Path(row["file"]).stem: row for row in runs.read_rows(folder / "generated.jsonl")}
+    elif (folder / "metadata.csv").exists():
+        listed = {stem: {"prompt": prompt} for stem, prompt in read_metadata(folder / "metadata.csv").items()}
     for path in paths:
         row = listed.get(path.stem, {})
         prompt = row.get("prompt") or prompt_beside(path)
         facts = {"model": row.get("model"), "name": row.get("name", path.stem), "seed": row.get("seed")}
         rows.append({"file": path.relative_to(folder).as_posix(), "path": path, "prompt": prompt, **facts})
     return rows, {"clips": runs.digest_of([[row["file"], runs.digest(row["path"]), row["prompt"]] for row in rows])}
-
-
-def _listed(folder: Path) -> dict[str, dict]:
-    """The rows of generated.jsonl or metadata.csv by the clip's stem."""
-    if (folder / "generated.jsonl").exists():
-        return {Path(row["file"]).stem: row for row in runs.read_rows(folder / "generated.jsonl")}
-    if (folder / "metadata.csv").exists():
-        return {stem: {"prompt": prompt} for stem, prompt in read_metadata(folder / "metadata.csv").items()}
-    return {}
 
 
 def prompt_beside(path: Path) -> str | None:
@@ -205,27 +194,25 @@ def best_of_n(verdicts: Sequence[dict], outcomes: Sequence[dict], cost: float | 
         For each n: the mean of both scores of the selected clip; its success rate and how much that is above
         a random clip's (`gain`); the seconds that n clips take. None where unknown.
     """
-    scores: dict[tuple[str, str], list[float]] = {}
+    clips: dict[str, dict[str, list[float]]] = {}  # name of the prompt -> file -> its scores
     for verdict in verdicts:
         if verdict["model"] == "tuned" and verdict["score"] is not None:
-            scores.setdefault((verdict["name"], verdict["file"]), []).append(verdict["score"])
+            clips.setdefault(verdict["name"], {}).setdefault(verdict["file"], []).append(verdict["score"])
     passed = {row["file"]: float(row["passed"]) for row in outcomes}
-    prompts: dict[str, list[tuple[float, float | None]]] = {}
-    for (name, file), both in scores.items():
-        prompts.setdefault(name, []).append((fmean(both), passed.get(file)))
-    known = bool(prompts) and all(worth is not None for clips in prompts.values() for _, worth in clips)
-    columns = [tuple(zip(*clips, strict=True)) for clips in prompts.values()]
+    scores = [[fmean(both) for both in files.values()] for files in clips.values()]
+    worth = [[passed.get(file) for file in files] for files in clips.values()]
+    known = bool(clips) and all(None not in prompt for prompt in worth)
     curve = []
-    for take in range(1, min(map(len, prompts.values()), default=0) + 1):
-        values = {"score": np.array([best_of(score, take) for score, _ in columns])}
+    for take in range(1, min(map(len, scores), default=0) + 1):
+        values = {"score": np.array([best_of(prompt, take) for prompt in scores]), "success": None, "gain": None}
         if known:
-            values["success"] = np.array([best_of(score, take, worth) for score, worth in columns])
-            values["gain"] = values["success"] - [best_of(score, 1, worth) for score, worth in columns]
+            pairs = list(zip(scores, worth, strict=True))
+            values["success"] = np.array([best_of(score, take, passes) for score, passes in pairs])
+            values["gain"] = values["success"] - [best_of(score, 1, passes) for score, passes in pairs]
         point: dict = {"n": take, "seconds": None if cost is None else round(take * cost, 2)}
-        for name in ("score", "success", "gain"):
-            value = values.get(name)
+        for name, value in values.items():
             point[name] = None if value is None else round(float(value.mean()), 4)
-            edges = None if value is None else interval(list(prompts), lambda rows, v=value: float(v[rows].mean()))
+            edges = None if value is None else interval(list(clips), lambda rows, v=value: float(v[rows].mean()))
             point[f"{name}_interval"] = edges
         curve.append(point)
     return curve

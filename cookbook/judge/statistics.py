@@ -35,15 +35,9 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # resamples without a value are left out below
-        values = bootstrap(
-            (np.arange(len(names)),),
-            on_groups,
-            vectorized=False,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).bootstrap_distribution
-    values = values[~np.isnan(values)]
+        settings = {"vectorized": False, "n_resamples": RESAMPLES, "method": "percentile"}
+        resampled = bootstrap((np.arange(len(names)),), on_groups, **settings, rng=np.random.default_rng(0))
+    values = resampled.bootstrap_distribution[~np.isnan(resampled.bootstrap_distribution)]
     return [round(float(edge), 4) for edge in np.quantile(values, (0.025, 0.975))] if len(values) else None
 
 
@@ -73,12 +67,6 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
     }
 
 
-def roc_points(labels: np.ndarray, scores: np.ndarray) -> list[list[float]]:
-    """Corners of the ROC curve: [share of invalid clips kept, share of valid clips kept]."""
-    false, true, _ = roc_curve(labels, scores)
-    return [[round(float(x), 4), round(float(y), 4)] for x, y in zip(false, true, strict=True)]
-
-
 def histogram(scores: np.ndarray) -> list[int]:
     """Counts in 16 equal bins from 1 to 5."""
     return np.histogram(scores, bins=16, range=(1, 5))[0].tolist()
@@ -90,11 +78,12 @@ def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes
     facts = {"n": len(labels), "valid": int(labels.sum()), "auc": None, "auc_interval": None, "per_kind": {}}
     if overall is None:
         return facts
+    false, true, _ = roc_curve(labels, scores)
     facts |= {
         "auc": round(overall, 4),
         "auc_interval": interval(scenes, lambda rows: auc(labels[rows], scores[rows])),
         **threshold(labels, scores),
-        "roc": roc_points(labels, scores),
+        "roc": [[round(float(x), 4), round(float(y), 4)] for x, y in zip(false, true, strict=True)],
         "histogram": {"valid": histogram(scores[labels == 1]), "invalid": histogram(scores[labels == 0])},
     }
     for kind in sorted(set(kinds[labels == 0])):
