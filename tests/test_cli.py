@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tyro
@@ -12,6 +13,7 @@ import tyro
 from cookbook import cli, profiles
 from cookbook.errors import StaleStage, UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 STAGE = {"--profile", "--run"}
 FLAGS = {
     "doctor": {"--profile"},
@@ -63,8 +65,7 @@ for verb in cli.VERBS:
         pass
 sys.exit(bool({"torch", "diffusers", "pandas", "matplotlib"} & set(sys.modules)))
 """
-    root = cli.__file__.rsplit("/", 2)[0]
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for verb in cli.VERBS:
         assert f"  {verb} " in done.stdout and f"usage: cookbook {verb} " in done.stdout
@@ -138,7 +139,7 @@ def test_a_missing_package_is_named(monkeypatch):
         ("nano.evaluate --grid --data a --base b --out c", "cookbook: --grid samples the tuned model"),
     ],
 )
-def test_other_programs_print_one_line_too(program, sentence, tmp_path):
-    done = subprocess.run([sys.executable, "-m", *program.split()], capture_output=True, text=True, cwd=tmp_path)
+def test_other_programs_print_one_line_too(program, sentence):
+    done = subprocess.run([sys.executable, "-m", *program.split()], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(sentence) and "Traceback" not in done.stderr
