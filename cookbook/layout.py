@@ -32,6 +32,12 @@ class Photo:
     name: str  # stem, as published: `<n>_<instruction>.`
 
 
+def require_folder(folder: Path) -> None:
+    """Raise a UserError where there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+
+
 def read_text(path: Path) -> str:
     """A caption file, stripped.
 
@@ -52,7 +58,7 @@ def read_text(path: Path) -> str:
 def read_metadata(path: Path) -> dict[str, str]:
     """`metadata.csv` (header `file,prompt`, prompts with a comma in double quotes) -> stem of the video: prompt.
 
-    Unquoted commas belong to the prompt, as upstream's parser has it.
+    Unquoted commas belong to the prompt, as in upstream's parser.
     """
     lines = read_text(path).splitlines()
     if [cell.strip() for cell in lines[0].split(",")] != ["file", "prompt"]:
@@ -77,20 +83,19 @@ def write_metadata(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 
 
 def find_clips(folder: Path) -> list[tuple[Path, Path | str]]:
-    """Videos of a folder in any known layout, sorted, each with its caption: a text, or the file to read it from.
+    """Videos of a folder in any of three layouts, sorted, each with its caption: a text, or the file to read it from.
 
-    Known are the downloaded GR1-100 (`gr1/*.mp4` and `metadata.csv`), a prepared folder (`videos/`, `metas/` or
+    These are the downloaded GR1-100 (`gr1/*.mp4` and `metadata.csv`), a prepared folder (`videos/`, `metas/` or
     `metadata.csv`) and a plain folder of `<stem>.mp4` with `<stem>.txt`.
 
     Raises:
         UserError: the folder is missing or holds no mp4.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+    require_folder(folder)
     videos = sorted(p for sub in (folder, folder / "videos", folder / "gr1") if sub.is_dir() for p in sub.glob("*.mp4"))
     if not videos:
         raise UserError(
-            f"{folder}: no mp4 in it, nor in its videos/ or gr1/; see `cookbook prepare --help` for layouts"
+            f"{folder}: no mp4 in it, in its videos/ or its gr1/; `cookbook prepare --help` lists the layouts"
         )
     tables = [p for p in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if p.exists()]
     prompts = read_metadata(tables[0]) if tables else {}
@@ -101,33 +106,26 @@ def find_clips(folder: Path) -> list[tuple[Path, Path | str]]:
 def read_photos(folder: Path) -> list[Photo]:
     """Photos of an EVAL folder with their instructions, ordered by number, then name.
 
-    A photo `12_Do this.png` whose caption is `12_Do this..txt` is paired too: one published pair is named so, and
-    naive pairing loses it.
+    A photo `12_Do this.png` is also paired with `12_Do this..txt`: one published pair has such names.
 
     Raises:
-        UserError: no photos, or photos without a caption (all are named).
+        UserError: no photos, or photos without a caption (the first five are named).
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+    require_folder(folder)
     images = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=_numbered)
     if not images:
         raise UserError(f"{folder}: no png or jpg in it")
     photos, orphans = [], []
     for image in images:
-        candidates = (
-            folder / f"{image.stem}.txt",
-            folder / f"{image.stem}..txt",
-            folder / f"{image.stem.rstrip('.')}.txt",
-        )
-        caption = next((c for c in candidates if c.exists()), None)
+        stems = (image.stem, f"{image.stem}.", image.stem.rstrip("."))
+        caption = next((path for stem in stems if (path := folder / f"{stem}.txt").exists()), None)
         if caption is None:
             orphans.append(image.name)
         else:
             photos.append(Photo(image, read_text(caption), caption.stem))
     if orphans:
-        raise UserError(
-            f"{folder}: no .txt beside {', '.join(orphans[:5])} ({len(orphans)} in all); write one for each"
-        )
+        named = ", ".join(orphans[:5])
+        raise UserError(f"{folder}: no .txt beside {named} ({len(orphans)} in all); write one for each")
     return photos
 
 

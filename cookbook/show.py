@@ -1,4 +1,4 @@
-"""What a reader sees: progress, videos, contact sheets and plots. The same calls work live and headless."""
+"""Progress, videos, contact sheets and plots. The same calls work in a live notebook and headless."""
 
 from __future__ import annotations
 
@@ -37,64 +37,62 @@ def progress(
         yield from tqdm(items, desc=label, total=total, mininterval=0.5)
         return
     total = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
-    start = told = time.monotonic()
+    start = printed = time.monotonic()
     count = 0
-    for item in items:
+    for count, item in enumerate(items, 1):
         yield item
-        count += 1
-        if (now := time.monotonic()) - told > 60:
-            told = now
+        if (now := time.monotonic()) - printed > 60:
+            printed = now
             left = f", about {(now - start) * (total - count) / count:.0f} s left" if total else ""
             print(f"{label}: {count}/{total or '?'} after {now - start:.0f} s{left}{note()}", flush=True)
     print(f"{label}: {count} in {time.monotonic() - start:.1f} s", flush=True)
 
 
-def _use_own_ffmpeg() -> None:
-    """mediapy calls an ffmpeg program; imageio-ffmpeg brings one, so that nothing has to be installed on the system."""
+def _players(paths: Sequence[Path], titles: Sequence[str | None], height: int) -> list[str]:
+    """HTML with the videos in it. mediapy calls an ffmpeg program; imageio-ffmpeg brings one along."""
     import imageio_ffmpeg
     import mediapy
 
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    options = {"height": height, "codec": "h264", "qp": QUALITY, "return_html": True}
+    clips = zip(map(read_video, map(Path, paths)), titles, strict=True)
+    return [mediapy.show_video(frames, title=title, fps=fps, **options) for (frames, fps), title in clips]
 
 
 def show_video(path: Path | Sequence[Path], titles: Sequence[str] | None = None, height: int = 192) -> None:
-    """Show one video, or several side by side, in a notebook (mediapy, with the ffmpeg of imageio-ffmpeg)."""
-    import mediapy
+    """Show one video, or several side by side, in a notebook."""
+    from IPython.display import HTML, display
 
-    _use_own_ffmpeg()
     paths = [path] if isinstance(path, (str, Path)) else list(path)
-    clips = [read_video(Path(p)) for p in paths]
-    names = titles or [Path(p).stem for p in paths]
-    mediapy.show_videos(
-        {name: frames for name, (frames, _) in zip(names, clips, strict=True)},
-        fps=clips[0][1],
-        height=height,
-        codec="h264",
-        qp=QUALITY,
-    )
+    cells = _players(paths, titles or [Path(p).stem for p in paths], height)
+    display(HTML(f"<table><tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr></table>"))
+
+
+def show_prompts(rows: Sequence[tuple[str, Path]], height: int = 144) -> None:
+    """Show a table of prompt and video in a notebook."""
+    from IPython.display import HTML, display
+
+    players = _players([path for _, path in rows], [None] * len(rows), height)
+    pairs = zip([prompt for prompt, _ in rows], players, strict=True)
+    cells = [f"<tr><td style='text-align:left'>{escape(prompt)}</td><td>{player}</td></tr>" for prompt, player in pairs]
+    display(HTML(f"<table><tr><th>Input prompt file</th><th>Video file</th></tr>{''.join(cells)}</table>"))
 
 
 def contact_sheet(
     clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 7, width: int = 160
 ) -> Image.Image:
-    """Evenly spaced frames of each clip, one clip per row, first and last frame included: a still that says it all."""
+    """A still: evenly spaced frames of each clip, one clip per row, first and last frame included."""
     rows = []
     for index, clip in enumerate(clips):
         frames = clip if isinstance(clip, np.ndarray) else read_video(Path(clip))[0]
-        chosen = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
-        height = round(width * frames.shape[1] / frames.shape[2])
-        row = Image.new("RGB", (columns * width, height + (14 if titles else 0)), "white")
-        for column, frame in enumerate(chosen):
-            row.paste(Image.fromarray(frame).resize((width, height)), (column * width, row.height - height))
+        height, bar = round(width * frames.shape[1] / frames.shape[2]), 14 if titles else 0
+        row = Image.new("RGB", (columns * width, height + bar), "white")
+        for column, frame in enumerate(frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]):
+            row.paste(Image.fromarray(frame).resize((width, height)), (column * width, bar))
         if titles:
             ImageDraw.Draw(row).text((3, 1), titles[index], fill="black")
-        rows.append(row)
-    sheet = Image.new("RGB", (columns * width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    return sheet
+        rows.append(np.asarray(row))
+    return Image.fromarray(np.concatenate(rows))
 
 
 def show_sheet(
@@ -109,41 +107,25 @@ def show_sheet(
     display(Picture(data=buffer.getvalue(), format="jpeg"))
 
 
-def show_prompts(rows: Sequence[tuple[str, Path]], height: int = 144) -> None:
-    """Show a table of prompt and video in a notebook."""
-    import mediapy
-    from IPython.display import HTML, display
-
-    _use_own_ffmpeg()
-    cells = []
-    for prompt, path in rows:
-        frames, fps = read_video(Path(path))
-        player = mediapy.show_video(frames, fps=fps, height=height, codec="h264", qp=QUALITY, return_html=True)
-        cells.append(f"<tr><td style='text-align:left'>{escape(prompt)}</td><td>{player}</td></tr>")
-    display(HTML(f"<table><tr><th>Input prompt file</th><th>Video file</th></tr>{''.join(cells)}</table>"))
-
-
 def browse(draw: Callable[..., None], **choices: Sequence) -> None:
-    """In a notebook, let the reader choose: a slider for each list of numbers, a menu for any other, and what
-    `draw(**chosen)` shows below them.
+    """In a notebook, a slider for each list of numbers and a menu for any other; `draw(**chosen)` shows the choice.
 
-    Nothing happens headless (`cookbook run` sets HEADLESS), so no state of a widget gets into files. A still with the
-    same information must stand beside it.
+    Headless (`cookbook run` sets HEADLESS) nothing is shown, so no widget state gets into files. A still with the same
+    information must stand beside it.
     """
     if os.environ.get("HEADLESS"):
         return
     import ipywidgets
 
-    def control(name: str, values: Sequence) -> ipywidgets.Widget:
+    widgets, wide = {}, ipywidgets.Layout(width="90%")
+    for name, values in choices.items():
         kind = ipywidgets.SelectionSlider if isinstance(values[0], (int, float)) else ipywidgets.Dropdown
-        wide = ipywidgets.Layout(width="90%")
-        return kind(options=list(values), description=name.replace("_", " "), layout=wide)
-
-    ipywidgets.interact(draw, **{name: control(name, values) for name, values in choices.items()})
+        widgets[name] = kind(options=list(values), description=name.replace("_", " "), layout=wide)
+    ipywidgets.interact(draw, **widgets)
 
 
 def live() -> bool:
-    """Whether this is a notebook that someone watches: a kernel, and not headless."""
+    """Whether this is a live notebook: there is a kernel, and it is not headless."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return hasattr(shell, "kernel") and not os.environ.get("HEADLESS")
 
@@ -169,6 +151,6 @@ def axes(width: float = 6.0, height: float = 3.2) -> Axes:
 
 
 def banner(text: str) -> None:
-    """A boxed line that cannot be overlooked, for what a reader must know before trusting a result."""
+    """Print a boxed line: what a reader must know before trusting a result."""
     line = "!" * min(100, len(text) + 4)
     print(f"{line}\n! {text}\n{line}", flush=True)

@@ -1,6 +1,6 @@
-"""Reading and writing clips with PyAV, and bringing them to a model's size and rate.
+"""Reading and writing clips with PyAV, and fitting them to a model's size and rate.
 
-PyAV carries its own FFmpeg, so nothing has to be installed beside Python.
+PyAV includes FFmpeg, so nothing has to be installed beside Python.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class VideoInfo:
 
 
 def decode(path: Path, threads: int = 0) -> tuple[list[av.VideoFrame], float]:
-    """All frames as they are coded (YUV, half the memory of RGB) and the frame rate.
+    """All frames as coded (YUV, half the memory of RGB) and the frame rate.
 
     Args:
-        threads: of the decoder, 0 for as many as it likes.
+        threads: of the decoder; 0 lets it choose.
 
     Raises:
         UserError: the file is missing, empty or not a readable video.
@@ -67,8 +67,8 @@ def probe(path: Path) -> VideoInfo:
 def write_video(path: Path, frames: np.ndarray, fps: float, crf: int = 20) -> None:
     """Write uint8 frames [T, H, W, 3] as H.264 mp4 (4:2:0).
 
-    One thread and no macroblock tree, which x264 computes differently from run to run on small pictures, so that the
-    same frames give the same bytes.
+    One thread and no macroblock tree, which x264 computes differently from run to run on small pictures, so the same
+    frames give the same bytes.
     """
     with runs.replacing(path) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -93,10 +93,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def fit(frames: np.ndarray, height: int, width: int, crop: bool = True) -> np.ndarray:
-    """Bring frames [T, H, W, 3] to height x width.
+    """Resize frames [T, H, W, 3] to height x width.
 
     Args:
-        crop: keep the aspect ratio and cut the centre (NVIDIA's inference); otherwise squash (NVIDIA's training).
+        crop: keep the aspect ratio and cut out the centre (NVIDIA's inference); else squash (NVIDIA's training).
     """
     old_height, old_width = frames.shape[1:3]
     if (old_height, old_width) == (height, width):
@@ -109,7 +109,7 @@ def fit(frames: np.ndarray, height: int, width: int, crop: bool = True) -> np.nd
 
 
 def needed_frames(fps: float, clip: Geometry, resample: bool) -> int:
-    """How many source frames one training window spans."""
+    """The number of source frames that one training window spans."""
     return clip.frames if not resample else int(np.floor((clip.frames - 1) * fps / clip.fps)) + 1
 
 
@@ -118,8 +118,8 @@ def window(frames: np.ndarray, fps: float, clip: Geometry, start: float, resampl
 
     Args:
         frames: [T, H, W, 3] at `fps`.
-        start: where the window lies, 0 for the earliest and 1 for the latest place it can have.
-        resample: take the frames nearest to the profile's own frame times; otherwise consecutive ones.
+        start: of the window, 0 for the earliest possible and 1 for the latest.
+        resample: take the frames nearest to the profile's frame times; otherwise consecutive ones.
     """
     span = needed_frames(fps, clip, resample)
     first = int(round(start * (len(frames) - span)))

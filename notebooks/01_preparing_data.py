@@ -71,7 +71,7 @@ doctor.require(profile)
 #
 # The guide post-trains on [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100): videos of a Fourier GR1 humanoid at a table, each with one
 # instruction such as *Use the right hand to pick up rubik's cube from top level of the shelf to bottom level of the shelf.* The profiles `2b` and `14b`
-# download it. `smoke` and `nano` use the **workshop world** instead: the same robot at a table in a simulator, filmed from its head, in the
+# download it. `smoke` and `nano` use a **simulator** instead: the same robot at a table, filmed from its head, in the
 # same folder layout, with the same kind of prompt. It ships with this repository, so you need no account.
 #
 # ### Download and preprocess
@@ -230,8 +230,8 @@ exercises.check_01_3(row);
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | *N clips cannot be used* | short or broken video, missing or empty caption | mend them, or set `skip_bad = True` and read the reasons |
-# | *made from other inputs* | the source folder changed after a first run | `cookbook prepare --redo`, or another `run` folder |
+# | *N clips cannot be used* | short or broken video, missing or empty caption | fix them, or set `skip_bad = True` and read the reasons |
+# | *was built from different inputs* | the source folder changed after a first run | `cookbook prepare --redo`, or another `run` folder |
 # | *the header is ...; it must be file,prompt* | a `metadata.csv` from another tool | rename its columns; one row per video |
 #
 # **Read more:** the data set on its [page](https://huggingface.co/datasets/nvidia/GR1-100); the video autoencoder in the report on

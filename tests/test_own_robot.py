@@ -1,4 +1,4 @@
-"""docs/your_own_robot.md: its commands, executed word for word on footage made here, and what it says goes wrong."""
+"""docs/your_own_robot.md: its commands, executed word for word on clips of another robot, and its list of problems."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def home(tmp_path_factory) -> Path:
 
 def test_the_sample_has_the_layout_that_the_page_shows(home):
     shown = re.search(r"```\n(my_robot/.*?)```", PAGE, re.S)[1]
-    made = {path.name for path in (home / "my_robot").rglob("*.*")} - {"003.mp4", "003.txt"}
-    assert made == set(re.findall(r"\w+\.(?:mp4|txt|png)", shown))
+    files = {path.name for path in (home / "my_robot").rglob("*.*")} - {"003.mp4", "003.txt"}
+    assert files == set(re.findall(r"\w+\.(?:mp4|txt|png)", shown))
     clips, problems = check_clips(home / "my_robot" / "train", profiles.nano())
     assert len(clips) == 3 and not problems and all(clip.prompt.startswith("Use the ") for clip in clips)
 
@@ -58,9 +58,10 @@ def cookbook(words: str, home: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=home, env=os.environ | {"HEADLESS": "1"}, capture_output=True, text=True)
 
 
-def test_the_commands_lead_from_the_folder_to_videos_in_ten_minutes(home):
+@pytest.mark.slow
+def test_the_commands_generate_videos_in_ten_minutes(home):
     lines = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
-    assert [line.split()[1] for line in lines] == ["prepare", "train", "train", "convert", "generate"]
+    assert [line.split()[1] for line in lines] == ["prepare", "plan", "train", "convert", "generate"]
     clock, run = time.monotonic(), home / "runs" / "mine"
     for line in lines:
         done = cookbook(line, home)
@@ -75,7 +76,7 @@ def test_the_commands_lead_from_the_folder_to_videos_in_ten_minutes(home):
     assert (info.frames, info.height, info.width) == (clip.frames, clip.height, clip.width)
 
 
-def test_the_problems_that_the_page_names_are_told_at_once(home, tmp_path):
+def test_the_problems_on_the_page_are_reported_at_once(home, tmp_path):
     folder = tmp_path / "my_robot"
     video.write_video(folder / "train" / "short.mp4", film(1, seconds=1), 12)
     (folder / "train" / "short.txt").write_text("Wave.")
@@ -87,7 +88,7 @@ def test_the_problems_that_the_page_names_are_told_at_once(home, tmp_path):
     assert not (tmp_path / "runs" / "mine" / "data" / "train").exists()
 
 
-def test_the_row_of_own_prompts_can_be_read(home):
+def test_the_row_of_requests_on_the_page_is_valid(home):
     row = re.search(r"```json\n(.*)\n```", PAGE)[1]
     path = home / "my_robot" / "requests.jsonl"
     path.write_text(row + "\n")
@@ -97,7 +98,7 @@ def test_the_row_of_own_prompts_can_be_read(home):
     assert json.loads(row)["guidance"] == profiles.nano().sampling.guidance
 
 
-def test_the_lengths_that_the_page_states_are_those_of_the_profiles():
+def test_the_clip_lengths_on_the_page_are_the_profiles():
     for name, seconds in (("nano", "3 s"), ("2b", "5.75 s")):
         clip = profiles.get(name).clip
         assert f"`{name}` {clip.frames} frames at {clip.fps} per second ({seconds})" in PAGE

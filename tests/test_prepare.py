@@ -1,4 +1,4 @@
-"""Stage `data`: the published layouts with their quirks, and one clear sentence for each thing that can be wrong."""
+"""Stage `prepare`: the published layouts with their quirks, and one clear sentence for each possible mistake."""
 
 import numpy as np
 import pytest
@@ -57,12 +57,12 @@ def test_prepared_folder_is_itself_a_source(gr1, tmp_path):
     assert again["fingerprint"] == first["fingerprint"]
 
 
-def test_second_call_skips_and_exchanged_clip_is_noticed(gr1, capsys):
+def test_second_call_skips_and_notices_an_exchanged_clip(gr1, capsys):
     run_prepare(gr1)
     run_prepare(gr1)
     assert "skipping" in capsys.readouterr().out
     make_video(gr1 / "train" / "gr1" / "0.mp4", frames=40)
-    with pytest.raises(UserError, match="clips .*--redo data"):
+    with pytest.raises(UserError, match="clips .*--redo prepare"):
         run_prepare(gr1)
 
 
@@ -103,12 +103,12 @@ def test_a_failed_attempt_does_not_bind_the_folder(gr1):
     photo.write_bytes(b"no picture")
     with pytest.raises(UserError, match="2_Nod"):
         run_prepare(gr1)
-    assert not (gr1 / "run" / "data").exists(), "nothing is laid out before all is checked"
+    assert not (gr1 / "run" / "data").exists(), "nothing is written before all is checked"
     make_photos(gr1 / "eval", "2_Nod.")
     assert run_prepare(gr1)["clips"] == 3
 
 
-def test_what_cannot_be_prepared_anew_leaves_what_is_there(gr1):
+def test_a_failed_redo_keeps_the_finished_folder(gr1):
     before = run_prepare(gr1)
     (gr1 / "train" / "gr1" / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(UserError, match="1 clip cannot be used"):

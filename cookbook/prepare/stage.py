@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cookbook import profiles, runs
 from cookbook.errors import UserError, count
-from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, write_metadata
+from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, require_folder, write_metadata
 from cookbook.models.hub import locate
 from cookbook.profiles import Profile
 from cookbook.show import progress
@@ -27,10 +27,10 @@ def prepare(
     Args:
         profile: smoke, nano, 2b or 14b.
         run: run folder; runs/<profile> when empty.
-        train: folder of clips with captions in any layout that `find_clips` knows; the profile's data when empty.
+        train: folder of clips with captions in any layout that `find_clips` reads; the profile's data when empty.
         eval: folder of photos with instructions; the profile's when empty.
         skip_bad: leave unusable clips out and record them in `data/skipped.jsonl` instead of stopping.
-        redo: empty the folder first, if what shall be in it can be used.
+        redo: empty the folder first, once all clips and photos have been checked.
 
     Returns:
         The manifest, with the facts `clips`, `photos`, `skipped`.
@@ -42,19 +42,19 @@ def prepare(
     root = runs.run_folder(run, profile)
     clips_from = Path(train) if train else locate(chosen.train_data)
     photos_from = Path(eval) if eval else _subset(locate(chosen.eval_data), chosen.eval_subset)
-    inputs = {"clips": _listing(clips_from), "photos": _listing(photos_from)}
+    inputs = {"clips": _fingerprint(clips_from), "photos": _fingerprint(photos_from)}
     settings = {"prefix": chosen.prompt_prefix, "train_clips": chosen.train_clips, "skip_bad": skip_bad}
 
     def check() -> tuple[list[Clip], list[dict], list[Photo]]:
-        print(f"data: clips from {clips_from}, photos from {photos_from}")
+        print(f"prepare: clips from {clips_from}, photos from {photos_from}")
         return *_usable(clips_from, chosen, skip_bad), _photos(photos_from)
 
-    found = check() if redo else None  # before the folder is emptied for it
+    checked = check() if redo else None  # before the folder is emptied for it
     stage = runs.enter(root / "data", "prepare", profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     try:
-        clips, problems, photos = found or check()
+        clips, problems, photos = checked or check()
     except UserError:
         stage.forget()
         raise
@@ -62,19 +62,19 @@ def prepare(
     outputs += write_photos(stage.folder / "eval", photos)
     skipped = stage.folder / "skipped.jsonl"
     skipped.unlink(missing_ok=True)
-    for row in problems:
-        runs.append_row(skipped, row)
-    outputs += [skipped] if problems else []
-    print(f"data: {count(len(clips), 'clip')}, {count(len(photos), 'photo')}, {len(problems)} skipped")
+    if problems:
+        runs.write_rows(skipped, problems)
+        outputs.append(skipped)
+    print(f"prepare: {count(len(clips), 'clip')}, {count(len(photos), 'photo')}, {len(problems)} skipped")
     return stage.finish(outputs, clips=len(clips), photos=len(photos), skipped=len(problems))
 
 
 def _usable(folder: Path, profile: Profile, skip_bad: bool) -> tuple[list[Clip], list[dict]]:
-    """What `check_clips` says, where it is good enough to go on with."""
+    """The result of `check_clips`, if it is good enough to go on."""
     clips, problems = check_clips(folder, profile)
     if problems and not skip_bad:
-        listed = "\n".join(f"  {row['file']}: {row['reason']}" for row in problems)
-        raise UserError(f"{count(len(problems), 'clip')} cannot be used (--skip-bad leaves them out):\n{listed}")
+        lines = "\n".join(f"  {row['file']}: {row['reason']}" for row in problems)
+        raise UserError(f"{count(len(problems), 'clip')} cannot be used (--skip-bad leaves them out):\n{lines}")
     if not clips:
         raise UserError(f"{folder}: none of its {count(len(problems), 'clip')} can be used")
     return clips, problems
@@ -91,13 +91,11 @@ def _photos(folder: Path) -> list[Photo]:
 def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]:
     """Decode every clip and read every caption; usable clips, and {file, reason} for each of the others."""
     clips, problems = [], []
-    found = find_clips(folder)[: profile.train_clips]
-    for video, caption in progress(found, "checking clips"):
+    for video, caption in progress(find_clips(folder)[: profile.train_clips], "checking clips"):
         try:
             prompt = caption if isinstance(caption, str) else read_text(caption)
             info = probe(video)
-            needed = needed_frames(info.fps, profile.clip, profile.recipe.resample)
-            if info.frames < needed:
+            if info.frames < needed_frames(info.fps, profile.clip, profile.recipe.resample):
                 raise UserError(
                     f"{info.frames} frames at {info.fps:.3g} fps are shorter than one training window "
                     f"({profile.clip.frames} frames at {profile.clip.fps} fps)"
@@ -112,36 +110,34 @@ def write_training(folder: Path, clips: list[Clip], prefix: str) -> list[Path]:
     """Copy clips to `videos/`, write `metas/<stem>.txt` (prefix + instruction) and `metadata.csv`."""
     written = []
     for clip in clips:
-        video = folder / "videos" / clip.video.name
-        with runs.replacing(video) as temporary:
-            shutil.copyfile(clip.video, temporary)
-        caption = folder / "metas" / f"{clip.video.stem}.txt"
-        with runs.replacing(caption) as temporary:
-            temporary.write_text(prefix + clip.prompt)
-        written += [video, caption]
+        video, caption = folder / "videos" / clip.video.name, folder / "metas" / f"{clip.video.stem}.txt"
+        written += _write_pair(clip.video, video, prefix + clip.prompt, caption)
     write_metadata(folder / "metadata.csv", [(clip.video.name, clip.prompt) for clip in clips])
     return [*written, folder / "metadata.csv"]
 
 
 def write_photos(folder: Path, photos: list[Photo]) -> list[Path]:
-    """Copy photos and instructions, every pair under one stem (the published misnamed pair is put right here)."""
+    """Copy photos and instructions, every pair under one stem (this corrects the published misnamed pair)."""
     written = []
     for photo in photos:
-        image, caption = folder / f"{photo.name}{photo.image.suffix.lower()}", folder / f"{photo.name}.txt"
-        with runs.replacing(image) as temporary:
-            shutil.copyfile(photo.image, temporary)
-        with runs.replacing(caption) as temporary:
-            temporary.write_text(photo.prompt)
-        written += [image, caption]
+        image = folder / f"{photo.name}{photo.image.suffix.lower()}"
+        written += _write_pair(photo.image, image, photo.prompt, folder / f"{photo.name}.txt")
     return written
+
+
+def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> list[Path]:
+    with runs.replacing(copy) as temporary:
+        shutil.copyfile(source, temporary)
+    with runs.replacing(caption) as temporary:
+        temporary.write_text(text)
+    return [copy, caption]
 
 
 def _subset(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def _listing(folder: Path) -> str:
-    """Fingerprint of a source folder by names and contents, so that exchanged clips are noticed."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+def _fingerprint(folder: Path) -> str:
+    """Of a source folder, by names and contents, so that exchanged clips are noticed."""
+    require_folder(folder)
     return runs.fingerprint(folder)
