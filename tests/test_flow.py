@@ -158,7 +158,7 @@ def theirs(
 
 @pytest.mark.parametrize("guidance", [0.0, GUIDANCE])
 @pytest.mark.parametrize("kind", ["image", "video", "text"])
-@pytest.mark.parametrize("weights", ["parts", "nano_parts"])
+@pytest.mark.parametrize("weights", ["parts", pytest.param("nano_parts", marks=pytest.mark.slow)])
 def test_clips_equal_diffusers_pipeline_in_every_frame(request, weights, kind, guidance):
     parts = request.getfixturevalue(weights)
     clip = parts["clip"]
@@ -171,6 +171,7 @@ def test_clips_equal_diffusers_pipeline_in_every_frame(request, weights, kind, g
     assert one[1:].std() > 0.005, "a flat clip would prove nothing"
 
 
+@pytest.mark.slow
 def test_conditions_and_guidance_change_the_clips(nano_parts):
     clips = [ours(nano_parts), ours(nano_parts, guidance=0.0), ours(nano_parts, "video"), ours(nano_parts, "text")]
     for index, one in enumerate(clips):

@@ -55,6 +55,7 @@ def test_killed_at_random_moments_it_ends_as_if_unbroken(arena):
     assert_same(folder, expected)
 
 
+@pytest.mark.slow
 def test_killed_before_every_rename_it_ends_as_if_unbroken(arena):
     folder, start = arena
     expected = unbroken(arena)
@@ -68,6 +69,7 @@ def test_killed_before_every_rename_it_ends_as_if_unbroken(arena):
     assert_same(folder, expected)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(arena, tiny_world, tiny_clips, monkeypatch):
     folder, start = arena
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world, 4, batch=4))

@@ -135,7 +135,7 @@ def _metadata(folder: Path) -> Metadata:
     """DCP's table of contents, after checking that every file in it is there and long enough."""
     path = folder / ".metadata"
     if not path.exists():
-        raise UserError(f"{path} is missing: not a checkpoint, or one that was not copied whole")
+        raise UserError(f"{path} is missing: not a checkpoint, or an incomplete copy; copy it again")
     try:
         metadata = FileSystemReader(folder).read_metadata()
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
@@ -145,7 +145,7 @@ def _metadata(folder: Path) -> Metadata:
         needed[info.relative_path] = max(needed.get(info.relative_path, 0), info.offset + info.length)
     for name, size in needed.items():
         if not (folder / name).exists():
-            raise UserError(f"{folder / name} is missing: the checkpoint was not copied whole")
+            raise UserError(f"{folder / name} is missing: the checkpoint is incomplete; copy it again")
         if (actual := (folder / name).stat().st_size) < size:
             raise UserError(f"{folder / name} is cut short: {actual} of {size} bytes; copy the checkpoint again")
     return metadata

@@ -29,7 +29,7 @@ from cookbook.profiles import Recipe
 
 POINTER = "latest_checkpoint.txt"
 PARTS = ("model", "optim", "scheduler", "trainer")
-RECIPE = "trainer/recipe.json"  # beside DCP's own files: how the checkpoint was made (conversion needs LoRA's scale)
+RECIPE = "trainer/recipe.json"  # beside DCP's own files: how the checkpoint was trained (conversion needs LoRA's scale)
 FORMAT = 1  # version of this layout, in recipe.json
 
 # One process needs no process group. The filter stays, because DCP warns from its own threads.
@@ -167,5 +167,5 @@ def load(path: Path, state: State, group: Group) -> None:
             dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
         except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(
-                f"{path / part}: not a whole checkpoint of this model ({last_line(error)}); train again, with --redo"
+                f"{path / part}: not a complete checkpoint of this model ({last_line(error)}); train again, with --redo"
             ) from None
