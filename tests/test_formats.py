@@ -28,7 +28,7 @@ from cookbook.profiles import Source
 from cookbook.train.stage import train
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
-SHIPPED = runs.ASSETS / profiles.nano().controls.location
+SHIPPED = runs.ASSETS / profiles.nano().calibration.location
 PROMPT = "Use the right hand to pick up red apple from table to white plate."
 TYPES = {
     "text": str,
@@ -41,23 +41,23 @@ TYPES = {
 
 
 def write_assets(root: Path) -> Path:
-    """A critic, labelled controls, and two photos with their truth, where the profile looks for them."""
+    """A critic, labelled calibration clips, and two photos with ground truth, where the profile looks for them."""
     tiny.build_critic(root / "nano" / "critic")
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
     for index in range(6):
         kind = ("real", "vanish", "wrong_place")[index % 3]
         file = f"videos/{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(root / "workshop" / "controls" / file, np.roll(frames, index, 0), 8)
+        video.write_video(root / "simulator" / "calibration" / file, np.roll(frames, index, 0), 8)
         row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
         row |= {"instruction": int(kind == "real"), "violation": None, "source_clip": f"{index // 3}"}
-        runs.append_row(root / "workshop" / "controls" / "calibration_clips.jsonl", row)
+        runs.append_row(root / "simulator" / "calibration" / "calibration_clips.jsonl", row)
     mask = np.zeros((32, 48), bool)
     mask[10:16, 10:16] = True
-    (root / "workshop" / "eval" / "truth").mkdir(parents=True)
+    (root / "simulator" / "eval" / "ground_truth").mkdir(parents=True)
     for index in range(2):
         facts = {"mask_target": mask, "mask_receptacle": np.roll(mask, 20, 1), "hand": "right"}
-        np.savez(root / "workshop" / "eval" / "truth" / f"{index}.npz", **facts)
-        photo = root / "workshop" / "eval" / "gr1_object" / f"{index}_{PROMPT}.png"
+        np.savez(root / "simulator" / "eval" / "ground_truth" / f"{index}.npz", **facts)
+        photo = root / "simulator" / "eval" / "gr1_object" / f"{index}_{PROMPT}.png"
         photo.parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((32, 48, 3), 90 * index, np.uint8)).save(photo)
         photo.with_suffix(".txt").write_text(PROMPT)
@@ -103,7 +103,7 @@ def run(tmp_path_factory, tiny_world) -> Path:
             generate("tiny", run=folder, model=model)
         for number, row in enumerate(runs.read_rows(folder / "generated/tuned/generated.jsonl")):
             mark = {"file": f"generated/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
-            mark |= {"question": "physics", "mark": 1 + number % 5, "rater": "somebody"}
+            mark |= {"question": "physics", "rating": 1 + number % 5, "rater": "somebody"}
             runs.append_row(folder / "ratings.jsonl", mark)
         judge("tiny", run=folder)
         filter_clips("tiny", run=folder, threshold=middling(folder / "verdicts" / "verdicts.jsonl"))
@@ -206,9 +206,9 @@ def test_every_file_is_listed_and_every_listed_file_is_written(run):
     assert sorted(str(path.relative_to(run)) for path in set(files).difference(*listed.values())) == []
 
 
-def test_the_controls_that_ship_are_as_documented():
+def test_the_shipped_calibration_clips_are_as_documented():
     text = " ".join(PAGE.read_text().split())
-    described = re.search(r"described in the same words: (.*?)\.", text)[1]
+    described = re.search(r"calibration_clips.jsonl` with the fields (.*?)\.", text)[1]
     rows = runs.read_rows(SHIPPED / "calibration_clips.jsonl")
     assert set(re.findall(r"`(\w+)`", described)) == set(rows[0])
 
