@@ -31,6 +31,7 @@ def program(monkeypatch):
     return load("train", monkeypatch)
 
 
+@pytest.mark.slow
 def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys, tmp_path):
     made = tiny.profile(tiny_world)
     lora = replace(made.recipe, name="lora", lora_rank=4)
@@ -70,6 +71,7 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
     assert "out of memory" in program.table(profiles.get("tiny"), rows, alone, None)
 
 
+@pytest.mark.slow
 def test_generation_table_has_every_method_and_the_exact_clip_is_diffusers_own(
     tiny_world, monkeypatch, capsys, tmp_path
 ):
@@ -146,6 +148,7 @@ def test_precision_table_shows_what_rounding_loses(random, tiny_world, tiny_clip
         program.main("tiny", steps=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="NOT RUN: needs pip install -e .[cluster]")
 def test_scaling_table_counts_every_clip_of_both(tiny_world, monkeypatch, capsys):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
