@@ -1,4 +1,4 @@
-"""What the plans and the tables of the notebooks say of time, memory, downloads and licences, and why."""
+"""Time, memory, downloads and licences in the plans and in the tables of the notebooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 import pytest
 
-from cookbook import budget, doctor, notebooks, profiles, results, runs
+from cookbook import budget, notebooks, profiles, results, runs
 from cookbook.errors import UserError
 from cookbook.generate.planning import cost
 from cookbook.generate.requests import Request
@@ -30,8 +30,8 @@ def cells(path) -> list[str]:
 
 @pytest.mark.parametrize("profile", ["2b", "14b"])
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem[:2])
-def test_one_word_shows_what_real_weights_take_and_nothing_else_fails(machine, capsys, path, profile):
-    """On a laptop without token: the second cell tells all, and only the preflight stops, with everything it misses."""
+def test_a_notebook_shows_the_costs_of_real_weights_and_stops(machine, capsys, path, profile):
+    """On a laptop without token: the second cell prints the costs, and stops with each requirement that is not met."""
     machine(**SMALL, accepted=False)
     first, second = cells(path)[:2]
     names: dict = {}
@@ -39,95 +39,95 @@ def test_one_word_shows_what_real_weights_take_and_nothing_else_fails(machine, c
     if path.stem.startswith("00"):
         exec(second, names)
     else:
-        with pytest.raises(UserError, match=f"{profile} cannot run here, because of\n") as stopped:
+        with pytest.raises(UserError, match=f"requirements of profile {profile}:\n") as stopped:
             exec(second, names)
         for what in ("processor cores", "memory", "free disk", "NVIDIA GPU", "Hub token", "Hub licences"):
             assert f"\n  {what} (" in str(stopped.value), what
     out = capsys.readouterr().out
-    wanted = [w for w in budget.stages(profiles.get(profile)) if path.stem[:2] in ("00", w.notebook)]
-    assert wanted
-    for work in wanted:
+    stages = [work for work in budget.stages(profiles.get(profile)) if path.stem[:2] in ("00", work.notebook)]
+    assert stages
+    for work in stages:
         assert re.search(rf"^  {work.stage} .*(about [\d.]+ (s|min|h)|time not measured)", out, re.M), work.stage
-        for place in work.needs:
-            assert re.search(rf"^  download .*{place.location} \({place.licence}\)", out, re.M), place
-            assert not place.gated or f"accept it at https://huggingface.co/{place.location}" in out
+        for source in work.sources:
+            assert re.search(rf"^  download .*{source.location} \({source.licence}\)", out, re.M), source
+            assert not source.gated or f"accept it at https://huggingface.co/{source.location}" in out
     assert ("GB on each GPU" in out) == (path.stem[:2] != "01")
 
 
 @pytest.mark.parametrize(
-    ("lack", "told"),
+    ("lack", "words"),
     [
         ({"token": False}, "no token here; accept it at https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
-        ({"online": False}, "the Hub cannot be asked from here"),
+        ({"online": False}, "the Hub cannot be reached"),
         ({"accepted": False}, "NOT accepted: https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
         ({}, "gated, accepted"),
     ],
 )
-def test_each_state_of_a_licence_has_its_words(machine, capsys, lack, told):
+def test_each_state_of_a_licence_has_its_words(machine, capsys, lack, words):
     machine(**lack)
     budget.plan("2b", "02")
-    assert told in capsys.readouterr().out
+    assert words in capsys.readouterr().out
 
 
-def test_the_shipped_profiles_download_nothing_and_never_ask_the_network(monkeypatch, capsys):
-    asked = property(lambda self: pytest.fail("asked the network"))
+def test_nano_downloads_nothing_and_never_uses_the_network(monkeypatch, capsys):
+    asked = property(lambda self: pytest.fail("used the network"))
     monkeypatch.setattr(budget.Machine, "online", asked)
     monkeypatch.setattr(budget.Machine, "token", asked)
     budget.plan("nano")
     assert "nothing: weights and clips ship" in capsys.readouterr().out
 
 
-def test_calculated_figures_are_those_of_the_stages_own_plans():
+def test_estimates_are_those_of_the_plans_of_the_stages():
     large = profiles.get("2b")
-    found, train = {work.stage: work for work in budget.stages(large)}, planning.estimate(large, 1, None, None)
-    assert found["train"].seconds == pytest.approx(train.seconds)
-    assert found["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
-    assert found["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"
+    estimates, train = {work.stage: work for work in budget.stages(large)}, planning.estimate(large, 1, None, None)
+    assert estimates["train"].seconds == pytest.approx(train.seconds)
+    assert estimates["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
+    assert estimates["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"
     row = {"name": "a", "prompt": "Wave.", "num_output_frames": 93, "resolution": "432,768", "guidance": 7}
     jobs = [(Request(inference_type="text2world", **row), seed) for seed in range(300)]
-    assert cost(large, jobs, gpu=True) == f"about {found['generate'].seconds / 3600:.1f} h on one H100"
-    assert found["judge"].seconds == pytest.approx(460 / 7.99, rel=0.01), "300 dreams and 160 controls"
+    assert cost(large, jobs, gpu=True) == f"about {estimates['generate'].seconds / 3600:.1f} h on one H100"
+    assert estimates["judge"].seconds == pytest.approx(460 / 7.99, rel=0.01), "300 videos and 160 calibration clips"
     wide = {work.stage: work for work in budget.stages(profiles.get("14b"))}
-    assert all(work.gpu_gb < doctor.NEEDS["14b"].gpu_gb for work in wide.values() if work.gpu_gb)
-    assert wide["judge"].gpu_gb > found["judge"].gpu_gb
+    assert all(work.gpu_gb < profiles.get("14b").needs.gpu_gb for work in wide.values() if work.gpu_gb)
+    assert wide["judge"].gpu_gb > estimates["judge"].gpu_gb
 
 
-@pytest.mark.parametrize(("clips", "made"), [(2, 20), (92, 152)])
-def test_the_controls_of_real_weights_are_made_of_the_training_clips(clips, made, tmp_path):
-    """No more than the plan says, and as many of two clips as docs/your_own_robot.md says."""
+@pytest.mark.parametrize(("clips", "number"), [(2, 20), (92, 152)])
+def test_calibration_clips_of_real_weights_come_from_training_clips(clips, number, tmp_path):
+    """At most as many as the plan prints; from two clips as many as docs/your_own_robot.md states."""
     large, train = profiles.get("2b"), tmp_path / "data" / "train"
     (train / "videos").mkdir(parents=True)
     for index in range(clips):
         (train / "videos" / f"{index}.mp4").touch()
     write_metadata(train / "metadata.csv", [(f"{index}.mp4", f"Do {index}.") for index in range(clips)])
-    controls, apart = gather(large, tmp_path)
-    assert len(controls) == made <= large.calibration_clips and not apart
-    assert {control.path.parent for control in controls} == {train / "videos"}
-    told = {work.stage: work for work in budget.stages(large)}["judge"].what
-    assert told.endswith("up to 160 controls: your training clips, as they are and broken on purpose")
+    calibration, held_out = gather(large, tmp_path)
+    assert len(calibration) == number <= large.calibration_clips and not held_out
+    assert {clip.path.parent for clip in calibration} == {train / "videos"}
+    judge = {work.stage: work for work in budget.stages(large)}["judge"].what
+    assert judge.endswith("up to 160 calibration clips: your training clips and corrupted copies of them")
     page = (notebooks.ROOT / "docs" / "your_own_robot.md").read_text()
-    assert "160 controls at most; from two clips 20 can be made" in page
+    assert "There are at most 160; two clips give 20." in page
 
 
 @pytest.mark.parametrize("path", publish.every(), ids=lambda path: path.stem[:2])
-def test_the_table_of_a_notebook_is_what_was_measured(path):
+def test_a_notebook_has_the_table_of_published_times(path):
     """`python -m tools.publish` writes it; nobody types it."""
     head = nbformat.read(path, as_version=4).cells[0].source
     assert f"<!-- measured -->\n{publish.block(path.stem)}\n<!-- /measured -->" in head
     assert {f"`{name}`" for name in profiles.PROFILES} <= set(re.findall(r"^\| (`\w+`) \|", head, re.M))
 
 
-def test_measured_times_are_of_the_cells_that_are_there():
-    for told in budget.timings().values():
-        assert told["processor"] and told["date"] and told["versions"]["torch"]
-        for name, row in told["notebooks"].items():
+def test_published_times_are_of_the_present_cells():
+    for run in budget.timings().values():
+        assert run["processor"] and run["date"] and run["versions"]["torch"]
+        for name, row in run["notebooks"].items():
             spent = sum(cell["seconds"] for cell in row["cells"])
             assert len(row["cells"]) == len(cells(notebooks.NOTEBOOKS / f"{name}.ipynb")), f"{name}: publish a new run"
             assert 0 < spent <= row["seconds"]
 
 
-def test_the_stages_of_each_notebook_are_all_stages_but_the_report():
-    assert sorted(sum(notebooks.MADE.values(), ["report"])) == sorted(runs.FOLDERS)
+def test_the_notebooks_write_the_folders_of_all_stages():
+    assert sorted(sum(notebooks.WRITES.values(), ["report"])) == sorted([*runs.FOLDERS.values(), "critic"])
 
 
 def test_the_readme_has_the_published_times():
@@ -135,12 +135,13 @@ def test_the_readme_has_the_published_times():
     assert publish.with_times(text) == text
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(9.6, "10 s"), (475, "7.9 min"), (3790, "63.2 min"), (9000, "2.5 h")])
-def test_times_are_told_in_a_unit_that_fits(seconds, told):
-    assert budget.spell(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(9.6, "10 s"), (475, "7.9 min"), (3790, "63.2 min"), (9000, "2.5 h")])
+def test_durations_have_a_suitable_unit(seconds, text):
+    assert budget.format_duration(seconds) == text
 
 
-def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
     root, run = tmp_path / "checkout", tmp_path / "run"
     for place in ("notebooks", "README.md"):
         copy = shutil.copytree if (notebooks.ROOT / place).is_dir() else shutil.copy
@@ -152,11 +153,11 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
         (publish, "ROOT", root),
         (budget, "TIMINGS", root / "timings.json"),
         (expected, "FIGURES", root / "figures.json"),
-        (expected, "figures", lambda run: {part: [["a loss", 0.5, 0.45, 0.55]] for part in expected.WHY}),
+        (expected, "figures", lambda run: {part: [["a loss", 0.5, 0.45, 0.55]] for part in expected.RANGES}),
     ):
         monkeypatch.setattr(module, name, value)
-    told = {"profile": "nano", "date": "2030-01-02", "commit": "abc1234", "processor": "abacus", "notebooks": {}}
-    told |= runs.environment()
+    timings = {"profile": "nano", "date": "2030-01-02", "commit": "abc1234", "processor": "abacus", "notebooks": {}}
+    timings |= runs.environment()
     for path in notebooks.select():
         book = nbformat.read(path, as_version=4)
         code = [cell for cell in book.cells if cell.cell_type == "code"]
@@ -171,8 +172,8 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
         (run / "notebooks").mkdir(parents=True, exist_ok=True)
         nbformat.write(book, run / "notebooks" / path.name)
         row = {"seconds": 301.0, "peak_memory_gb": 1.5, "written_gb": 0.25, "cells": [{"seconds": 1.0}] * len(code)}
-        told["notebooks"][path.stem] = row
-    runs.write_json(run / "notebooks" / "timings.json", told)
+        timings["notebooks"][path.stem] = row
+    runs.write_json(run / "notebooks" / "timings.json", timings)
     publish.publish(run)
     publish.publish(run)  # once more changes nothing and fails nowhere
     for path in notebooks.select():
@@ -197,32 +198,32 @@ def test_a_run_is_published_into_both_twins_and_the_readme(tmp_path, monkeypatch
         publish.publish(run)
 
 
-def test_a_picture_that_was_not_drawn_is_an_error():
+def test_a_missing_picture_is_an_error():
     book = nbformat.read(notebooks.NOTEBOOKS / "02_post_training.ipynb", as_version=4)
     (cell,) = [cell for cell in book.cells if "picture" in cell.metadata.get("tags", [])]
     cell.outputs = cell.outputs[:1]
     with pytest.raises(UserError, match="02_post_training.png: the cell tagged `picture` shows no png"):
-        publish.drawn(book)
+        publish.picture_of(book)
     cell.metadata.tags = []
     with pytest.raises(UserError, match="02 · Post-train the world model: no picture at its top, or no cell tagged"):
-        publish.drawn(book)
+        publish.picture_of(book)
     cell.metadata.tags, cell.execution_count = ["picture"], None
-    assert publish.drawn(book) is None, "a notebook that was not executed has none yet"
+    assert publish.picture_of(book) is None, "a notebook that was not executed has none yet"
 
 
-def test_figures_come_with_how_far_they_may_differ(monkeypatch):
+def test_figures_have_their_expected_range(monkeypatch):
     shares = {"follow_rate_tuned": 0.7, "follow_rate_tuned_interval": [0.5, 0.9]}
     shares |= {"success_rate_tuned": 0.3, "success_rate_tuned_interval": [0.1, 0.5]}
     train = {"heldout_zero_velocity": 2.0, "heldout_before": 0.5, "heldout_after": 0.2}
     monkeypatch.setattr(results, "manifest", lambda run, stage: train if stage == "train" else shares)
     critic = {"auc": 0.8, "auc_interval": [0.7, 0.9]}
-    monkeypatch.setattr(results, "calibration", lambda run: {question: critic for question in results.QUESTIONS})
+    monkeypatch.setattr(results, "calibration", lambda run: dict.fromkeys(results.QUESTIONS, critic))
     monkeypatch.setattr(results, "gain", lambda run: {"gain": 0.4, "interval": [0.2, 0.6]})
-    found = expected.figures(None)
-    assert found.keys() == expected.WHY.keys()
-    assert found["held-out loss"][2] == ("held-out loss, after", 0.2, 0.18, 0.22)
-    assert found["critic"][0] == ("physics: AUC", 0.8, 0.7, 0.9)
-    assert [row[1:] for row in found["verdicts"]] == [(0.7, 0.5, 0.9), (0.3, 0.1, 0.5), (0.4, 0.2, 0.6)]
+    figures = expected.figures(None)
+    assert figures.keys() == expected.RANGES.keys()
+    assert figures["held-out loss"][2] == ("held-out loss, after", 0.2, 0.18, 0.22)
+    assert figures["critic"][0] == ("physics: AUC", 0.8, 0.7, 0.9)
+    assert [row[1:] for row in figures["verdicts"]] == [(0.7, 0.5, 0.9), (0.3, 0.1, 0.5), (0.4, 0.2, 0.6)]
     monkeypatch.setattr(results, "gain", lambda run: {"gain": None, "interval": None})
     assert len(expected.figures(None)["verdicts"]) == 2
 

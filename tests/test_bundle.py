@@ -1,4 +1,4 @@
-"""`make bundle` on a project of two toy wheels, and what the Makefile does where it is unpacked. Needs no network."""
+"""`make bundle` on a project of two toy wheels, and the Makefile in an unpacked bundle. Needs no network."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def project(tmp_path, monkeypatch) -> Path:
     write_wheel(tmp_path / "shop", "brick")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shop"))
-    made = tmp_path / "project"
-    (made / "pyproject.toml").write_text(PROJECT + '[project]\nname = "cookbook"\ndynamic = ["version"]\n')
-    (made / "backend.py").write_text(BACKEND.format(write_wheel=inspect.getsource(write_wheel)))
-    (made / "constraints.txt").write_text("brick==1.0\n")
-    git(made, "init", "-q")
-    git(made, "add", ".")
-    git(made, "commit", "-qm", "all")
-    return made
+    root = tmp_path / "project"
+    (root / "pyproject.toml").write_text(PROJECT + '[project]\nname = "cookbook"\ndynamic = ["version"]\n')
+    (root / "backend.py").write_text(BACKEND.format(write_wheel=inspect.getsource(write_wheel)))
+    (root / "constraints.txt").write_text("brick==1.0\n")
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "all")
+    return root
 
 
-def test_one_file_from_which_pip_installs_without_network(project, tmp_path, monkeypatch, capsys):
+def test_pip_installs_from_the_bundle_without_network(project, tmp_path, monkeypatch, capsys):
     (project / "note.txt").write_text("not committed")
     out = bundle(tmp_path / "out.tar", project)
-    said = capsys.readouterr().out
-    assert "1 changes are not committed" in said and "note.txt" in said and "bundle: 1 wheels" in said
+    printed = capsys.readouterr().out
+    assert "1 changes are not committed" in printed and "note.txt" in printed and "bundle: 1 wheels" in printed
     with tarfile.open(out) as tar:
         tar.extractall(tmp_path / "room", filter="data")
     room = tmp_path / "room" / "cookbook"
@@ -78,13 +78,10 @@ def test_one_file_from_which_pip_installs_without_network(project, tmp_path, mon
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "--target=env", ".[dev,sim]"]
     subprocess.run(pip, cwd=room, check=True)
     installed = {path.name for path in (room / "env").glob("*.dist-info")}
-    assert installed == {
-        "brick-1.0.dist-info",
-        "cookbook-1.0.dist-info",
-    }
+    assert installed == {"brick-1.0.dist-info", "cookbook-1.0.dist-info"}
 
 
-def test_a_version_that_cannot_be_had_is_named_and_leaves_nothing(project, tmp_path):
+def test_an_unavailable_version_is_named_and_nothing_is_left(project, tmp_path):
     (project / "constraints.txt").write_text("brick==2.0\n")
     git(project, "commit", "-qam", "newer")
     with pytest.raises(UserError, match="pip wheel .*(brick|conflicting dependencies)"):
@@ -92,13 +89,13 @@ def test_a_version_that_cannot_be_had_is_named_and_leaves_nothing(project, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"shop", "project"}
 
 
-def test_a_folder_that_is_no_clone_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_clone_is_refused(tmp_path):
     with pytest.raises(UserError, match="git clone"):
         bundle(tmp_path / "out.tar", tmp_path)
 
 
 @pytest.mark.parametrize("wheels", [True, False])
-def test_the_makefile_asks_no_network_where_wheels_are(wheels, tmp_path):
+def test_the_makefile_uses_no_network_in_a_bundle(wheels, tmp_path):
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     if wheels:
         (tmp_path / "wheels").mkdir()
@@ -109,5 +106,5 @@ def test_the_makefile_asks_no_network_where_wheels_are(wheels, tmp_path):
     rule = "include Makefile\nask:\n\t@echo $$PIP_NO_INDEX $$PIP_FIND_LINKS $$HF_HUB_OFFLINE\n"
     (tmp_path / "ask.mk").write_text(rule)
     command, environment = ["make", "-f", "ask.mk", "ask"], {"PATH": "/usr/bin:/bin"}
-    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert told.stdout.strip() == ("1 wheels 1" if wheels else ""), told.stderr
+    printed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert printed.stdout.strip() == ("1 wheels 1" if wheels else ""), printed.stderr
