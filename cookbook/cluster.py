@@ -36,8 +36,14 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError:
         raise UserError('`--ray` needs Ray: pip install -c constraints.txt -e ".[cluster]"') from None
-    if ":" in address and not _answers(address):  # Ray itself would try for minutes
-        raise UserError(f"no Ray cluster at {address}; start one with `ray start --head` and give its address")
+    if ":" in address:
+        host, port = address.rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
+        except (OSError, ValueError):
+            raise UserError(
+                f"no Ray cluster at {address}; start one with `ray start --head`, use its address"
+            ) from None
     ours, local = not ray.is_initialized(), address == "local"
     if ours:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -50,15 +56,6 @@ def connected(address: str) -> Iterator[Any]:
     finally:
         if ours:
             ray.shutdown()
-
-
-def _answers(address: str) -> bool:
-    host, port = address.rsplit(":", 1)
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def each(

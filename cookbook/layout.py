@@ -38,6 +38,14 @@ def require_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no such folder")
 
 
+def read_utf8(path: Path) -> str:
+    """A text file, without its byte order mark; a UserError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
 def read_text(path: Path) -> str:
     """A caption file, stripped.
 
@@ -45,11 +53,9 @@ def read_text(path: Path) -> str:
         UserError: missing, empty, or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = read_utf8(path).strip()
     except FileNotFoundError:
         raise UserError(f"{path}: no such caption file; write one sentence into it") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     if not text:
         raise UserError(f"{path}: the caption is empty; write one sentence into it")
     return text

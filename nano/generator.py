@@ -14,8 +14,9 @@ from diffusers import CosmosTransformer3DModel
 from cookbook import flow, hardware, profiles, runs, video
 from cookbook.engine.loop import autocast
 from cookbook.errors import UserError
-from cookbook.generate.sampler import guided
+from cookbook.generate.shortcuts import velocity_field
 from cookbook.models import autoencoder, world
+from cookbook.models.denoiser import Denoiser
 from cookbook.models.text import encode_prompts
 
 NANO = profiles.nano()
@@ -78,7 +79,7 @@ def velocity(
     """
     device = text.device
     with autocast(transformer, device, hardware.compute_dtype(device)):
-        field = guided(transformer, text, negative, mask, scale)
+        field = velocity_field(Denoiser(transformer, [text, negative] if scale else [text], mask), scale)
 
     def field_at(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         with autocast(transformer, device, hardware.compute_dtype(device)):

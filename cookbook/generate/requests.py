@@ -10,13 +10,13 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cookbook.errors import UserError
-from cookbook.layout import read_photos, read_text
+from cookbook.layout import read_photos, read_text, read_utf8
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, read_video
 
@@ -38,6 +38,18 @@ ALLOWED = {
 BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
 
 
+def _whole_latents(frames: int) -> int:
+    if frames < 1 or frames % 4 != 1:
+        raise ValueError("the VAE decodes 1 + 4k frames")
+    return frames
+
+
+def _whole_patches(resolution: str) -> str:
+    if any(int(side) % 16 or not int(side) for side in resolution.split(",")):
+        raise ValueError("a patch is 16 x 16 pixels")
+    return resolution
+
+
 class Request(BaseModel):
     """One clip to generate (several seeds are several clips of one request)."""
 
@@ -47,27 +59,13 @@ class Request(BaseModel):
     name: str = Field(pattern=r"^[\w\-.]+$")
     prompt: str = Field(pattern=r"\S")
     input_path: str | None = None  # absolute once read
-    num_output_frames: int
-    resolution: str = Field(pattern=r"^\d+,\s*\d+$")  # height,width
+    num_output_frames: Annotated[int, AfterValidator(_whole_latents)]
+    resolution: Annotated[str, Field(pattern=r"^\d+,\s*\d+$"), AfterValidator(_whole_patches)]  # height,width
     seed: int = Field(0, ge=0, le=2**31)
     guidance: float = Field(ge=0)
     num_steps: int | None = Field(None, ge=1)  # None, here and below: the profile's
     shift: float | None = Field(None, gt=0)
     negative_prompt: str | None = None
-
-    @field_validator("num_output_frames")
-    @classmethod
-    def _whole_latents(cls, frames: int) -> int:
-        if frames < 1 or frames % 4 != 1:
-            raise ValueError("the VAE decodes 1 + 4k frames")
-        return frames
-
-    @field_validator("resolution")
-    @classmethod
-    def _whole_patches(cls, resolution: str) -> str:
-        if any(int(side) % 16 or not int(side) for side in resolution.split(",")):
-            raise ValueError("a patch is 16 x 16 pixels")
-        return resolution
 
     @property
     def size(self) -> tuple[int, int]:
@@ -125,26 +123,21 @@ def read_requests(path: Path, profile: Profile) -> list[Request]:
 
 def _rows(path: Path) -> Iterable[tuple[str, Any]]:
     """(where, row) of each row; in place of a row that cannot be read, a UserError with the reason."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    text = read_utf8(path)
     if path.suffix != ".json":
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    yield f"line {number}", UserError(f"column {error.colno}: not JSON ({error.msg})")
+        yield from ((f"line {n}", _parse(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip())
         return
+    whole = _parse(text)
+    rows = [_from_batch(index, row) for index, row in enumerate(whole)] if isinstance(whole, list) else [whole]
+    yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
+
+
+def _parse(text: str) -> Any:
     try:
-        whole = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    if isinstance(whole, list):
-        yield from ((f"row {index + 1}", _from_batch(index, row)) for index, row in enumerate(whole))
-    else:
-        yield "row 1", whole
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return UserError(f"{line}column {error.colno}: not JSON ({error.msg})")
 
 
 def _from_batch(index: int, row: Any) -> Any:

@@ -7,32 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from cookbook import flow, hardware
-from cookbook.generate import shortcuts
+from cookbook.generate.shortcuts import velocity_field
 from cookbook.models import autoencoder
 from cookbook.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
-
-
-def guided(
-    transformer: CosmosTransformer3DModel,
-    text: torch.Tensor,
-    negative: torch.Tensor,
-    mask: torch.Tensor,
-    guidance: float,
-    fast: frozenset[str] = frozenset(),
-) -> flow.Velocity:
-    """The velocity field v = v_text + guidance * (v_text - v_negative).
-
-    Args:
-        text, negative: embeddings [B, L, D].
-        mask: [B, 1, T, H, W], ones on conditioning frames.
-        guidance: 0 leaves out the negative prompt. NVIDIA's convention: 7 here is 8 in most papers.
-        fast: of `shortcuts.NAMES`; empty for the exact field.
-    """
-    network = Denoiser(transformer, [text, negative] if guidance else [text], mask)
-    return shortcuts.velocity_field(network, guidance, fast)
 
 
 @torch.no_grad()
@@ -56,7 +36,8 @@ def make_clip(
         text, negative: embeddings [1, L, D] of the prompt and the negative prompt.
         shape: latent frames, height and width.
         steps, shift: of the solver.
-        guidance, fast: as in `guided`.
+        guidance: NVIDIA's convention: 7 here is 8 in most papers; 0 leaves out the negative prompt.
+        fast: of `shortcuts.NAMES`; empty for the exact clip.
         seed: of NumPy's RandomState, so the noise is the same on every machine.
 
     Returns:
@@ -69,7 +50,8 @@ def make_clip(
         frames = start.shape[2]
         clean[:, :, :frames] = start
     mask = flow.condition_mask(torch.tensor([frames]), noise)
-    velocity = guided(transformer, text, negative, mask, guidance, fast)
+    network = Denoiser(transformer, [text, negative] if guidance else [text], mask)
+    velocity = velocity_field(network, guidance, fast)
     with hardware.fast_attention(noise.device):
         latents = flow.sample(velocity, noise, clean, mask, steps, shift)
     return autoencoder.decode(vae, latents)

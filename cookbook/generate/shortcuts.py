@@ -46,7 +46,9 @@ class Extrapolator:
         return float((newer - older).norm() / newer.norm() * (last - sigma) / (before - last))
 
 
-def velocity_field(network: Callable[..., list[torch.Tensor]], guidance: float, fast: frozenset[str]) -> Velocity:
+def velocity_field(
+    network: Callable[..., list[torch.Tensor]], guidance: float, fast: frozenset[str] = frozenset()
+) -> Velocity:
     """v_text + guidance * (v_text - v_negative) of one clip, to be called once per step, from noise to clip.
 
     Args:

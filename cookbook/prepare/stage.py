@@ -41,13 +41,19 @@ def prepare(
     chosen = profiles.get(profile)
     root = runs.run_folder(run, profile)
     clips_from = Path(train) if train else locate(chosen.train_data)
-    photos_from = Path(eval) if eval else _subset(locate(chosen.eval_data), chosen.eval_subset)
+    photos_from = Path(eval) if eval else locate(chosen.eval_data)
+    if not eval and (photos_from / chosen.eval_subset).is_dir():
+        photos_from /= chosen.eval_subset
     inputs = {"clips": _fingerprint(clips_from), "photos": _fingerprint(photos_from)}
     settings = {"prefix": chosen.prompt_prefix, "train_clips": chosen.train_clips, "skip_bad": skip_bad}
 
     def check() -> tuple[list[Clip], list[dict], list[Photo]]:
         print(f"prepare: clips from {clips_from}, photos from {photos_from}")
-        return *_usable(clips_from, chosen, skip_bad), _photos(photos_from)
+        clips, problems = _usable(clips_from, chosen, skip_bad)
+        photos = read_photos(photos_from)
+        for photo in photos:
+            read_image(photo.image)  # refuses a file that is not an image
+        return clips, problems, photos
 
     checked = check() if redo else None  # before the folder is emptied for it
     stage = runs.enter(root / "data", "prepare", profile, inputs, settings, redo)
@@ -78,14 +84,6 @@ def _usable(folder: Path, profile: Profile, skip_bad: bool) -> tuple[list[Clip],
     if not clips:
         raise UserError(f"{folder}: none of its {count(len(problems), 'clip')} can be used")
     return clips, problems
-
-
-def _photos(folder: Path) -> list[Photo]:
-    """Photos with their instructions, each opened once."""
-    photos = read_photos(folder)
-    for photo in photos:
-        read_image(photo.image)
-    return photos
 
 
 def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]:
@@ -131,10 +129,6 @@ def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> list[Path
     with runs.replacing(caption) as temporary:
         temporary.write_text(text)
     return [copy, caption]
-
-
-def _subset(folder: Path, name: str) -> Path:
-    return folder / name if (folder / name).is_dir() else folder
 
 
 def _fingerprint(folder: Path) -> str:
