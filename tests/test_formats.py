@@ -1,4 +1,4 @@
-"""docs/formats.md against a whole run at tiny size: every documented field is written, every written one documented."""
+"""docs/formats.md against a run at tiny size: every documented field is written, every written one documented."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch.distributed.checkpoint import FileSystemReader
 
-from cookbook import profiles, runs, video
+from cookbook import profiles, results, runs, video
 from cookbook.convert.stage import convert
 from cookbook.generate.requests import ALLOWED
 from cookbook.generate.stage import generate
@@ -64,7 +64,7 @@ def write_assets(root: Path) -> Path:
     return root
 
 
-def write_footage(folder: Path) -> Path:
+def write_clips(folder: Path) -> Path:
     """Clips with captions, one of them too short."""
     tiny.make_clips(folder / "train")
     video.write_video(folder / "train" / "videos" / "short.mp4", np.zeros((3, 32, 48, 3), np.uint8), 8)
@@ -72,8 +72,8 @@ def write_footage(folder: Path) -> Path:
     return folder
 
 
-def middling(path: Path) -> float:
-    """A threshold that some of the tuned model's dreams reach and others do not."""
+def median_score(path: Path) -> float:
+    """A threshold that some of the tuned model's videos reach and others do not."""
     lower: dict[str, float] = {}
     for row in runs.read_rows(path):
         if row["model"] == "tuned":
@@ -86,7 +86,7 @@ def run(tmp_path_factory, tiny_world) -> Path:
     """Every stage of a run, by the real stages, with untrained models."""
     root = tmp_path_factory.mktemp("formats")
     full = tiny.profile(tiny_world)
-    made = replace(
+    profile = replace(
         full,
         calibration=Source("simulator/calibration", kind="dataset"),
         calibration_clips=6,
@@ -94,19 +94,19 @@ def run(tmp_path_factory, tiny_world) -> Path:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ASSETS", write_assets(root / "assets"))
-        patch.setitem(profiles.PROFILES, "tiny", lambda: made)
-        footage, folder = write_footage(root / "footage"), root / "run"
-        prepare("tiny", run=folder, train=footage / "train", skip_bad=True)
+        patch.setitem(profiles.PROFILES, "tiny", lambda: profile)
+        clips, folder = write_clips(root / "clips"), root / "run"
+        prepare("tiny", run=folder, train=clips / "train", skip_bad=True)
         train("tiny", run=folder)
         convert("tiny", run=folder)
         for model in ("base", "tuned"):
             generate("tiny", run=folder, model=model)
         for number, row in enumerate(runs.read_rows(folder / "generated/tuned/generated.jsonl")):
-            mark = {"file": f"generated/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
-            mark |= {"question": "physics", "rating": 1 + number % 5, "rater": "somebody"}
-            runs.append_row(folder / "ratings.jsonl", mark)
+            rating = {"file": f"generated/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
+            rating |= {"question": "physics", "rating": 1 + number % 5, "rater": "somebody"}
+            runs.append_row(folder / "ratings.jsonl", rating)
         judge("tiny", run=folder)
-        filter_clips("tiny", run=folder, threshold=middling(folder / "verdicts" / "verdicts.jsonl"))
+        filter_clips("tiny", run=folder, threshold=median_score(folder / "verdicts" / "verdicts.jsonl"))
     return folder
 
 
@@ -115,15 +115,15 @@ def run(tmp_path_factory, tiny_world) -> Path:
 
 def sections() -> dict[str, dict[str, list[str]]]:
     """Heading -> field -> the other cells of its row."""
-    found: dict[str, dict[str, list[str]]] = {}
+    tables: dict[str, dict[str, list[str]]] = {}
     heading = ""
     for line in PAGE.read_text().splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ").strip()
         elif line.startswith("| `"):
             field, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-            found.setdefault(heading, {})[field.strip("` ")] = cells
-    return found
+            tables.setdefault(heading, {})[field.strip("` ")] = cells
+    return tables
 
 
 SECTIONS = sections()
@@ -142,7 +142,7 @@ STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in ("g
 
 
 def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of an object as the page spells it: `a.b`, or `a.<word>` where the page has a word for the key."""
+    """Every field of an object as the page names it: `a.b`, or `a.<word>` if the page has a word for the key."""
     word = next((field for field in documented if re.fullmatch(re.escape(prefix) + r"<\w+>", field)), None)
     for key, child in value.items():
         path = word or prefix + key
@@ -152,17 +152,17 @@ def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str,
 
 
 def problems(objects: list[dict], documented: dict[str, list[str]]) -> list[str]:
-    """What the objects and the page disagree on."""
+    """The differences between the objects and the page."""
     assert objects, "nothing was written"
-    found, always = [], {field for field, cells in documented.items() if not cells[2].startswith("Only")}
+    differences, always = [], {field for field, cells in documented.items() if not cells[2].startswith("Only")}
     for value in objects:
         fields = list(walk(value, documented))
-        found += [f"{field} is not documented" for field, _ in fields if field not in documented]
-        found += [f"{field} is not written" for field in always - {field for field, _ in fields}]
-        found += [
+        differences += [f"{field} is not documented" for field, _ in fields if field not in documented]
+        differences += [f"{field} is not written" for field in always - {field for field, _ in fields}]
+        differences += [
             f"{field} is {v!r}" for field, v in fields if field in documented and not fits(v, *documented[field][:2])
         ]
-    return sorted(set(found))
+    return sorted(set(differences))
 
 
 def fits(value: Any, kind: str, limits: str) -> bool:
@@ -183,8 +183,8 @@ def test_rows_are_as_documented(run, heading):
     assert problems([row for file in ROWS[heading] for row in runs.read_rows(run / file)], SECTIONS[heading]) == []
 
 
-def test_every_field_that_a_request_may_have_is_documented():
-    """Those that no run of ours writes too: what is allowed is told by the check of a user's file."""
+def test_every_field_of_a_request_is_documented():
+    """Also those that no run of ours writes: the check of a user's file defines what is allowed."""
     assert set(SECTIONS["`generated/<model>/requests.jsonl`"]) == set(ALLOWED)
 
 
@@ -240,6 +240,14 @@ def test_the_adapter_file_is_as_documented(tiny_profile, tiny_clips, tmp_path):
     for key, tensor in tensors.items():
         side = next(shape for pattern, shape in keys.items() if key.endswith(pattern.split(">")[1])).split(", ")
         assert tensor.dtype == torch.float32 and tensor.shape[side.index("r")] == 4
+
+
+def test_each_result_has_its_expected_range(run, tiny_world):
+    checks = {check.what: check for check in results.checks(run, tiny.profile(tiny_world))}
+    assert len(checks) == 7 and checks["losses"].result == "6 steps" and checks["scores"].expected == "all, from 1 to 5"
+    assert checks["size of a video"].result == "9 x 32 x 48"
+    untrained = {"its first frame against the photo"}
+    assert [what for what, check in checks.items() if not check.ok and what not in untrained] == []
 
 
 def test_a_renamed_or_retyped_field_is_noticed(run):
