@@ -22,7 +22,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
@@ -164,6 +164,17 @@ def distance(frames: np.ndarray, reference: np.ndarray | None) -> tuple[float | 
     return float(error.max()), -10 * float(np.log10(square)) if square else None
 
 
+def measure_shortcuts(models: Models, steps: int, exact: np.ndarray) -> Iterator[Row]:
+    """A row for each shortcut and for both."""
+    limit, every = shortcuts.CHANGE, ", every skip taken"
+    for label in ("guidance", "cache" + every, "all", "all" + every):
+        name = label.removesuffix(every)
+        fast = shortcuts.choose([name] if name in shortcuts.NAMES else [])
+        shortcuts.CHANGE = limit if label == name else float("inf")
+        yield measure(f"cookbook generate --fast {label}", models, ours(models, fast), steps, exact)[0]
+    shortcuts.CHANGE = limit
+
+
 def decoding(method: str, models: Models) -> Row:
     """The VAE alone on latents of a clip."""
     shape = (1, models.vae.config.z_dim, *models.profile.clip.latent)
@@ -248,14 +259,8 @@ def main(
         gap, psnr = distance(unit(ours(built)(0, peer_steps)), peer)
         say(f"clips of {peer_steps} steps: {gap:.4g} from diffusers' at most")
         add(replace(rows.pop(), difference=gap, psnr=psnr))
-    limit = shortcuts.CHANGE
-    every = ", every skip taken"
-    for label in ["guidance", "cache" + every, "all", "all" + every] if fast else []:
-        one = label.removesuffix(every)
-        short = shortcuts.choose([one] if one in shortcuts.NAMES else [])
-        shortcuts.CHANGE = float("inf") if label != one else limit
-        add(measure(f"cookbook generate --fast {label}", built, ours(built, short), steps, exact)[0])
-    shortcuts.CHANGE = limit
+    for row in measure_shortcuts(built, steps, exact) if fast else ():
+        add(row)
     print(table(chosen, rows), flush=True)
     return rows
 

@@ -63,10 +63,8 @@ def generate(
     if model == "tuned" and weights is None:
         inputs["convert"] = runs.fingerprint(root / "export")
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
-    if setup.fast:
-        settings["fast"] = sorted(setup.fast)
-    if without_guardrail:
-        settings["guardrail"] = "off"
+    settings |= {"fast": sorted(setup.fast)} if setup.fast else {}
+    settings |= {"guardrail": "off"} if without_guardrail else {}
     name = f"generate-{model}"
     stage = runs.enter(root / runs.FOLDERS[name], name, profile, inputs, settings, redo)
     if stage.done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from cookbook import profiles, runs
@@ -47,14 +48,7 @@ def prepare(
     inputs = {"clips": _fingerprint(clips_from), "photos": _fingerprint(photos_from)}
     settings = {"prefix": chosen.prompt_prefix, "train_clips": chosen.train_clips, "skip_bad": skip_bad}
 
-    def check() -> tuple[list[Clip], list[dict], list[Photo]]:
-        print(f"prepare: clips from {clips_from}, photos from {photos_from}")
-        clips, problems = _usable(clips_from, chosen, skip_bad)
-        photos = read_photos(photos_from)
-        for photo in photos:
-            read_image(photo.image)  # refuses a file that is not an image
-        return clips, problems, photos
-
+    check = partial(_check, clips_from, photos_from, chosen, skip_bad)
     checked = check() if redo else None  # before the folder is emptied for it
     stage = runs.enter(root / "data", "prepare", profile, inputs, settings, redo)
     if stage.done:
@@ -67,7 +61,6 @@ def prepare(
     outputs = write_training(stage.folder / "train", clips, chosen.prompt_prefix)
     outputs += write_photos(stage.folder / "eval", photos)
     skipped = stage.folder / "skipped.jsonl"
-    skipped.unlink(missing_ok=True)
     if problems:
         runs.write_rows(skipped, problems)
         outputs.append(skipped)
@@ -75,15 +68,21 @@ def prepare(
     return stage.finish(outputs, clips=len(clips), photos=len(photos), skipped=len(problems))
 
 
-def _usable(folder: Path, profile: Profile, skip_bad: bool) -> tuple[list[Clip], list[dict]]:
-    """The result of `check_clips`, if it is good enough to go on."""
-    clips, problems = check_clips(folder, profile)
+def _check(
+    clips_from: Path, photos_from: Path, profile: Profile, skip_bad: bool
+) -> tuple[list[Clip], list[dict], list[Photo]]:
+    """Usable clips, the problems of the others, and photos; an error where they are not good enough to go on."""
+    print(f"prepare: clips from {clips_from}, photos from {photos_from}")
+    clips, problems = check_clips(clips_from, profile)
     if problems and not skip_bad:
         lines = "\n".join(f"  {row['file']}: {row['reason']}" for row in problems)
         raise UserError(f"{count(len(problems), 'clip')} cannot be used (--skip-bad leaves them out):\n{lines}")
     if not clips:
-        raise UserError(f"{folder}: none of its {count(len(problems), 'clip')} can be used")
-    return clips, problems
+        raise UserError(f"{clips_from}: none of its {count(len(problems), 'clip')} can be used")
+    photos = read_photos(photos_from)
+    for photo in photos:
+        read_image(photo.image)  # refuses a file that is not an image
+    return clips, problems, photos
 
 
 def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]:
