@@ -15,16 +15,16 @@
 # # 00 · Check the machine
 #
 # **Promise.** After a minute you know what this machine can run, what is missing for the rest, and what each
-# position of the dial costs, before anything is downloaded.
+# profile costs, before anything is downloaded.
 #
 # ![Bars: minutes of each notebook at each profile](../assets/pictures/00_prerequisites.png)
 #
-# *What each position of the dial costs, from the section “The dial”.*
+# *The time that each profile takes, from the section “Profiles”.*
 #
 # You will be able to
-# * read the doctor's table and mend what it reports,
-# * choose a profile and say what it will do, and
-# * tell which files each of the following notebooks reads and writes.
+# * read the doctor's table and fix what it reports,
+# * choose a profile and describe what it will do, and
+# * list the files that each of the following notebooks reads and writes.
 #
 # | | |
 # |---|---|
@@ -51,7 +51,7 @@
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke, nano, 2b or 14b
+profile: str = "nano"  # smoke, nano, 2b-smoke, 2b or 14b
 
 # %%
 from cookbook import budget, doctor, profiles, runs, show
@@ -64,12 +64,11 @@ budget.plan(profile)
 # ## Prerequisites
 #
 # The original recipe needs two environments with different CUDA stacks: one to train and generate with Cosmos
-# Predict 2.5, one to judge with Cosmos Reason 2. Here one environment does both, because the same classes are
-# published in `diffusers` and `transformers`, and because stages talk through files only: each can also run on
-# another machine.
+# Predict 2.5, one to judge with Cosmos Reason 2. Here one environment does both, because `diffusers` and
+# `transformers` contain the same classes. Stages exchange files only, so each can also run on another machine.
 #
-# **What you should see:** the versions this cookbook was tested with. Another version is no error, but then you are the
-# first to try it.
+# **What you should see:** the versions that this cookbook was tested with. Another version is not an error, but it is
+# untested.
 
 # %%
 import pandas as pd
@@ -89,27 +88,28 @@ pd.DataFrame([(name, *versions[name], job) for name, job in jobs.items()], colum
 # %% [markdown]
 # ### What this machine can run
 #
-# **What you should see:** a table with one column per profile. `nano` says *can run here* on any machine with two
-# cores and 8 GB. Below the table stands, for each thing that is missing, the one command that mends it. Without a network
-# the lines about the Hub say *no* after a few seconds; nothing fails.
+# **What you should see:** a table with one column per profile. `nano` *can run here* on any machine with two cores and
+# 8 GB. Below the table is one line with the fix for each requirement that is not met. Without a network
+# the lines about the Hub show *no* after a few seconds; nothing fails.
 
 # %%
 able = doctor.doctor()
 
 # %% [markdown]
-# ### The dial
+# ### Profiles
 #
-# `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and they were
-# trained by us for this cookbook. So a line that runs at `nano` is the line that runs at `2b`; only the results differ.
+# `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and we
+# trained them for this cookbook. So the code that runs at `nano` is the code that runs at `2b`; only the results differ.
+# `2b-smoke` is for first contact with the real weights: every stage once, with few clips and steps, before hours are spent on `2b`.
 #
-# **What you should see:** four rows whose numbers differ, from a laptop to eight GPUs; the code stays the same. Below them what that costs in time: for
-# `smoke` and `nano` measured on the machine named at the top (half or twice of it is common on others), for `2b` and `14b` calculated, where a measurement allows it.
+# **What you should see:** one row per profile, from a laptop to eight GPUs; the code stays the same. Below the table is the time of each notebook.
+# For `smoke` and `nano` it was measured on the machine named at the top (half or twice of it is common on others). For the others it is calculated, if a measurement allows it.
 
 
 # %% tags=["picture"]
 def row(p: profiles.Profile) -> dict:
     size = f"{p.clip.frames} x {p.clip.height} x {p.clip.width}"
-    return {"profile": p.name, "clip": size, "tokens": p.clip.tokens, "steps": p.recipe.steps, "hardware": p.hardware}
+    return {"profile": p.name, "clip": size, "tokens": p.clip.tokens, "steps": p.recipe.steps, "needs": str(p.needs)}
 
 
 times = pd.DataFrame({name: budget.minutes(name) for name in profiles.PROFILES})
@@ -120,27 +120,27 @@ pd.DataFrame([row(profiles.get(name)) for name in profiles.PROFILES])
 # ### What would be downloaded, and under which licence
 #
 # NVIDIA's weights are *gated*: you log in at the Hub, open the page, accept the licence, and give the machine your token with
-# `hf auth login`. The Hub answers 401 without a valid token and 403 without an accepted licence; the cookbook tells you which.
+# `hf auth login`. The Hub answers 401 without a valid token and 403 without an accepted licence; the cookbook reports which.
 #
-# **What you should see:** for `nano` only places inside the repository; for `2b` and `14b` places on the Hub.
+# **What you should see:** for `nano` only folders of the repository; for `2b` repositories on the Hub.
 
 
 # %%
-def places(name: str) -> list[dict]:
+def sources(name: str) -> list[dict]:
     return [
         {"profile": name, "from": s.location, "size": doctor.size(s), "ships": s.ships, "gated": s.gated, "licence": s.licence}
         for s in doctor.sources(profiles.get(name))
     ]
 
 
-pd.DataFrame([place for name in ("nano", "2b") for place in places(name)])
+pd.DataFrame([source for name in ("nano", "2b") for source in sources(name)])
 
 # %% [markdown]
 # ### Files between stages
 #
 # A run is one folder, `runs/<profile>/`. Each stage writes one folder in it and, last, a `manifest.json`: what it read, what
 # it wrote, with which versions, on what device, in how many seconds. A folder with a manifest is finished and is skipped; a
-# folder without one is unfinished and is continued. That is why you can stop any cell and run it again.
+# folder without one is continued. So you can stop any cell and run it again.
 #
 # **What you should see:** the order of the stages and what each reads.
 
@@ -155,7 +155,7 @@ pd.DataFrame(stages, columns=["stage", "folder", "reads the folders of"])
 # solutions are in `notebooks/solutions/00.py`; try first.
 
 # %% [markdown]
-# **Exercise 00.1 ★ Memory of full fine-tuning.** Training all weights keeps five float32 numbers for each: the weight, its gradient, two averages of Adam, and the running average that gets used in the end.
+# **Exercise 00.1 ★ Memory of full fine-tuning.** Training all weights keeps five float32 numbers for each: the weight, its gradient, two averages of Adam, and the running average that is exported.
 # How many GB is that, without activations? Then try it on 2.1 billion, and look at what an 80 GB card has left for activations.
 
 # %%
@@ -182,7 +182,7 @@ def memory_lora(parameters, trained):
 exercises.check_00_2(memory_lora);
 
 # %% [markdown]
-# **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `runs.READS` says which stages each one reads. Return a set of names.
+# **Exercise 00.3 ★★ What is stale?** You rebuilt one stage. Which stages must be rebuilt now, itself included? `runs.READS` lists the stages that each one reads. Return a set of names.
 
 # %%
 from cookbook import exercises, runs
@@ -197,14 +197,14 @@ exercises.check_00_3(stale);
 # %% [markdown]
 # ## Recap
 #
-# * The doctor compares this machine with each profile and names the command that mends what is missing.
-# * A profile decides models, data, amount of work and hardware. `nano` ships completely and needs no account.
-# * Stages hand over files in `runs/<profile>/`; a manifest marks a stage as whole.
+# * The doctor compares this machine with each profile and prints the fix for each requirement that is not met.
+# * A profile selects models, data, amount of work and hardware. `nano` ships completely and needs no account.
+# * Stages exchange files in `runs/<profile>/`; a manifest marks a stage as finished.
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | `packages ... missing` | another environment is active | `pip install -c constraints.txt -e ".[dev,sim]"` |
-# | a GPU is there, the doctor sees none | PyTorch without CUDA, or a driver that is too old | `nvidia-smi` must work; then install again |
+# | `packages ... MISSING` | another environment is active | `pip install -c constraints.txt -e ".[dev,sim]"` |
+# | the machine has a GPU, the doctor finds none | PyTorch without CUDA, or a driver that is too old | `nvidia-smi` must work; then install again |
 # | 403 although you have a token | licence not accepted by the token's account | open the model's page, accept, try again |
 #
 # **Read more:** the recipe that this cookbook executes, [GR00T-Dreams](https://github.com/nvidia/gr00t-dreams), and the paper behind it,

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Solutions of notebook 00
 #
-# The source of the exercises in [00_prerequisites.ipynb](../00_prerequisites.ipynb): what stands between BEGIN and END is left out there. Open this file in JupyterLab
+# The source of the exercises in [00_prerequisites.ipynb](../00_prerequisites.ipynb): there the lines between BEGIN and END are left out. Open this file in JupyterLab
 # as a notebook (right click, *Open With*, *Notebook*), or run it: `python notebooks/solutions/00.py`.
 
 # %% [markdown]
@@ -11,7 +11,7 @@
 # solutions are in `notebooks/solutions/00.py`; try first.
 
 # %% [markdown]
-# **Exercise 00.1 ★ Memory of full fine-tuning.** Training all weights keeps five float32 numbers for each: the weight, its gradient, two averages of Adam, and the running average that gets used in the end.
+# **Exercise 00.1 ★ Memory of full fine-tuning.** Training all weights keeps five float32 numbers for each: the weight, its gradient, two averages of Adam, and the running average that is exported.
 # How many GB is that, without activations? Then try it on 2.1 billion, and look at what an 80 GB card has left for activations.
 
 # %%
@@ -42,7 +42,7 @@ def memory_lora(parameters, trained):
 exercises.check_00_2(memory_lora);
 
 # %% [markdown]
-# **Exercise 00.3 ★★ What is stale?** You made one stage anew. Which stages must be made anew now, itself included? `runs.READS` says which stages each one reads. Return a set of names.
+# **Exercise 00.3 ★★ What is stale?** You rebuilt one stage. Which stages must be rebuilt now, itself included? `runs.READS` lists the stages that each one reads. Return a set of names.
 
 # %%
 from cookbook import exercises, runs
@@ -50,11 +50,11 @@ from cookbook import exercises, runs
 
 def stale(stage):
     # BEGIN SOLUTION
-    late = {stage}
+    affected = {stage}
     for name, reads in runs.READS.items():
-        if late & set(reads):
-            late.add(name)
-    return late
+        if affected & set(reads):
+            affected.add(name)
+    return affected
     # END SOLUTION
 
 
