@@ -1,8 +1,8 @@
-"""The workshop world: a GR1 humanoid at a table in MuJoCo that knows the truth of every clip it makes."""
+"""The simulator: a GR1 humanoid at a table in MuJoCo that knows the ground truth of every clip it renders.
 
-import os
-import sys
+    python -m simulator make --out DIR --clips 10 --faults all    labelled clips
+    python -m simulator show 3                                    a contact sheet of clip 3 with every fault
 
-# MuJoCo reads this when it is first imported: draw without a display
-if sys.platform == "linux":
-    os.environ.setdefault("MUJOCO_GL", "egl")
+It runs from a checkout. Like nano/ and tools/ it is left out of the wheel: these names could collide with others in
+site-packages, and the robot and textures in assets/ are in the checkout only.
+"""

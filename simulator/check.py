@@ -59,7 +59,7 @@ def inspect(number: int, task: Task = "place") -> dict[str, float | bool | str]:
 
 
 def report(task: Task, results: list[dict]) -> bool:
-    """Print the table of bars of one task, and say whether all hold."""
+    """Print the table of bars of one task; whether all hold."""
     good = [result for result in results if result["success"]]
     share, replay = len(good) / len(results), max(result["replay"] for result in results)
     depth, step = (max((result[key] for result in good), default=0.0) for key in ("depth", "step"))

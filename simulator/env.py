@@ -1,4 +1,4 @@
-"""Step a world with joint targets at 16 Hz, log everything, and say from the state whether the task was done."""
+"""Step a world with joint targets at 16 Hz, log everything, and judge from the state whether the task was done."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Env:
 
     The grasp is a "sticky" weld by a rule on state and action alone: it engages when the commanded grip exceeds `TAKE`
     and two links of the hand (or one, if the hand is nearly shut) touch an item, and lets go below `RELEASE`. So
-    success needs the hand in the right place at the right time, but not the luck of friction.
+    success needs the hand in the right place at the right time, and does not depend on friction.
     """
 
     def __init__(self, world: World) -> None:
@@ -183,7 +183,7 @@ def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
 
 
 def set_down(world: World, log: Log, there: bool, reason: str) -> tuple[bool, str]:
-    """Whether the target was taken by the asked hand and let go; `there`: it ended where it should, else `reason`."""
+    """Whether the target was taken by the named hand and let go; `there`: it ended where it should, else `reason`."""
     if log.grasp_frame is None:
         return False, "not grasped"
     if log.held[-1] >= 0:
@@ -240,13 +240,13 @@ def named_point(world: World, log: Log, aim: str) -> np.ndarray:
 
 
 def hand_offset(world: World, robot: Robot, log: Log, frame: int, aim: str) -> tuple[np.ndarray, np.ndarray]:
-    """From the asked hand in a frame to what is named (3,) in metres, and the direction of the fingers (3,)."""
+    """From the named hand in a frame to what is named (3,) in metres, and the direction of the fingers (3,)."""
     place, rotation = robot.hand_pose(log.qpos[frame][robot.qpos], world.scene.hand)
     return named_point(world, log, aim) - place, rotation[:, 0]
 
 
 def hovers(world: World, robot: Robot, log: Log) -> bool:
-    """Whether the asked hand ends over the destination, within a hand's breadth of its middle and low."""
+    """Whether the named hand ends over the destination, within a hand's breadth of its middle and low."""
     offset, _ = hand_offset(world, robot, log, -1, "receptacle")
     return bool(np.hypot(*offset[:2]) < 0.075 and -0.17 < offset[2] < 0)
 

@@ -22,7 +22,7 @@ UNREACHABLE = 0.02  # metres of IK error above which a plan is refused
 
 @dataclass(frozen=True)
 class Goal:
-    """What the hand shall do.
+    """What the hand is to do.
 
     spot: (x, y) in the receptacle where the object's centre ends, or over which the hand ends; floor and rim: heights
     of that place above the table; aim: what is reached for or pointed at.
@@ -64,7 +64,7 @@ class Plan:
 
 
 def intended(world: World, rng: Generator) -> Goal:
-    """The goal that the instruction asks for."""
+    """The goal of the scene's instruction."""
     scene = world.scene
     if scene.spot:  # on the bare table
         return Goal(scene.task, scene.hand, scene.target, scene.spot)
@@ -250,7 +250,7 @@ def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.
 
 
 def make_plan(world: World, robot: Robot, goal: Goal, rng: Generator) -> Plan:
-    """Joint targets for a goal. Every plan of a scene starts from the same pose, so twins share frame 0."""
+    """Joint targets for a goal. Every plan of a scene starts from the same pose, so its clips share frame 0."""
     q = start_pose(world, robot)
     points = WAYPOINTS[goal.task](world, goal, rng)
     frames = np.array([point.frames for point in points]) * np.exp(rng.normal(0, 0.08, len(points)))

@@ -1,8 +1,8 @@
-"""Clips that are wrong on purpose, each a twin of a good clip with an identical frame 0.
+"""Injected faults: clips that are wrong on purpose, each with the frame 0 of a valid clip.
 
-Physics twins edit the logged poses of a good clip, so the picture changes only where physics breaks. Instruction twins
-and failures run another plan from the same start: physically fine, but not what the prompt says. Where the arm cannot
-reach the wrong thing, the good clip is shown under a prompt that names the other hand or another object. Frames are
+Physics faults edit the logged poses of the valid clip, so the picture changes only where physics breaks. Instruction
+violations and failures run another plan from the same start: physically valid, but not what the prompt says. Where the
+arm cannot reach the wrong thing, the valid clip gets a prompt that names the other hand or another object. Frames are
 counted in the 16 Hz log; a violation is [first, last] inclusive.
 """
 
@@ -22,14 +22,14 @@ from simulator.scene import TABLE, Scene, Task, reach_zone
 from simulator.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
-# A physics twin is kept only if in some frame the mean absolute grey difference to the real clip reaches this many of
-# 255 levels; below it the fault hides behind the hand or is a few pixels (about 12 fully changed pixels at 96x160).
+# A physics fault is kept only if in some frame the mean absolute grey difference to the real clip reaches this many of
+# 255 levels. Below it the fault hides behind the hand or is a few pixels (about 12 fully changed pixels at 96x160).
 VISIBLE = 0.20
 
 
 @dataclass(frozen=True)
 class Source:
-    """A good clip to be spoilt. `taken`: the log frame in which the target was grasped."""
+    """The valid clip that gets a fault. `taken`: the log frame in which the target was grasped."""
 
     world: World
     robot: Robot
@@ -62,80 +62,82 @@ class Recolour(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Spoilt:
+class InjectedFault:
+    """What the clip shows instead, qpos (T, nq), and the frames in which physics is violated."""
+
     qpos: np.ndarray
     violation: tuple[int, int]
     recolour: Recolour | None = None
 
 
-def teleport(source: Source) -> Spoilt:
+def teleport(source: Source) -> InjectedFault:
     """The target jumps to its final place before or while it is carried."""
     frame = int(source.rng.integers(int(source.taken * 0.6), source.event("move") + 4))
     poses = source.log.qpos.copy()
     poses[frame:, source.target] = poses[-1, source.target]
-    return Spoilt(poses, (frame, frame))
+    return InjectedFault(poses, (frame, frame))
 
 
-def vanish(source: Source) -> Spoilt:
+def vanish(source: Source) -> InjectedFault:
     frame = int(source.rng.integers(source.taken + 2, source.event("lower")))
     poses = source.log.qpos.copy()
     poses[frame:, source.target.start + 2] = -5
-    return Spoilt(poses, (frame, FRAMES - 1))
+    return InjectedFault(poses, (frame, FRAMES - 1))
 
 
-def levitate(source: Source) -> Spoilt:
+def levitate(source: Source) -> InjectedFault:
     """The target rises by itself and the hand never gets it."""
     frame = int(source.rng.integers(4, 10))
     poses = source.freeze(frame)
     poses[:, source.target.start + 2] += 0.16 * min_jerk((TIMES - frame) / 18)
-    return Spoilt(poses, (frame, FRAMES - 1))
+    return InjectedFault(poses, (frame, FRAMES - 1))
 
 
-def sink(source: Source) -> Spoilt:
+def sink(source: Source) -> InjectedFault:
     """The released target sinks through what it lies on."""
     frame = source.event("retreat")
     poses = source.log.qpos.copy()
     poses[:, source.target.start + 2] -= 0.12 * min_jerk((TIMES - frame) / 7)
-    return Spoilt(poses, (frame, FRAMES - 1))
+    return InjectedFault(poses, (frame, FRAMES - 1))
 
 
-def premove(source: Source) -> Spoilt:
+def premove(source: Source) -> InjectedFault:
     """The target slides away before it is touched; the hand grasps air."""
     frame, angle = 2, source.rng.uniform(0, 2 * np.pi)
     poses, start = source.freeze(frame), source.target.start
     slide = 0.11 * min_jerk((TIMES - frame) / 7)
     poses[:, start] += np.cos(angle) * slide
     poses[:, start + 1] += np.sin(angle) * slide
-    return Spoilt(poses, (frame, frame + 7))
+    return InjectedFault(poses, (frame, frame + 7))
 
 
-def duplicate(source: Source) -> Spoilt:
+def duplicate(source: Source) -> InjectedFault:
     """A second target stays behind when the first is lifted."""
     frame = source.event("lift") + 1
     poses, start = source.log.qpos.copy(), source.world.address("duplicate")
     poses[frame:, start : start + 7] = source.log.qpos[0, source.target]
-    return Spoilt(poses, (frame, FRAMES - 1))
+    return InjectedFault(poses, (frame, FRAMES - 1))
 
 
-def passthrough(source: Source) -> Spoilt:
+def passthrough(source: Source) -> InjectedFault:
     """The hand passes through the target, which does not move."""
-    return Spoilt(source.freeze(max(source.taken - 1, 1)), (max(source.taken - 1, 1), source.event("lift") + 4))
+    return InjectedFault(source.freeze(max(source.taken - 1, 1)), (max(source.taken - 1, 1), source.event("lift") + 4))
 
 
-def float_release(source: Source) -> Spoilt:
+def float_release(source: Source) -> InjectedFault:
     """The target stays hanging in the air where it was carried."""
     frame = (source.event("move") + source.event("lower")) // 2
-    return Spoilt(source.freeze(frame), (frame, FRAMES - 1))
+    return InjectedFault(source.freeze(frame), (frame, FRAMES - 1))
 
 
-def morph(source: Source) -> Spoilt:
+def morph(source: Source) -> InjectedFault:
     """The target changes its colour."""
     frame = int(source.rng.integers(source.event("lift"), source.event("lower")))
     hue = float(source.rng.uniform(0.25, 0.75))
-    return Spoilt(source.log.qpos.copy(), (frame, FRAMES - 1), Recolour(frame, hue))
+    return InjectedFault(source.log.qpos.copy(), (frame, FRAMES - 1), Recolour(frame, hue))
 
 
-def distractor_moves(source: Source) -> Spoilt | None:
+def distractor_moves(source: Source) -> InjectedFault | None:
     """Another object slides by itself."""
     if len(source.world.scene.items) < 2:
         return None
@@ -145,10 +147,10 @@ def distractor_moves(source: Source) -> Spoilt | None:
     slide = 0.14 * min_jerk((TIMES - frame) / 20)
     poses[:, start] += np.cos(angle) * slide
     poses[:, start + 1] += np.sin(angle) * slide
-    return Spoilt(poses, (frame, min(frame + 20, FRAMES - 1)))
+    return InjectedFault(poses, (frame, min(frame + 20, FRAMES - 1)))
 
 
-def arm_in_table(source: Source) -> Spoilt:
+def arm_in_table(source: Source) -> InjectedFault:
     """The hand dips through the table top on its way to the target."""
     robot, hand = source.robot, source.plan.goal.hand
     middle = (source.event("reach") + source.event("close")) / 2 + 2
@@ -159,14 +161,13 @@ def arm_in_table(source: Source) -> Spoilt:
         position, rotation = robot.hand_pose(joints, hand)
         position[2] += min(TABLE - 0.05 - position[2], 0) * depth[frame]
         poses[frame, robot.qpos] = robot.solve(joints, hand, position, rotation, 60)[0]
-    return Spoilt(poses, (max(int(middle - 6), 1), int(middle + 7)))
+    return InjectedFault(poses, (max(int(middle - 6), 1), int(middle + 7)))
 
 
-PHYSICS: dict[str, Callable[[Source], Spoilt | None]] = {
-    "teleport": teleport, "vanish": vanish, "levitate": levitate, "sink": sink, "premove": premove, "duplicate":
-    duplicate,
-    "passthrough": passthrough, "float_release": float_release, "morph": morph, "distractor_moves": distractor_moves,
-    "arm_in_table": arm_in_table,
+PHYSICS: dict[str, Callable[[Source], InjectedFault | None]] = {
+    "teleport": teleport, "vanish": vanish, "levitate": levitate, "sink": sink, "premove": premove,
+    "duplicate": duplicate, "passthrough": passthrough, "float_release": float_release, "morph": morph,
+    "distractor_moves": distractor_moves, "arm_in_table": arm_in_table,
 }  # fmt: skip
 INSTRUCTION = ("wrong_object", "wrong_place", "wrong_hand", "not_completed")
 FAILURES = ("missed", "dropped", "stopped")
@@ -174,7 +175,7 @@ KINDS = (*PHYSICS, *INSTRUCTION)
 
 
 def possible(kind: str, task: Task) -> bool:
-    """Whether a task has twins or failures of a kind: all for `place`, the plain mistakes for the others."""
+    """Whether a task has a kind of fault or failure: all for `place`, the plain ones for the others."""
     return task == "place" or kind in ("wrong_object", "wrong_hand", "stopped") or (task, kind) == ("lift", "missed")
 
 
@@ -191,7 +192,7 @@ def free_spot(world: World, hand: str, rng: Generator) -> tuple[float, float] | 
 
 
 def wrong_goal(kind: str, world: World, rng: Generator) -> Goal | None:
-    """The goal of an instruction twin or failure; None where this scene allows none."""
+    """The goal of an instruction violation or failure; None where this scene allows none."""
     goal = intended(world, rng)
     if kind in FAILURES:
         return replace(goal, fault=kind)
@@ -208,22 +209,22 @@ def wrong_goal(kind: str, world: World, rng: Generator) -> Goal | None:
     return replace(goal, spot=spot, floor=0.0, rim=0.0) if spot else None
 
 
-def carried_out(kind: str, world: World, log: Log, goal: Goal) -> bool:
-    """Whether a log really shows the intended mistake, cleanly."""
+def verify_violation(kind: str, world: World, log: Log, goal: Goal) -> bool:
+    """Whether a log shows the intended violation and nothing else moved."""
     scene = world.scene
     path = item_path(world, log, goal.item)
     others = [item_path(world, log, k) for k in range(len(scene.items)) if k != goal.item]
-    still = all(np.linalg.norm(other[-1] - other[0]) < 0.03 for other in others)
+    others_stay = all(np.linalg.norm(other[-1] - other[0]) < 0.03 for other in others)
     arrived = log.grasp_frame is not None and log.held[-1] < 0 and path[-1, 2] > TABLE
     if kind == "wrong_object":
-        return still and arrived and inside(world, path[-1], scene.destination, goal.item)
+        return others_stay and arrived and inside(world, path[-1], scene.destination, goal.item)
     if kind == "wrong_place":
-        return still and arrived and float(np.hypot(*(path[-1, :2] - goal.spot))) < 0.06
-    return still and not log.success and bool(path[-1, 2] > TABLE)
+        return others_stay and arrived and float(np.hypot(*(path[-1, :2] - goal.spot))) < 0.06
+    return others_stay and not log.success and bool(path[-1, 2] > TABLE)
 
 
-def misbehave(kind: str, world: World, env: Env, start: np.ndarray, tries: int = 3) -> tuple[Plan, Log] | None:
-    """Run an instruction twin or failure from the good clip's `start` (42,); None if it cannot be done here."""
+def run_violation(kind: str, world: World, env: Env, start: np.ndarray, tries: int = 3) -> tuple[Plan, Log] | None:
+    """Run an instruction violation or failure from the valid clip's `start` (42,); None if this scene allows none."""
     for attempt in range(tries):
         rng = np.random.default_rng([*world.scene.seed, 6, attempt, *kind.encode()])
         goal = wrong_goal(kind, world, rng)
@@ -234,13 +235,13 @@ def misbehave(kind: str, world: World, env: Env, start: np.ndarray, tries: int =
             continue
         plan.joints[0] = start  # rounding the corners of a path moves its very first point a little
         log = rollout(env, plan)
-        if carried_out(kind, world, log, goal):
+        if verify_violation(kind, world, log, goal):
             return plan, log
     return None
 
 
 def other_instruction(kind: str, scene: Scene) -> Scene | None:
-    """The same scene asked for with the other hand or for another thing; None for other kinds."""
+    """The same scene with an instruction for the other hand or another thing; None for other kinds."""
     if kind == "wrong_hand":
         return replace(scene, hand="left" if scene.hand == "right" else "right")
     if kind == "wrong_object" and scene.task in ("reach", "point"):

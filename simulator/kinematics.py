@@ -10,11 +10,8 @@ import mujoco
 import numpy as np
 
 ARM = ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow_pitch", "wrist_yaw", "wrist_roll", "wrist_pitch")
-
 REST = {"right": [-0.15, -0.22, 0.15, -1.5, 0, 0, 0], "left": [-0.15, 0.22, -0.15, -1.5, 0, 0, 0]}
-
 LEAN = 0.20  # a fixed lean of the waist: without it the arm is at full stretch over the table, and inaccurate
-
 IDLE_GRIP = 0.12
 
 
@@ -54,7 +51,7 @@ class Robot:
                 q[k] = 0.18 + 1.05 * bend if "proximal" in name else 0.25 + bend
 
     def grip(self, q: np.ndarray, hand: str) -> float:
-        """The grip that joint targets ask of the four fingers (inverse of close_hand)."""
+        """The grip that joint targets command for the four fingers (inverse of close_hand)."""
         four = [k for k in self.fingers[hand] if "thumb" not in self.names[k]]
         return float((q[four].mean() - 0.215) / 1.025)
 

@@ -278,31 +278,31 @@ class Kind(NamedTuple):
     noun: str
     recipe: Callable[[Builder, Body, Generator, str], Size]
     colours: tuple[str, ...]
-    said: bool = True  # is the colour said in the prompt?
+    named: bool = True  # does the prompt name the colour?
     stands: bool = True  # does it stay where it is put on a bare table? (what rolls is never pushed)
 
 
 KINDS: dict[str, Kind] = {
     "apple": Kind("apple", apple, ("red", "green"), stands=False),
-    "orange": Kind("orange", orange, ("orange",), said=False, stands=False),
-    "tomato": Kind("tomato", tomato, ("red",), said=False, stands=False),
-    "lemon": Kind("lemon", lemon, ("yellow",), said=False, stands=False),
+    "orange": Kind("orange", orange, ("orange",), named=False, stands=False),
+    "tomato": Kind("tomato", tomato, ("red",), named=False, stands=False),
+    "lemon": Kind("lemon", lemon, ("yellow",), named=False, stands=False),
     "pear": Kind("pear", pear, ("green", "yellow"), stands=False),
-    "eggplant": Kind("eggplant", eggplant, ("purple",), said=False, stands=False),
-    "carrot": Kind("carrot", carrot, ("orange",), said=False, stands=False),
-    "cucumber": Kind("cucumber", cucumber, ("green",), said=False, stands=False),
-    "banana": Kind("banana", banana, ("yellow",), said=False),
-    "corn": Kind("corn", corn, ("yellow",), said=False, stands=False),
-    "potato": Kind("potato", potato, ("brown",), said=False),
-    "bread": Kind("bread roll", bread, ("brown",), said=False),
+    "eggplant": Kind("eggplant", eggplant, ("purple",), named=False, stands=False),
+    "carrot": Kind("carrot", carrot, ("orange",), named=False, stands=False),
+    "cucumber": Kind("cucumber", cucumber, ("green",), named=False, stands=False),
+    "banana": Kind("banana", banana, ("yellow",), named=False),
+    "corn": Kind("corn", corn, ("yellow",), named=False, stands=False),
+    "potato": Kind("potato", potato, ("brown",), named=False),
+    "bread": Kind("bread roll", bread, ("brown",), named=False),
     "pepper": Kind("bell pepper", pepper, ("red", "green", "yellow", "orange"), stands=False),
-    "strawberry": Kind("strawberry", strawberry, ("red",), said=False, stands=False),
+    "strawberry": Kind("strawberry", strawberry, ("red",), named=False, stands=False),
     "bottle": Kind("bottle", bottle, ("blue", "green", "red", "orange")),
     "can": Kind("can", can, ("red", "blue", "green", "purple")),
     "cup": Kind("cup", cup, ("red", "blue", "green", "pink", "yellow")),
     "mug": Kind("mug", mug, ("blue", "red", "green", "yellow")),
     "cube": Kind("cube", cube, ("red", "blue", "green", "yellow", "purple")),
-    "puzzle": Kind("puzzle cube", puzzle, ("pink",), said=False),
+    "puzzle": Kind("puzzle cube", puzzle, ("pink",), named=False),
     "carton": Kind("milk carton", carton, ("blue", "red", "green")),
     "sponge": Kind("sponge", sponge, ("yellow", "pink", "cyan")),
     "cylinder": Kind("cylinder", cylinder, ("red", "blue", "green", "orange")),

@@ -3,8 +3,8 @@
     pip install --no-deps lavavu-osmesa
     eval "$(python -m simulator.osmesa)"
 
-The first command only brings the wheel's libraries (84 MB), the second puts them where MuJoCo looks for them. The
-settings must be there before Python starts, so a program cannot make them for itself.
+The first command installs the wheel's libraries (84 MB). The second sets the environment in which MuJoCo finds them; it
+must be set before Python starts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+
+from cookbook.errors import UserError, report_user_errors
 
 PACKAGE = "lavavu-osmesa"
 
@@ -23,10 +25,10 @@ def libraries() -> Path | None:
 
 
 def environment() -> dict[str, str]:
-    """What has to be in the environment, after making the link under the name that MuJoCo asks for."""
+    """The environment variables that MuJoCo needs; also links the library under the name that MuJoCo loads."""
     folder = libraries()
     if folder is None:
-        raise FileNotFoundError(f"no libOSMesa here: pip install --no-deps {PACKAGE}")
+        raise UserError(f"libOSMesa is not installed: pip install --no-deps {PACKAGE}")
     link = folder / "libOSMesa.so"
     if not link.exists():
         link.symlink_to(next(folder.glob("libOSMesa-*.so*")).name)
@@ -35,7 +37,5 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    try:
+    with report_user_errors():
         print("\n".join(f"export {name}='{value}'" for name, value in environment().items()))
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from None

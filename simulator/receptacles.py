@@ -133,19 +133,19 @@ class Kind(NamedTuple):
     noun: str
     recipe: Callable[[Builder, Body, Generator, str], Deck]
     colours: tuple[str, ...]
-    said: bool = True  # is the colour said in the prompt?
+    named: bool = True  # does the prompt name the colour?
     share: float = 1.0  # how often it is a destination, relative to the others
     source: bool = True  # may something stand on it at the start?
 
 
 KINDS: dict[str, Kind] = {
     "placemat": Kind("placemat", placemat, ("beige", "teal", "navy", "pink", "gray", "green"), share=2),
-    "board": Kind("cutting board", board, ("brown",), said=False),
+    "board": Kind("cutting board", board, ("brown",), named=False),
     "tray": Kind("tray", tray, ("brown", "black", "white", "red", "blue", "green", "gray"), share=2),
     "basket": Kind("basket", basket, ("tan", "brown"), share=1.5, source=False),
     "box": Kind("box", box, ("tan", "white", "gray", "blue"), source=False),
     "plate": Kind("plate", plate, ("white", "blue", "yellow", "pink", "green", "red"), share=2),
     "bowl": Kind("bowl", bowl, ("white", "blue", "orange", "teal", "pink"), share=1.5, source=False),
-    "rack": Kind("top of shelf", rack, ("brown",), said=False, source=False),
-    "shelf": Kind("bottom of shelf", shelf, ("brown",), said=False, share=0.7, source=False),
+    "rack": Kind("top of shelf", rack, ("brown",), named=False, source=False),
+    "shelf": Kind("bottom of shelf", shelf, ("brown",), named=False, share=0.7, source=False),
 }

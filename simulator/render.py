@@ -1,29 +1,43 @@
-"""Draw a world as its head camera sees it.
+"""Render a world from its head camera.
 
-MuJoCo draws through OpenGL. Without a display that is EGL: the graphics driver on an NVIDIA machine, Mesa's software
-renderer elsewhere. Where neither exists, `Camera` says which package to install.
+MuJoCo renders through OpenGL. Without a display that is EGL: the graphics driver on an NVIDIA machine, Mesa's software
+renderer elsewhere. Where neither exists, `Camera` raises an error that names the package to install.
 """
 
 from __future__ import annotations
 
 import colorsys
 import os
+import sys
 
 import mujoco
 import numpy as np
+from mujoco.rendering.classic import gl_context
 
+from cookbook.errors import UserError
 from simulator.world import World
 
 NO_RENDERER = """no OpenGL renderer was found for MuJoCo (MUJOCO_GL={backend}): {error}
 install one of:
   NVIDIA GPU:            the driver with its EGL library (libnvidia-gl); in docker, NVIDIA_DRIVER_CAPABILITIES=all
   Debian/Ubuntu, no GPU: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0
-  installed already?     import cookbook.workshop before mujoco, or set MUJOCO_GL=egl yourself
   no root:               pip install --no-deps lavavu-osmesa && eval "$(python -m simulator.osmesa)\""""
 
 
-class RendererMissing(RuntimeError):
+class RendererMissing(UserError):
     """No OpenGL on this machine."""
+
+
+def choose_backend() -> None:
+    """Have MuJoCo render through EGL, which needs no display, unless MUJOCO_GL names another backend.
+
+    MuJoCo chooses the class of its OpenGL contexts at its first import: without MUJOCO_GL, one that needs a display.
+    `mujoco.Renderer` reads that choice whenever it creates a context, so it can be changed until then.
+    """
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
+        from mujoco import egl  # not at the top: its import loads a driver and sets PYOPENGL_PLATFORM
+
+        gl_context.GLContext = egl.GLContext
 
 
 class Camera:
@@ -41,9 +55,11 @@ class Camera:
     def start(self, size: tuple[int, int]) -> None:
         world = self.world
         try:
+            choose_backend()
             self.renderer = mujoco.Renderer(world.model, 2 * size[0], 2 * size[1], max_geom=2000)
-        except Exception as error:  # whatever the driver raises, the cure is the same
-            raise RendererMissing(NO_RENDERER.format(backend=os.environ.get("MUJOCO_GL"), error=error)) from error
+        except Exception as error:  # whatever the driver raises, the remedy is the same
+            backend = os.environ.get("MUJOCO_GL") or "not set"
+            raise RendererMissing(NO_RENDERER.format(backend=backend, error=error)) from error
         self.options = mujoco.MjvOption()
         self.options.geomgroup[:] = [1, 1, 0, 0, 0, 0]
         self.options.sitegroup[:] = 0
@@ -61,12 +77,12 @@ class Camera:
         mujoco.mj_camlight(self.world.model, self.data)
 
     def picture(self) -> np.ndarray:
-        """The present pose at twice the size, (2H, 2W, 3) uint8."""
+        """The current pose at twice the size, (2H, 2W, 3) uint8."""
         self.renderer.update_scene(self.data, camera="head", scene_option=self.options)
         return self.renderer.render()
 
     def geoms(self) -> np.ndarray:
-        """The geom seen in every pixel of the present pose at twice the size, (2H, 2W), -1 where there is none."""
+        """The geom visible in every pixel of the current pose at twice the size, (2H, 2W), -1 where there is none."""
         self.renderer.update_scene(self.data, camera="head", scene_option=self.options)
         self.renderer.enable_segmentation_rendering()
         drawn = self.renderer.render()

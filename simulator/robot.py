@@ -19,13 +19,13 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from cookbook.errors import UserError, report_user_errors
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TEXTURES = (
     "light-wood", "dark-wood", "red-wood", "gray-woodgrain", "wood-varnished-panels", "white-plaster", "ceramic",
-    "gray-felt",
-    "cream-plaster", "wood-tiles", "light-gray-floor-tile", "clay", "light-gray-plaster", "pink-plaster",
-    "white-bricks",
-    "yellow-plaster", "gray-plaster",
+    "gray-felt", "cream-plaster", "wood-tiles", "light-gray-floor-tile", "clay", "light-gray-plaster", "pink-plaster",
+    "white-bricks", "yellow-plaster", "gray-plaster",
 )  # fmt: skip
 UNSEEN = ("torso", "head", "base", "waist", "thigh", "shank", "foot")
 STL = np.dtype([("normal", "<3f4"), ("corners", "<9f4"), ("attribute", "<u2")])
@@ -54,7 +54,7 @@ def write_stl(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
 
 
 def decimate_meshes(source: Path, out: Path) -> tuple[int, int]:
-    """Write every seen mesh with few faces; returns the number of faces before and after."""
+    """Write every visible mesh with few faces; returns the number of faces before and after."""
     import fast_simplification
 
     out.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,10 @@ def decimate_meshes(source: Path, out: Path) -> tuple[int, int]:
     for path in sorted((source / "robots/gr1/meshes").glob("*.STL")) + hands:
         if path.name.startswith(UNSEEN):
             continue
-        budget = (
-            (900 if "hand_base" in path.name else 300) if path in hands else (1100 if "hand_yaw" in path.name else 700)
-        )
+        if path in hands:
+            budget = 900 if "hand_base" in path.name else 300
+        else:
+            budget = 1100 if "hand_yaw" in path.name else 700
         vertices, faces = read_stl(path)
         before += len(faces)
         if len(faces) > budget:
@@ -82,23 +83,14 @@ def drop_unused(spec: mujoco.MjSpec) -> None:
     spec.delete(spec.body("lower_body"))
     floor = [geom for geom in spec.geoms if geom.name == "floor"]
     free = [joint for joint in spec.joints if joint.type == mujoco.mjtJoint.mjJNT_FREE]
-    for group in (
-        spec.keys,
-        spec.actuators,
-        spec.sensors,
-        spec.excludes,
-        spec.cameras,
-        spec.textures,
-        spec.sites,
-        floor,
-        free,
-    ):
+    unused = (spec.keys, spec.actuators, spec.sensors, spec.excludes, spec.cameras, spec.textures, spec.sites)
+    for group in (*unused, floor, free):
         for element in list(group):
             spec.delete(element)
 
 
 def dress_geoms(spec: mujoco.MjSpec) -> set[str]:
-    """Hand meshes collide, arm meshes are only seen, the rest goes; returns the names of the meshes still used."""
+    """Hand meshes collide, arm meshes are only visible, the rest goes; returns the names of the meshes still used."""
     paint = {"LightGrey": "robot_arm", "Purple": "robot_arm", "Black": "robot_dark"}
     used = set()
     for geom in list(spec.geoms):
@@ -180,7 +172,7 @@ def build_textures(source: Path, out: Path, size: int = 384) -> None:
 def main() -> None:
     package = importlib.util.find_spec("robosuite")
     if package is None or package.origin is None:
-        raise SystemExit("robosuite is missing: pip install --no-deps robosuite==1.5.2 fast-simplification")
+        raise UserError("robosuite is not installed: pip install --no-deps robosuite==1.5.2 fast-simplification")
     root = Path(package.origin).parent
     source = root / "models/assets"
     build_robot(source, ASSETS / "robot")
@@ -193,4 +185,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with report_user_errors():
+        main()

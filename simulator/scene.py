@@ -1,4 +1,4 @@
-"""What a clip shows: a `Scene` is sampled from a seed, says its instruction, and is pure data (world.py builds it).
+"""What a clip shows: a `Scene` is sampled from a seed, holds its instruction, and is pure data (world.py builds it).
 
 Lengths are metres in the world frame: x away from the robot, y to its left, z up; the table top is at `TABLE`.
 """
@@ -60,7 +60,7 @@ class Scene:
     spot: Point | None = None
 
     def rng(self, stream: int) -> Generator:
-        """Independent random streams of one scene: 0 sampling, 1 building, 2 policy, 3 twins."""
+        """Independent random streams of one scene: 0 sampling, 1 building, 2 policy, 3 faults."""
         return np.random.default_rng([*self.seed, stream])
 
 
@@ -147,7 +147,7 @@ def place_main(layout: Layout, hand: str, task: Task, source: bool) -> tuple[Poi
 def choose_spot(rng: Generator, layout: Layout, hand: str, start: Point, source: bool) -> tuple[Toward, Point] | None:
     """Where `move` puts a target that starts there, and on which side that is; None when no side is free.
 
-    Far enough to be seen, and to leave what the target stood on.
+    Far enough to be visible, and to leave what the target stood on.
     """
     far = 0.18 if source else 0.13
     low, high = reach_zone(hand, 0.0)
@@ -236,12 +236,12 @@ def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, random
 
 def name_item(item: Placed) -> str:
     kind = objects.KINDS[item.kind]
-    return f"{item.colour} {kind.noun}" if kind.said else kind.noun
+    return f"{item.colour} {kind.noun}" if kind.named else kind.noun
 
 
 def name_receptacle(receptacle: Placed) -> str:
     kind = receptacles.KINDS[receptacle.kind]
-    return f"{receptacle.colour} {kind.noun}" if kind.said else kind.noun
+    return f"{receptacle.colour} {kind.noun}" if kind.named else kind.noun
 
 
 def name_source(scene: Scene, index: int) -> str:

@@ -1,7 +1,7 @@
-"""The second look: MuJoCo's physically based renderer Filament, on the processor through Vulkan.
+"""The second look: MuJoCo's physically based renderer Filament, on the CPU through Vulkan.
 
-It differs in light, shadows, materials and tone from the fast look, and in nothing else: a held-out domain for whatever
-was trained on the fast look. Vulkan and OpenGL do not share a process well: draw one look per process.
+It differs from the fast look in light, shadows, materials and tone, and in nothing else: a held-out domain for models
+trained on the fast look. Vulkan and OpenGL do not share a process well: render one look per process.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import typing_extensions
 
 from simulator.render import Camera, RendererMissing
 
-NO_FILAMENT = """the look `filament` cannot be drawn here: {error}
+NO_FILAMENT = """the look `filament` cannot be rendered here: {error}
 install both:
   the renderer:                 pip install mujoco-studio=={version}
   Vulkan on the processor:      apt-get install libvulkan1 mesa-vulkan-drivers"""
 
 
-def complaint(error: object) -> RendererMissing:
+def missing(error: object) -> RendererMissing:
     return RendererMissing(NO_FILAMENT.format(error=error, version=mujoco.__version__))
 
 
 def vulkan_missing() -> str:
-    """Why Vulkan cannot work here, or nothing: Filament would end the whole process."""
+    """Why Vulkan cannot work here, or nothing. Without this check Filament would end the whole process."""
     try:
         ctypes.CDLL("libvulkan.so.1")
     except OSError as error:
         return str(error)
     named = os.environ.get("VK_DRIVER_FILES") or os.environ.get("VK_ICD_FILENAMES")
-    found = any(any(Path(root).glob("vulkan/icd.d/*.json")) for root in ("/usr/share", "/etc", "/usr/local/share"))
-    return "" if named or found else "no Vulkan driver is installed"
+    installed = any(any(Path(root).glob("vulkan/icd.d/*.json")) for root in ("/usr/share", "/etc", "/usr/local/share"))
+    return "" if named or installed else "no Vulkan driver is installed"
 
 
 @functools.cache
 def context() -> Any:
     """The one Filament engine of this process."""
     if importlib.util.find_spec("mujoco.studio") is None:
-        raise complaint("mujoco-studio is not installed")
+        raise missing("mujoco-studio is not installed")
     if vulkan_missing():
-        raise complaint(vulkan_missing())
-    if not hasattr(collections.abc, "Buffer"):  # mujoco-studio asks for it, Python has it from 3.12 on
+        raise missing(vulkan_missing())
+    if not hasattr(collections.abc, "Buffer"):  # mujoco-studio needs it; Python has it from 3.12 on
         typing_extensions.Buffer.register(np.ndarray)
         collections.abc.Buffer = typing_extensions.Buffer
     try:
@@ -57,12 +57,12 @@ def context() -> Any:
 
         vulkan = mjrf.GraphicsApi.GRAPHICS_API_VULKAN
         return mjrf.Context(mjrf.ContextConfig(graphics_api=vulkan, software_rendering=True))
-    except Exception as error:  # whatever the driver raises, the cure is the same
-        raise complaint(error) from error
+    except Exception as error:  # whatever the driver raises, the remedy is the same
+        raise missing(error) from error
 
 
 class FilamentCamera(Camera):
-    """A `Camera` that draws with Filament."""
+    """A `Camera` that renders with Filament."""
 
     def start(self, size: tuple[int, int]) -> None:
         engine = context()
@@ -87,9 +87,9 @@ class FilamentCamera(Camera):
         eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera("head").id
         self.scene.update(self.data)
         mujoco.mjv_updateCamera(model, self.data, eye, self.abstract)
-        seen = mujoco.mjv_averageCamera(self.abstract.camera[0], self.abstract.camera[1])
+        camera = mujoco.mjv_averageCamera(self.abstract.camera[0], self.abstract.camera[1])
         draw_mode = getattr(mjrf.DrawMode, f"DRAW_MODE_{mode}")
-        view = renderer.View("world", "picture", camera=seen, draw_mode=draw_mode, post_processing=mode == "DEFAULT")
+        view = renderer.View("world", "picture", camera=camera, draw_mode=draw_mode, post_processing=mode == "DEFAULT")
         self.renderer.render([view])
         return self.buffer
 

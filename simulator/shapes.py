@@ -136,11 +136,8 @@ def paint_pattern(rng: Generator, colour: np.ndarray, second: np.ndarray, kind: 
     elif kind == "check":
         mask = (np.floor(across * 8) + np.floor(down * 8)) % 2
     elif kind == "weave":
-        mask = (
-            0.15
-            + 0.15 * np.sin(28 * np.pi * across) * np.sign(np.sin(28 * np.pi * down))
-            + 0.2 * rng.random((size, size))
-        )
+        threads = np.sin(28 * np.pi * across) * np.sign(np.sin(28 * np.pi * down))
+        mask = 0.15 + 0.15 * threads + 0.2 * rng.random((size, size))
     elif kind == "dots":
         mask = ((across * 8 % 1) - 0.5) ** 2 + ((down * 8 % 1) - 0.5) ** 2 < 0.06
     elif kind == "label":
@@ -222,7 +219,7 @@ class Builder:
         return {"type": kind, **options, **scaled}
 
     def show(self, body: mujoco.MjsBody, kind: mujoco.mjtGeom, **options) -> None:
-        """A geom that is only seen."""
+        """A geom that is only visible."""
         body.add_geom(contype=0, conaffinity=0, group=1, mass=0, density=0, **self._shape(kind, options))
 
     def collide(self, body: mujoco.MjsBody, kind: mujoco.mjtGeom, mass: float = 0.05, **options) -> None:
@@ -240,7 +237,7 @@ class Builder:
         self.show(body, GEOM.mjGEOM_MESH, meshname=self._mesh(mesh), material=material)
 
     def solid_mesh(self, body: mujoco.MjsBody, mesh: Mesh, material: str, mass: float = 0.1) -> None:
-        """The mesh is seen, its convex hull collides."""
+        """The mesh is visible, its convex hull collides."""
         name = self._mesh(mesh)
         self.show(body, GEOM.mjGEOM_MESH, meshname=name, material=material)
         self.collide(body, GEOM.mjGEOM_MESH, mass, meshname=name)

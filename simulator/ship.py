@@ -1,12 +1,12 @@
-"""Remake the workshop clips that ship in `assets/simulator`, from fixed seeds.
+"""Remake the clips that ship in `assets/simulator`, from fixed seeds.
 
-    python -m simulator.ship [--only train] [--work DIR] [--workers 2]
+    python -m simulator.ship [--only train] [--work DIR] [--workers 2] [--out DIR]
 
-train/     96 clips of training pairs, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
-eval/      20 held-out pairs in the layout of EVAL-175 (one misnamed picture included) and their truth
-controls/  real clips of held-out pairs with physics and instruction twins: what a critic is measured on
+train/        96 clips of training pairs, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
+eval/         20 held-out pairs in the layout of EVAL-175 (one misnamed picture included) and their ground truth
+calibration/  real clips of held-out pairs and copies with injected faults, by which a critic is calibrated
 
-Beside each, `states.json` says how it was made and holds a hash of every clip's states, by which a remake is compared.
+In each, `states.json` holds the recipe and a hash of every clip's states, with which a remake is compared.
 """
 
 from __future__ import annotations
@@ -20,18 +20,15 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from cookbook import runs
 from cookbook.errors import report_user_errors
 from cookbook.video import read_video
 from simulator.make import make
 from simulator.robot import ASSETS
 
-TRAIN, EVAL, CONTROLS = 96, 20, 64
+TRAIN, EVAL, CALIBRATION = 96, 20, 64
 COMMAS = (5, 31, 62)  # prompts of train/ that get a comma, as some published ones have
 MISNAMED = 12  # the pair of eval/ whose picture lacks the sentence's full stop
-
-
-def read_rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
 
 
 def fresh(folder: Path) -> Path:
@@ -43,7 +40,7 @@ def fresh(folder: Path) -> Path:
 def ship_train(work: Path, out: Path) -> None:
     fresh(out / "gr1")
     lines = ["file,prompt"]
-    for index, row in enumerate(read_rows(work)):
+    for index, row in enumerate(runs.read_rows(work / "manifest.jsonl")):
         shutil.copy(work / f"videos/{row['id']}.mp4", out / f"gr1/{index}.mp4")
         before, _, place = row["prompt"].rpartition(" to ")
         prompt = f"{before}, to {place}" if index in COMMAS else row["prompt"]
@@ -52,28 +49,28 @@ def ship_train(work: Path, out: Path) -> None:
 
 
 def ship_eval(work: Path, out: Path) -> None:
-    """`<n>_<instruction>..png` and `.txt`, and `truth/<n>.npz` with what truth.py needs to judge a dream."""
-    subset, truth = fresh(out / "gr1_object"), fresh(out / "truth")
-    for index, row in enumerate(read_rows(work)):
+    """`<n>_<instruction>..png` and `.txt`, and `ground_truth/<n>.npz` with what judging a generated video needs."""
+    subset, ground_truth = fresh(out / "gr1_object"), fresh(out / "ground_truth")
+    for index, row in enumerate(runs.read_rows(work / "manifest.jsonl")):
         prompt = row["prompt"]
         picture = prompt.removesuffix(".") if index == MISNAMED else prompt
         first = read_video(work / f"videos/{row['id']}.mp4")[0][0]
         Image.fromarray(first).save(subset / f"{index}_{picture}.png", optimize=True)
         (subset / f"{index}_{prompt}.txt").write_text(prompt + "\n")
-        with np.load(work / f"truth/{row['id']}.npz") as full:
+        with np.load(work / f"ground_truth/{row['id']}.npz") as full:
             kept = {
                 name: full[name]
                 for name in full.files
                 if name.startswith("mask_") or name in ("receptacles", "decks", "sizes")
             }
             kept |= {"camera": full["camera"], "fovy": full["fovy"], "items": full["items"][[0, -1]]}
-        np.savez_compressed(truth / f"{index}.npz", hand=row["hand"], prompt=prompt, **kept)
+        np.savez_compressed(ground_truth / f"{index}.npz", hand=row["hand"], prompt=prompt, **kept)
 
 
-def ship_controls(work: Path, out: Path) -> None:
+def ship_calibration(work: Path, out: Path) -> None:
     fresh(out / "videos")
     lines = []
-    for row in read_rows(work):
+    for row in runs.read_rows(work / "manifest.jsonl"):
         file = f"videos/{row['id']}.mp4"
         shutil.copy(work / file, out / file)
         kept = {key: row[key] for key in ("prompt", "physics", "instruction", "violation", "source_clip")}
@@ -82,24 +79,24 @@ def ship_controls(work: Path, out: Path) -> None:
 
 
 def write_states(work: Path, out: Path, recipe: dict) -> None:
-    states = {row["id"]: row["states"] for row in read_rows(work)}
+    states = {row["id"]: row["states"] for row in runs.read_rows(work / "manifest.jsonl")}
     (out / "states.json").write_text(json.dumps({"recipe": recipe, "states": states}, indent=1) + "\n")
 
 
 SHIPPED: dict[str, tuple[dict, Callable[[Path, Path], None]]] = {
     "train": ({"clips": TRAIN, "seed": 100, "pairs": "train"}, ship_train),
     "eval": ({"clips": EVAL, "seed": 200, "pairs": "held-out"}, ship_eval),
-    "controls": ({"clips": CONTROLS, "seed": 300, "pairs": "held-out", "twins": "balanced"}, ship_controls),
+    "calibration": ({"clips": CALIBRATION, "seed": 300, "pairs": "held-out", "faults": "balanced"}, ship_calibration),
 }
 
 
 def ship(
-    only: Literal["train", "eval", "controls", "all"] = "all",
+    only: Literal["train", "eval", "calibration", "all"] = "all",
     work: Path = Path("runs/ship"),
     workers: int = 2,
-    out: Path = ASSETS / "workshop",
+    out: Path = ASSETS / "simulator",
 ) -> None:
-    """Make what is missing in `work`, then rewrite the datasets in `out`."""
+    """Render the missing clips in `work`, then rewrite the data sets in `out`."""
     for name, (recipe, write) in SHIPPED.items():
         if only in (name, "all"):
             make(work / name, workers=workers, **recipe)

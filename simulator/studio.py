@@ -1,4 +1,4 @@
-"""A clip from its number: simulate until the scripted policy succeeds, draw that and its twins, say what is seen."""
+"""A clip from its number: simulate until the scripted expert succeeds, render it and its faults, label both."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from simulator.scene import TABLE, Pairs, Scene, Task, name_item, name_receptacl
 from simulator.world import FPS, FRAMES, World, build
 
 Renderer = Literal["fast", "filament"]
-
 ATTEMPTS = 20
+EVERY = 2  # every second frame of the 16 Hz log is a video frame
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,13 @@ class Options:
 
     task: Task = "place"
     pairs: Pairs = "all"
-    randomize: bool = False
     size: tuple[int, int] = (96, 160)
-    every: int = 2
     look: Renderer = "fast"
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A successful scripted run, ready to be drawn."""
+    """A successful scripted run, ready to be rendered."""
 
     world: World
     env: Env
@@ -46,19 +44,19 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One finished clip. frames (N, H, W, 3) uint8, truth: arrays for the npz, row: for the manifest."""
+class RenderedClip:
+    """One finished clip. frames (N, H, W, 3) uint8, ground_truth: arrays for the npz, row: for the manifest."""
 
     row: dict
     frames: np.ndarray
-    truth: dict[str, np.ndarray]
+    ground_truth: dict[str, np.ndarray]
 
 
 def simulate(number: int, options: Options) -> Episode:
-    """The first attempt of a clip number in which the scripted policy succeeds."""
+    """The first attempt of a clip number in which the scripted expert succeeds."""
     reasons = []
     for attempt in range(ATTEMPTS):
-        scene = sample((number, attempt), options.task, options.pairs, options.randomize)
+        scene = sample((number, attempt), options.task, options.pairs)
         world = build(scene)
         env, rng = Env(world), scene.rng(2)
         plan = make_plan(world, env.robot, intended(world, rng), rng)
@@ -75,7 +73,7 @@ def simulate(number: int, options: Options) -> Episode:
 def named_bodies(scene: Scene) -> tuple[str, str | None]:
     """Bodies that the prompt names: what the hand goes to first, and the receptacle if it names one besides.
 
-    The second is where a thing or the hand shall end (`place`, `tour`) or where the thing comes from (`lift`).
+    The second is where a thing or the hand is to end (`place`, `tour`) or where the thing comes from (`lift`).
     """
     item, place = f"item{scene.target}", f"receptacle{scene.destination}"
     if scene.task in ("place", "tour"):
@@ -87,7 +85,7 @@ def named_bodies(scene: Scene) -> tuple[str, str | None]:
 
 
 def scene_row(scene: Scene) -> dict:
-    """What the manifest says about a scene."""
+    """The manifest's fields of a scene."""
     target, destination = scene.items[scene.target], scene.receptacles[scene.destination]
     return {
         "seed": list(scene.seed),
@@ -107,13 +105,13 @@ def scene_row(scene: Scene) -> dict:
     }
 
 
-def truth_of(world: World, robot: Robot, log: Log, options: Options) -> dict[str, np.ndarray]:
+def ground_truth(world: World, robot: Robot, log: Log) -> dict[str, np.ndarray]:
     """Arrays of the npz, subsampled like the video: N frames, K items, R receptacles.
 
     q, dq, action (N, 42); items (N, K, 7) as x y z, w x y z; receptacles (R, 4) as x y z yaw; decks (R, 4) half x,
     half y, floor, rim; sizes (K, 2) half height, radius; held (N,); contacts (N,) JSON; camera (7,), fovy in degrees.
     """
-    kept, scene, camera = slice(None, None, options.every), world.scene, world.model.camera("head")
+    kept, scene, camera = slice(None, None, EVERY), world.scene, world.model.camera("head")
     addresses = [world.address(f"item{k}") for k in range(len(scene.items))]
     return {
         "q": log.qpos[kept, robot.qpos].astype(np.float32),
@@ -135,17 +133,17 @@ def hash_states(log: Log) -> str:
     return hashlib.sha256((np.round(log.qpos, 3) + 0.0).tobytes()).hexdigest()[:16]
 
 
-def video_frame(frame: float, options: Options) -> int:
+def video_frame(frame: float) -> int:
     """The first kept frame at or after a frame of the log."""
-    return min(int(np.ceil(frame / options.every)), (FRAMES - 1) // options.every)
+    return min(int(np.ceil(frame / EVERY)), (FRAMES - 1) // EVERY)
 
 
-def episode_row(plan: Plan, log: Log, options: Options) -> dict:
+def episode_row(plan: Plan, log: Log) -> dict:
     return {
         "success": log.success,
         "reason": log.reason,
-        "grasp_frame": None if log.grasp_frame is None else video_frame(log.grasp_frame, options),
-        "events": {name: video_frame(frame, options) for name, frame in plan.events.items()},
+        "grasp_frame": None if log.grasp_frame is None else video_frame(log.grasp_frame),
+        "events": {name: video_frame(frame) for name, frame in plan.events.items()},
     }
 
 
@@ -158,21 +156,21 @@ def camera_of(look: Renderer) -> type[Camera]:
 
 
 class Studio:
-    """Draws an episode and its twins with one camera and one exposure."""
+    """Renders an episode and its injected faults with one camera and one exposure."""
 
     def __init__(self, episode: Episode, name: str, options: Options) -> None:
         self.episode, self.name, self.options = episode, name, options
 
-    def clips(self, kinds: tuple[str, ...]) -> Iterator[Clip]:
-        """The real clip, then every twin or failure of `kinds` that this scene allows and that can be seen."""
+    def clips(self, kinds: tuple[str, ...]) -> Iterator[RenderedClip]:
+        """The real clip, then every fault or failure of `kinds` that this scene allows and that is visible."""
         world, log = self.episode.world, self.episode.log
         with camera_of(self.options.look)(world, self.options.size) as self.camera:
-            raw = self.camera.draw_all(log.qpos[:: self.options.every])
+            raw = self.camera.draw_all(log.qpos[::EVERY])
             self.table = exposure_table(raw[0], world.scene.look.exposure)
             self.real = self.table[raw]
             yield self.clip("real", self.episode.plan, log, self.real)
             for kind in kinds:
-                clip = self.spoil(kind) if kind in faults.PHYSICS else self.stray(kind)
+                clip = self.inject_fault(kind) if kind in faults.PHYSICS else self.violate_instruction(kind)
                 if clip is not None:
                     yield clip
 
@@ -183,11 +181,11 @@ class Studio:
         log: Log,
         frames: np.ndarray,
         violation: tuple[int, int] | None = None,
-        asked: World | None = None,
-    ) -> Clip:
-        """`asked`: the world whose instruction the clip is judged by, where it is not its own."""
-        world, every = asked or self.episode.world, self.options.every
-        first = video_frame(violation[0], self.options) if violation else None
+        instructed: World | None = None,
+    ) -> RenderedClip:
+        """`instructed`: the world whose instruction the clip is judged by, where it is not its own."""
+        world = instructed or self.episode.world
+        first = video_frame(violation[0]) if violation else None
         row = {
             "id": self.name if kind == "real" else f"{self.name}-{kind}",
             **scene_row(world.scene),
@@ -195,13 +193,13 @@ class Studio:
             "source_clip": None if kind == "real" else self.name,
             "physics": int(kind not in faults.PHYSICS),
             "instruction": int(log.success),
-            "violation": [first, max(first, min(violation[1], FRAMES - 1) // every)] if violation else None,
-            **episode_row(plan, log, self.options),
+            "violation": [first, max(first, min(violation[1], FRAMES - 1) // EVERY)] if violation else None,
+            **episode_row(plan, log),
             "states": hash_states(log),
             "frames": len(frames),
-            "fps": FPS / every,
+            "fps": FPS / EVERY,
         }
-        return Clip(row, frames, truth_of(world, self.episode.env.robot, log, self.options) | self.masks(world))
+        return RenderedClip(row, frames, ground_truth(world, self.episode.env.robot, log) | self.masks(world))
 
     def masks(self, world: World) -> dict[str, np.ndarray]:
         """Visible pixels in frame 0 of what the instruction names, (H, W) bool; empty where it names nothing."""
@@ -212,39 +210,38 @@ class Studio:
             for role, body in zip(("target", "receptacle"), bodies, strict=True)
         }
 
-    def spoil(self, kind: str) -> Clip | None:
-        """A physics twin, or None when it cannot be seen (rule: twins.VISIBLE)."""
-        episode, every = self.episode, self.options.every
+    def inject_fault(self, kind: str) -> RenderedClip | None:
+        """The clip with a physics fault, or None where it is not visible (`faults.VISIBLE`)."""
+        episode = self.episode
         rng = np.random.default_rng([*episode.world.scene.seed, 3, *kind.encode()])
         taken = int(episode.log.grasp_frame or 0)
-        spoilt = faults.PHYSICS[kind](
-            faults.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, taken)
-        )
-        if spoilt is None:
+        source = faults.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, taken)
+        fault = faults.PHYSICS[kind](source)
+        if fault is None:
             return None
-        poses, frames, change = spoilt.qpos[::every], self.real.copy(), spoilt.recolour
-        changed = np.any(poses != episode.log.qpos[::every], axis=1)
+        poses, frames, change = fault.qpos[::EVERY], self.real.copy(), fault.recolour
+        changed = np.any(poses != episode.log.qpos[::EVERY], axis=1)
         if change:
             self.camera.paint_target(change.hue)
-            changed |= np.arange(0, FRAMES, every) >= change.frame
+            changed |= np.arange(0, FRAMES, EVERY) >= change.frame
         frames[changed] = self.table[self.camera.draw_all(poses[changed])]
         self.camera.restore_paint()
         if faults.difference(frames, self.real).max() < faults.VISIBLE:
             return None
-        log = replace(episode.log, qpos=spoilt.qpos, success=False, reason=kind)
-        return self.clip(kind, episode.plan, log, frames, spoilt.violation)
+        log = replace(episode.log, qpos=fault.qpos, success=False, reason=kind)
+        return self.clip(kind, episode.plan, log, frames, fault.violation)
 
-    def stray(self, kind: str) -> Clip | None:
-        """An instruction twin or failure: another plan from the same start, or the same clip under another prompt."""
+    def violate_instruction(self, kind: str) -> RenderedClip | None:
+        """An instruction violation or failure: another plan from the same start, or the clip with another prompt."""
         episode = self.episode
-        run = faults.misbehave(kind, episode.world, episode.env, episode.plan.joints[0])
+        run = faults.run_violation(kind, episode.world, episode.env, episode.plan.joints[0])
         if run is not None:
             plan, log = run
-            return self.clip(kind, plan, log, self.table[self.camera.draw_all(log.qpos[:: self.options.every])])
+            return self.clip(kind, plan, log, self.table[self.camera.draw_all(log.qpos[::EVERY])])
         scene = faults.other_instruction(kind, episode.world.scene)
         if scene is None:
             return None
-        asked = replace(episode.world, scene=scene)
-        success, reason = judge(asked, episode.env.robot, episode.log)
+        instructed = replace(episode.world, scene=scene)
+        success, reason = judge(instructed, episode.env.robot, episode.log)
         log = replace(episode.log, success=success, reason=reason)
-        return self.clip(kind, episode.plan, log, self.real, asked=asked)
+        return self.clip(kind, episode.plan, log, self.real, instructed=instructed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from cookbook.errors import UserError
 from simulator import objects, receptacles
 from simulator.looks import Look, View
 from simulator.receptacles import Deck
@@ -131,7 +132,7 @@ def add_item(
 
 
 def add_duplicate(build: Builder, scene: Scene) -> None:
-    """A second target parked under the world, for the `duplicate` twin."""
+    """A second target parked under the world, for the fault `duplicate`."""
     add_item(build, scene, scene.items[scene.target], "duplicate", np.array(BENEATH), scene.target)
     body = build.spec.body("duplicate")
     body.gravcomp = 1
@@ -165,7 +166,7 @@ def add_camera(spec: mujoco.MjSpec, view: View) -> None:
 def build(scene: Scene) -> World:
     path = ASSETS / "robot/gr1.xml"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: restore it with git, or build it: python -m simulator.robot")
+        raise UserError(f"{path} is missing: restore it with git, or build it: python -m simulator.robot")
     spec = mujoco.MjSpec.from_file(str(path))
     builder = Builder(spec)
     set_physics(spec)
