@@ -8,16 +8,12 @@ self-attention does not depend on the text, so all texts of a step share it. The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from cookbook.hardware import compiled
-
-if TYPE_CHECKING:
-    from diffusers import CosmosTransformer3DModel
 
 Pair = tuple[Tensor, Tensor]  # keys and values [B, heads, L, channels of a head]; cosines and sines; time embeddings
 
@@ -51,11 +47,12 @@ class Denoiser:
     """Velocities of clips under several texts each.
 
     Args:
+        transformer: a `CosmosTransformer3DModel`.
         texts: embeddings [B, L, D], one for each velocity; a clip's prompt and its negative prompt.
         mask: [B, 1, T, H, W], ones on conditioning frames.
     """
 
-    def __init__(self, transformer: CosmosTransformer3DModel, texts: Sequence[Tensor], mask: Tensor):
+    def __init__(self, transformer: nn.Module, texts: Sequence[Tensor], mask: Tensor):
         self.transformer, self.dtype = transformer, texts[0].dtype
         self.masks = torch.cat([mask, torch.zeros_like(mask)], 1).to(self.dtype)  # the second marks padding: none
         self.rotations = transformer.rope(mask)

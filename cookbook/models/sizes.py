@@ -6,15 +6,13 @@ Source of the two configurations: diffusers' `scripts/convert_cosmos_to_diffuser
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from cookbook.models import hub
 from cookbook.profiles import Source
-
-if TYPE_CHECKING:
-    from diffusers import CosmosTransformer3DModel
 
 _PREDICT_2B: dict[str, Any] = {
     "in_channels": 17,
@@ -54,8 +52,8 @@ def read_config(models: Path) -> dict[str, Any]:
     return dict(CosmosTransformer3DModel.load_config(models / "transformer"))
 
 
-def on_meta(settings: dict[str, Any]) -> CosmosTransformer3DModel:
-    """The network on the device `meta`: names and shapes, no memory."""
+def on_meta(settings: dict[str, Any]) -> nn.Module:
+    """The `CosmosTransformer3DModel` of a configuration on the device `meta`: names and shapes, no memory."""
     from diffusers import CosmosTransformer3DModel
 
     with torch.device("meta"):

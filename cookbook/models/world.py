@@ -100,6 +100,7 @@ def require_shapes(
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    """The video autoencoder from `folder/vae`, frozen, on the CPU."""
     from diffusers import AutoencoderKLWan
 
     _require(folder / "vae" / "config.json", folder)
@@ -108,6 +109,7 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLW
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """The text encoder and its tokenizer from their two folders, frozen, on the CPU."""
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
     _require(folder / "text_encoder" / "config.json", folder)

@@ -114,22 +114,21 @@ def windows(path: Path, clip: Geometry, recipe: Recipe) -> list[np.ndarray]:
 
 
 def _encode_videos(work: list[tuple[Path, Path]], profile: Profile, models: Path, group: Group) -> None:
-    if not work:
-        return
-    vae = world.load_vae(models, hardware.compute_dtype(group.device)).to(group.device)
-    for file, path in show.progress(work, "train: encoding clips") if group.main else work:
+    if work:
+        vae = world.load_vae(models, hardware.compute_dtype(group.device)).to(group.device)
+    for file, path in show.progress(work, "train: encoding clips") if work and group.main else work:
         clips = [autoencoder.to_tensor(window) for window in windows(path, profile.clip, profile.recipe)]
-        latents = torch.cat([autoencoder.encode(vae, clip) for clip in clips])
-        with runs.replacing(file) as temporary:
-            save_file({"latents": latents.cpu().contiguous()}, temporary)
+        _save(file, "latents", torch.cat([autoencoder.encode(vae, clip) for clip in clips]))
 
 
 def _encode_captions(work: list[tuple[Path, str]], profile: Profile, models: Path, group: Group) -> None:
-    if not work:
-        return
-    encoder = world.load_text_encoder(models, hardware.compute_dtype(group.device))
-    encoder.model.to(group.device)
-    for file, caption in show.progress(work, "train: encoding captions") if group.main else work:
-        embedding = text.encode_prompts(encoder.model, encoder.tokenizer, [caption], profile.text_tokens)[0]
-        with runs.replacing(file) as temporary:
-            save_file({"text": embedding.cpu().contiguous()}, temporary)
+    if work:
+        encoder = world.load_text_encoder(models, hardware.compute_dtype(group.device))
+        encoder.model.to(group.device)
+    for file, caption in show.progress(work, "train: encoding captions") if work and group.main else work:
+        _save(file, "text", text.encode_prompts(encoder.model, encoder.tokenizer, [caption], profile.text_tokens)[0])
+
+
+def _save(file: Path, name: str, tensor: Tensor) -> None:
+    with runs.replacing(file) as temporary:
+        save_file({name: tensor.cpu().contiguous()}, temporary)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from cookbook import engine, hardware
 from cookbook.engine import Group
@@ -13,13 +13,10 @@ from cookbook.errors import UserError
 from cookbook.models import sizes, world
 from cookbook.profiles import Profile, Recipe
 
-if TYPE_CHECKING:
-    from diffusers import CosmosTransformer3DModel
-
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
-def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | None = None) -> CosmosTransformer3DModel:
+def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | None = None) -> nn.Module:
     """The base network, every weight checked, ready to train on this group; only rank 0 reads weights.
 
     Weights that are trained are float32 (`master_weights`, LoRA's adapters) or, as upstream, in the dtype of the
@@ -41,21 +38,21 @@ def load(profile: Profile, models: Path, seed: int, group: Group, base: Path | N
     return sharded
 
 
-def ready(model: CosmosTransformer3DModel, recipe: Recipe, seed: int, group: Group) -> CosmosTransformer3DModel:
+def ready(model: nn.Module, recipe: Recipe, seed: int, group: Group) -> nn.Module:
     """A network with what the recipe adds: adapters, activation checkpointing, shards. On GPUs blocks are compiled."""
     adapt(model, recipe, seed)
     engine.checkpoint_activations(model, recipe.activation_checkpointing, hardware.compiles(group.device))
     return engine.shard(model.train(), group, hardware.compute_dtype(group.device), recipe.shard)
 
 
-def adapt(model: CosmosTransformer3DModel, recipe: Recipe, seed: int) -> None:
+def adapt(model: nn.Module, recipe: Recipe, seed: int) -> None:
     """Add LoRA's adapters where the recipe has them, the same for the same seed."""
     if recipe.lora_rank:
         torch.manual_seed(seed)
         add_lora(model, recipe)
 
 
-def add_lora(network: CosmosTransformer3DModel, recipe: Recipe) -> None:
+def add_lora(network: nn.Module, recipe: Recipe) -> None:
     """Freeze the network and put trainable low-rank adapters on its attention and MLP projections (peft)."""
     from peft import LoraConfig
 

@@ -70,13 +70,8 @@ def batches(clips: list[CachedClip], recipe: Recipe, seed: int, group: Group) ->
 
 
 def velocity(model: nn.Module, latents: Tensor, mask: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B].
-
-    Args:
-        latents: [B, C, T, H, W], noised; clean on conditioning frames.
-        mask: [B, 1, T, H, W], ones on conditioning frames.
-        text: [B, tokens, features].
-    """
+    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B]; `mask` [B, 1, T, H, W] marks conditioning
+    frames, which are clean in `latents`; `text` is [B, tokens, features]."""
     dtype = next(model.parameters()).dtype
     height, width = latents.shape[-2:]
     return model(
