@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from math import ceil
 
 from cookbook import hardware, profiles, runs
+from cookbook.environment import installed
 from cookbook.errors import UserError, count
 from cookbook.machine import Machine
 from cookbook.profiles import Profile, Source
@@ -100,7 +101,7 @@ def _software(machine: Machine, profile: Profile) -> list[Check]:
         lost = [source.location for source in shipped if not machine.has(source)]
         rows.append(Check("shipped files", f"no {lost[0]}" if lost else "present", not lost, "git checkout -- assets"))
     if profile.guardrail:
-        here = runs.installed("cosmos_guardrail") or "not installed"
+        here = installed("cosmos_guardrail") or "not installed"
         present = find_spec("cosmos_guardrail") is not None
         rows.append(Check("guardrail package", here, present, "pip install cosmos_guardrail"))
     return rows

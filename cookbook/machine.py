@@ -18,6 +18,7 @@ from typing import TypeVar
 import psutil
 
 from cookbook import runs
+from cookbook.environment import installed
 from cookbook.models import hub
 from cookbook.profiles import Source
 
@@ -86,7 +87,7 @@ class Machine:
         file = runs.ASSETS.parent / "constraints.txt"
         lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
         tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-        return {name: (runs.installed(name), number) for name, number in tested.items()}
+        return {name: (installed(name), number) for name, number in tested.items()}
 
     @cached_property
     def renderer(self) -> bool:

@@ -11,19 +11,16 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import re
-import resource
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cookbook.environment import environment, peak_memory_gb
 from cookbook.errors import StaleStage, UserError
 from cookbook.profiles import DEFAULT
 
@@ -51,7 +48,7 @@ READS = {
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),
 }
-PACKAGES = "torch torchvision diffusers transformers huggingface_hub peft safetensors av numpy".split()
+BOOKKEEPING = r"/(\.|(manifest|started)\.json$)"
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 
@@ -101,9 +98,8 @@ def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    skip = [name for name in files if name.name in ("manifest.json", "started.json") or "/." in f"/{name.as_posix()}"]
-    return digest_of({name.as_posix(): digest(path) for name, path in files.items() if name not in skip})
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return digest_of({name: digest(path) for name, path in files.items() if not re.search(BOOKKEEPING, f"/{name}")})
 
 
 @contextmanager
@@ -115,10 +111,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:
@@ -172,34 +165,6 @@ def read_manifest(folder: Path) -> dict | None:
     """The manifest of a finished stage folder, or None if the stage is unfinished."""
     path = folder / "manifest.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def peak_memory_gb() -> dict[str, float]:
-    """Peak resident memory of this process and, with a GPU, the allocator's peak, in GB."""
-    import torch
-
-    scale = 1e9 if sys.platform == "darwin" else 1e6  # ru_maxrss is bytes on macOS and kB elsewhere
-    peaks = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 2)}
-    if torch.cuda.is_available():
-        peaks["gpu"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return peaks
-
-
-def installed(package: str) -> str | None:
-    """The version of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device, for manifests."""
-    import torch
-
-    versions = {"python": platform.python_version()} | {name: installed(name) or "not installed" for name in PACKAGES}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    return {"versions": versions, "device": device}
 
 
 class Stage:
@@ -256,17 +221,25 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
-    if redo:
-        for path in folder.iterdir():
-            if path.name != ".lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    started = json.loads(
-        json.dumps({"stage": name, "profile": profile, "inputs": inputs, "settings": settings}, default=str)
-    )
+    if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
+        _LOCKS.pop(folder).close()
+    lock = _LOCKS[folder] = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
+    for path in folder.iterdir() if redo else ():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    facts = {"stage": name, "profile": profile, "inputs": inputs, "settings": settings}
+    started = json.loads(json.dumps(facts, default=str))
     manifest, earlier = read_manifest(folder), begun(folder)
-    if problem := _problem(folder, started, manifest, earlier):
+    changes = _changes(earlier, started) if earlier else []
+    lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
+    if changes or lost:
         lock.close()
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        problem = f"was built from different inputs: {'; '.join(changes)}" if changes else f"lost {lost[0]}{more}"
         raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
     if manifest:
         print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
@@ -277,32 +250,10 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
     return Stage(folder, name, started, manifest, lock)
 
 
-def _lock(folder: Path) -> Any:
-    if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
-        _LOCKS.pop(folder).close()
-    lock = _LOCKS[folder] = open(folder / ".lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
-    return lock
-
-
-def _problem(folder: Path, started: dict, manifest: dict | None, earlier: dict | None) -> str | None:
-    """Why a stage folder cannot be used as it is."""
-    if earlier and (changes := _changes(earlier, started)):
-        return f"was built from different inputs: {'; '.join(changes)}"
-    lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
-    return f"lost {lost[0]}" + (f" and {len(lost) - 1} more" if lost[1:] else "") if lost else None
-
-
 def _rebuild(folder: Path, name: str, profile: str) -> str:
     """How to rebuild a stage folder, for callers other than the command line."""
-    place = Path(FOLDERS.get(name, "."))
-    if folder.parts[-len(place.parts) :] != place.parts or not place.parts:
-        return "pass redo=True"
-    run = folder.parents[len(place.parts) - 1]
-    return f"pass redo=True, or run {command('run', run, profile, '--redo', name)}"
+    run = Path(folder.as_posix().removesuffix(f"/{FOLDERS.get(name)}"))
+    return "pass redo=True" + (f", or run {command('run', run, profile, '--redo', name)}" if run != folder else "")
 
 
 def begun(folder: Path) -> dict | None:

@@ -22,7 +22,7 @@ PACKAGES = ("cookbook", "simulator", "nano", "tools")
 STAGES = ("prepare", "train", "convert", "generate", "judge")
 # From the ground up. A module imports from its own layer or a lower one, and no stage imports another stage.
 LAYERS = (
-    ("__init__", "errors", "hardware", "flow", "video", "profiles", "runs", "layout", "show"),
+    ("__init__", "errors", "environment", "hardware", "flow", "video", "profiles", "runs", "layout", "show"),
     ("models", "engine", "cluster"),
     STAGES,
     ("machine", "doctor", "budget", "samples", "results", "report", "exercises", "notebooks", "cli"),
