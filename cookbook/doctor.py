@@ -15,7 +15,7 @@ from cookbook.errors import UserError, count
 from cookbook.machine import Machine
 from cookbook.profiles import Profile, Source
 
-GUARDRAIL = Source("nvidia/Cosmos-Guardrail1", "main", licence=profiles.NVIDIA_MODEL_LICENCE, gated=True)
+GUARDRAIL = Source("nvidia/Cosmos-Guardrail1", "main", licence=profiles.NVIDIA_LICENCE, gated=True)
 INSTALL = 'pip install -c constraints.txt -e ".[dev,sim]"'
 OPTIONAL = ("mujoco", "ray", "playwright")  # packages of extras that no notebook needs
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # either disables the Hub in huggingface_hub

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from cookbook.errors import UserError, closest, count
 
 DEFAULT = "nano"  # the profile of a command without --profile
-NVIDIA_MODEL_LICENCE = "NVIDIA Open Model License"
+PREFIX = "The robot arm is performing a task. "
+NVIDIA_LICENCE = "NVIDIA Open Model License"
 
 
 @dataclass(frozen=True)
@@ -122,18 +123,18 @@ class Profile:
     critic: Source
     train_data: Source
     eval_data: Source
-    eval_subset: str
     clip: Geometry
     text_tokens: int  # prompts are padded to this length and attended in full, padding included
-    prompt_prefix: str  # put before each training caption on disk, and before each prompt when generating
     recipe: Recipe
     sampling: Sampling
-    calibration: Source | None  # labelled calibration clips; None: made by corrupting training clips
-    calibration_clips: int  # at most
     critic_fps: float
     critic_tokens: int  # most visual tokens per clip
-    guardrail: bool  # NVIDIA's weights generate under NVIDIA's guardrail
     needs: Needs
+    eval_subset: str = "gr1_object"  # of eval_data
+    prompt_prefix: str = PREFIX  # put before each training caption on disk, and before each prompt when generating
+    calibration: Source | None = None  # labelled calibration clips; None: made by corrupting training clips
+    calibration_clips: int = 160  # at most
+    guardrail: bool = False  # NVIDIA's weights generate under NVIDIA's guardrail
     note: str = ""  # a warning for the report
     train_clips: int | None = None  # None: all
     prompts: int | None = None  # None: all
@@ -141,15 +142,14 @@ class Profile:
 
     def with_recipe(self, name: str | None) -> Profile:
         """The same profile with another named recipe."""
-        if name is None or name == self.recipe.name:
-            return self
+        name = name or self.recipe.name
         recipes = {recipe.name: recipe for recipe in (self.recipe, *self.alternatives)}
         if name not in recipes:
             raise UserError(f"profile {self.name} has no recipe {name!r}; it has {', '.join(recipes)}")
         return replace(self, recipe=recipes[name])
 
 
-PREFIX = "The robot arm is performing a task. "
+IMPROVEMENTS = ("master_weights", "crop", "resample", "reshuffle")  # that upstream does without
 
 
 def upstream_recipe() -> Recipe:
@@ -172,11 +172,8 @@ def upstream_recipe() -> Recipe:
         conditioning_frames=((0, 0.5), (1, 0.25), (2, 0.25)),
         shift=5.0,
         save_every=200,
-        master_weights=False,
-        crop=False,
-        resample=False,
-        reshuffle=False,
         activation_checkpointing="selective",
+        **dict.fromkeys(IMPROVEMENTS, False),
     )
 
 
@@ -190,11 +187,8 @@ def recommended_recipe() -> Recipe:
         end_factor=0.1,
         cycle=1000,
         conditioning_frames=((0, 0.1), (1, 0.6), (2, 0.3)),
-        master_weights=True,
-        crop=True,
-        resample=True,
-        reshuffle=True,
         activation_checkpointing="0.25",
+        **dict.fromkeys(IMPROVEMENTS, True),
     )
 
 
@@ -218,17 +212,13 @@ def nano() -> Profile:
         critic=Source("nano/critic"),
         train_data=Source("simulator/train", kind="dataset"),
         eval_data=Source("simulator/eval", kind="dataset"),
-        eval_subset="gr1_object",
         clip=Geometry(frames=25, fps=8, height=96, width=160),
         text_tokens=96,
-        prompt_prefix=PREFIX,
         recipe=recipe,
         sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=1),
         calibration=Source("simulator/calibration", kind="dataset"),
-        calibration_clips=160,
         critic_fps=8,
         critic_tokens=1024,
-        guardrail=False,
         needs=Needs(cores=2, memory_gb=8, disk_gb=3),
         prompts=10,
         alternatives=(replace(recipe, name="lora", lora_rank=8, learning_rate=2e-3),),
@@ -259,28 +249,19 @@ def smoke() -> Profile:
 
 def cosmos_2b() -> Profile:
     """Cosmos Predict 2.5 2B, judged by Cosmos Reason 2 2B; one 80 GB GPU."""
+    recipe = recommended_recipe()
+    lora = replace(recipe, name="lora", lora_rank=32, learning_rate=1e-4, activation_checkpointing="0.2")
     return Profile(
         name="2b",
-        world=Source(
-            "nvidia/Cosmos-Predict2.5-2B", "diffusers/base/pre-trained", "model", 21.5, NVIDIA_MODEL_LICENCE, gated=True
-        ),
-        critic=Source("nvidia/Cosmos-Reason2-2B", "main", "model", 4.9, NVIDIA_MODEL_LICENCE, gated=True),
+        world=Source("nvidia/Cosmos-Predict2.5-2B", "diffusers/base/pre-trained", "model", 21.5, NVIDIA_LICENCE, True),
+        critic=Source("nvidia/Cosmos-Reason2-2B", "main", "model", 4.9, NVIDIA_LICENCE, gated=True),
         train_data=Source("nvidia/GR1-100", "main", "dataset", 0.5, "see the dataset card"),
         eval_data=Source("nvidia/EVAL-175", "main", "dataset", 0.3, "see the dataset card"),
-        eval_subset="gr1_object",
         clip=Geometry(frames=93, fps=16, height=432, width=768),
         text_tokens=512,
-        prompt_prefix=PREFIX,
-        recipe=recommended_recipe(),
-        alternatives=(
-            upstream_recipe(),
-            replace(
-                recommended_recipe(), name="lora", lora_rank=32, learning_rate=1e-4, activation_checkpointing="0.2"
-            ),
-        ),
+        recipe=recipe,
+        alternatives=(upstream_recipe(), lora),
         sampling=Sampling(steps=36, guidance=7.0, shift=5.0, negative_prompt=None, seeds=5, base_seeds=1),
-        calibration=None,
-        calibration_clips=160,
         critic_fps=4,
         critic_tokens=8192,
         guardrail=True,
@@ -319,8 +300,6 @@ PROFILES = {"smoke": smoke, "nano": nano, "2b-smoke": cosmos_2b_smoke, "2b": cos
 def get(name: str, recipe: str | None = None) -> Profile:
     """The profile of that name, with its default recipe or a named one."""
     if name not in PROFILES:
-        near = closest(name, PROFILES)
-        raise UserError(
-            f"no profile {name!r}; {f'did you mean {near}? T' if near else 't'}here are {', '.join(PROFILES)}"
-        )
+        near, names = closest(name, PROFILES), ", ".join(PROFILES)
+        raise UserError(f"no profile {name!r}; {f'did you mean {near}? T' if near else 't'}here are {names}")
     return PROFILES[name]().with_recipe(recipe)
