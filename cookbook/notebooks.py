@@ -38,6 +38,7 @@ from cookbook.report import write_report
 
 ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
+PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "cwd": str(ROOT), "extra_arguments": ["--log-level=50"]}
 CHECKING = "00"  # reports what is missing, so it must run on any machine
 WRITES = {  # notebook -> the folders of a run that it writes
     "01": ["data"],
@@ -123,10 +124,9 @@ def match_parameters(
 
 
 def _literal(text: str) -> Any:
-    try:
+    with suppress(ValueError, SyntaxError):
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return text
 
 
 def _check_kernel() -> None:
@@ -137,9 +137,8 @@ def _check_kernel() -> None:
     except NoSuchKernel:
         raise UserError(f"no Jupyter kernel python3 in this environment: {doctor.INSTALL}") from None
     if interpreter not in ("python", "python3", sys.executable):
-        raise UserError(
-            f"the kernel python3 is {interpreter}, not {sys.executable}; type `jupyter kernelspec remove python3`"
-        )
+        fix = "type `jupyter kernelspec remove python3`"
+        raise UserError(f"the kernel python3 is {interpreter}, not {sys.executable}; {fix}")
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
@@ -154,15 +153,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
     try:
         with _headless(), _memory() as samples:
-            papermill.execute_notebook(
-                str(target),
-                str(target),
-                parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=str(ROOT),
-                extra_arguments=["--log-level=50"],
-            )
+            papermill.execute_notebook(str(target), str(target), parameters, **PAPERMILL)
     except PapermillExecutionError as error:
         message = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).strip()  # without terminal colours
         raise UserError(f"{source.name}: cell {error.exec_count} failed with {error.ename}: {message} {copy}") from None

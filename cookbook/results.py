@@ -220,8 +220,8 @@ def checks(run: Path, profile: Profile) -> list[Check]:
         if request["name"] == row["name"]
     ]
     frames, _ = read_video(run / "generated/tuned" / row["file"])
-    given = fit(read_image(Path(photo))[None], *frames.shape[1:3])[0]
-    decibel = 10 * math.log10(255**2 / max(float(np.mean((frames[0].astype(float) - given) ** 2)), 1e-9))
+    original = fit(read_image(Path(photo))[None], *frames.shape[1:3])[0]
+    decibel = 10 * math.log10(255**2 / max(float(np.mean((frames[0].astype(float) - original) ** 2)), 1e-9))
     size, wanted = ("{} x {} x {}".format(*shape) for shape in (frames.shape, (clip.frames, clip.height, clip.width)))
     return [
         Check("held-out loss before / zero-velocity loss", f"{first:.2f}", f"at most {limit:g}", first <= limit),
