@@ -1,1 +1,1 @@
-"""How the shipped nano models were made and measured: `nano/remake.sh` is the whole recipe."""
+"""How the shipped nano models are trained and measured: `nano/remake.sh` is the whole recipe. Runs from a checkout."""

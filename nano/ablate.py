@@ -1,8 +1,8 @@
-"""Which recipe post-trains the nano base best? One row per recipe: train by the project's engine, then measure.
+"""Compare recipes that post-train the nano base. One row per recipe: train with the project's engine, then measure.
 
-    python -m nano.ablate --models DIR --train DIR --data DIR --out DIR --minutes M [--keep-best]
+    python -m nano.ablate --models DIR --train DIR --data DIR --out DIR --only steps=200 shift=3 [--keep-best]
 
-Started again it skips finished rows; the order puts first what decides most.
+Finished rows are skipped when it is started again.
 """
 
 from __future__ import annotations
@@ -25,45 +25,9 @@ from cookbook.profiles import Recipe
 from cookbook.train.objective import heldout_loss
 from nano.evaluate import judges, measure, measured_by, percent, tally
 from nano.generator import CENTRE, NANO, BatchGenerator
-from nano.variants import TEXT, Resident, TrainingFlags, Variant, make, post_train, training_clips
+from nano.variants import Resident, TrainingFlags, Variant, make, post_train, training_clips
 
 PROBED = 16  # clips of the held-out loss
-
-
-VARIANTS = (
-    make(steps=0),  # the base model
-    make(),
-    make(learning_rate=1e-3),
-    make(learning_rate=2e-3),
-    make(learning_rate=3e-4),
-    make(lora_rank=32, learning_rate=2e-3),
-    make(text_dropout=0.0),
-    make(clips=40),
-    make(steps=200),
-    make(steps=400),
-    make(ema_rate=None),
-    make(seed=1),
-    make(shift=3.0),
-    make(batch=8),
-    make(lora_rank=8, learning_rate=2e-3),
-    make(frozen=TEXT),
-    make(clips=20),
-    make(learning_rate=1e-3, steps=200),
-    make(text_dropout=0.1),
-    make(ema_rate=0.05),
-    make(lora_rank=32, learning_rate=6e-4),
-    make(lora_rank=32, learning_rate=4e-3),
-    make(learning_rate=1e-3, text_dropout=0.0, ema_rate=0.05),
-    make(shift=1.0),
-    make(shift=8.0),
-    make(seed=2),
-    make(batch=8, learning_rate=1e-3, steps=200),
-    make(weight_decay=0.0),
-    make(end_factor=0.0),
-    make(clip_norm=0.1),
-    make(lora_rank=8, learning_rate=4e-3),
-    make(ema_rate=0.2),
-)
 
 
 def parse(text: str) -> Variant:
@@ -76,7 +40,7 @@ def parse(text: str) -> Variant:
         elif name in Recipe.__dataclass_fields__ or name in ("clips", "seed"):
             changes[name] = json.loads(value)
         else:
-            raise UserError(f"--also {text}: a recipe has no {name!r}; it has {', '.join(Recipe.__dataclass_fields__)}")
+            raise UserError(f"--only {text}: a recipe has no {name!r}; it has {', '.join(Recipe.__dataclass_fields__)}")
     return make(**changes)
 
 
@@ -84,16 +48,12 @@ def parse(text: str) -> Variant:
 class Args(TrainingFlags):
     out: Path
     """ablation.jsonl, and `best/transformer/` with `--keep-best`."""
+    only: tuple[str, ...]
+    """Recipes: `learning_rate=1e-3,ema_rate=null,clips=40,frozen=attn2`; an empty word is the nano recipe itself."""
     prompts: int = 32
     seeds: int = 2
-    minutes: float = 9.0
-    """No row is begun that would end later, taking as long as the slowest so far."""
-    only: tuple[str, ...] = ()
-    """Instead of all variants: these, as in `--also`; an empty word is the nano recipe itself."""
-    also: tuple[str, ...] = ()
-    """More variants, before the others: `learning_rate=1e-3,ema_rate=null,clips=40,frozen=attn2`."""
     keep_best: bool = False
-    """Save the best row's network; without it nothing but the table is kept."""
+    """Save the best row's network; without it only the table is kept."""
 
 
 @dataclass
@@ -102,7 +62,7 @@ class Bench:
 
     args: Args
     group: Group
-    dreamer: BatchGenerator
+    generator: BatchGenerator
     clips: list[Resident]
     probes: list[Resident]
     pool: Executor
@@ -113,7 +73,7 @@ class Bench:
         return float(np.mean(levels))
 
     def row(self, variant: Variant) -> tuple[dict, CosmosTransformer3DModel | None]:
-        """Train, measure, and say what it took."""
+        """Train and measure; the row has the seconds of both."""
         start = time.monotonic()
         facts = {"name": variant.name, "differs": dict(variant.differs), "recipe": asdict(variant.recipe())}
         try:
@@ -122,7 +82,8 @@ class Bench:
             return facts | {"failed": str(error), "rate": None, "seconds": round(time.monotonic() - start, 1)}, None
         trained = time.monotonic()
         loss = self.held_out(model)
-        made = measure(self.dreamer, self.dreamer.dream(model, CENTRE, range(self.args.seeds)), variant.name, self.pool)
+        videos = self.generator.generate(model, CENTRE, range(self.args.seeds))
+        measured = measure(self.generator, videos, variant.name, self.pool)
         end = time.monotonic()
         losses = {"heldout_before": round(self.before, 5), "heldout_after": round(loss, 5)}
         seconds = {
@@ -130,44 +91,42 @@ class Bench:
             "seconds_training": round(trained - start, 1),
             "seconds": round(end - start, 1),
         }
-        return facts | losses | tally(made.rows) | seconds, model
+        return facts | losses | tally(measured.rows) | seconds, model
 
 
 def prepare(args: Args, pool: Executor) -> Bench:
     group = Group(0, 1, hardware.device())
-    dreamer = args.dreamer(args.models)
-    clips = training_clips(args.train, args.models, dreamer)
-    latents = dreamer.encode(dreamer.clips[:PROBED])
-    probes = [Resident(latent[None], text) for latent, text in zip(latents, dreamer.text, strict=False)]
-    bench = Bench(args, group, dreamer, clips, probes, pool)
+    generator = args.batch_generator(args.models)
+    clips = training_clips(args.train, args.models, generator)
+    latents = generator.encode(generator.clips[:PROBED])
+    probes = [Resident(latent[None], text) for latent, text in zip(latents, generator.text, strict=False)]
+    bench = Bench(args, group, generator, clips, probes, pool)
     bench.before = bench.held_out(world.load_transformer(args.models).to(group.device).eval())
-    print(f"{len(clips)} clips to train on, {len(dreamer.scenes)} prompts x {args.seeds} seeds to measure", flush=True)
+    print(
+        f"{len(clips)} clips to train on, {len(generator.scenes)} prompts x {args.seeds} seeds to measure", flush=True
+    )
     return bench
 
 
 def quality(row: dict) -> tuple[float, float]:
-    """What makes a row better: placements, then held-out loss."""
+    """The order of rows: success rate, then held-out loss."""
     return (-1.0, 0.0) if row["rate"] is None else (row["rate"], -row["heldout_after"])
 
 
-def ablate(args: Args, bench: Bench, start: float) -> list[dict]:
-    """Run what is missing while time lasts; all rows made from these models and clips under this measurement."""
-    table, longest = args.out / "ablation.jsonl", 0.0
+def ablate(args: Args, bench: Bench) -> list[dict]:
+    """Run the missing rows; returns all rows of these models and clips under this measurement."""
+    table = args.out / "ablation.jsonl"
     same = {
         "nano": runs.digest_of([asdict(NANO.recipe), asdict(CENTRE)]),
         "base": world.weights_fingerprint(args.models),
         "clips_trained_on": runs.fingerprint(args.train),
-        "measured": f"{len(bench.dreamer.scenes)} prompts x {args.seeds} seeds",
-        **measured_by(bench.dreamer),
+        "measured": f"{len(bench.generator.scenes)} prompts x {args.seeds} seeds",
+        **measured_by(bench.generator),
     }
-    variants = tuple(map(parse, args.only)) or VARIANTS
-    for variant in (*map(parse, args.also), *variants):
+    for variant in map(parse, args.only):
         rows = finished(table, same)
         if variant.name in (row["name"] for row in rows):
             continue
-        if time.monotonic() - start + longest > 60 * args.minutes:
-            print("time is up; the same command continues", flush=True)
-            break
         row, model = bench.row(variant)
         trained = [other for other in rows if other["recipe"]["steps"]]
         best = row["recipe"]["steps"] and all(quality(row) > quality(other) for other in trained)
@@ -175,7 +134,6 @@ def ablate(args: Args, bench: Bench, start: float) -> list[dict]:
             model.cpu().save_pretrained(args.out / "best" / "transformer")
             runs.write_json(args.out / "best" / "row.json", row)
         runs.append_row(table, row | same)
-        longest = max(longest, row["seconds"])
         print(line(row), flush=True)
     return finished(table, same)
 
@@ -193,11 +151,10 @@ def line(row: dict) -> str:
 
 
 def main(args: Args) -> None:
-    start = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     with judges(args.workers) as pool:
-        rows = ablate(args, prepare(args, pool), start)
-    print(f"\n{'differs from nano in':50s} {'placed':20s} held-out loss")
+        rows = ablate(args, prepare(args, pool))
+    print(f"\n{'differs from nano in':50s} {'success':20s} held-out loss")
     for row in sorted(rows, key=quality, reverse=True):
         print(line(row))
 

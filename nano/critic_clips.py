@@ -1,6 +1,6 @@
-"""What the critic learns from: all clips as bytes on one device, and batches of them made there by indexing.
+"""The critic's training clips: all as bytes on one device, and batches gathered there by indexing.
 
-A batch is one gather: which clip, which frame, shifted by how much, mirrored or not. So spoilt copies (reversed,
+A batch is one gather: which clip, which frame, shifted by how much, mirrored or not. So corrupted copies (reversed,
 spliced, ...; the table of `cookbook/judge/calibration_clips.py`) cost no more than the clips themselves.
 """
 
@@ -23,29 +23,29 @@ from cookbook.models.frames import Sampled, sample_frames
 from nano.loop import read_frames
 
 FPS, TOKENS = 8, 1024  # as the nano profile judges
-# Kinds of fault that no training step sees. Each breaks a law that a trained kind breaks too, elsewhere in the clip, so
+# Kinds of fault that are never trained on. Each breaks a law that a trained kind breaks too, elsewhere in the clip, so
 # they measure whether the law was learned and not the look of one fault: premove has its cousin in distractor_moves
 # (things rest unless moved), float_release in levitate (things fall unless held), sink in vanish (things persist).
-UNSEEN = ("premove", "float_release", "sink")
+UNTRAINED = ("premove", "float_release", "sink")
 SHIFT = 4  # pixels that the picture may be moved by
 NEVER = 1_000_000  # as a frame number: physics holds throughout
 
 
 @dataclass(frozen=True)
-class Example:
-    """One labelled clip; labels are 1 sound, 0 broken, None where the question has no answer."""
+class LabelledClip:
+    """One labelled clip; labels are 1 valid, 0 invalid, None where the question has no answer."""
 
     clip: Sampled
     kind: str
     prompt: str
-    physics: int  # of a dream -1 where its truth does not tell
+    physics: int  # of a generated video -1 where the rules on pixels leave it open
     instruction: int | None
-    breaks: int | None  # first frame in which physics is broken
+    breaks: int | None  # first frame that violates physics
     scene: str
-    strangers: tuple[str, ...]  # instructions that this clip surely does not show
+    negatives: tuple[str, ...]  # instructions that this clip certainly does not show
 
 
-def read_examples(folders: Sequence[Path], edge: int) -> list[Example]:
+def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip]:
     """All clips of folders made by `simulator.make`."""
     jobs = []
     for folder in folders:
@@ -57,15 +57,15 @@ def read_examples(folders: Sequence[Path], edge: int) -> list[Example]:
 
     videos = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in jobs])
     return [
-        Example(
+        LabelledClip(
             sample_frames(frames, row["fps"], FPS, TOKENS, edge),
             row["label"],
             row["prompt"],
             row["physics"],
-            row["instruction"] if row["physics"] or row["label"] == "dream" else None,
+            row["instruction"] if row["physics"] or row["label"] == "generated" else None,
             row["violation"][0] if row.get("violation") else None,
-            row["id"] if row["label"] == "dream" else row["source_clip"] or row["id"],
-            strangers(row, names, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
+            row["id"] if row["label"] == "generated" else row["source_clip"] or row["id"],
+            negative_instructions(row, names, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
         )
         for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))
     ]
@@ -76,23 +76,23 @@ def _names(rows: Sequence[dict]) -> dict[str, list[str]]:
     return {field: sorted({row[field] for row in rows if field in row}) for field in fields}
 
 
-def strangers(row: dict, names: dict[str, list[str]], rng: np.random.Generator) -> tuple[str, ...]:
+def negative_instructions(row: dict, names: dict[str, list[str]], rng: np.random.Generator) -> tuple[str, ...]:
     """Eight instructions that differ from the row's own: in the hand, the thing, the place or the task, or altogether.
 
-    Those that differ in one word are the ones to learn from: whole other instructions name things that are not there.
+    Those that differ in one word teach most: whole other instructions name things that are not in the scene.
     """
     own = row["prompt"]
-    told = [other_hand(own)]
+    texts = [other_hand(own)]
     if "object" in row:
         there = [name for name in row.get("distractors", []) if name != row["object"]]
-        told += [own.replace(row["object"], str(name), 1) for name in (*there[:2], rng.choice(names["object"]))]
+        texts += [own.replace(row["object"], str(name), 1) for name in (*there[:2], rng.choice(names["object"]))]
         end = f" to {row['destination']}."
-        told += [own.replace(end, f" to {name}.") for name in rng.choice(names["destination"], 2)]
-        if row["task"] != "place":  # the hand did something, but it did not place
-            told += [f"Use the {row['hand']} hand to pick up {row['object']} from {row['source']}{end}"] * 2
-    told = [text for text in told if text != own]
+        texts += [own.replace(end, f" to {name}.") for name in rng.choice(names["destination"], 2)]
+        if row["task"] != "place":
+            texts += [f"Use the {row['hand']} hand to pick up {row['object']} from {row['source']}{end}"] * 2
+    texts = [text for text in texts if text != own]
     others = [str(text) for text in rng.choice(names["prompt"], 8) if text != own]
-    return tuple((told[:7] + others + told)[:8])
+    return tuple((texts[:7] + others + texts)[:8])
 
 
 def other_hand(prompt: str) -> str:
@@ -104,35 +104,35 @@ def other_hand(prompt: str) -> str:
 class Clips:
     """Clips on a device, with labels as arrays there (-1 no answer) and what to draw batches from as arrays here."""
 
-    pixels: torch.Tensor  # uint8 [N or 2N, T, H, W, 3]: clips as they are, then their round trips through a VAE
+    pixels: torch.Tensor  # uint8 [N or 2N, T, H, W, 3]: clips as they are, then their VAE reconstructions
     kinds: np.ndarray
     scenes: list[str]
     prompts: list[str]
-    strangers: list[tuple[str, ...]]
+    negatives: list[tuple[str, ...]]
     physics: np.ndarray  # int64 [N]
     instruction: np.ndarray
-    breaks: np.ndarray  # first broken frame, or NEVER
-    original: np.ndarray  # number of the sound clip that a twin was made of, its own for others
-    faults: torch.Tensor  # int8 [N, pairs, rows, columns]: 1 where a twin differs from its original, 0 not, -1 hardly
+    breaks: np.ndarray  # first invalid frame, or NEVER
+    original: np.ndarray  # number of the valid clip that a fault was injected into, its own for others
+    faults: torch.Tensor  # int8 [N, pairs, rows, columns]: 1 where a clip differs from its original, 0 not, -1 hardly
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def texts(self) -> set[str]:
-        """All instructions that may be asked about, also of mirrored clips."""
-        told = {*self.prompts, *(text for row in self.strangers for text in row)}
-        return told | {other_hand(text) for text in told}
+        """All instructions, those of mirrored clips included."""
+        texts = {*self.prompts, *(text for row in self.negatives for text in row)}
+        return texts | {other_hand(text) for text in texts}
 
     @property
     def frames(self) -> int:
         return self.pixels.shape[1]
 
     @property
-    def softened(self) -> bool:
+    def reconstructed(self) -> bool:
         return len(self.pixels) > len(self)
 
 
-def collect(examples: Sequence[Example], edge: int, device: torch.device) -> Clips:
+def collect(examples: Sequence[LabelledClip], edge: int, device: torch.device) -> Clips:
     """Put the clips on the device.
 
     Raises:
@@ -142,15 +142,15 @@ def collect(examples: Sequence[Example], edge: int, device: torch.device) -> Cli
     if len(shapes) != 1:
         raise UserError(f"the critic's clips must be of one size and length, these are of {sorted(shapes)}")
     pixels = torch.from_numpy(np.stack([example.clip.frames for example in examples])).to(device)
-    sound = {example.scene: number for number, example in enumerate(examples) if example.kind == "real"}
-    original = np.array([sound.get(example.scene, number) for number, example in enumerate(examples)])
+    valid = {example.scene: number for number, example in enumerate(examples) if example.kind == "real"}
+    original = np.array([valid.get(example.scene, number) for number, example in enumerate(examples)])
     breaks = np.array([NEVER if e.breaks is None else e.breaks for e in examples])
     return Clips(
         pixels,
         np.array([e.kind for e in examples]),
         [e.scene for e in examples],
         [e.prompt for e in examples],
-        [e.strangers for e in examples],
+        [e.negatives for e in examples],
         np.array([e.physics for e in examples]),
         np.array([-1 if e.instruction is None else e.instruction for e in examples]),
         breaks,
@@ -160,24 +160,30 @@ def collect(examples: Sequence[Example], edge: int, device: torch.device) -> Cli
 
 
 def _faults(pixels: torch.Tensor, original: torch.Tensor, breaks: torch.Tensor, edge: int) -> torch.Tensor:
-    """Where each clip differs from its original once it is broken: by 8 of 255 levels over a token, or under 3."""
+    """Where each clip differs from its original from its fault on: by 8 of 255 levels over a token, or under 3."""
     maps = []
     for rows in torch.arange(len(pixels), device=pixels.device).split(64):
-        apart = (pixels[rows].float() - pixels[original[rows]].float()).abs().mean(-1)
-        apart = F.pad(apart, (0, 0, 0, 0, 0, apart.shape[1] % 2))  # the last frame stands alone where T is odd
-        apart = F.avg_pool2d(apart, edge).unflatten(1, (-1, 2)).amax(2)
-        pairs = torch.arange(apart.shape[1], device=pixels.device)
+        difference = (pixels[rows].float() - pixels[original[rows]].float()).abs().mean(-1)
+        difference = F.pad(
+            difference, (0, 0, 0, 0, 0, difference.shape[1] % 2)
+        )  # the last frame stands alone where T is odd
+        difference = F.avg_pool2d(difference, edge).unflatten(1, (-1, 2)).amax(2)
+        pairs = torch.arange(difference.shape[1], device=pixels.device)
         begun = (2 * pairs + 1 >= breaks[rows, None])[:, :, None, None]
-        maps.append(torch.where((apart > 8) & begun, 1, torch.where((apart > 3) & begun, -1, 0)).to(torch.int8))
+        maps.append(
+            torch.where((difference > 8) & begun, 1, torch.where((difference > 3) & begun, -1, 0)).to(torch.int8)
+        )
     return torch.cat(maps)
 
 
 @torch.no_grad()
-def soften(clips: Clips, vae: AutoencoderKLWan, seed: int = 0, jitter: float = 0.0, batch: int = 16) -> None:
-    """Append every clip's round trip through the VAE, so that its artefacts say nothing about the truth.
+def add_reconstructions(
+    clips: Clips, vae: AutoencoderKLWan, seed: int = 0, jitter: float = 0.0, batch: int = 16
+) -> None:
+    """Append every clip's VAE reconstruction, so that VAE artefacts carry no information about the labels.
 
     Args:
-        jitter: half of the clips are decoded from latents with up to so much noise, as a generated clip's are.
+        jitter: half of the clips are decoded from latents with up to so much noise, like those of generated videos.
     """
     device, count = clips.pixels.device, len(clips)
     both = torch.empty((2 * count, *clips.pixels.shape[1:]), dtype=torch.uint8, device=device)
@@ -186,9 +192,9 @@ def soften(clips: Clips, vae: AutoencoderKLWan, seed: int = 0, jitter: float = 0
     for rows in torch.arange(count).split(batch):
         video = both[rows].permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)
         latents = autoencoder.encode(vae, video)
-        much = (torch.rand(len(rows), generator=generator, device=device) - 0.5).clamp(min=0) * 2 * jitter
+        amount = (torch.rand(len(rows), generator=generator, device=device) - 0.5).clamp(min=0) * 2 * jitter
         noise = torch.randn(latents.shape, generator=generator, device=device)
-        pixels = autoencoder.decode(vae, latents + much[:, None, None, None, None] * noise)
+        pixels = autoencoder.decode(vae, latents + amount[:, None, None, None, None] * noise)
         both[count + rows] = pixels.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
     clips.pixels = both
 
@@ -217,9 +223,9 @@ def plain_view(
     when = np.broadcast_to(np.arange(clips.frames), (count, clips.frames)) if when is None else when
     number = torch.from_numpy(np.array(rows)).to(device)
     zeros = torch.zeros(count, 4, dtype=torch.long, device=device)
-    late, still = torch.full_like(number, clips.frames), torch.zeros(count, dtype=torch.bool, device=device)
+    late, unmirrored = torch.full_like(number, clips.frames), torch.zeros(count, dtype=torch.bool, device=device)
     return View(
-        number, number.clone(), torch.from_numpy(when.copy()).to(device), zeros, late, zeros[:, :2].clone(), still
+        number, number.clone(), torch.from_numpy(when.copy()).to(device), zeros, late, zeros[:, :2].clone(), unmirrored
     )
 
 
@@ -233,15 +239,15 @@ def gather(clips: Clips, view: View) -> torch.Tensor:
     top, bottom, left, right = view.box.T[..., None]
     inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
     late = torch.arange(view.when.shape[1], device=device) >= view.since[:, None]
-    who = torch.where(
+    source = torch.where(
         late[:, :, None, None] & inside[:, None],
         view.other[:, None, None, None],
         view.clip[:, None, None, None],
     )
-    return clips.pixels[who, view.when[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
+    return clips.pixels[source, view.when[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
 
 
-def disturb(frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def augment(frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Another camera: brightness, colour, blur and noise for uint8 [B, T, H, W, 3]; float [B, T, 3, H, W] in 0..255."""
     count, device = len(frames), frames.device
 
@@ -251,7 +257,7 @@ def disturb(frames: torch.Tensor, generator: torch.Generator | None = None) -> t
 
     gain = (1 + 0.08 * draw(count, 1, 3, 1, 1)) * (1 + 0.1 * draw(count, 1, 1, 1, 1))
     picture = frames.permute(0, 1, 4, 2, 3).float() * gain + 8 * draw(count, 1, 1, 1, 1)
-    # half of them softer, as what a small world model gives back
+    # half of them softer, like the output of a small world model
     share = ((draw(count, normal=False) - 0.5) * 2).clamp(0, 1)[:, None, None, None, None]
     flat = F.pad(picture.flatten(0, 1), (2, 2, 2, 2), mode="replicate")
     soft = F.avg_pool2d(F.avg_pool2d(flat, 3, 1), 3, 1).view(picture.shape)
@@ -262,7 +268,7 @@ def disturb(frames: torch.Tensor, generator: torch.Generator | None = None) -> t
 
 
 def patches(frames: torch.Tensor, patch: int, merge: int) -> torch.Tensor:
-    """What Qwen3-VL's processor makes of float [B, T, 3, H, W] in 0..255: [B * patches, 3 * 2 * patch * patch]."""
+    """Qwen3-VL's patches [B * patches, 3 * 2 * patch * patch] of float [B, T, 3, H, W] in 0..255."""
     if frames.shape[1] % 2:
         frames = torch.cat([frames, frames[:, -1:]], 1)
     count, length, _, height, width = frames.shape

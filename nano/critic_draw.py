@@ -1,4 +1,4 @@
-"""Which clips, twins and spoilt copies make up a training batch, and what is right to answer about each."""
+"""Which clips, injected faults and corrupted copies make up a training batch, and their labels."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import torch
 
 from cookbook.errors import UserError
 from cookbook.judge.calibration_clips import CORRUPTIONS
-from nano.critic_clips import NEVER, SHIFT, UNSEEN, Clips, View, other_hand, plain_view
+from nano.critic_clips import NEVER, SHIFT, UNTRAINED, Clips, View, other_hand, plain_view
 
 TRAINED = {
     kind: facts for kind, facts in CORRUPTIONS.items() if kind != "erased"
 }  # erased regions are never trained on
-WHOLE = tuple(kind for kind in TRAINED if kind != "dropped")  # spoilt copies as long as the clip
-AT_THE_END = ("reversed", "sped_up")  # nobody can say in which frame they turn impossible
+WHOLE = tuple(kind for kind in TRAINED if kind != "dropped")  # corrupted copies as long as the clip
+AT_THE_END = ("reversed", "sped_up")  # it is unknown in which frame they become impossible
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What to look at and what to answer; labels are 1, 0, or -1 for none, on the device."""
+    """Which pixels, and the labels: 1, 0, or -1 for none, on the device."""
 
     view: View
-    told: torch.Tensor  # [B] number of the instruction
-    strange: torch.Tensor  # [B] number of a wrong one
+    own: torch.Tensor  # [B] number of the instruction
+    negative: torch.Tensor  # [B] number of a wrong one
     physics: torch.Tensor  # [B]
     instruction: torch.Tensor  # [B]
-    stranger: torch.Tensor  # [B]
-    running: torch.Tensor  # [B, pairs]
-    where: torch.Tensor  # [B, pairs, rows, columns]
+    negative_label: torch.Tensor  # [B]
+    per_frame: torch.Tensor  # [B, pairs]
+    per_token: torch.Tensor  # [B, pairs, rows, columns]
     describes: torch.Tensor  # [B] whether the instruction is what the clip shows
 
 
-def spoil(view: View, row: int, kind: str, other: int, size: tuple[int, ...], rng: np.random.Generator) -> int:
-    """Make one row of a view (on the CPU) a spoilt copy as `judge.controls` makes them; its first broken frame."""
+def corrupt_view(view: View, row: int, kind: str, other: int, size: tuple[int, ...], rng: np.random.Generator) -> int:
+    """Corrupt one row of a view (on the CPU) as `judge.calibration_clips` does; returns its first invalid frame."""
     length, height, width = size
     frames, taken = np.arange(length), view.when.shape[1]
     if kind == "frozen":
@@ -61,13 +61,13 @@ def spoil(view: View, row: int, kind: str, other: int, size: tuple[int, ...], rn
 
 
 class Draw:
-    """Endless batches: broken twins and their originals, instruction twins, and spoilt copies, 5 : 5 : 3 : 3.
+    """Endless batches: physics faults, their originals, instruction violations, corrupted copies, 5 : 5 : 3 : 3.
 
-    Where there are dreams, they take the place of two fifths of the twins and originals, true and false ones alike.
-    Kinds come equally often. Twin and original together leave the model nothing to tell them by but the fault.
+    Generated videos, where there are some, replace two fifths of the faults and originals, half of them successes.
+    Kinds come equally often. A fault and its original in one batch differ in nothing but the fault.
 
     Args:
-        numbers: of each instruction, as the reader has them.
+        numbers: number of each instruction, as in `BatchedCritic`.
     """
 
     def __init__(self, clips: Clips, numbers: Mapping[str, int], size: int, rng: np.random.Generator) -> None:
@@ -75,16 +75,17 @@ class Draw:
         both = lambda text: (numbers[text], numbers[other_hand(text)])  # noqa: E731
         self.own = np.array([both(prompt) for prompt in clips.prompts])
         blank = [(0, 0)] * 8
-        self.strange = np.array([[both(text) for text in told] or blank for told in clips.strangers])
-        real, dreamt = clips.kinds == "real", clips.kinds == "dream"
-        self.sound = np.flatnonzero(real & (clips.instruction == 1))
-        self.broken = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNSEEN) & ~dreamt)
-        # clips of other tasks have no twins, and are a kind of their own
-        lonely = real & (np.bincount(clips.original, minlength=len(clips)) == 1)
-        self.strays = self._by_kind((clips.physics == 1) & ~lonely & ~dreamt) + self._by_kind(lonely)
-        self.dreams = [np.flatnonzero(dreamt & (clips.instruction == done)) for done in (0, 1)] if dreamt.any() else []
-        if not len(self.sound) or not self.broken:
-            raise UserError("the critic learns from sound and broken clips: the data hold only one of the two")
+        self.negative = np.array([[both(text) for text in texts] or blank for texts in clips.negatives])
+        real, is_generated = clips.kinds == "real", clips.kinds == "generated"
+        self.valid = np.flatnonzero(real & (clips.instruction == 1))
+        self.invalid = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNTRAINED) & ~is_generated)
+        # clips of other tasks have no faults, and are a kind of their own
+        unpaired = real & (np.bincount(clips.original, minlength=len(clips)) == 1)
+        self.violations = self._by_kind((clips.physics == 1) & ~unpaired & ~is_generated) + self._by_kind(unpaired)
+        by_success = [np.flatnonzero(is_generated & (clips.instruction == done)) for done in (0, 1)]
+        self.generated = by_success if is_generated.any() else []
+        if not len(self.valid) or not self.invalid:
+            raise UserError("the critic needs valid and invalid clips, but the data hold only one of the two")
 
     def _by_kind(self, chosen: np.ndarray) -> list[np.ndarray]:
         return [np.flatnonzero(chosen & (self.clips.kinds == kind)) for kind in sorted(set(self.clips.kinds[chosen]))]
@@ -96,15 +97,15 @@ class Draw:
     def __call__(self, short: bool = False) -> Batch:
         """A batch; a short one has clips cut at both ends, and copies with frames dropped from the middle."""
         clips, rng, size = self.clips, self.rng, self.size
-        dreams = self._pick(self.dreams, 0 if short or not self.dreams else size * 4 // 16)
-        broken = self._pick(self.broken, size * 5 // 16 - len(dreams) // 2)
-        strays = self._pick(self.strays, size * 3 // 16)
-        copied = rng.choice(self.sound, size - 2 * len(broken) - len(dreams) - len(strays))
-        rows = np.concatenate([broken, clips.original[broken], strays, dreams, copied])
+        generated = self._pick(self.generated, 0 if short or not self.generated else size * 4 // 16)
+        invalid = self._pick(self.invalid, size * 5 // 16 - len(generated) // 2)
+        violations = self._pick(self.violations, size * 3 // 16)
+        corrupted = rng.choice(self.valid, size - 2 * len(invalid) - len(generated) - len(violations))
+        rows = np.concatenate([invalid, clips.original[invalid], violations, generated, corrupted])
         whole = clips.frames
         length = whole - whole // 3 if short else whole
         start = np.zeros(size, int)
-        if short:  # from an even frame, as pairs are, and not from behind the fault
+        if short:  # from an even frame, as pairs are, and not after the fault
             start = rng.integers(0, (whole - length) // 2 + 1, size) * 2
             start = np.minimum(start, np.maximum(clips.breaks[rows] - 1, 0) // 2 * 2)
         breaks = clips.breaks[rows] - start
@@ -112,11 +113,11 @@ class Draw:
         physics[clips.physics[rows] == -1] = -1
         instruction = np.full(size, -1) if short else clips.instruction[rows].copy()
         view = plain_view(clips, rows, start[:, None] + np.arange(length), torch.device("cpu"))
-        first, only_end = size - len(copied), clips.kinds[rows] == "dream"
+        first, only_end = size - len(corrupted), clips.kinds[rows] == "generated"
         for row in range(first, size):
             kind = "dropped" if short else str(rng.choice(WHOLE))
-            other = int(rng.choice(self.sound))
-            breaks[row] = spoil(view, row, kind, other, tuple(clips.pixels.shape[1:4]), rng)
+            other = int(rng.choice(self.valid))
+            breaks[row] = corrupt_view(view, row, kind, other, tuple(clips.pixels.shape[1:4]), rng)
             _, physical, done = CORRUPTIONS[kind]
             physics[row] = -1 if physical is None else physical
             instruction[row] = -1 if done is None or short else done
@@ -126,37 +127,37 @@ class Draw:
         side = mirrored.astype(int)
         view.mirrored[:] = torch.from_numpy(mirrored)
         view.shift[:] = torch.from_numpy(rng.integers(-SHIFT, SHIFT + 1, (size, 2)))
-        if clips.softened:
+        if clips.reconstructed:
             soft = torch.from_numpy(rng.integers(0, 2, size) * len(clips))
             view.clip, view.other = view.clip + soft, view.other + soft
         pairs = -(-length // 2)
-        running = np.where(2 * np.arange(pairs) + 1 >= breaks[:, None], 0, 1)
-        running[only_end, :-1] = -1
-        running[physics == -1] = -1
+        per_frame = np.where(2 * np.arange(pairs) + 1 >= breaks[:, None], 0, 1)
+        per_frame[only_end, :-1] = -1
+        per_frame[physics == -1] = -1
         put = self._put
         return Batch(
             view.to(clips.pixels.device),
             put(self.own[rows, side]),
-            put(self.strange[rows, rng.integers(8, size=size), side]),
+            put(self.negative[rows, rng.integers(8, size=size), side]),
             put(physics),
             put(instruction),
             put(np.where(real, 0, -1)),
-            put(running),
-            self._where(rows, start // 2, pairs, mirrored, first),
+            put(per_frame),
+            self._per_token(rows, start // 2, pairs, mirrored, first),
             put(real),
         )
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.clips.pixels.device, non_blocking=True)
 
-    def _where(
+    def _per_token(
         self, rows: np.ndarray, skipped: np.ndarray, pairs: int, mirrored: np.ndarray, first: int
     ) -> torch.Tensor:
-        """Labels of places: of twins where they differ from their originals; of spoilt copies none."""
+        """Labels of visual tokens: 0 where a clip differs from its original; none for corrupted copies."""
         when = self._put(skipped[:, None] + np.arange(pairs))
         faults = self.clips.faults[self._put(rows)[:, None], when.clamp(max=self.clips.faults.shape[1] - 1)].long()
         faults = torch.where(self._put(mirrored)[:, None, None, None], faults.flip(-1), faults)
         faults = torch.where(faults < 0, -1, 1 - faults)
         faults[first:] = -1
-        faults[self._put(self.clips.kinds[rows] == "dream")] = -1
+        faults[self._put(self.clips.kinds[rows] == "generated")] = -1
         return faults

@@ -1,4 +1,4 @@
-"""How good the nano critic is on clips that it never saw, and what of that plain pixel statistics would do as well."""
+"""The nano critic's accuracy on held-out clips, beside that of a regression on plain pixel statistics."""
 
 from __future__ import annotations
 
@@ -15,167 +15,169 @@ from cookbook.judge.scoring import ask
 from cookbook.judge.statistics import auc, best_of, interval
 from cookbook.models.critic import load_critic, score
 from cookbook.models.frames import Sampled
-from nano.critic_clips import UNSEEN, Clips, View, gather, plain_view
-from nano.critic_draw import TRAINED, spoil
-from nano.critic_forward import Reader
+from nano.critic_clips import UNTRAINED, Clips, View, gather, plain_view
+from nano.critic_draw import TRAINED, corrupt_view
+from nano.critic_forward import BatchedCritic
 
-AT_ONCE = 32  # clips per forward pass
+BATCH = 32  # clips per forward pass
 SHUFFLES = 20
 
 
 @torch.no_grad()
-def scores(reader: Reader, clips: Clips, view: View, asked: np.ndarray) -> np.ndarray:
-    """Expected scores [B, 1 + K]: physics, then each instruction `asked` [B, K] about."""
-    digits, found = torch.arange(1, 6, device=reader.device).float(), []
-    for rows in torch.arange(len(asked)).split(AT_ONCE):
+def scores(batched: BatchedCritic, clips: Clips, view: View, instructions: np.ndarray) -> np.ndarray:
+    """Expected scores [B, 1 + K]: physics, then each of `instructions` (their numbers) [B, K]."""
+    digits, predicted = torch.arange(1, 6, device=batched.device).float(), []
+    for rows in torch.arange(len(instructions)).split(BATCH):
         part = View(*(value[rows.to(value.device)] for value in vars(view).values()))
         frames = gather(clips, part).permute(0, 1, 4, 2, 3).float()
-        answers = reader.read(frames, torch.from_numpy(asked[rows.numpy()]).to(reader.device)).answers
-        found.append(answers.softmax(-1) @ digits)
-    return torch.cat(found).cpu().numpy()
+        answers = batched.forward(frames, torch.from_numpy(instructions[rows.numpy()]).to(batched.device)).answers
+        predicted.append(answers.softmax(-1) @ digits)
+    return torch.cat(predicted).cpu().numpy()
 
 
-def measure(reader: Reader, clips: Clips, limit: int | None = None) -> dict[str, float | None]:
-    """AUC per question and per kind, for the clips as they are and, behind `vae:`, for their round trips.
+def measure(batched: BatchedCritic, clips: Clips, limit: int | None = None) -> dict[str, float | None]:
+    """AUC per question and per kind, for the clips as they are and, after `vae:`, for their VAE reconstructions.
 
-    `physics` is over the kinds that were trained on, `physics/unseen` over the others; `controls` are spoilt copies.
-    Sound for physics are all clips that are physically fine, for an instruction those that carried it out.
+    `physics` is over the kinds that were trained on, `physics/untrained` over the others; `corrupted` are copies that
+    need no simulator. Valid for physics are all clips without a physics fault, for an instruction those that follow it.
     """
     rows = np.arange(len(clips))
     if limit is not None:  # any of them: a stride might meet the same kind in every scene
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
-    told = [_asked(clips, row) for row in rows]
-    asked = np.array([[reader.numbers[text] for text in texts] for texts in told])
+    texts = [_instructions(clips, row) for row in rows]
+    instructions = np.array([[batched.numbers[text] for text in own] for own in texts])
     facts, plain = {}, None
-    for name, offset in (("", 0), ("vae:", len(clips)))[: 1 + clips.softened]:
-        found = scores(reader, clips, plain_view(clips, rows + offset), asked)
-        facts |= {name + key: value for key, value in _aucs(clips, rows, found, told).items()}
-        facts |= {name + key: value for key, value in _controls(reader, clips, rows, found, offset).items()}
+    for name, offset in (("", 0), ("vae:", len(clips)))[: 1 + clips.reconstructed]:
+        predicted = scores(batched, clips, plain_view(clips, rows + offset), instructions)
+        facts |= {name + key: value for key, value in _aucs(clips, rows, predicted, texts).items()}
+        facts |= {name + key: value for key, value in _corruptions(batched, clips, rows, predicted, offset).items()}
         if plain is not None:
             for column, question in enumerate(("physics", "instruction")):
-                facts[f"vae:moved {question}"] = float(np.abs(found[:, column] - plain[:, column]).mean())
-                facts[f"vae:agreement {question}"] = float(np.corrcoef(found[:, column], plain[:, column])[0, 1])
-        plain = found if plain is None else plain
+                facts[f"vae:moved {question}"] = float(np.abs(predicted[:, column] - plain[:, column]).mean())
+                facts[f"vae:agreement {question}"] = float(np.corrcoef(predicted[:, column], plain[:, column])[0, 1])
+        plain = predicted if plain is None else plain
     return {key: None if value is None else round(value, 4) for key, value in facts.items()}
 
 
-def _asked(clips: Clips, row: int) -> tuple[str, ...]:
-    """A clip's own instruction, that of another sound clip, and its own with another hand and another thing."""
+def _instructions(clips: Clips, row: int) -> tuple[str, ...]:
+    """A clip's own instruction, that of another valid clip, its own with another hand and another thing."""
     own, count = clips.prompts[row], len(clips)
     others = (number % count for number in range(row + 1, row + count))
     other = next((clips.prompts[k] for k in others if clips.kinds[k] == "real" and clips.prompts[k] != own), own)
-    return own, other, *(clips.strangers[row] or (own, own))[:2]
+    return own, other, *(clips.negatives[row] or (own, own))[:2]
 
 
-def _aucs(clips: Clips, rows: np.ndarray, found: np.ndarray, told: Sequence[Sequence[str]]) -> dict[str, float | None]:
-    done, dreamt = clips.instruction[rows], clips.kinds[rows] == "dream"
-    facts = {"generated": auc(done[dreamt], found[dreamt, :2].mean(1))} if dreamt.any() else {}
-    rows, found, told = rows[~dreamt], found[~dreamt], [told[number] for number in np.flatnonzero(~dreamt)]
+def _aucs(
+    clips: Clips, rows: np.ndarray, predicted: np.ndarray, texts: Sequence[Sequence[str]]
+) -> dict[str, float | None]:
+    done, is_generated = clips.instruction[rows], clips.kinds[rows] == "generated"
+    facts = {"generated": auc(done[is_generated], predicted[is_generated, :2].mean(1))} if is_generated.any() else {}
+    kept = np.flatnonzero(~is_generated)
+    rows, predicted, texts = rows[kept], predicted[kept], [texts[number] for number in kept]
     physics, kinds = clips.physics[rows], clips.kinds[rows]
-    unseen = np.isin(kinds, UNSEEN)
-    facts["physics"] = auc(physics[~unseen], found[~unseen, 0])
-    facts["physics/unseen"] = auc(physics[unseen | (physics == 1)], found[unseen | (physics == 1), 0])
+    untrained = np.isin(kinds, UNTRAINED)
+    facts["physics"] = auc(physics[~untrained], predicted[~untrained, 0])
+    facts["physics/untrained"] = auc(physics[untrained | (physics == 1)], predicted[untrained | (physics == 1), 0])
     for kind in sorted(set(kinds[physics == 0])):
         these = (physics == 1) | (kinds == kind)
-        facts[f"physics/{kind}"] = auc(physics[these], found[these, 0])
+        facts[f"physics/{kind}"] = auc(physics[these], predicted[these, 0])
     done = clips.instruction[rows]
-    facts["instruction"] = auc(done[done >= 0], found[done >= 0, 1])
+    facts["instruction"] = auc(done[done >= 0], predicted[done >= 0, 1])
     for kind in sorted(set(kinds[done == 0])):
         these = (done == 1) | (kinds == kind)
-        facts[f"instruction/{kind}"] = auc(done[these], found[these, 1])
-    sound = kinds == "real"
+        facts[f"instruction/{kind}"] = auc(done[these], predicted[these, 1])
+    valid = kinds == "real"
     for column, name in ((1, "swapped"), (2, "other_hand"), (3, "one_word")):
-        differs = sound & np.array([texts[column] != texts[0] for texts in told])
-        right = found[sound, 1]
-        wrong = found[differs, 1 + column]
+        differs = valid & np.array([own[column] != own[0] for own in texts])
+        right = predicted[valid, 1]
+        wrong = predicted[differs, 1 + column]
         facts[f"instruction/{name}"] = auc(np.repeat([1, 0], [len(right), len(wrong)]), np.concatenate([right, wrong]))
     rng = np.random.default_rng(0)
     for column, (question, labels) in enumerate((("physics", physics), ("instruction", done))):
-        known, mixed = labels >= 0, []
+        labelled, mixed = labels >= 0, []
         for _ in range(SHUFFLES):
-            mixed.append(auc(rng.permutation(labels[known]), found[known, column]))
+            mixed.append(auc(rng.permutation(labels[labelled]), predicted[labelled, column]))
         facts[f"shuffled {question}"] = None if None in mixed else float(np.mean(mixed))
     return facts
 
 
-def counts(reader: Reader, clips: Clips) -> dict[str, dict]:
+def counts(batched: BatchedCritic, clips: Clips) -> dict[str, dict]:
     """Held-out clips per kind, and 95 % intervals of both AUCs over scenes."""
     rows = np.arange(len(clips))
-    asked = np.array([[reader.numbers[text]] for text in clips.prompts])
-    found, facts = scores(reader, clips, plain_view(clips, rows), asked), {}
+    instructions = np.array([[batched.numbers[text]] for text in clips.prompts])
+    predicted, facts = scores(batched, clips, plain_view(clips, rows), instructions), {}
     for column, question in enumerate(("physics", "instruction")):
         labels = getattr(clips, question)
-        known = rows[(labels >= 0) & ~np.isin(clips.kinds, (*UNSEEN, "dream"))]
+        labelled = rows[(labels >= 0) & ~np.isin(clips.kinds, (*UNTRAINED, "generated"))]
         facts[question] = interval(
-            [clips.scenes[row] for row in known],
-            lambda drawn, known=known, labels=labels, column=column: auc(
-                labels[known[drawn]], found[known[drawn], column]
+            [clips.scenes[row] for row in labelled],
+            lambda drawn, labelled=labelled, labels=labels, column=column: auc(
+                labels[labelled[drawn]], predicted[labelled[drawn], column]
             ),
         )
     kinds, numbers = np.unique(clips.kinds, return_counts=True)
     return {"intervals": facts, "clips": dict(zip(kinds.tolist(), numbers.tolist(), strict=True))}
 
 
-def dreams(reader: Reader, clips: Clips) -> dict[str, dict]:
-    """By world model: how well the mean of both scores ranks its dreams, and what taking each photo's best one gains.
+def generated(batched: BatchedCritic, clips: Clips) -> dict[str, dict]:
+    """By world model: how well the mean of both scores ranks its generated videos, and the gain of each photo's best.
 
-    The mean is what the filter ranks by, and a dream comes true only where neither fails. Dreams are named as
-    `dream_clips` does, `<model>_<beginning>_<seed>`. Gains are shares of dreams that came true, over that of all;
-    intervals are over beginnings.
+    The filter ranks by that mean. Videos are named as by `generate_clips`, `<model>_<photo>_<seed>`. A gain is the
+    success rate of the best videos minus that of all; 95 % CIs are over photos.
     """
-    rows = np.flatnonzero(clips.kinds == "dream")
+    rows = np.flatnonzero(clips.kinds == "generated")
     if not len(rows):
         return {}
-    asked = np.array([[reader.numbers[clips.prompts[row]]] for row in rows])
-    found = scores(reader, clips, plain_view(clips, rows), asked).mean(1)
+    instructions = np.array([[batched.numbers[clips.prompts[row]]] for row in rows])
+    predicted = scores(batched, clips, plain_view(clips, rows), instructions).mean(1)
     models: dict[str, dict[str, list[int]]] = {}
     for place, row in enumerate(rows):
         model, _, rest = clips.scenes[row].partition("_")
         models.setdefault(model, {}).setdefault(rest.rpartition("_")[0], []).append(place)
-    return {model: _ranked(found, clips.instruction[rows], photos) for model, photos in models.items()}
+    return {model: _ranked(predicted, clips.instruction[rows], photos) for model, photos in models.items()}
 
 
-def _ranked(found: np.ndarray, done: np.ndarray, photos: dict[str, list[int]]) -> dict:
-    """`photos`: beginning -> places of its dreams among `found` (scores) and `done` (0 or 1)."""
+def _ranked(predicted: np.ndarray, done: np.ndarray, photos: dict[str, list[int]]) -> dict:
+    """`photos`: photo -> places of its videos in `predicted` (scores) and `done` (0 or 1)."""
     places, taken = np.concatenate(list(photos.values())), min(map(len, photos.values()))
     names = [name for name, group in photos.items() for _ in group]
-    gains = np.array([best_of(found[g], taken, done[g]) - done[g].mean() for g in photos.values()])
-    found, done = found[places], done[places]
+    gains = np.array([best_of(predicted[g], taken, done[g]) - done[g].mean() for g in photos.values()])
+    predicted, done = predicted[places], done[places]
     return {
         "n": len(places),
-        "came_true": round(float(done.mean()), 4),
-        "auc": auc(done, found),
-        "auc_interval": interval(names, lambda drawn: auc(done[drawn], found[drawn])),
+        "success_rate": round(float(done.mean()), 4),
+        "auc": auc(done, predicted),
+        "auc_interval": interval(names, lambda drawn: auc(done[drawn], predicted[drawn])),
         "best_of": taken,
         "gain": round(float(gains.mean()), 4),
         "gain_interval": interval(list(photos), lambda drawn: float(gains[drawn].mean())),
     }
 
 
-def _controls(
-    reader: Reader, clips: Clips, rows: np.ndarray, found: np.ndarray, offset: int
+def _corruptions(
+    batched: BatchedCritic, clips: Clips, rows: np.ndarray, predicted: np.ndarray, offset: int
 ) -> dict[str, float | None]:
-    """AUC of sound clips against their spoilt copies, by kind and over all, per question."""
+    """AUC of valid clips against their corrupted copies, per question: by kind and over all."""
     rng, place = np.random.default_rng(1), np.flatnonzero(clips.kinds[rows] == "real")
-    sound = rows[place]
-    if len(sound) < 2:
+    valid = rows[place]
+    if len(valid) < 2:
         return {}
-    asked = np.array([[reader.numbers[clips.prompts[row]]] for row in sound])
+    instructions = np.array([[batched.numbers[clips.prompts[row]]] for row in valid])
     facts, bad = {}, {"physics": [], "instruction": []}
     for kind, (_, *labels) in TRAINED.items():
         length = clips.frames - (clips.frames // 3 if kind == "dropped" else 0)
-        when = np.broadcast_to(np.arange(length), (len(sound), length))
-        view = plain_view(clips, sound, when, torch.device("cpu"))
-        for row in range(len(sound)):
-            spoil(view, row, kind, int(sound[row - 1]), tuple(clips.pixels.shape[1:4]), rng)
+        when = np.broadcast_to(np.arange(length), (len(valid), length))
+        view = plain_view(clips, valid, when, torch.device("cpu"))
+        for row in range(len(valid)):
+            corrupt_view(view, row, kind, int(valid[row - 1]), tuple(clips.pixels.shape[1:4]), rng)
         view.clip, view.other = view.clip + offset, view.other + offset
-        spoilt = scores(reader, clips, view.to(clips.pixels.device), asked)
+        corrupted = scores(batched, clips, view.to(clips.pixels.device), instructions)
         for column, (question, label) in enumerate(zip(bad, labels, strict=True)):
             if label == 0:
-                bad[question].append(spoilt[:, column])
-                facts[f"controls {question}/{kind}"] = _against(found[place, column], spoilt[:, column])
+                bad[question].append(corrupted[:, column])
+                facts[f"corrupted {question}/{kind}"] = _against(predicted[place, column], corrupted[:, column])
     for column, (question, parts) in enumerate(bad.items()):
-        facts[f"controls {question}"] = _against(found[place, column], np.concatenate(parts))
+        facts[f"corrupted {question}"] = _against(predicted[place, column], np.concatenate(parts))
     return facts
 
 
@@ -184,7 +186,7 @@ def _against(right: np.ndarray, wrong: np.ndarray) -> float | None:
 
 
 def report(facts: dict[str, float | None]) -> str:
-    """The figures in lines, one per question and state of the clips."""
+    """The figures in lines, one per question and kind of clip."""
     groups: dict[str, list[str]] = {}
     for key, value in facts.items():
         head, _, kind = key.partition("/")
@@ -193,7 +195,7 @@ def report(facts: dict[str, float | None]) -> str:
 
 
 def _statistics(clips: Clips) -> np.ndarray:
-    """What a clip shows without being looked at: brightness, contrast, sharpness, and change, over time [N, F]."""
+    """Brightness, contrast, sharpness and change over time of each clip, [N, F]."""
     features = []
     for part in clips.pixels[: len(clips)].split(64):
         grey = part.float().mean(-1)
@@ -216,30 +218,30 @@ def _statistics(clips: Clips) -> np.ndarray:
 
 def baseline(clips: Clips, held: Clips) -> dict[str, float | None]:
     """Held-out AUC of a logistic regression on pixel statistics, per question; and with labels shuffled in training."""
-    known, new, facts = _statistics(clips), _statistics(held), {}
+    training, new, facts = _statistics(clips), _statistics(held), {}
     rng = np.random.default_rng(0)
     for question in ("physics", "instruction"):
-        labels, truth = getattr(clips, question), getattr(held, question)
-        learned, asked = (labels >= 0) & (clips.kinds != "dream"), (truth >= 0) & (held.kinds != "dream")
+        labels, wanted = getattr(clips, question), getattr(held, question)
+        learned, tested = (labels >= 0) & (clips.kinds != "generated"), (wanted >= 0) & (held.kinds != "generated")
         if question == "physics":
-            learned, asked = learned & ~np.isin(clips.kinds, UNSEEN), asked & ~np.isin(held.kinds, UNSEEN)
+            learned, tested = learned & ~np.isin(clips.kinds, UNTRAINED), tested & ~np.isin(held.kinds, UNTRAINED)
         for name, target in ((question, labels[learned]), (f"shuffled {question}", rng.permutation(labels[learned]))):
             if len(set(target.tolist())) == 2:
                 model = make_pipeline(
                     StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
                 )
-                value = auc(truth[asked], model.fit(known[learned], target).predict_proba(new[asked])[:, 1])
+                value = auc(wanted[tested], model.fit(training[learned], target).predict_proba(new[tested])[:, 1])
                 facts[name] = None if value is None else round(value, 4)
     return facts
 
 
-def check_saved(folder: Path, reader: Reader, clips: Clips, count: int = 8) -> dict[str, float]:
+def check_saved(folder: Path, batched: BatchedCritic, clips: Clips, count: int = 8) -> dict[str, float]:
     """Largest difference of scores between the saved files, judged as the stage does it, and the model in memory."""
     rows = np.linspace(0, len(clips) - 1, count).astype(int)
-    asked = np.array([[reader.numbers[clips.prompts[row]]] for row in rows])
-    here = scores(reader, clips, plain_view(clips, rows), asked)
-    critic = load_critic(folder, reader.device)
-    seen = [Sampled(clips.pixels[row].cpu().numpy(), tuple(range(clips.frames)), 8.0) for row in rows]
-    asked_for = [[ask("physics", None), ask("instruction", clips.prompts[row])] for row in rows]
-    there = score(critic, seen, asked_for)[0] @ np.arange(1, 6)
+    instructions = np.array([[batched.numbers[clips.prompts[row]]] for row in rows])
+    here = scores(batched, clips, plain_view(clips, rows), instructions)
+    critic = load_critic(folder, batched.device)
+    samples = [Sampled(clips.pixels[row].cpu().numpy(), tuple(range(clips.frames)), 8.0) for row in rows]
+    questions = [[ask("physics", None), ask("instruction", clips.prompts[row])] for row in rows]
+    there = score(critic, samples, questions)[0] @ np.arange(1, 6)
     return {"largest difference": round(float(np.abs(here - there).max()), 5), "clips": count}

@@ -1,15 +1,14 @@
-"""Training the nano critic on workshop clips and their twins: `python -m nano.critic train`.
+"""Training the nano critic on the simulator's clips and injected faults: `python -m nano.critic train`.
 
-Sound clips are answered with 5, broken ones with 1, by cross-entropy over the five digits behind the answer cue. What
-makes so small a model learn from some thousand clips is that every pass over the frames answers much more than that:
+The answer to a valid clip is 5, to an invalid one 1, by cross-entropy over the five digits after the answer cue. So
+small a model learns from some thousand clips because every forward pass has many more targets:
 
-* physics silently after each frame pair, turning from 5 to 1 where the fault begins;
-* physics silently at each visual token, 1 where a twin differs from its original: the simulator knows where;
+* physics after each frame pair, turning from 5 to 1 where the fault begins;
+* physics at each visual token, 1 where a clip differs from its original, which the simulator knows;
 * the instruction, and another one that is wrong, mostly by one word;
-* the words of the right instruction, each told from the clip and the words before it: to grade what was asked for, one
-  must be able to tell what was done.
+* the words of the right instruction, each predicted from the clip and the words before it.
 
-All of it is one forward pass of the real class, with a mask that keeps the questions from seeing each other.
+All of it is one forward pass of the real class, with a mask that keeps the questions from attending to each other.
 """
 
 from __future__ import annotations
@@ -32,28 +31,21 @@ from cookbook.errors import UserError
 from cookbook.hardware import compute_dtype
 from cookbook.models.autoencoder import channels_last
 from cookbook.models.critic import Critic, load_critic
-from nano.critic_clips import Clips, Example, collect, disturb, gather, read_examples, soften
+from nano.critic_clips import Clips, add_reconstructions, augment, collect, gather, read_labelled_clips
 from nano.critic_draw import Batch, Draw
-from nano.critic_forward import Reader
+from nano.critic_forward import BatchedCritic
+from nano.critic_measure import baseline, check_saved, counts, generated, measure, report
+from nano.critic_model import init, save
 
 BATCH = 64
 LEARNING_RATE = 1e-3
 WARMUP = 100  # steps
-AVERAGE = 0.998  # decay of the averaged weights, which are the ones that are kept
-HELD_OUT_PERCENT = 12
-JITTER = 0.3  # of standardised latents, in the round trips that are trained on
-SHORT = 6  # every so many steps a batch of shortened clips, among which those with dropped frames are to be told
+AVERAGE = 0.998  # decay of the averaged weights, which are saved
+JITTER = 0.3  # of standardised latents, in the VAE reconstructions that are trained on
+SHORT = 6  # every so many steps a batch of shortened clips, some of which lack frames in the middle
 STATE = "training.pt"
-QUICK = 256  # held-out clips looked at on the way; all of them at the end
-WEIGHTS = {"physics": 1.0, "running": 1.0, "where": 0.5, "instruction": 1.0, "words": 0.2}
-
-
-def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(to train on, held out), whole scenes on one side, by a hash of the scene's name."""
-    held = [int(runs.digest_of(example.scene)[7:15], 16) % 100 < HELD_OUT_PERCENT for example in examples]
-    return [e for e, out in zip(examples, held, strict=True) if not out], [
-        e for e, out in zip(examples, held, strict=True) if out
-    ]
+QUICK = 256  # held-out clips measured on the way; all of them at the end
+WEIGHTS = {"physics": 1.0, "per_frame": 1.0, "per_token": 0.5, "instruction": 1.0, "words": 0.2}
 
 
 def balanced(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -66,21 +58,20 @@ def balanced(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return sum((each * share).sum() / share.sum().clamp(min=1) for share in shares) / 2
 
 
-def loss_on(reader: Reader, clips: Clips, batch: Batch) -> dict[str, torch.Tensor]:
+def loss_on(batched: BatchedCritic, clips: Clips, batch: Batch) -> dict[str, torch.Tensor]:
     """The losses of a batch, each a mean."""
-    frames = disturb(gather(clips, batch.view))
-    read = reader.read(frames, torch.stack([batch.told, batch.strange], 1))
-    told = read.answers[:, 1:]  # the instruction and the stranger's
-    words = (reader.spoken[batch.told] & batch.describes[:, None])[:, 1:]
-    spelled = F.cross_entropy(
-        read.words[:, :-1].flatten(0, 1).float(), reader.endings[batch.told][:, 1:].flatten(), reduction="none"
+    frames = augment(gather(clips, batch.view))
+    outputs = batched.forward(frames, torch.stack([batch.own, batch.negative], 1))
+    words = (batched.instruction_words[batch.own] & batch.describes[:, None])[:, 1:]
+    next_words = F.cross_entropy(
+        outputs.words[:, :-1].flatten(0, 1).float(), batched.endings[batch.own][:, 1:].flatten(), reduction="none"
     )
     return {
-        "physics": balanced(read.answers[:, 0], batch.physics),
-        "running": balanced(read.running, batch.running),
-        "where": balanced(read.places, batch.where),
-        "instruction": balanced(told, torch.stack([batch.instruction, batch.stranger], 1)),
-        "words": (spelled * words.flatten()).sum() / words.sum().clamp(min=1),
+        "physics": balanced(outputs.answers[:, 0], batch.physics),
+        "per_frame": balanced(outputs.per_frame, batch.per_frame),
+        "per_token": balanced(outputs.per_token, batch.per_token),
+        "instruction": balanced(outputs.answers[:, 1:], torch.stack([batch.instruction, batch.negative_label], 1)),
+        "words": (next_words * words.flatten()).sum() / words.sum().clamp(min=1),
     }
 
 
@@ -90,20 +81,20 @@ def rate(step: int, spent: float) -> float:
 
 
 class Learner:
-    """Weights, their running average and the optimizer: all that a piece of training leaves to the next."""
+    """Weights, their running average and the optimizer: the state from which training resumes."""
 
     def __init__(self, critic: Critic, device: torch.device) -> None:
         self.critic = critic
         critic.model.float().requires_grad_(True).train()
         self.average = copy.deepcopy(critic.model).requires_grad_(False).eval()
-        # What is added to every token and what only scales are not pulled towards zero
+        # No weight decay on biases and scales
         parts = [[p for p in critic.model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
         groups = [{"params": part, "weight_decay": decay} for part, decay in zip(parts, (0.05, 0.0), strict=True)]
         self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.98), fused=device.type == "cuda")
         self.step, self.seconds = 0, 0.0
 
     def update(self, losses: dict[str, torch.Tensor], spent: float) -> None:
-        """One optimizer step; the average follows, slower the longer there is something to average."""
+        """One optimizer step. The decay of the average rises to `AVERAGE` over the first steps."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, spent)
         sum(WEIGHTS[name] * value for name, value in losses.items()).backward()
@@ -115,7 +106,7 @@ class Learner:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.critic.model.parameters()), 1 - decay)
         self.step += 1
 
-    def keep(self, path: Path) -> None:
+    def save(self, path: Path) -> None:
         weights = {"model": self.critic.model.state_dict(), "average": self.average.state_dict()}
         with runs.replacing(path) as temporary:
             torch.save(
@@ -129,166 +120,172 @@ class Learner:
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.seconds = saved["step"], saved["seconds"]
-        print(f"critic: continuing at step {self.step} after {self.seconds:.0f} s", flush=True)
+        print(f"critic: resuming at step {self.step} after {self.seconds:.0f} s", flush=True)
 
 
-def quicken(critic: Critic) -> None:
-    """Compile what repeats, in place: layers this narrow spend their time between kernels, not in them."""
+def compile_layers(critic: Critic) -> None:
+    """Compile the repeated layers in place: layers this narrow spend their time between kernels, not in them."""
     for layer in (*critic.model.model.visual.blocks, *critic.model.model.language_model.layers):
         layer.compile()
 
 
-def prepare(
-    examples: Sequence[Example], critic: Critic, device: torch.device, vae: Path | None, jitter: float, keep: Path
-) -> Clips:
-    """The clips on the device and, with a VAE, their round trips, which are kept in the file `keep`."""
-    clips = collect(examples, critic.token_edge, device)
+def load_labelled(folders: Sequence[Path], critic: Critic, vae: Path | None, jitter: float, cache: Path) -> Clips:
+    """The clips on the critic's device and, with a VAE, their reconstructions, which are cached in a file."""
+    device = critic.model.device
+    clips = collect(read_labelled_clips(folders, critic.token_edge), critic.token_edge, device)
     if vae is None:
         return clips
-    if keep.exists():
-        clips.pixels = torch.cat([clips.pixels, torch.from_numpy(np.load(keep)).to(device)])
+    if cache.exists():
+        clips.pixels = torch.cat([clips.pixels, torch.from_numpy(np.load(cache)).to(device)])
         return clips
     folder = vae if (vae / "config.json").exists() else vae / "vae"
     if not (folder / "config.json").exists():
         raise UserError(f"{vae} holds no VAE: config.json is missing")
     model = channels_last(AutoencoderKLWan.from_pretrained(folder, torch_dtype=compute_dtype(device))).to(device).eval()
-    soften(clips, model.requires_grad_(False), jitter=jitter)
-    with runs.replacing(keep) as temporary, open(temporary, "wb") as file:
+    add_reconstructions(clips, model.requires_grad_(False), jitter=jitter)
+    with runs.replacing(cache) as temporary, open(temporary, "wb") as file:
         np.save(file, clips.pixels[len(clips) :].cpu().numpy())
     return clips
 
 
-def round_trips(folders: Sequence[Path], vae: Path | None, device: str) -> Path:
-    """Where the round trips of these folders' clips are kept, without the ending."""
-    made_from = [
-        [runs.digest(folder / "manifest.jsonl") for folder in folders],
-        vae and runs.fingerprint(vae),
-        device,
-    ]
-    return folders[0] / f".round-trips-{runs.digest_of(made_from)[-12:]}"
+def reconstruction_cache(folders: Sequence[Path], vae: Path | None, device: str) -> Path:
+    """Where the VAE reconstructions of these folders' clips are cached, without the suffix."""
+    inputs = [[runs.digest(folder / "manifest.jsonl") for folder in folders], vae and runs.fingerprint(vae), device]
+    return folders[0] / f".reconstructions-{runs.digest_of(inputs)[-12:]}"
 
 
 def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None, device: str = "cpu") -> dict:
-    """Measure a critic on clips that it never saw, and print what training prints at its end.
+    """Measure a critic on held-out clips, and print the figures that training prints at its end.
 
     Args:
-        critic: a folder as `train` leaves it.
-        held_out: folders made by simulator.make, with twins; dreams of nano.generate_clips, too.
-        vae: the nano VAE; with it the clips' round trips are measured as well.
+        critic: a folder that `train` wrote.
+        held_out: folders of simulator.make, with faults, and of nano.generate_clips.
+        vae: the nano VAE; with it the clips' VAE reconstructions are measured as well.
         device: `cpu`, `cuda` or `cuda:<n>`.
     """
-    from nano.critic_measure import counts, dreams, measure, report
-
     loaded = load_critic(critic, torch.device(device))
-    keep = round_trips(held_out, vae, device).with_suffix(".held.npy")
-    clips = prepare(read_examples(held_out, loaded.token_edge), loaded, torch.device(device), vae, 0.0, keep)
-    reader = Reader(loaded, clips.pixels.shape[1:4], sorted(set(clips.texts())))
-    facts = {"critic": measure(reader, clips), "generated": dreams(reader, clips)} | counts(reader, clips)
-    print(f"{report(facts['critic'])}\nclips: {facts['clips']}\n95 % intervals: {facts['intervals']}\n"
-          f"dreams: {facts['generated']}", flush=True)  # fmt: skip
-    return facts
+    cache = reconstruction_cache(held_out, vae, device).with_suffix(".held.npy")
+    clips = load_labelled(held_out, loaded, vae, 0.0, cache)
+    batched = BatchedCritic(loaded, clips.pixels.shape[1:4], sorted(set(clips.texts())))
+    figures = {"critic": measure(batched, clips), "generated": generated(batched, clips)} | counts(batched, clips)
+    print(report(figures["critic"]))
+    print_figures(figures)
+    return figures
+
+
+def print_figures(figures: dict) -> None:
+    """All figures of a critic but the AUCs, which `report` prints."""
+    for key in ("pixel_statistics", "saved", "clips", "intervals", "generated"):
+        if key in figures:
+            print(f"{key.replace('_', ' ')}: {figures[key]}", flush=True)
 
 
 def train(
     data: tuple[Path, ...],
     out: Path,
+    held_out: tuple[Path, ...],
     minutes: float = 20,
-    held_out: tuple[Path, ...] = (),
     vae: Path | None = None,
     tokenizer: Path | None = None,
     device: str = "cpu",
     batch: int = BATCH,
-    piece: float | None = None,
-    shuffled: bool = False,
+    budget: float | None = None,
 ) -> dict:
-    """Train the critic in `out` (made first if there is none) for so many minutes in all, and save it there.
+    """Train the critic in `out` (initialised if there is none) for so many minutes in all, and save it there.
 
-    A run that was stopped continues from `out/training.pt`, saved every half minute and at each measurement. The clock
+    A run that was stopped resumes from `out/training.pt`, saved every half minute and at each measurement. The clock
     counts training alone, not loading and measuring.
 
     Args:
-        data: folders made by simulator.make, with twins.
-        held_out: such folders of other scenes and pairs, to measure on; without any, one scene in eight is held out.
-        vae: the nano VAE; half of what is trained on went through it, and both are measured.
+        data: folders of simulator.make, with faults, and of nano.generate_clips.
+        held_out: such folders of other scenes and pairs, to measure on.
+        vae: the nano VAE; half of the training clips are its reconstructions, and both are measured.
         tokenizer: for a new critic, a folder of `build_tokenizer`; None trains one.
         device: `cpu`, `cuda` or `cuda:<n>`.
-        piece: stop after so many minutes, to be called again; the schedule is that of `minutes`.
-        shuffled: give each clip's labels to another clip, as a control: nothing may be learned.
+        budget: stop after so many minutes, to be called again; the schedule is that of `minutes`.
 
     Returns:
         The last held-out measurement.
     """
-    from nano.critic import init, save
-    from nano.critic_measure import baseline, check_saved, counts, dreams, measure, report
-
     on = torch.device(device)
     if not (out / "config.json").exists():
         init(out, tokenizer)
     critic = load_critic(out, on)
     started = time.monotonic()
-    examples = read_examples(data, critic.token_edge)
-    examples, held = (examples, read_examples(held_out, critic.token_edge)) if held_out else split(examples)
-    if not held:
-        raise UserError("no scene is held out to measure on: give --held-out, or more scenes")
-    keep = round_trips((*data, *held_out), vae, device)
-    clips = prepare(examples, critic, on, vae, JITTER, keep.with_suffix(".train.npy"))
-    unknown = prepare(held, critic, on, vae, 0.0, keep.with_suffix(".held.npy"))
-    if shuffled:
-        mixed = torch.from_numpy(np.random.default_rng(5).permutation(len(clips))).to(on)
-        clips.pixels = torch.cat([part[mixed] for part in clips.pixels.split(len(clips))])
-        clips.faults.fill_(-1)
-    print(f"critic: {len(clips)} clips to train on, {len(unknown)} held out, {minutes:g} minutes on {device}; "
-          f"prepared in {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+    cache = reconstruction_cache((*data, *held_out), vae, device)
+    clips = load_labelled(data, critic, vae, JITTER, cache.with_suffix(".train.npy"))
+    held = load_labelled(held_out, critic, vae, 0.0, cache.with_suffix(".held.npy"))
+    print(f"critic: {len(clips)} clips to train on, {len(held)} held out, {minutes:g} minutes on {device}; "
+          f"loaded in {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
     learner = Learner(critic, on)
     if on.type == "cuda":
-        quicken(critic)
+        compile_layers(critic)
     if (out / STATE).exists():
         learner.resume(out / STATE, on)
-    texts = sorted({text for part in (clips, unknown) for text in part.texts()})
-    reader = Reader(critic, clips.pixels.shape[1:4], texts)
-    averaged = Reader(replace(critic, model=learner.average), clips.pixels.shape[1:4], texts)
-    draw = Draw(clips, reader.numbers, batch, np.random.default_rng([7, learner.step]))
+    texts = sorted({text for part in (clips, held) for text in part.texts()})
+    batched = BatchedCritic(critic, clips.pixels.shape[1:4], texts)
+    averaged = BatchedCritic(replace(critic, model=learner.average), clips.pixels.shape[1:4], texts)
+    end = minutes if budget is None else min(minutes, learner.seconds / 60 + budget)
+    result = training_loop(learner, batched, averaged, (clips, held), out, (minutes, end), batch)
+    if result:
+        figures = {
+            "critic": result,
+            "pixel_statistics": baseline(clips, held),
+            "saved": check_saved(out, averaged, held),
+            "generated": generated(averaged, held),
+            **counts(averaged, held),
+            "step": learner.step,
+        }
+        runs.write_json(out / "metrics.json", figures)
+        print_figures(figures)
+    return result
+
+
+def training_loop(
+    learner: Learner,
+    batched: BatchedCritic,
+    averaged: BatchedCritic,
+    data: tuple[Clips, Clips],
+    out: Path,
+    minutes: tuple[float, float],
+    batch: int,
+) -> dict:
+    """The training loop; measures, saves and prints at each quarter of the schedule and at the end.
+
+    Args:
+        data: clips to train on, and held-out clips.
+        minutes: of the whole schedule, and when to stop.
+
+    Returns:
+        The last measurement, empty if there was none.
+    """
+    (clips, held), (schedule, end) = data, minutes
+    draw = Draw(clips, batched.numbers, batch, np.random.default_rng([7, learner.step]))
     torch.manual_seed(learner.step)
-    marks = [share for share in (0.25, 0.5, 0.75, 1.0) if 60 * minutes * share > learner.seconds]
-    end = 60 * (minutes if piece is None else min(minutes, learner.seconds / 60 + piece))
-    result, sums, counted, told = {}, {}, 0, learner.seconds
-    while learner.seconds < end:
+    quarters = [share for share in (0.25, 0.5, 0.75, 1.0) if 60 * schedule * share > learner.seconds]
+    result, sums, steps, logged = {}, {}, 0, learner.seconds
+    while learner.seconds < 60 * end:
         begun = time.monotonic()
-        losses = loss_on(reader, clips, draw(short=learner.step % SHORT == SHORT - 1))
-        learner.update(losses, learner.seconds / 60 / minutes)
+        losses = loss_on(batched, clips, draw(short=learner.step % SHORT == SHORT - 1))
+        learner.update(losses, learner.seconds / 60 / schedule)
         sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
-        counted += 1
-        if counted % 20 == 0:  # the device runs behind: wait, so that the clock is right
+        steps += 1
+        if steps % 20 == 0:  # the device runs behind: wait, so that the clock is right
             _ = float(sums["physics"])
         learner.seconds += time.monotonic() - begun
-        passed = [mark for mark in marks if learner.seconds >= 60 * minutes * mark]
-        done = learner.seconds >= end
-        if passed or done or learner.seconds - told > 30:
-            means = {name: round(float(value) / counted, 4) for name, value in sums.items()}
-            speed = counted / max(learner.seconds - told, 1e-9)
-            sums, counted, told = {}, 0, learner.seconds
-            marks = [mark for mark in marks if mark not in passed]
-            row = {"step": learner.step, "seconds": learner.seconds, "steps_per_second": round(speed, 2), "loss": means}
-            if passed or done:
-                result = measure(averaged, unknown, None if done else QUICK)
-                save(copy.deepcopy(learner.average).half(), critic.processor.tokenizer, out)
-            learner.keep(out / STATE)
-            runs.append_row(out / "train_log.jsonl", row | {"held_out": result if passed or done else None})
+        left = [share for share in quarters if learner.seconds < 60 * schedule * share]
+        stop = learner.seconds >= 60 * end
+        if stop or left != quarters or learner.seconds - logged > 30:
+            means = {name: round(float(value) / steps, 4) for name, value in sums.items()}
+            speed = round(steps / max(learner.seconds - logged, 1e-9), 2)
+            row = {"step": learner.step, "seconds": learner.seconds, "steps_per_second": speed, "loss": means}
             print(f"step {learner.step} {learner.seconds:.0f} s {speed:.1f}/s loss {means}", flush=True)
-            if passed or done:
+            measured = None
+            if stop or left != quarters:
+                result = measured = measure(averaged, held, None if stop else QUICK)
+                save(copy.deepcopy(learner.average).half(), batched.critic.processor.tokenizer, out)
                 print(report(result), flush=True)
-    if result:
-        facts = {
-            "critic": result,
-            "pixel_statistics": baseline(clips, unknown),
-            "saved": check_saved(out, averaged, unknown),
-            "generated": dreams(averaged, unknown),
-        }
-        facts |= counts(averaged, unknown) | {"shuffled": shuffled, "step": learner.step}
-        runs.write_json(out / "metrics.json", facts)
-        print(
-            f"pixel statistics: {facts['pixel_statistics']}\nsaved files: {facts['saved']}\n"
-            f"clips: {facts['clips']}\n95 % intervals: {facts['intervals']}\ndreams: {facts['generated']}",
-            flush=True,
-        )
+            learner.save(out / STATE)
+            runs.append_row(out / "train_log.jsonl", row | {"held_out": measured})
+            quarters, sums, steps, logged = left, {}, 0, learner.seconds
     return result

@@ -1,10 +1,10 @@
-"""Does post-training teach placing? Held-out beginnings, the same noise for every model, judged without a model.
+"""Success rates before and after post-training: held-out first frames, the same noise, judged by rules on pixels.
 
     python -m nano.evaluate --data DIR [DIR ...] --base DIR [--tuned DIR] --out DIR --seeds 4
     python -m nano.evaluate --data DIR --base DIR --tuned DIR --out DIR --grid
 
-Each clip goes through H.264 exactly as the generate stage writes it, so that what is judged is what ships. The
-simulator's own clips, through the same VAE and the same H.264, are judged too: no model can be expected to do better.
+Each video goes through H.264 as the generate stage writes it. The simulator's own clips, through the same VAE and the
+same H.264, are judged too: their success rate is the most that can be expected of a model.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from cookbook.judge import pixels, rules
 from cookbook.judge.statistics import interval, share
 from cookbook.models import world
 from nano import task_rules
-from nano.generator import CENTRE, NANO, BatchGenerator, Flags, Scene, load_model
+from nano.generator import CENTRE, NANO, BatchGenerator, Flags, SimulatedClip, load_model
 from nano.task_rules import judge_task
 
+ON_SHEET = 8  # prompts on the contact sheet
 GRID = (
     CENTRE,
     *(replace(CENTRE, guidance=value) for value in (0.0, 1.0, 4.0, 7.0)),
@@ -40,21 +41,21 @@ GRID = (
 )
 
 
-def finish(frames: np.ndarray, scene: Scene) -> dict:
-    """In a worker: write and read H.264 as the generate stage does, then judge."""
+def judge(frames: np.ndarray, clip: SimulatedClip) -> dict:
+    """In a worker: write and read H.264 as the generate stage does, then judge by the rules on pixels."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         video.write_video(path, frames, NANO.clip.fps)
-        seen, _ = video.read_video(path)
-    truth, row = scene.truth(), scene.row
-    masks = truth["mask_target"], truth["mask_receptacle"]
-    judgement = judge_task(seen, *masks, row["hand"], row["task"], toward=row.get("toward"))
+        decoded, _ = video.read_video(path)
+    ground_truth, row = clip.ground_truth(), clip.row
+    masks = ground_truth["mask_target"], ground_truth["mask_receptacle"]
+    judgement = judge_task(decoded, *masks, row["hand"], row["task"], toward=row.get("toward"))
     passed = judgement.outcome in rules.SUCCESS
     return {**vars(judgement), "visible": round(judgement.visible, 4), "passed": passed}
 
 
 def judges(workers: int) -> Executor:
-    """Processes that judge while the next clips are made. Spawned, because a process with CUDA in it cannot fork."""
+    """Processes that judge while the next videos are generated; spawned, because a process with CUDA cannot fork."""
     if workers <= 1:
         return ThreadPoolExecutor(1)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
@@ -65,39 +66,39 @@ def judges(workers: int) -> Executor:
 
 @dataclass
 class Measured:
-    """Rows of one model under one setting, and the clips of its first seed by scene."""
+    """Rows of one model with one setting, and the videos of its first seed by clip."""
 
     rows: list[dict] = field(default_factory=list)
-    shots: dict[int, np.ndarray] = field(default_factory=dict)
-    seconds_making: float = 0.0  # without the judges, which work beside it
+    videos: dict[int, np.ndarray] = field(default_factory=dict)
+    seconds_generating: float = 0.0  # without judging, which runs beside it
 
 
 def measure(
-    dreamer: BatchGenerator, dreams: Iterator[tuple[int, int, np.ndarray]], model: str, pool: Executor
+    generator: BatchGenerator, generated: Iterator[tuple[int, int, np.ndarray]], model: str, pool: Executor
 ) -> Measured:
-    """Judge all `generated` of one model."""
-    made, waiting, start = Measured(), [], time.monotonic()
-    for index, seed, frames in dreams:
-        scene = dreamer.scenes[index]
-        row = {"model": model, "prompt": scene.row["prompt"], "seed": seed, "task": scene.row["task"]}
-        waiting.append((row | {"clip": scene.row["id"]}, pool.submit(finish, frames, scene)))
-        made.shots.setdefault(index, frames)
-    made.seconds_making = round(time.monotonic() - start, 1)
-    made.rows = [row | future.result() for row, future in waiting]
-    return made
+    """Judge all generated videos of one model."""
+    measured, waiting, start = Measured(), [], time.monotonic()
+    for index, seed, frames in generated:
+        clip = generator.scenes[index]
+        row = {"model": model, "prompt": clip.row["prompt"], "seed": seed, "task": clip.row["task"]}
+        waiting.append((row | {"clip": clip.row["id"]}, pool.submit(judge, frames, clip)))
+        measured.videos.setdefault(index, frames)
+    measured.seconds_generating = round(time.monotonic() - start, 1)
+    measured.rows = [row | future.result() for row, future in waiting]
+    return measured
 
 
 def tally(rows: list[dict]) -> dict:
-    """Share of success with its interval clustered by prompt, and how often each outcome and reason came."""
+    """Success rate with its 95 % CI clustered by prompt, and how often each outcome and reason occurred."""
     prompts = [row["prompt"] for row in rows]
     rate, edges = share(np.array([row["passed"] for row in rows]), prompts)
     counts = {key: dict(Counter(row[key] for row in rows).most_common()) for key in ("outcome", "reason")}
     return {"clips": len(rows), "prompts": len(set(prompts)), "rate": rate, "interval": edges, **counts}
 
 
-def measured_by(dreamer: BatchGenerator) -> dict[str, str]:
-    """What a rate depends on beside the models: the held-out clips and the rules that judge."""
-    clips = runs.digest_of([scene.row["sha256"] for scene in dreamer.scenes])
+def measured_by(generator: BatchGenerator) -> dict[str, str]:
+    """Digests of what a success rate depends on beside the models: the held-out clips and the rules."""
+    clips = runs.digest_of([scene.row["sha256"] for scene in generator.scenes])
     return {
         "clips_measured": clips,
         "rules": runs.digest_of([runs.digest(Path(m.__file__)) for m in (rules, pixels, task_rules)]),
@@ -109,7 +110,7 @@ def by_task(rows: list[dict]) -> dict[str, dict]:
 
 
 def gain(base: list[dict], tuned: list[dict]) -> dict:
-    """Tuned minus base on the same prompts and seeds, with the interval of the difference."""
+    """Tuned minus base on the same prompts and seeds, with the 95 % CI of the difference."""
     change = np.array([float(new["passed"]) - float(old["passed"]) for new, old in zip(tuned, base, strict=True)])
     edges = interval([row["prompt"] for row in base], lambda rows: float(change[rows].mean()))
     return {"gain": round(float(change.mean()), 4), "interval": edges}
@@ -132,78 +133,77 @@ class Args(Flags):
     prompts: int = 60
     seeds: int = 4
     steps: int = CENTRE.steps
-    guidance: float = CENTRE.guidance
-    shift: float = CENTRE.shift
-    sheet: int = 8
-    """Prompts on the contact sheet, evenly spread and not chosen by their outcome."""
     grid: bool = False
     """Only run the sampling grid on the tuned model; finished settings are skipped."""
 
 
-def draw_sheet(dreamer: BatchGenerator, made: dict[str, Measured], count: int, path: Path) -> None:
-    """Base above tuned above the simulator, six frames each, first seed."""
-    chosen = np.unique(np.linspace(0, len(dreamer.scenes) - 1, min(count, len(dreamer.scenes))).round().astype(int))
+def draw_sheet(generator: BatchGenerator, measured: dict[str, Measured], path: Path) -> None:
+    """Base above tuned above the simulator, six frames each, first seed, for clips that are evenly spread."""
+    count = len(generator.scenes)
+    chosen = np.unique(np.linspace(0, count - 1, min(ON_SHEET, count)).round().astype(int))
     clips, titles = [], []
     for index in chosen:
-        scene = dreamer.scenes[index]
-        for model, part in made.items():
-            row = next(row for row in part.rows if row["clip"] == scene.row["id"])
-            clips.append(dreamer.clips[index] if model == "simulator" else part.shots[index])
-            said = ", ".join(filter(None, (row["outcome"], row["reason"])))
-            titles.append(f"{model}: {said}; {row['prompt']}")
+        for model, part in measured.items():
+            row = next(row for row in part.rows if row["clip"] == generator.scenes[index].row["id"])
+            clips.append(generator.clips[index] if model == "simulator" else part.videos[index])
+            outcome = ", ".join(filter(None, (row["outcome"], row["reason"])))
+            titles.append(f"{model}: {outcome}; {row['prompt']}")
     with runs.replacing(path) as temporary:
         show.contact_sheet(clips, titles, columns=6).save(temporary)
 
 
-def evaluate(args: Args, dreamer: BatchGenerator, pool: Executor) -> dict:
+def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
     """Both models and the simulator; writes everything and returns the summary."""
-    setting, start = replace(CENTRE, steps=args.steps, guidance=args.guidance, shift=args.shift), time.monotonic()
+    setting, start = replace(CENTRE, steps=args.steps), time.monotonic()
     folders = {"base": args.base} | ({"tuned": args.tuned} if args.tuned else {})
-    made = {}
+    measured = {}
     for model, folder in folders.items():
-        transformer = load_model(folder, dreamer.device)
-        made[model] = measure(dreamer, dreamer.dream(transformer, setting, range(args.seeds)), model, pool)
-    made["simulator"] = measure(dreamer, dreamer.ceiling(), "simulator", pool)
-    rows = [row for part in made.values() for row in part.rows]
+        transformer = load_model(folder, generator.device)
+        measured[model] = measure(generator, generator.generate(transformer, setting, range(args.seeds)), model, pool)
+    measured["simulator"] = measure(generator, generator.ceiling(), "simulator", pool)
+    rows = [row for part in measured.values() for row in part.rows]
     runs.write_rows(args.out / "rows.jsonl", rows)
-    summary = {"models": {model: by_task(part.rows) for model, part in made.items()}}
+    summary = {"models": {model: by_task(part.rows) for model, part in measured.items()}}
     if args.tuned:
-        places = [[row for row in made[model].rows if row["task"] == "place"] for model in folders]
+        places = [[row for row in measured[model].rows if row["task"] == "place"] for model in folders]
         summary |= {"gain": gain(*places) if all(places) else None}
     summary |= {
         "settings": {**asdict(setting), "seeds": args.seeds, "data": [str(path.name) for path in args.data]},
         "weights": {model: world.weights_fingerprint(folder) for model, folder in folders.items()},
         "vae": runs.fingerprint(args.base / "vae"),
-        **measured_by(dreamer),
-        "device": torch.cuda.get_device_name() if dreamer.device.type == "cuda" else "cpu",
+        **measured_by(generator),
+        "device": torch.cuda.get_device_name() if generator.device.type == "cuda" else "cpu",
         "seconds": round(time.monotonic() - start, 1),
-        "seconds_making": {model: part.seconds_making for model, part in made.items()},
+        "seconds_generating": {model: part.seconds_generating for model, part in measured.items()},
     }
     runs.write_json(args.out / "summary.json", summary)
-    draw_sheet(dreamer, made, args.sheet, args.out / "sheet.png")
+    draw_sheet(generator, measured, args.out / "sheet.png")
     for model, tasks in summary["models"].items():
         for task, facts in tasks.items():
             print(f"{model:10s} {task:6s} {percent(facts):20s} of {facts['clips']} clips; {facts['reason']}")
     return summary
 
 
-def run_grid(args: Args, dreamer: BatchGenerator, pool: Executor) -> list[dict]:
-    """One row per setting of `GRID` in grid.jsonl, and the table. `passes` per clip are what a CPU pays."""
-    table, transformer = args.out / "grid.jsonl", load_model(args.tuned, dreamer.device)
-    what = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds} | measured_by(dreamer)
+def run_grid(args: Args, generator: BatchGenerator, pool: Executor) -> list[dict]:
+    """One row per setting of `GRID` in grid.jsonl, and the table, with the network evaluations of each video."""
+    table, transformer = args.out / "grid.jsonl", load_model(args.tuned, generator.device)
+    inputs = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds} | measured_by(generator)
     for setting in GRID:
-        key = asdict(setting) | what
+        key = asdict(setting) | inputs
         if any(key.items() <= row.items() for row in runs.read_rows(table)):
             continue
-        made = measure(dreamer, dreamer.dream(transformer, setting, range(args.seeds)), "tuned", pool)
-        passes = setting.steps * (2 if setting.guidance else 1)
-        runs.append_row(table, key | tally(made.rows) | {"passes": passes, "seconds_making": made.seconds_making})
-        print(f"{setting}: {percent(tally(made.rows))}", flush=True)
-    rows = [row for row in runs.read_rows(table) if what.items() <= row.items()]
-    print("steps  guidance  shift  negative      passes  placed")
+        measured = measure(generator, generator.generate(transformer, setting, range(args.seeds)), "tuned", pool)
+        cost = {
+            "network_evaluations": setting.steps * (2 if setting.guidance else 1),
+            "seconds_generating": measured.seconds_generating,
+        }
+        runs.append_row(table, key | tally(measured.rows) | cost)
+        print(f"{setting}: {percent(tally(measured.rows))}", flush=True)
+    rows = [row for row in runs.read_rows(table) if inputs.items() <= row.items()]
+    print("steps  guidance  shift  negative      evaluations  success")
     for row in rows:
-        told = f"{row['steps']:5d}  {row['guidance']:8g}  {row['shift']:5g}  {row['negative']:12s}  {row['passes']:6d}"
-        print(f"{told}  {percent(row)}")
+        setting = f"{row['steps']:5d}  {row['guidance']:8g}  {row['shift']:5g}  {row['negative']:12s}"
+        print(f"{setting}  {row['network_evaluations']:11d}  {percent(row)}")
     return rows
 
 
@@ -212,7 +212,7 @@ def main(args: Args) -> None:
         raise UserError("--grid samples the tuned model: give --tuned")
     args.out.mkdir(parents=True, exist_ok=True)
     with judges(args.workers) as pool:
-        (run_grid if args.grid else evaluate)(args, args.dreamer(args.base), pool)
+        (run_grid if args.grid else evaluate)(args, args.batch_generator(args.base), pool)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many dreams of a model at once, on the beginnings of held-out clips, the same noise for every model."""
+"""Batched generation from the first frames of held-out clips, with the same noise for every model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NANO = profiles.nano()
 @dataclass(frozen=True)
 class Setting:
     """How clips are sampled. `negative`: what guidance moves away from, the empty prompt's embedding (what the
-    generate stage does) or zeros (what a dropped caption is in training)."""
+    generate stage does) or zeros (the embedding of a dropped caption in training)."""
 
     steps: int = NANO.sampling.steps
     guidance: float = NANO.sampling.guidance
@@ -37,8 +37,8 @@ CENTRE = Setting()
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One clip of a folder made by `simulator.make`: its first frame and prompt are given to the models."""
+class SimulatedClip:
+    """One clip of a folder made by `simulator.make`: its first frame and prompt condition the models."""
 
     folder: Path
     row: dict
@@ -48,25 +48,25 @@ class Scene:
         frames, fps = video.read_video(self.folder / "videos" / f"{self.row['id']}.mp4")
         return video.window(frames, fps, NANO.clip, 0.0, resample=True, crop=True)
 
-    def truth(self) -> dict[str, np.ndarray]:
+    def ground_truth(self) -> dict[str, np.ndarray]:
         with np.load(self.folder / "ground_truth" / f"{self.row['id']}.npz") as file:
             return {name: file[name] for name in file.files}
 
 
-def read_scenes(folders: tuple[Path, ...], limit: int) -> list[Scene]:
+def read_scenes(folders: tuple[Path, ...], limit: int) -> list[SimulatedClip]:
     """The first `limit` real clips of each task in each folder."""
     scenes = []
     for folder in folders:
         rows = [row for row in runs.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
         if not rows:
-            raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; make some with `simulator.make`")
+            raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; render some: `python -m simulator make`")
         for task in sorted({row["task"] for row in rows}):
-            scenes += [Scene(folder, row) for row in rows if row["task"] == task][:limit]
+            scenes += [SimulatedClip(folder, row) for row in rows if row["task"] == task][:limit]
     return scenes
 
 
 def captioned(prompt: str) -> str:
-    """The prompt as training captions have it and as the generate stage completes it."""
+    """The prompt with the prefix of training captions, as the generate stage completes it."""
     return NANO.prompt_prefix + prompt.removeprefix(NANO.prompt_prefix)
 
 
@@ -89,13 +89,13 @@ def velocity(
 
 
 class BatchGenerator:
-    """What all models share, made once: the VAE, the prompts' embeddings [N, L, D], the first latents [N, C, 1, h, w].
+    """Generates with any model; holds what all share: VAE, prompt embeddings [N, L, D], first latents [N, C, 1, h, w].
 
     The VAE computes in float32 on a GPU too, as on the two cores where readers run it.
     """
 
     @torch.no_grad()
-    def __init__(self, base: Path, scenes: list[Scene], batch: int | None = None):
+    def __init__(self, base: Path, scenes: list[SimulatedClip], batch: int | None = None):
         self.scenes, self.device = scenes, hardware.device()
         self.batch = batch or (48 if self.device.type == "cuda" else 4)
         encoder = world.load_text_encoder(base)
@@ -119,27 +119,27 @@ class BatchGenerator:
         return [autoencoder.to_frames(clip[None]) for clip in autoencoder.decode(self.vae, latents)]
 
     @torch.no_grad()
-    def dream(
+    def generate(
         self, transformer: CosmosTransformer3DModel, setting: Setting, seeds: range
     ) -> Iterator[tuple[int, int, np.ndarray]]:
         """Every scene times every seed: (scene's index, seed, frames)."""
         shape = (1, self.vae.config.z_dim, *NANO.clip.latent)
         noises = {seed: flow.initial_noise(shape, seed).to(self.device) for seed in seeds}
         jobs = [(index, seed) for index in range(len(self.scenes)) for seed in seeds]
-        nothing = self.empty if setting.negative == "empty prompt" else torch.zeros_like(self.empty)
+        unconditional = self.empty if setting.negative == "empty prompt" else torch.zeros_like(self.empty)
         for start in range(0, len(jobs), self.batch):
             part = jobs[start : start + self.batch]
             noise = torch.cat([noises[seed] for _, seed in part])
-            given = torch.zeros_like(noise)
-            given[:, :, :1] = torch.stack([self.first[index] for index, _ in part])
+            condition = torch.zeros_like(noise)
+            condition[:, :, :1] = torch.stack([self.first[index] for index, _ in part])
             mask = flow.condition_mask(torch.ones(len(part), dtype=torch.long), noise)
             text = torch.stack([self.text[index] for index, _ in part])
-            moves = velocity(transformer, text, nothing.expand_as(text), mask, setting.guidance)
-            latents = flow.sample(moves, noise, given, mask, setting.steps, setting.shift)
+            field = velocity(transformer, text, unconditional.expand_as(text), mask, setting.guidance)
+            latents = flow.sample(field, noise, condition, mask, setting.steps, setting.shift)
             yield from ((*job, clip) for job, clip in zip(part, self.decode(latents), strict=True))
 
     def ceiling(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """The simulator's clips through the VAE, in the form of `dream`."""
+        """VAE reconstructions of the simulator's clips, in the form of `generate`."""
         for start in range(0, len(self.clips), self.batch):
             clips = self.decode(self.encode(self.clips[start : start + self.batch]))
             yield from ((start + index, 0, clip) for index, clip in enumerate(clips))
@@ -151,19 +151,19 @@ def load_model(folder: Path, device: torch.device) -> CosmosTransformer3DModel:
 
 @dataclass(kw_only=True)
 class Flags:
-    """Of every program that dreams on the beginnings of made clips and judges the dreams."""
+    """Of every program that generates videos from the first frames of the simulator's clips and judges them."""
 
     data: tuple[Path, ...]
-    """Folders made by `simulator.make`."""
+    """Folders of `simulator.make`."""
     out: Path
     prompts: int
     """Most clips of each folder and task."""
     seeds: int
-    """Dreams of each clip."""
+    """Generated videos of each clip."""
     batch: int | None = None
     """Clips generated at once; 48 on a GPU and 4 on a CPU if not given."""
     workers: int = min(16, len(os.sched_getaffinity(0)))
     """Processes that judge."""
 
-    def dreamer(self, base: Path) -> BatchGenerator:
+    def batch_generator(self, base: Path) -> BatchGenerator:
         return BatchGenerator(base, read_scenes(self.data, self.prompts), self.batch)

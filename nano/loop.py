@@ -1,6 +1,6 @@
-"""Training in pieces: a small loop for the nano models that stops after some minutes and continues from saved state.
+"""A small resumable training loop for the nano models: it stops after a time budget and resumes from saved state.
 
-The stages' own engine (`cookbook/engine`) post-trains a finished world model; this one makes the models that ship.
+The stages' own engine (`cookbook/engine`) post-trains a finished world model; this one trains the shipped models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def train_in_pieces(
+def train_resumable(
     model: nn.Module,
     loss_of: LossOf,
     out: Path,
@@ -55,11 +55,11 @@ def train_in_pieces(
     report: Callable[[nn.Module], dict] | None = None,
     report_every: int | None = None,
 ) -> nn.Module:
-    """Train `model` in place until `steps` or the minutes run out; call again with the same `out` to continue.
+    """Train `model` in place until `steps` or the minutes run out; call again with the same `out` to resume.
 
     Args:
         out: folder of `state.pt` (weights, average, optimizer, step) and `log.jsonl`.
-        report: called with the averaged model at the end of a piece; its figures go into the log.
+        report: called with the averaged model when training stops; its figures go into the log.
         report_every: and after every so many steps, for a curve.
 
     Returns:
@@ -78,9 +78,9 @@ def train_in_pieces(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-        print(f"continuing at step {start} of {steps}", flush=True)
+        print(f"resuming at step {start} of {steps}", flush=True)
 
-    def tell(step: int) -> None:
+    def log_report(step: int) -> None:
         figures = report(average.eval())
         runs.append_row(out / "log.jsonl", {"step": step, **figures})
         print(f"after step {step}: {figures}", flush=True)
@@ -117,7 +117,7 @@ def train_in_pieces(
             print(f"step {step + 1}/{steps}  loss {mean:.4f}  {seconds:.3f} s/step", flush=True)
             losses.clear()
         if report_every and (step + 1) % report_every == 0 and step + 1 < steps:
-            tell(step + 1)
+            log_report(step + 1)
         if time.monotonic() - saved > SAVE_SECONDS:
             save(step + 1)
             saved = time.monotonic()
@@ -125,16 +125,13 @@ def train_in_pieces(
         step = steps
     save(step)
     if report is not None:
-        tell(step)
+        log_report(step)
     return average.eval()
 
 
-def load_clips(folders: list[Path], limit: int | None = None) -> tuple[np.ndarray, list[dict]]:
-    """Clips made by `python -m simulator make`: pixels uint8 [N, T, H, W, 3] and their manifest rows.
-
-    limit: at most so many clips of each folder.
-    """
-    rows = [(folder, row) for folder in folders for row in runs.read_rows(folder / "manifest.jsonl")[:limit]]
+def load_clips(folders: Sequence[Path]) -> tuple[np.ndarray, list[dict]]:
+    """Clips of `python -m simulator make`: pixels uint8 [N, T, H, W, 3] and their manifest rows."""
+    rows = [(folder, row) for folder in folders for row in runs.read_rows(folder / "manifest.jsonl")]
     clips = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in rows])
     return np.stack(clips), [row for _, row in rows]
 

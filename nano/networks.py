@@ -109,7 +109,7 @@ def assemble(vae: Path, text: Path, transformer: Path, out: Path) -> None:
     encoder.save_pretrained(out / "text_encoder")
     for config in (out / "vae" / "config.json", out / "transformer" / "config.json"):
         plain = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-        config.write_text(json.dumps(plain, indent=2) + "\n")  # whose machine it came from is nobody's business
+        config.write_text(json.dumps(plain, indent=2) + "\n")  # no paths of the machine that trained it
     shutil.copytree(text / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     write_pipeline(out)
 

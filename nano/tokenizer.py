@@ -15,8 +15,7 @@ from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from cookbook.judge.scoring import PROMPTS, QUESTIONS
-from cookbook.models.critic import SYSTEM
-from cookbook.models.text import SYSTEM as ENCODER_SYSTEM
+from cookbook.models import critic, text
 from cookbook.profiles import PREFIX
 
 SIZE = 1000  # most entries, the special ones included
@@ -51,18 +50,18 @@ CHAT_TEMPLATE = (
 
 
 def captions(per_task: int = 600) -> list[str]:
-    """The different instructions of so many scenes of each task of the workshop world (needs the extra `sim`)."""
+    """The different instructions of so many scenes of each task of the simulator (needs the extra `sim`)."""
     from simulator.scene import TASKS, prompt, sample
 
     return list(dict.fromkeys(prompt(sample((number, 0), task)) for task in TASKS for number in range(per_task)))
 
 
 def corpus(instructions: Iterable[str]) -> list[str]:
-    """All the nano models read: instructions, bare and behind the prefix, system prompts, rubrics, timestamps."""
-    told = list(instructions)
-    fixed = [SYSTEM, ENCODER_SYSTEM, "system", "user", "assistant", "<0.1 seconds>"]
+    """All text that the nano models read: instructions with and without prefix, system prompts, rubrics, timestamps."""
+    texts = list(instructions)
+    fixed = [critic.SYSTEM, text.SYSTEM, "system", "user", "assistant", "<0.1 seconds>"]
     fixed += [(PROMPTS / f"{question}.txt").read_text() for question in QUESTIONS]
-    return told + [PREFIX + text for text in told] + fixed * 50
+    return texts + [PREFIX + instruction for instruction in texts] + fixed * 50
 
 
 def build_tokenizer(texts: Iterable[str], out: Path) -> Qwen2Tokenizer:

@@ -1,6 +1,6 @@
-"""The nano text encoder: a Qwen2.5-VL language model of 1 M parameters, trained to predict the workshop's own captions.
+"""The nano text encoder: a Qwen2.5-VL language model of 1 M parameters, trained to predict the simulator's captions.
 
-`python -m nano.train_text --out DIR` makes the tokenizer and the model (a minute on a GPU).
+`python -m nano.train_text --out DIR` trains the tokenizer and the model (a minute on a GPU).
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import torch
 import tyro
 from torch.nn import functional as F
 
-from cookbook import hardware
+from cookbook import hardware, profiles
 from cookbook.errors import report_user_errors
 from cookbook.models.text import tokenize
-from cookbook.profiles import PREFIX
-from cookbook.profiles import nano as nano_profile
 from nano import networks
-from nano.loop import train_in_pieces
+from nano.loop import train_resumable
 from nano.tokenizer import build_tokenizer, captions, corpus
 
 
@@ -36,8 +34,8 @@ def main(args: Args) -> None:
     torch.manual_seed(0)
     texts = captions()
     tokenizer = build_tokenizer(corpus(texts), args.out / "tokenizer")
-    length = nano_profile().text_tokens
-    prompts = texts + [PREFIX + text for text in texts]
+    length = profiles.nano().text_tokens
+    prompts = texts + [profiles.PREFIX + text for text in texts]
     device = hardware.device()
     ids = torch.stack([tokenize(tokenizer, prompt, length) for prompt in prompts]).to(device)
     ids = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).to(device)]
@@ -45,7 +43,7 @@ def main(args: Args) -> None:
     model = networks.build_text_encoder(tokenizer).to(device)
 
     def next_token_loss(batch: torch.Tensor) -> torch.Tensor:
-        # The first padding token is learned too: it says where the prompt ends
+        # The first padding token is learned too: it marks the end of the prompt
         targets = batch[:, 1:].clone()
         targets[(batch[:, :-1] == tokenizer.pad_token_id) & (targets == tokenizer.pad_token_id)] = -100
         return F.cross_entropy(model(batch).logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
@@ -60,7 +58,7 @@ def main(args: Args) -> None:
         real = held_out[:, 1:] != tokenizer.pad_token_id
         return {"held_out_loss": F.cross_entropy(logits[real], held_out[:, 1:][real]).item()}
 
-    average = train_in_pieces(model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, report=report)
+    average = train_resumable(model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, report=report)
     average.cpu().save_pretrained(args.out / "text_encoder")
 
 

@@ -1,6 +1,6 @@
 """The nano VAE: first single frames, then whole clips.
 
-`python -m nano.train_vae --data DIR [DIR ...] --out DIR --minutes M` continues where it stopped.
+`python -m nano.train_vae --data DIR [DIR ...] --out DIR --minutes M` resumes where it stopped.
 Windows shorter than the clip are never used: the causal decoder drifts beyond the length it was trained on.
 """
 
@@ -19,7 +19,7 @@ from cookbook import hardware
 from cookbook.errors import report_user_errors
 from cookbook.models.autoencoder import channels_last, decode_whole, moments_whole, whole_clip
 from nano import networks
-from nano.loop import autocast, load_clips, train_in_pieces
+from nano.loop import autocast, load_clips, train_resumable
 
 MOVED = 2 * 8 / 255  # a pixel in -1..1 has moved when it differs from frame 0 by more than 8 of 255 levels
 KL_WEIGHT = 1e-6  # enough to keep latents bounded; more of it costs sharpness
@@ -28,20 +28,15 @@ KL_WEIGHT = 1e-6  # enough to keep latents bounded; more of it costs sharpness
 @dataclass
 class Args:
     data: tuple[Path, ...]
-    """Folders made by `python -m simulator make`."""
+    """Folders of `python -m simulator make`."""
     out: Path
-    """State, log and, at the end of each piece, the model in `vae/`."""
+    """State, log and, when training stops, the model in `vae/`."""
     minutes: float = 10.0
     image_steps: int = 2000
     clip_steps: int = 4000
     image_batch: int = 64
     clip_batch: int = 8
     learning_rate: float = 1e-3
-    start: Path | None = None
-    """A finished VAE (`.../vae`) whose decoder alone is trained on, on whole clips: its latents stay as they are, so a
-    world model can be trained on them meanwhile."""
-    clips: int | None = None
-    """At most so many of each folder; None for all."""
     held_out: int = 24
     """Clips of the first folder kept for the report."""
 
@@ -58,12 +53,12 @@ def moved(video: torch.Tensor) -> torch.Tensor:
     return (video - video[:, :, :1]).abs().amax(1, keepdim=True) > MOVED
 
 
-def reconstruction_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(output: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Absolute and squared error of pixels in -1..1, moving ones counting fourfold, and of their spatial differences.
 
-    Few pixels move, and they are what a world model is about.
+    Few pixels move, and a world model must predict exactly those.
     """
-    error = made.float() - true
+    error = output.float() - true
     weight = 1 + 3 * moved(true).float()
     weight = weight / weight.mean()
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
@@ -108,7 +103,7 @@ def quality(vae: AutoencoderKLWan, clips: torch.Tensor) -> dict[str, float | lis
 
 
 def pixels(clips: torch.Tensor) -> torch.Tensor:
-    """uint8 0..255 -> float32 -1..1, in the memory layout that 3D convolutions like on CPUs and GPUs alike."""
+    """uint8 0..255 -> float32 -1..1, in the memory layout that is fastest for 3D convolutions on CPUs and GPUs."""
     return clips.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -124,17 +119,12 @@ def set_latent_statistics(vae: AutoencoderKLWan, clips: torch.Tensor) -> None:
 def main(args: Args) -> None:
     torch.manual_seed(0)
     device = hardware.device()
-    frames, _ = load_clips(list(args.data), args.clips)
+    frames, _ = load_clips(args.data)
     clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).contiguous().to(device)
     held_out, training = clips[: args.held_out], clips[args.held_out :]
     print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
-    if args.start:
-        vae = channels_last(AutoencoderKLWan.from_pretrained(args.start)).to(device)
-        vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
-        args.image_steps = 0
-    else:
-        vae = channels_last(networks.build_vae()).to(device)
-        start_from_the_present(vae)
+    vae = channels_last(networks.build_vae()).to(device)
+    start_from_the_present(vae)
 
     def draw(high: int, count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(high, (count,), generator=generator, device=device)
@@ -155,7 +145,7 @@ def main(args: Args) -> None:
         return autoencoder_loss(vae, pixels(video), generator)
 
     with whole_clip():
-        average = train_in_pieces(
+        average = train_resumable(
             vae,
             loss_of,
             args.out,
@@ -165,8 +155,7 @@ def main(args: Args) -> None:
             weight_decay=1e-4,
             report=lambda model: quality(model, held_out),
         )
-    if not args.start:
-        set_latent_statistics(average, training[:: max(1, len(training) // 256)])
+    set_latent_statistics(average, training[:: max(1, len(training) // 256)])
     average.save_pretrained(args.out / "vae")
 
 

@@ -1,8 +1,8 @@
-"""The nano base world model: captioned reach, point, tour, move, push and lift clips, never placing, which
-post-training is to teach.
+"""The nano base world model: captioned reach, point, tour, move, push and lift clips, but no placing, which
+post-training teaches.
 
-`python -m nano.train_world --data DIR [DIR ...] --models DIR --out DIR --minutes M` continues where it
-stopped; `--models` holds the finished `vae/`, `text_encoder/` and `tokenizer/`.
+`python -m nano.train_world --data DIR [DIR ...] --models DIR --out DIR --minutes M` resumes where it stopped;
+`--models` holds the finished `vae/`, `text_encoder/` and `tokenizer/`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ import torch
 import tyro
 from safetensors.torch import load_file, save_file
 
-from cookbook import flow, hardware, runs
+from cookbook import flow, hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import autoencoder, world
 from cookbook.models.text import encode_prompts
-from cookbook.profiles import nano as nano_profile
 from cookbook.show import progress
 from nano import networks
 from nano.critic_clips import other_hand
-from nano.loop import autocast, load_clips, train_in_pieces
+from nano.loop import autocast, load_clips, train_resumable
 
 ENCODED_AT_ONCE = 16
-MODELS = ("vae", "text_encoder", "tokenizer")  # what clips and captions are encoded by
+MODELS = ("vae", "text_encoder", "tokenizer")  # that encode clips and captions
 
 
 @dataclass
 class Args:
     data: tuple[Path, ...]
-    """Folders made by `python -m simulator make`."""
+    """Folders of `python -m simulator make`."""
     models: Path
     """Folder with `vae/`, `text_encoder/` and `tokenizer/`."""
     out: Path
-    """State, log, cached latents and, at the end of each piece, `transformer/`."""
+    """State, log, cached latents and, when training stops, `transformer/`."""
     minutes: float = 10.0
     steps: int = 10_000
     batch: int = 64
@@ -51,14 +50,14 @@ class Args:
 
 
 def captions(rows: list[dict]) -> list[str]:
-    """What the clips are told as, then what the mirrored ones are.
+    """The clips' captions, then those of the mirrored clips.
 
-    Instructions to place begin with `pick up`. A base model that heard it of `move` alone set things down elsewhere at
-    once (it placed in 30 % of 30 held-out scenes), which left post-training little to teach. So lifting, in which
-    everything ends where it was, is called that too in the mirrored half.
+    Instructions to place begin with `pick up`. A base model that had learned it from `move` alone set things down
+    elsewhere at once (it placed in 30 % of 30 held-out scenes), which left post-training little to teach. So the
+    mirrored half uses it for lifting too, in which everything ends where it was.
     """
-    told = [row["prompt"] for row in rows]
-    return told + [other_hand(prompt).replace(" hand to lift ", " hand to pick up ") for prompt in told]
+    prompts = [row["prompt"] for row in rows]
+    return prompts + [other_hand(prompt).replace(" hand to lift ", " hand to pick up ") for prompt in prompts]
 
 
 @torch.no_grad()
@@ -67,13 +66,13 @@ def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
 
     The second half is the first mirrored, with the other hand named. The last embedding is the empty prompt's.
     """
-    clips, rows = load_clips(list(args.data))
-    if taught := sorted({row["task"] for row in rows} & {"place"}):
-        raise UserError(f"{args.data}: the base model must not see {taught[0]}, which post-training is to teach")
+    clips, rows = load_clips(args.data)
+    if any(row["task"] == "place" for row in rows):
+        raise UserError(f"--data {args.data}: leave out clips of `place`, which post-training teaches")
     vae, text = world.load_vae(args.models).to(device), world.load_text_encoder(args.models)
-    told = [nano_profile().prompt_prefix + prompt for prompt in captions(rows)]
-    made_of = [[row["sha256"] for row in rows], told, *(runs.fingerprint(args.models / d) for d in MODELS)]
-    key = runs.digest_of(made_of)[7:23]
+    texts = [profiles.nano().prompt_prefix + prompt for prompt in captions(rows)]
+    inputs = [[row["sha256"] for row in rows], texts, *(runs.fingerprint(args.models / d) for d in MODELS)]
+    key = runs.digest_of(inputs)[7:23]
     file = args.out / f"inputs-{key}.safetensors"
     if not file.exists():
         pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
@@ -82,11 +81,11 @@ def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
             autoencoder.encode(vae, part.to(device).float().div(127.5).sub(1)).cpu()
             for part in progress(both, "encoding clips")
         ]
-        prompts = sorted(set(told))
-        index = torch.tensor([prompts.index(prompt) for prompt in told])
+        prompts = sorted(set(texts))
+        index = torch.tensor([prompts.index(prompt) for prompt in texts])
         text.model.to(device)
         embeddings = [
-            encode_prompts(text.model, text.tokenizer, group, nano_profile().text_tokens).half().cpu()
+            encode_prompts(text.model, text.tokenizer, group, profiles.nano().text_tokens).half().cpu()
             for group in (*(prompts[start : start + 64] for start in range(0, len(prompts), 64)), [""])
         ]
         latents = torch.cat(parts).half().contiguous()
@@ -105,10 +104,9 @@ def main(args: Args) -> None:
     order = torch.randperm(clips, generator=torch.Generator().manual_seed(0)).to(device)
     held_out, training = order[: args.held_out], order[args.held_out :]
     training = torch.cat([training, training + clips])
-    model = (
-        (networks.build_transformer() if args.start is None else world.load_transformer(args.start)).train().to(device)
-    )
-    shift = nano_profile().recipe.shift
+    model = networks.build_transformer() if args.start is None else world.load_transformer(args.start)
+    model.train().to(device)
+    shift = profiles.nano().recipe.shift
     print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
 
     def words_of(chosen: torch.Tensor, generator: torch.Generator, dropout: float) -> torch.Tensor:
@@ -151,7 +149,7 @@ def main(args: Args) -> None:
         with autocast(device):
             return {"held_out_loss": mean(held_out), "own_loss": mean(training[: len(held_out)])}
 
-    average = train_in_pieces(
+    average = train_resumable(
         model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, args.warmup,
         ema_decay=args.ema_decay, report=report, report_every=1000,
     )  # fmt: skip

@@ -1,32 +1,33 @@
-"""Measure the rules of truth.py against the simulator, on a folder made by `python -m simulator make`.
+"""Compare the rules on pixels with the simulator's state, on a folder of `python -m simulator make`.
 
     python -m nano.validate --folder DIR [--models assets/nano/world]
 
-Beside the folder's own clips (real, twins, failures) every real clip gives three that no rule may accept: `static`
+Beside the folder's own clips (real, faults, failures) every real clip yields three that no rule may accept: `static`
 (frame 0 repeated), `other scene` (the next clip, whole) and `cut` (its own frame 0, then the next clip).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+import tyro
 
+from cookbook import hardware, runs
 from cookbook.errors import report_user_errors
 from cookbook.judge.rules import SUCCESS
-from cookbook.video import read_video, write_video
+from cookbook.models import autoencoder, world
+from cookbook.video import read_video
 from nano.task_rules import judge_task
 
 Codec = Callable[[np.ndarray], np.ndarray]
 PROBES = ("static", "other scene", "cut")
 
 
-def carried_out(row: dict, truth: dict[str, np.ndarray], place: int = 0, target: int = 0) -> bool:
-    """What the simulator's state says of a made clip; for `place`: target on the deck, let go, single and unchanged."""
+def succeeded(row: dict, truth: dict[str, np.ndarray], place: int = 0, target: int = 0) -> bool:
+    """Success by the simulator's state; for `place`: target on the deck, let go, single and unchanged."""
     if row["task"] != "place":
         return bool(row["success"])
     if row["label"] in ("duplicate", "morph"):
@@ -43,10 +44,9 @@ def carried_out(row: dict, truth: dict[str, np.ndarray], place: int = 0, target:
 
 
 def load(folder: Path) -> Iterator[tuple[dict, np.ndarray, dict[str, np.ndarray]]]:
-    """Manifest row, frames and truth arrays of every clip."""
-    for line in (folder / "manifest.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        with np.load(folder / f"truth/{row['id']}.npz") as file:
+    """Manifest row, frames and ground truth arrays of every clip."""
+    for row in runs.read_rows(folder / "manifest.jsonl"):
+        with np.load(folder / f"ground_truth/{row['id']}.npz") as file:
             yield row, read_video(folder / f"videos/{row['id']}.mp4")[0], {name: file[name] for name in file.files}
 
 
@@ -60,19 +60,19 @@ def probes(frames: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
 def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
     """Compare with the simulator on every clip of a folder, print a table per kind, return one row per clip.
 
-    codec: frames -> frames, applied before judging (a round trip through a VAE, say).
+    codec: frames -> frames, applied before judging, for example a VAE reconstruction.
     """
     results, real = [], []
 
     def add(row: dict, label: str, frames: np.ndarray, truth: dict, wanted: bool, reference: np.ndarray) -> None:
-        seen = codec(frames) if codec else frames
+        judged = codec(frames) if codec else frames
         masks = truth["mask_target"], truth["mask_receptacle"]
-        verdict = judge_task(seen, *masks, row["hand"], row["task"], reference, row.get("toward"))
-        agree = (verdict.outcome in SUCCESS) == wanted
-        results.append({"id": row["id"], "label": label, "wanted": wanted, "agree": agree, **vars(verdict)})
+        judgement = judge_task(judged, *masks, row["hand"], row["task"], reference, row.get("toward"))
+        agree = (judgement.outcome in SUCCESS) == wanted
+        results.append({"id": row["id"], "label": label, "wanted": wanted, "agree": agree, **vars(judgement)})
 
     for row, frames, truth in load(Path(folder)):
-        add(row, row["label"], frames, truth, carried_out(row, truth), frames[0])
+        add(row, row["label"], frames, truth, succeeded(row, truth), frames[0])
         if row["label"] == "real":
             real.append((row, frames, truth))
     for (row, frames, truth), (_, other, _) in zip(real, real[1:] + real[:1], strict=True):
@@ -83,42 +83,28 @@ def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
 
 
 def print_table(results: list[dict]) -> None:
-    print(f"{'kind':18s} {'clips':>5s} {'true':>7s} {'agree':>6s}   outcomes")
+    print(f"{'kind':18s} {'clips':>5s} {'success':>7s} {'agree':>6s}   outcomes")
     kinds = {kind: (kind,) for kind in sorted({row["label"] for row in results})}
-    made = tuple(kind for kind in kinds if kind not in PROBES)
-    for kind, labels in (kinds | {"all but probes": made, "all": tuple(kinds)}).items():
+    rendered = tuple(kind for kind in kinds if kind not in PROBES)
+    for kind, labels in (kinds | {"all but probes": rendered, "all": tuple(kinds)}).items():
         rows = [row for row in results if row["label"] in labels]
         outcomes = ", ".join(f"{count} {name}" for name, count in Counter(row["outcome"] for row in rows).most_common())
         agree = np.mean([row["agree"] for row in rows])
         print(f"{kind:18s} {len(rows):5d} {sum(row['wanted'] for row in rows):7d} {agree:6.2f}   {outcomes}")
 
 
-def mild(frames: np.ndarray) -> np.ndarray:
-    """A stand-in for a VAE: a slight blur, then H.264 at a low rate."""
-    import tempfile
-
-    blurred = ndimage.gaussian_filter(frames.astype(np.float32), (0, 0.6, 0.6, 0)).round().astype(np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        write_video(Path(folder) / "clip.mp4", blurred, 8, crf=30)
-        return read_video(Path(folder) / "clip.mp4")[0]
-
-
 def vae_codec(models: Path) -> Codec:
-    """The round trip through the VAE of a folder of models (`models/vae`)."""
-    from cookbook import hardware
-    from cookbook.models import autoencoder, world
-
+    """Reconstruction by the VAE of a folder of models (`models/vae`)."""
     model = world.load_vae(models).to(hardware.device())
     return lambda frames: autoencoder.to_frames(
         autoencoder.decode(model, autoencoder.encode(model, autoencoder.to_tensor(frames)))
     )
 
 
+def main(folder: Path, models: Path | None = None) -> None:
+    validate(folder, vae_codec(models) if models else None)
+
+
 if __name__ == "__main__":
-    import tyro
-
-    def main(folder: Path, models: Path | None = None, blur: bool = False) -> None:
-        validate(folder, vae_codec(models) if models else mild if blur else None)
-
     with report_user_errors():
         tyro.cli(main)

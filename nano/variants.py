@@ -1,7 +1,6 @@
-"""A recipe that differs from the nano one, and the model that it makes: trained by the project's engine, in memory.
+"""A recipe that differs from the nano one, and its post-trained model, trained in memory by the project's engine.
 
-Training computes in float32 on a GPU too, as on the two cores that the recipe is for: at this size launches take the
-time, not arithmetic.
+Training is in float32 on a GPU too, as on two CPU cores: at this size kernel launches take the time, not arithmetic.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ from cookbook.models.text import encode_prompts
 from cookbook.prepare.stage import check_clips
 from cookbook.profiles import Recipe
 from cookbook.train import dataset
-from cookbook.train.objective import batches, flow_loss
 from cookbook.train.network import add_lora
+from cookbook.train.objective import batches, flow_loss
 from nano.generator import NANO, BatchGenerator, Flags, captioned
-
-TEXT = ("crossattn_proj", "attn2", "norm2")  # where the network takes in the prompt
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def make(**changes: Any) -> Variant:
 
 @dataclass(frozen=True)
 class Resident:
-    """What `train.objective` asks of a cached clip, kept on the device: latents [windows, C, T, H, W], text [L, D]."""
+    """A clip for `train.objective`, in memory on the device: latents [windows, C, T, H, W], text [L, D]."""
 
     latents: Tensor
     embedding: Tensor
@@ -81,16 +78,16 @@ class Resident:
 
 
 @torch.no_grad()
-def training_clips(folder: Path, models: Path, dreamer: BatchGenerator) -> list[Resident]:
+def training_clips(folder: Path, models: Path, generator: BatchGenerator) -> list[Resident]:
     """The clips that the train stage would train on (its own split), in memory on the device."""
-    found, problems = check_clips(folder, NANO)
+    clips, problems = check_clips(folder, NANO)
     if problems:
         raise UserError(f"{folder}: {problems[0]['file']}: {problems[0]['reason']}")
-    used, _ = dataset.split(found)
+    used, _ = dataset.split(clips)
     windows = [dataset.windows(clip.video, NANO.clip, NANO.recipe) for clip in used]
-    latents = dreamer.encode([window for part in windows for window in part]).split([len(part) for part in windows])
+    latents = generator.encode([window for part in windows for window in part]).split([len(part) for part in windows])
     encoder = world.load_text_encoder(models)
-    encoder.model.to(dreamer.device)
+    encoder.model.to(generator.device)
     texts = encode_prompts(
         encoder.model, encoder.tokenizer, [captioned(clip.prompt) for clip in used], NANO.text_tokens
     )
@@ -119,10 +116,10 @@ def post_train(
     if recipe.steps:
         step = batches(choose(clips, variant.clips), recipe, seed, group)
         with tempfile.TemporaryDirectory() as folder:
-            trained = engine.fit(
+            result = engine.fit(
                 model, flow_loss, step, recipe, Path(folder), seed, group, torch.float32, names.to_native
             )
-        speed = round(1 / max(1e-3, float(np.median([row["seconds"] for row in trained.rows]))), 1)
+        speed = round(1 / max(1e-3, float(np.median([row["seconds"] for row in result.rows]))), 1)
     if recipe.lora_rank:
         model.fuse_lora()
         model.unload_lora()
@@ -131,7 +128,7 @@ def post_train(
 
 @dataclass(kw_only=True)
 class TrainingFlags(Flags):
-    """Of every program that post-trains before it dreams."""
+    """Of every program that post-trains before it generates."""
 
     models: Path
     """The base model: `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from simulator import objects, receptacles
-from simulator.looks import Look, View, plain_look, random_look, sample_view
+from simulator.looks import Look, View, sample_look, sample_view
 from simulator.shapes import COLOURS
 
 Task = Literal["place", "reach", "push", "lift", "point", "tour", "move"]
@@ -54,7 +54,6 @@ class Scene:
     look: Look
     target: int = 0
     destination: int = 0
-    scale: float = 1.0
     aim: Literal["item", "receptacle"] = "item"
     toward: Toward | None = None
     spot: Point | None = None
@@ -190,16 +189,16 @@ def place_distractors(
     return placed
 
 
-def sample(seed: tuple[int, int], task: Task = "place", pairs: Pairs = "all", randomize: bool = False) -> Scene:
+def sample(seed: tuple[int, int], task: Task = "place", pairs: Pairs = "all") -> Scene:
     """The scene of a seed (clip, attempt). The same arguments always give the same scene."""
     rng = np.random.default_rng([*seed, 0])
     while True:
-        scene = draw(rng, seed, task, pairs, randomize)
+        scene = draw(rng, seed, task, pairs)
         if scene is not None:
             return scene
 
 
-def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, randomize: bool) -> Scene | None:
+def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs) -> Scene | None:
     """One try at a scene; None when things did not fit."""
     hand = "right" if rng.random() < 0.5 else "left"
     item, receptacle = choose_pair(rng, pairs)
@@ -219,7 +218,7 @@ def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, random
     jitter = rng.uniform(-0.012, 0.012, 2)
     start = (float(spots[1][0] + jitter[0]), float(spots[1][1] + jitter[1]))
     target = Placed(item, colour, start, float(rng.uniform(-0.6, 0.6)), len(holders) - 1 if source else -1)
-    count = int(rng.integers(3, 7)) if randomize else int(rng.integers(1, 4))
+    count = int(rng.integers(1, 4))
     aim = "receptacle" if task in ("reach", "point") and rng.random() < 0.5 else "item"
     moved = choose_spot(rng, layout, hand, start, source is not None) if task == "move" else None
     if task == "move" and moved is None:
@@ -228,10 +227,9 @@ def draw(rng: Generator, seed: tuple[int, int], task: Task, pairs: Pairs, random
     end = spot or (spots[0] if task in ("place", "tour") else None)
     keep_clear(layout, hand, [start, end] if end else [start] if aim == "item" else [spots[0]])
     others = place_distractors(rng, layout, hand, (item,), (colour,), count)
-    view, look = sample_view(rng, randomize), random_look(rng) if randomize else plain_look(rng)
-    scale = 1.0 if randomize else 1.15
-    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, scale=scale, aim=aim,
-                 toward=toward, spot=spot)  # fmt: skip
+    view, look = sample_view(rng), sample_look(rng)
+    return Scene(seed, task, hand, (target, *others), tuple(holders), view, look, aim=aim, toward=toward,
+                 spot=spot)  # fmt: skip
 
 
 def name_item(item: Placed) -> str:

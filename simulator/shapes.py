@@ -128,7 +128,7 @@ def paint_vessel(colour: tuple[float, float, float], inside: float = 0.5, size: 
 
 
 def paint_pattern(rng: Generator, colour: np.ndarray, second: np.ndarray, kind: str, size: int = 96) -> np.ndarray:
-    """`stripes`, `check`, `weave`, `dots`, `label` or `grid` of the second colour on the first."""
+    """`stripes`, `check`, `weave`, `dots` or `label` of the second colour on the first."""
     down, across = np.mgrid[0:size, 0:size] / size
     mask = np.zeros((size, size))
     if kind == "stripes":
@@ -142,8 +142,6 @@ def paint_pattern(rng: Generator, colour: np.ndarray, second: np.ndarray, kind: 
         mask = ((across * 8 % 1) - 0.5) ** 2 + ((down * 8 % 1) - 0.5) ** 2 < 0.06
     elif kind == "label":
         mask = (down > 0.35) & (down < 0.65)
-    elif kind == "grid":
-        mask = (across * 3 % 1 < 0.1) | (down * 3 % 1 < 0.1)
     share = np.asarray(mask, float)[..., None]
     image = np.array(colour) * (1 - share) + np.array(second) * share
     return np.clip(image * (1 + 0.05 * cloud(rng, size)[..., None]), 0, 1)

@@ -13,12 +13,13 @@ from simulator.looks import Look, View
 from simulator.receptacles import Deck
 from simulator.robot import ASSETS
 from simulator.scene import TABLE, Placed, Scene
-from simulator.shapes import COLOURS, GEOM, Builder, paint_pattern, turn
+from simulator.shapes import GEOM, Builder, turn
 
 FPS = 16  # control and simulation log; physics runs at FPS * SUBSTEPS = 480 Hz
 SUBSTEPS = 30
 FRAMES = 49
 TABLE_NEAR = 0.17  # x of the table edge before the robot
+ITEM_SCALE = 1.15  # items are larger than real ones, to be more visible in small pictures
 PLAIN = {"white": (0.88, 0.87, 0.85), "mist": (0.60, 0.70, 0.76)}  # table tops without texture
 BENEATH = (0.0, 0.0, -5.0)  # where the parked duplicate of the target waits
 
@@ -68,9 +69,8 @@ def add_lights(spec: mujoco.MjSpec, look: Look) -> None:
     head = spec.visual.headlight
     head.ambient, head.diffuse, head.specular = [look.ambient] * 3, [0.06] * 3, [0.05] * 3
     aim, key = np.array([0.45, 0, TABLE]), np.array(look.key_position)
-    warm = np.array([1 + look.warmth, 1, 1 - look.warmth])
     spec.worldbody.add_light(
-        pos=key, dir=aim - key, diffuse=warm * look.key, specular=[0.35] * 3, castshadow=True, cutoff=42, exponent=0.6,
+        pos=key, dir=aim - key, diffuse=[look.key] * 3, specular=[0.35] * 3, castshadow=True, cutoff=42, exponent=0.6,
         attenuation=[1, 0, 0], intensity=0, bulbradius=0.08,
     )  # fmt: skip
     fill = np.array([0.5 - key[0], -key[1], 2.4])
@@ -79,26 +79,18 @@ def add_lights(spec: mujoco.MjSpec, look: Look) -> None:
     )
 
 
-def surface(
-    build: Builder, scene: Scene, name: str, repeat: float = 1.0, tint: tuple = (1, 1, 1), gloss: float = 0.1
-) -> str:
-    """Material of a large surface: a photo texture, woven cloth or a plain colour."""
-    if name == "cloth":
-        rgb = np.array(COLOURS[scene.look.cloth])
-        weave = paint_pattern(scene.rng(4), rgb, rgb * 0.8, "weave")
-        return build.material(tint, build.texture(weave), gloss=0, repeat=3 * repeat)
+def surface(build: Builder, name: str, repeat: float = 1.0, tint: tuple = (1, 1, 1), gloss: float = 0.1) -> str:
+    """Material of a large surface: a photo texture or a plain colour."""
     if name in PLAIN:
         return build.material(tuple(np.array(PLAIN[name]) * tint), gloss=0.2)
     return build.material(tint, build.photo(name), gloss=gloss, repeat=repeat)
 
 
-def add_room(build: Builder, scene: Scene) -> None:
-    look, ground = scene.look, build.spec.worldbody
-    build.show(ground, GEOM.mjGEOM_PLANE, size=[4, 4, 0.1], material=surface(build, scene, look.floor, 1.5))
-    build.show(
-        ground, GEOM.mjGEOM_BOX, pos=[2.4, 0, 1.2], size=[0.05, 4, 1.3], material=surface(build, scene, look.wall)
-    )
-    top = surface(build, scene, look.table, look.table_repeat, look.tint, 0.25)
+def add_room(build: Builder, look: Look) -> None:
+    ground = build.spec.worldbody
+    build.show(ground, GEOM.mjGEOM_PLANE, size=[4, 4, 0.1], material=surface(build, look.floor, 1.5))
+    build.show(ground, GEOM.mjGEOM_BOX, pos=[2.4, 0, 1.2], size=[0.05, 4, 1.3], material=surface(build, look.wall))
+    top = surface(build, look.table, tint=look.tint, gloss=0.25)
     table = ground.add_body(name="table", pos=[TABLE_NEAR + look.depth / 2, 0, TABLE - 0.02])
     build.solid(table, GEOM.mjGEOM_BOX, top, size=[look.depth / 2, 0.75, 0.02])
     for x in (-1, 1):
@@ -121,14 +113,14 @@ def add_item(
 ) -> tuple[float, float]:
     """`position` is where the thing touches what it stands on. Equal streams give equal things."""
     body = build.spec.worldbody.add_body(name=name, quat=turn(placed.yaw))
-    build.scale = scene.scale
+    build.scale = ITEM_SCALE
     rng = np.random.default_rng([*scene.seed, 1, stream])
     half, radius = objects.KINDS[placed.kind].recipe(build, body, rng, placed.colour)
     build.scale = 1.0
-    body.pos = position + np.array([0, 0, half * scene.scale + 0.001])
+    body.pos = position + np.array([0, 0, half * ITEM_SCALE + 0.001])
     # enough to stop round things from rolling for ever, too little to slow a fall
     body.add_freejoint(name=f"{name}_free").damping[0] = 0.003
-    return half * scene.scale, radius * scene.scale
+    return half * ITEM_SCALE, radius * ITEM_SCALE
 
 
 def add_duplicate(build: Builder, scene: Scene) -> None:
@@ -172,7 +164,7 @@ def build(scene: Scene) -> World:
     set_physics(spec)
     set_quality(spec)
     add_lights(spec, scene.look)
-    add_room(builder, scene)
+    add_room(builder, scene.look)
     decks = tuple(add_receptacle(builder, scene, index) for index in range(len(scene.receptacles)))
     sizes = []
     for index, item in enumerate(scene.items):

@@ -1,8 +1,7 @@
-"""The workshop world: sampling, physics, labels, twins, files and the truth of a dream, on a few small clips."""
+"""The simulator: sampling, physics, labels, injected faults, files and the rules on pixels, on a few small clips."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-# not importorskip: mujoco must be imported after cookbook.workshop, which tells it to draw without a display
-if importlib.util.find_spec("mujoco") is None:
-    pytest.skip("NOT RUN: the workshop world needs the extra `sim`: pip install -e .[sim]", allow_module_level=True)
+pytest.importorskip("mujoco", reason="NOT RUN: the simulator needs the extra `sim`: pip install -e .[sim]")
 
+from cookbook.errors import UserError
 from cookbook.judge import rules
 from cookbook.video import read_video, write_video
 from nano.task_rules import judge_task
-from nano.validate import PROBES, mild, validate
+from nano.validate import PROBES, validate
 from simulator import faults, objects, osmesa, receptacles
 from simulator.env import Env, rollout
 from simulator.expert import intended, make_plan
@@ -92,9 +91,9 @@ def test_replay_of_logged_actions_is_bit_identical(episode):
     assert again.success
 
 
-def test_holding_still_does_not_succeed(episode):
-    still = np.repeat(episode.plan.joints[:1], len(episode.plan.joints), 0)
-    log = rollout(episode.env, episode.plan, still)
+def test_standing_still_does_not_succeed(episode):
+    joints = np.repeat(episode.plan.joints[:1], len(episode.plan.joints), 0)
+    log = rollout(episode.env, episode.plan, joints)
     assert not log.success and log.reason == "not grasped"
 
 
@@ -109,7 +108,7 @@ def test_base_tasks_succeed(task):
 
 
 @pytest.mark.render
-def test_twins_share_frame_zero_and_are_visible(clips):
+def test_faults_share_frame_zero_and_are_visible(clips):
     real = clips["real"]
     assert {"vanish", "levitate", "passthrough", "wrong_hand", "not_completed"} <= set(clips)
     for clip in clips.values():
@@ -132,32 +131,33 @@ def test_kinds_are_chosen_or_refused():
     assert choose_kinds("none", 0) == ()
     assert choose_kinds("all", 0) == faults.KINDS
     assert len(choose_kinds("2", 9)) == 2 and choose_kinds("2", 9) == choose_kinds("2", 9)
-    with pytest.raises(ValueError, match="unknown twin kind 'flip'"):
+    with pytest.raises(UserError, match="unknown fault 'flip'"):
         choose_kinds("flip", 0)
 
 
 @pytest.mark.render
-def test_files_are_whole_and_the_same_for_any_number_of_workers(tmp_path: Path, renderer):
+@pytest.mark.slow
+def test_files_are_the_same_for_any_number_of_workers(tmp_path: Path, renderer):
     for workers in (1, 2):
         make(tmp_path / str(workers), 3, size=(48, 80), workers=workers)
     one, two = ((tmp_path / str(workers) / "manifest.jsonl").read_text() for workers in (1, 2))
     assert one == two  # hashes of states and of videos among the rest
     row = json.loads(one.splitlines()[0])
     assert read_video(tmp_path / f"1/videos/{row['id']}.mp4")[0].shape == (25, 48, 80, 3)
-    with np.load(tmp_path / f"1/truth/{row['id']}.npz") as file:
+    with np.load(tmp_path / f"1/ground_truth/{row['id']}.npz") as file:
         assert file["q"].shape == (25, 42) and file["mask_target"].shape == (48, 80)
 
 
 @pytest.mark.render
-def test_make_goes_on_where_it_stopped(tmp_path: Path, renderer):
+def test_make_resumes_where_it_stopped(tmp_path: Path, renderer):
     for clips in (1, 2):
         make(tmp_path, clips, size=(48, 80), workers=1)
-    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
     (tmp_path / "rows/place_000000001.json").unlink()
     before = (tmp_path / "manifest.jsonl").read_text()
     make(tmp_path, 2, size=(48, 80), workers=1)
     assert (tmp_path / "manifest.jsonl").read_text() == before
-    again = {path.stem for path, time in made.items() if path.stat().st_mtime_ns != time}
+    again = {path.stem for path, time in written.items() if path.stat().st_mtime_ns != time}
     assert again == {"place_000000001"}
 
 
@@ -170,18 +170,20 @@ def test_failures_are_labelled(episode, renderer):
         assert rows[kind]["physics"] == 1 and not rows[kind]["success"] and rows[kind]["reason"]
 
 
-DRAW_FILAMENT = """
+RENDER_FILAMENT = """
 import numpy as np
 from simulator.studio import Options, Studio, simulate
 options = Options(size=(48, 80), look="filament")
 real, morph = Studio(simulate(3, options), "test", options).clips(("morph",))
-assert real.truth["mask_target"].sum() > 8
-print("drawn with", int(real.frames.std()), int(np.abs(morph.frames[-1].astype(int) - real.frames[-1]).max()))
+assert real.ground_truth["mask_target"].sum() > 8
+print(int(real.frames.std()), int(np.abs(morph.frames[-1].astype(int) - real.frames[-1]).max()))
 """
 
 
-def test_the_second_look_is_drawn_or_says_what_is_missing():
-    run = subprocess.run([sys.executable, "-c", DRAW_FILAMENT], capture_output=True, text=True)
+@pytest.mark.render
+@pytest.mark.slow
+def test_the_second_look_renders_or_names_the_missing_package():
+    run = subprocess.run([sys.executable, "-c", RENDER_FILAMENT], capture_output=True, text=True)
     if run.returncode:
         assert "RendererMissing" in run.stderr and "mesa-vulkan-drivers" in run.stderr, run.stderr[-2000:]
         pytest.skip("NOT RUN: the look `filament` needs apt-get install libvulkan1 mesa-vulkan-drivers")
@@ -189,34 +191,33 @@ def test_the_second_look_is_drawn_or_says_what_is_missing():
     assert spread > 10 and change > 30
 
 
-DRAW_ONE = """
-import cookbook.workshop
+RENDER_ONE = """
 from simulator.studio import Options, simulate
 from simulator.render import Camera
 episode = simulate(3, Options())
 with Camera(episode.world, (48, 80)) as camera:
-    print("drawn with", int(camera.draw(episode.log.qpos[0]).std()))
+    print("spread", int(camera.draw(episode.log.qpos[0]).std()))
 """
 
 
-def test_drawing_without_system_packages():
+@pytest.mark.render
+@pytest.mark.slow
+def test_rendering_without_system_packages():
     if osmesa.libraries() is None:
         pytest.skip(f"NOT RUN: the route without system packages needs pip install --no-deps {osmesa.PACKAGE}")
-    command = [sys.executable, "-c", DRAW_ONE]
+    command = [sys.executable, "-c", RENDER_ONE]
     run = subprocess.run(command, env=os.environ | osmesa.environment(), capture_output=True, text=True)
-    assert "drawn with" in run.stdout, run.stderr
+    assert "spread" in run.stdout, run.stderr
     assert int(run.stdout.split()[-1]) > 10
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
-def test_shipped_states_can_be_made_again(name):
-    file = ASSETS / f"workshop/{name}/states.json"
-    if not file.exists():
-        pytest.skip(f"NOT RUN: {file.name} of {name} is missing; python -m simulator.ship --only {name}")
-    states = json.loads(file.read_text())["states"]
+def test_shipped_states_are_reproduced(name):
+    shipped, recipe = json.loads((ASSETS / f"simulator/{name}/states.json").read_text()), SHIPPED[name][0]
+    assert shipped["recipe"] == recipe
+    states = shipped["states"]
     real = [clip for clip in sorted(states) if clip.count("_") == 1 and "-" not in clip]
     for clip in (real[0], real[-1]):
-        recipe = SHIPPED[name][0]
         again = simulate(int(clip.split("_")[1]), Options(pairs=recipe["pairs"]))
         assert hash_states(again.log) == states[clip]
 
@@ -233,67 +234,77 @@ def test_masks_are_of_what_the_prompt_names():
                 assert (name_item if kind == "items" else name_receptacle)(thing) in text
 
 
-def verdict_of(clip, frames=None):
-    masks = clip.truth["mask_target"], clip.truth["mask_receptacle"]
+def outcome_of(clip, frames=None):
+    masks, row = (clip.ground_truth["mask_target"], clip.ground_truth["mask_receptacle"]), clip.row
     return judge_task(
-        clip.frames if frames is None else frames,
-        *masks,
-        clip.row["hand"],
-        clip.row["task"],
-        toward=clip.row["toward"],
+        clip.frames if frames is None else frames, *masks, row["hand"], row["task"], toward=row["toward"]
     ).outcome
 
 
 @pytest.mark.render
-def test_truth_of_a_dream(clips, tmp_path: Path):
+def test_rules_accept_the_real_clip_and_no_fault(clips, tmp_path: Path):
     write_video(tmp_path / "real.mp4", clips["real"].frames, 8)
-    assert verdict_of(clips["real"], read_video(tmp_path / "real.mp4")[0]) == "placed"
+    assert outcome_of(clips["real"], read_video(tmp_path / "real.mp4")[0]) == "placed"
     for kind in ("vanish", "passthrough", "wrong_hand", "wrong_object", "not_completed"):
-        assert verdict_of(clips[kind]) != "placed", kind
+        assert outcome_of(clips[kind]) != "placed", kind
 
 
 @pytest.mark.render
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "place"])
-def test_truth_of_the_base_tasks(task, renderer):
+def test_rules_of_the_base_tasks(task, renderer):
     options = Options(task=task)
     clips = list(Studio(simulate(11, options), task, options).clips(("stopped", "wrong_hand")))
-    assert {clip.row["label"]: verdict_of(clip) for clip in clips} == {
+    assert {clip.row["label"]: outcome_of(clip) for clip in clips} == {
         "real": "done", "stopped": "not done", "wrong_hand": "not done",
     }  # fmt: skip
     frozen = np.repeat(clips[0].frames[:1], len(clips[0].frames), 0)
-    assert verdict_of(clips[0], frozen) == "not done"
+    assert outcome_of(clips[0], frozen) == "not done"
 
 
 @pytest.mark.render
 def test_another_scene_and_a_cut_to_it_are_refused(clips, renderer):
     real = clips["real"]
     other = next(Studio(simulate(5, Options()), "other", Options()).clips(())).frames
-    masks = real.truth["mask_target"], real.truth["mask_receptacle"], real.row["hand"]
+    masks = real.ground_truth["mask_target"], real.ground_truth["mask_receptacle"], real.row["hand"]
     cut = np.concatenate([real.frames[:1], other[1:]])
     for frames in (other, cut):
-        verdict = rules.judge_clip(frames, *masks, reference=real.frames[0])
-        assert verdict.outcome == "undetermined" and "known scene" in verdict.reason
+        judgement = rules.judge_clip(frames, *masks, reference=real.frames[0])
+        assert judgement.outcome == "undetermined" and "known scene" in judgement.reason
 
 
 @pytest.mark.render
-def test_truth_is_not_fooled(clips):
+def test_rules_refuse_frozen_reversed_and_blank_clips(clips):
     real = clips["real"]
     frozen = np.repeat(real.frames[:1], len(real.frames), 0)
-    assert verdict_of(real, frozen) == "not placed"
-    assert verdict_of(real, real.frames[::-1].copy()) != "placed"
-    assert verdict_of(real, np.full_like(real.frames, 128)) == "undetermined"
+    assert outcome_of(real, frozen) == "not placed"
+    assert outcome_of(real, real.frames[::-1].copy()) != "placed"
+    assert outcome_of(real, np.full_like(real.frames, 128)) == "undetermined"
 
 
 @pytest.mark.render
-def test_the_rules_are_measured_against_the_simulator(tmp_path: Path, renderer, capsys):
-    make(tmp_path, 2, twins="passthrough,duplicate,wrong_hand", seed=7)
-    rows = validate(tmp_path, mild)
-    wanted = {
-        label: {row["wanted"] for row in rows if row["label"] == label} for label in ("real", "duplicate", *PROBES)
-    }
+@pytest.mark.slow
+def test_rules_are_compared_with_the_simulator(tmp_path: Path, renderer, capsys):
+    def compress(frames: np.ndarray) -> np.ndarray:  # about as lossy as the VAE
+        blurred = ndimage.gaussian_filter(frames.astype(np.float32), (0, 0.6, 0.6, 0)).round().astype(np.uint8)
+        write_video(tmp_path / "clip.mp4", blurred, 8, crf=30)
+        return read_video(tmp_path / "clip.mp4")[0]
+
+    make(tmp_path, 2, faults="passthrough,duplicate,wrong_hand", seed=7)
+    rows, labels = validate(tmp_path, compress), ("real", "duplicate", *PROBES)
+    wanted = {label: {row["wanted"] for row in rows if row["label"] == label} for label in labels}
     assert wanted == {"real": {True}} | {label: {False} for label in ("duplicate", *PROBES)}
     assert all(row["agree"] for row in rows if row["label"] in PROBES)
-    made = [row["agree"] for row in rows if row["label"] not in PROBES]
+    agree = [row["agree"] for row in rows if row["label"] not in PROBES]
     table = {line[:18].strip(): line[18:].split()[:3] for line in capsys.readouterr().out.splitlines()}
-    assert table["all but probes"] == [str(len(made)), "2", f"{np.mean(made):.2f}"]
-    assert table["all"][0] == str(len(made) + 2 * len(PROBES))
+    assert table["all but probes"] == [str(len(agree)), "2", f"{np.mean(agree):.2f}"]
+    assert table["all"][0] == str(len(agree) + 2 * len(PROBES))
+
+
+@pytest.mark.render
+@pytest.mark.slow
+def test_show_writes_a_contact_sheet(tmp_path: Path, renderer):
+    done = subprocess.run(
+        [sys.executable, "-m", "simulator", "show", "3", "--faults", "vanish", "--out", str(tmp_path / "clip.png")],
+        capture_output=True, text=True, cwd=ASSETS.parent,
+    )  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "clip.png").stat().st_size > 1000, done.stderr

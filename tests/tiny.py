@@ -25,7 +25,7 @@ from cookbook.engine import activations
 from cookbook.models import world
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train.stage import train
-from nano import critic, networks, tokenizer
+from nano import critic_model, networks, tokenizer
 
 GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
@@ -109,7 +109,7 @@ def build_critic(folder: Path) -> Path:
     """An untrained critic whose tokenizer knows the words of PROMPTS."""
     with tempfile.TemporaryDirectory() as words:
         tokenizer.build_tokenizer(tokenizer.corpus(PROMPTS), Path(words))
-        return critic.init(folder, Path(words))
+        return critic_model.init(folder, Path(words))
 
 
 def clip(seed: int, frames: int = 9, height: int = 64, width: int = 96) -> np.ndarray:
