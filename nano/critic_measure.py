@@ -46,16 +46,11 @@ def measure(batched: BatchedCritic, clips: Clips, limit: int | None = None) -> d
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
     texts = [_instructions(clips, row) for row in rows]
     instructions = np.array([[batched.numbers[text] for text in own] for own in texts])
-    facts, plain = {}, None
+    facts = {}
     for name, offset in (("", 0), ("vae:", len(clips)))[: 1 + clips.reconstructed]:
         predicted = scores(batched, clips, plain_view(clips, rows + offset), instructions)
         facts |= {name + key: value for key, value in _aucs(clips, rows, predicted, texts).items()}
         facts |= {name + key: value for key, value in _corruptions(batched, clips, rows, predicted, offset).items()}
-        if plain is not None:
-            for column, question in enumerate(("physics", "instruction")):
-                facts[f"vae:moved {question}"] = float(np.abs(predicted[:, column] - plain[:, column]).mean())
-                facts[f"vae:agreement {question}"] = float(np.corrcoef(predicted[:, column], plain[:, column])[0, 1])
-        plain = predicted if plain is None else plain
     return {key: None if value is None else round(value, 4) for key, value in facts.items()}
 
 

@@ -37,34 +37,18 @@ def config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
     special = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
     tokens = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in special.items()}
     vision = {
-        "depth": 3,
-        "hidden_size": HIDDEN,
-        "intermediate_size": 2 * HIDDEN,
-        "num_heads": HEADS,
-        "patch_size": PATCH,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": MERGE,
-        "out_hidden_size": HIDDEN,
-        "num_position_embeddings": 256,
-        "deepstack_visual_indexes": [0, 1],
-    }
+        "depth": 3, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_heads": HEADS, "patch_size": PATCH,
+        "temporal_patch_size": 2, "spatial_merge_size": MERGE, "out_hidden_size": HIDDEN,
+        "num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": THETA, "mrope_section": MROPE, "mrope_interleaved": True}
     text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN,
-        "intermediate_size": 3 * HIDDEN,
-        "num_hidden_layers": 5,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS,
-        "head_dim": HEAD,
+        "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": 3 * HIDDEN, "num_hidden_layers": 5,
+        "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": HEAD,
         "attention_bias": True,  # see _look_back
-        "max_position_embeddings": 4096,
-        "rope_parameters": rope,
-        "tie_word_embeddings": True,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+        "max_position_embeddings": 4096, "rope_parameters": rope, "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
 
 

@@ -70,9 +70,9 @@ def autoencoder_loss(vae: AutoencoderKLWan, video: torch.Tensor, generator: torc
     mean, log_variance = (part.float() for part in moments_whole(vae, video))
     log_variance = log_variance.clamp(-30, 20)
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    made = decode_whole(vae, mean + (0.5 * log_variance).exp() * noise)
+    output = decode_whole(vae, mean + (0.5 * log_variance).exp() * noise)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-    return reconstruction_loss(made, video) + KL_WEIGHT * divergence
+    return reconstruction_loss(output, video) + KL_WEIGHT * divergence
 
 
 def psnr(squared_error: torch.Tensor) -> float:
@@ -90,9 +90,9 @@ def quality(vae: AutoencoderKLWan, clips: torch.Tensor) -> dict[str, float | lis
     with whole_clip(), autocast(clips.device):
         for clip in clips:
             true = pixels(clip[None])
-            made = decode_whole(vae, moments_whole(vae, true)[0]).float().clamp(-1, 1)
+            output = decode_whole(vae, moments_whole(vae, true)[0]).float().clamp(-1, 1)
             where = moved(true).expand_as(true)
-            errors = {"": (made - true).square(), "copy_": (true[:, :, :1] - true).square()}
+            errors = {"": (output - true).square(), "copy_": (true[:, :, :1] - true).square()}
             row = {}
             for name, error in errors.items():
                 row[f"{name}psnr"], row[f"{name}psnr_moved"] = psnr(error), psnr(error[where])

@@ -26,7 +26,7 @@ Codec = Callable[[np.ndarray], np.ndarray]
 PROBES = ("static", "other scene", "cut")
 
 
-def succeeded(row: dict, truth: dict[str, np.ndarray], place: int = 0, target: int = 0) -> bool:
+def succeeded(row: dict, state: dict[str, np.ndarray], place: int = 0, target: int = 0) -> bool:
     """Success by the simulator's state; for `place`: target on the deck, let go, single and unchanged."""
     if row["task"] != "place":
         return bool(row["success"])
@@ -34,12 +34,12 @@ def succeeded(row: dict, truth: dict[str, np.ndarray], place: int = 0, target: i
         return False
     if row["physics"]:
         return bool(row["success"])
-    x, y, z = truth["items"][-1, target, :3]
-    origin_x, origin_y, table, yaw = truth["receptacles"][place]
-    half_x, half_y, floor, _ = truth["decks"][place]
+    x, y, z = state["items"][-1, target, :3]
+    origin_x, origin_y, table, yaw = state["receptacles"][place]
+    half_x, half_y, floor, _ = state["decks"][place]
     ahead, aside = x - origin_x, y - origin_y
     along, across = np.cos(yaw) * ahead + np.sin(yaw) * aside, np.cos(yaw) * aside - np.sin(yaw) * ahead
-    height = z - table - floor - truth["sizes"][target, 0]
+    height = z - table - floor - state["sizes"][target, 0]
     return bool(abs(along) < half_x + 0.005 and abs(across) < half_y + 0.005 and -0.03 < height < 0.04)
 
 
@@ -64,20 +64,20 @@ def validate(folder: Path, codec: Codec | None = None) -> list[dict]:
     """
     results, real = [], []
 
-    def add(row: dict, label: str, frames: np.ndarray, truth: dict, wanted: bool, reference: np.ndarray) -> None:
+    def add(row: dict, label: str, frames: np.ndarray, state: dict, wanted: bool, reference: np.ndarray) -> None:
         judged = codec(frames) if codec else frames
-        masks = truth["mask_target"], truth["mask_receptacle"]
+        masks = state["mask_target"], state["mask_receptacle"]
         judgement = judge_task(judged, *masks, row["hand"], row["task"], reference, row.get("toward"))
         agree = (judgement.outcome in SUCCESS) == wanted
         results.append({"id": row["id"], "label": label, "wanted": wanted, "agree": agree, **vars(judgement)})
 
-    for row, frames, truth in load(Path(folder)):
-        add(row, row["label"], frames, truth, succeeded(row, truth), frames[0])
+    for row, frames, state in load(Path(folder)):
+        add(row, row["label"], frames, state, succeeded(row, state), frames[0])
         if row["label"] == "real":
-            real.append((row, frames, truth))
-    for (row, frames, truth), (_, other, _) in zip(real, real[1:] + real[:1], strict=True):
+            real.append((row, frames, state))
+    for (row, frames, state), (_, other, _) in zip(real, real[1:] + real[:1], strict=True):
         for label, probe in probes(frames, other).items():
-            add(row, label, probe, truth, False, frames[0])
+            add(row, label, probe, state, False, frames[0])
     print_table(results)
     return results
 

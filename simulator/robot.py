@@ -90,11 +90,11 @@ def dress_geoms(spec: mujoco.MjSpec) -> set[str]:
     paint = {"LightGrey": "robot_arm", "Purple": "robot_arm", "Black": "robot_dark"}
     used = set()
     for geom in list(spec.geoms):
-        hand, seen = geom.name.startswith(("hr_", "hl_")), geom.contype == 0 and geom.conaffinity == 0
-        if (not hand and not seen) or geom.meshname.startswith(UNSEEN):
+        hand, visible = geom.name.startswith(("hr_", "hl_")), geom.contype == 0 and geom.conaffinity == 0
+        if (not hand and not visible) or geom.meshname.startswith(UNSEEN):
             spec.delete(geom)
             continue
-        if seen:
+        if visible:
             geom.group, geom.mass, geom.density = 1, 0, 0
             geom.material = paint.get(geom.material, "robot_hand")
         else:

@@ -149,6 +149,7 @@ def test_files_are_the_same_for_any_number_of_workers(tmp_path: Path, renderer):
 
 
 @pytest.mark.render
+@pytest.mark.slow
 def test_make_resumes_where_it_stopped(tmp_path: Path, renderer):
     for clips in (1, 2):
         make(tmp_path, clips, size=(48, 80), workers=1)
@@ -162,6 +163,7 @@ def test_make_resumes_where_it_stopped(tmp_path: Path, renderer):
 
 
 @pytest.mark.render
+@pytest.mark.slow
 def test_failures_are_labelled(episode, renderer):
     kinds = ("missed", "dropped", "stopped")
     rows = {clip.row["label"]: clip.row for clip in Studio(episode, "test", Options(size=(48, 80))).clips(kinds)}
@@ -250,6 +252,7 @@ def test_rules_accept_the_real_clip_and_no_fault(clips, tmp_path: Path):
 
 
 @pytest.mark.render
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "place"])
 def test_rules_of_the_base_tasks(task, renderer):
     options = Options(task=task)
