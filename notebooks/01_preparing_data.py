@@ -51,7 +51,7 @@
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke, nano, 2b or 14b
+profile: str = "nano"  # smoke, nano, 2b-smoke, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 train_folder: str = ""  # your own clips and captions, empty for those of the profile
 eval_folder: str = ""  # your own photos and instructions, empty for those of the profile

@@ -51,7 +51,7 @@
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke, nano, 2b or 14b
+profile: str = "nano"  # smoke, nano, 2b-smoke, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 recipe: str = ""  # recommended, upstream or lora, empty for the profile's own
 steps: int = 0  # optimizer steps, 0 for those of the recipe
@@ -266,7 +266,7 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # | **the base model**: no post-training | `--only steps=0` | 4 % | 0 to 9 % | 0.214 |
 #
 # ```bash
-# python -m simulator make --out held --task place --clips 70 --seed 13 --pairs held-out --twins all
+# python -m simulator make --out held --task place --clips 70 --seed 13 --pairs held-out --faults all
 # python -m nano.ablate --models assets/nano/world --train assets/simulator/train --data held --out ablation --prompts 64 --only steps=200
 # ```
 #
@@ -351,7 +351,7 @@ exercises.check_02_3(power_ema);
 # | held-out loss before training is as high as the zero-velocity baseline | base weights not loaded | check the plan's line *base weights*; download again |
 # | training loss falls, held-out loss rises | too many epochs for too few clips | fewer `steps`, more clips |
 # | out of memory | the sequence is too long for the card | recipe `lora`, or more GPUs under `torchrun` |
-# | *made from other inputs: recipe ...* | the folder holds a run with other settings | `cookbook run --redo train`, or another `run` folder |
+# | *built from different inputs: recipe ...* | the folder holds a run with other settings | `cookbook run --redo train`, or another `run` folder |
 #
 # **Read more:** [Cosmos Predict 2.5](https://arxiv.org/abs/2511.00062) (2025); rectified flow by [Liu et al.](https://arxiv.org/abs/2209.03003) (2022); the draw of noise levels and the shift in
 # [Esser et al.](https://arxiv.org/abs/2403.03206) (2024); power EMA in [Karras et al.](https://arxiv.org/abs/2312.02696) (2023); [LoRA](https://arxiv.org/abs/2106.09685) (2021).

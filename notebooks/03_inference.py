@@ -50,7 +50,7 @@
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke, nano, 2b or 14b
+profile: str = "nano"  # smoke, nano, 2b-smoke, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's number
 

@@ -50,7 +50,7 @@
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke, nano, 2b or 14b
+profile: str = "nano"  # smoke, nano, 2b-smoke, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 threshold: float = 0.0  # score from 1 to 5 for both questions, 0 for the calibrated ones
 top: int = 0  # keep only so many of each prompt, 0 for all that pass

@@ -50,7 +50,7 @@
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke, nano, 2b or 14b
+profile: str = "nano"  # smoke, nano, 2b-smoke, 2b or 14b
 run: str = ""  # run folder, empty for runs/<profile>
 steps: int = 48  # optimizer steps
 batch: int = 4  # examples per step

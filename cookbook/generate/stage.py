@@ -31,7 +31,7 @@ def generate(
     """Generate videos into `generated/<model>`.
 
     Args:
-        profile: smoke, nano, 2b or 14b.
+        profile: name of a profile; `cookbook doctor` lists them.
         run: run folder; runs/<profile> when empty.
         model: tuned, from the run's export; or base, the weights that post-training began with.
         requests: published jsonl, batch_input.json, or folder of photos with instructions; data/eval when empty.

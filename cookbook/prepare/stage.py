@@ -26,7 +26,7 @@ def prepare(
     """Build `data/train` (videos, metas, metadata.csv) and `data/eval` (photo and instruction pairs) of a run.
 
     Args:
-        profile: smoke, nano, 2b or 14b.
+        profile: name of a profile; `cookbook doctor` lists them.
         run: run folder; runs/<profile> when empty.
         train: folder of clips with captions in any layout that `find_clips` reads; the profile's data when empty.
         eval: folder of photos with instructions; the profile's when empty.
