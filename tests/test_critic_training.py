@@ -64,9 +64,6 @@ def batched_critic(critic: critics.Critic, clips: critic_clips.Clips) -> Batched
     return BatchedCritic(critic, clips.pixels.shape[1:4], sorted(clips.texts()))
 
 
-# --- the same model, the same inputs --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("frames", [8, 9])
 def test_patches_equal_the_processor(critic, frames):
     samples = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
@@ -114,9 +111,6 @@ def test_first_heads_attend_to_the_same_place_earlier(critic_folder):
     token = 6 * 60 + 37  # of 13 x 60
     attended = (query[0, :, token] * key[0].transpose(0, 1)[: token + 1]).sum(-1).argmax(0)
     assert attended[:3].tolist() == [token - 60, token - 120, token]
-
-
-# --- clips and batches ----------------------------------------------------------------------------------------------
 
 
 def write_generated(folder: Path) -> Path:
@@ -283,9 +277,6 @@ def test_unequal_clips_are_refused(examples):
     short = replace(examples[0], clip=Sampled(clip(0, 5), tuple(range(5)), 8.0))
     with pytest.raises(UserError, match="one size"):
         critic_clips.collect([*examples, short], 16, CPU)
-
-
-# --- training -------------------------------------------------------------------------------------------------------
 
 
 def test_balanced_loss():

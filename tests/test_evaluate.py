@@ -134,9 +134,8 @@ def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
 
 
 def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path, capsys):
-    args = evaluate.Args(
-        data=(heldout,), base=tiny_world, out=tmp_path, tuned=tiny_world, seeds=2, prompts=2, steps=1, workers=1
-    )
+    folders = {"data": (heldout,), "base": tiny_world, "tuned": tiny_world, "out": tmp_path}
+    args = evaluate.Args(**folders, seeds=2, prompts=2, steps=1, workers=1)
     evaluate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 3 * 2 + 3
@@ -159,9 +158,8 @@ def test_gain_pairs_clips_and_intervals_cluster_prompts():
 
 def test_grid_skips_finished_settings(tiny_world, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "GRID", (SHORT, replace(SHORT, guidance=0.0)))
-    args = evaluate.Args(
-        data=(heldout,), base=tiny_world, out=tmp_path, tuned=tiny_world, seeds=1, prompts=1, workers=1, grid=True
-    )
+    folders = {"data": (heldout,), "base": tiny_world, "tuned": tiny_world, "out": tmp_path}
+    args = evaluate.Args(**folders, seeds=1, prompts=1, workers=1, grid=True)
     evaluate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
     assert [row["network_evaluations"] for row in rows] == [4, 2] and all("rate" in row for row in rows)
@@ -194,9 +192,8 @@ def test_clips_in_memory_give_the_batches_of_the_cache(tmp_path):
 
 def test_fewer_clips_are_spread():
     clips = list(range(9))
-    assert variants.choose(clips, 3) == [0, 4, 8] and variants.choose(clips, None) == clips == variants.choose(
-        clips, 20
-    )
+    assert variants.choose(clips, 3) == [0, 4, 8]
+    assert variants.choose(clips, None) == clips == variants.choose(clips, 20)
 
 
 def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path, monkeypatch, capsys):
@@ -208,9 +205,7 @@ def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path
     ablate.main(args)
     rows = [json.loads(line) for line in (tmp_path / "ablation.jsonl").read_text().splitlines()]
     assert [row["differs"]["steps"] for row in rows] == [0, 2, 2]
-    assert (
-        rows[0]["heldout_after"] == rows[0]["heldout_before"] and rows[1]["heldout_after"] != rows[1]["heldout_before"]
-    )
+    assert [row["heldout_after"] == row["heldout_before"] for row in rows[:2]] == [True, False]
     best = world.load_transformer(tmp_path / "best").state_dict()
     kept = json.loads((tmp_path / "best" / "row.json").read_text())
     assert kept["name"] == max(rows[1:], key=ablate.quality)["name"]
@@ -287,19 +282,13 @@ def test_evaluate_runs_from_the_command_line(heldout, tiny_world, tmp_path):
 
 @pytest.mark.slow
 def test_commands_of_the_recipe_parse():
-    """Each Python program that nano/remake.sh calls has the flags that it passes, and bash accepts the script."""
+    """bash accepts nano/remake.sh, and each Python program has the flags that the script passes."""
     script = ROOT / "nano" / "remake.sh"
     subprocess.run(["bash", "-n", script], check=True)
-    lines = re.sub(r"\\\n", " ", script.read_text()).splitlines()
-    commands = [
-        match
-        for line in lines
-        if (match := re.search(r"python3? -m ((?:nano|simulator)\S*(?: make| train)?) (-.*)", line))
-    ]
+    text = script.read_text().replace("\\\n", " ")
+    commands = re.findall(r"python3? -m ((?:nano|simulator)\S*(?: make| train)?) (-.*)", text)
     assert len(commands) == 8
-    for program, flags in (match.groups() for match in commands):
-        done = subprocess.run(
-            [sys.executable, "-m", *program.split(), "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        known = set(re.findall(r"--[a-z][a-z-]*", done.stdout))
-        assert done.returncode == 0 and set(re.findall(r"(?<=\s)--[a-z][a-z-]*|^--[a-z-]+", flags)) <= known, program
+    for program, flags in commands:
+        command = [sys.executable, "-m", *program.split(), "--help"]
+        usage = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert set(re.findall(r"--[a-z][a-z-]*", flags)) <= set(re.findall(r"--[a-z][a-z-]*", usage)), program

@@ -30,7 +30,7 @@ from simulator.ship import SHIPPED
 from simulator.studio import Options, Studio, hash_states, named_bodies, simulate
 from simulator.world import build
 
-SIZE = (96, 160)
+ROOT = ASSETS.parent
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,8 @@ def test_prompt_names_hand_and_object(task):
     text = prompt(scene)
     assert text.startswith(f"Use the {scene.hand} hand to ") and text.endswith(".")
     assert objects.KINDS[scene.items[0].kind].noun in text
-
-
-def test_published_form_of_the_prompt():
-    scene = sample((0, 0))
-    assert " from " in prompt(scene) and " to " in prompt(scene).removeprefix("Use the right hand to")
+    published = prompt(sample((0, 0)))
+    assert " from " in published and " to " in published.removeprefix("Use the right hand to")
 
 
 def test_replay_of_logged_actions_is_bit_identical(episode):
@@ -185,7 +182,7 @@ print(int(real.frames.std()), int(np.abs(morph.frames[-1].astype(int) - real.fra
 @pytest.mark.render
 @pytest.mark.slow
 def test_the_second_look_renders_or_names_the_missing_package():
-    run = subprocess.run([sys.executable, "-c", RENDER_FILAMENT], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", RENDER_FILAMENT], cwd=ROOT, capture_output=True, text=True)
     if run.returncode:
         assert "RendererMissing" in run.stderr and "mesa-vulkan-drivers" in run.stderr, run.stderr[-2000:]
         pytest.skip("NOT RUN: the look `filament` needs apt-get install libvulkan1 mesa-vulkan-drivers")
@@ -207,8 +204,8 @@ with Camera(episode.world, (48, 80)) as camera:
 def test_rendering_without_system_packages():
     if osmesa.libraries() is None:
         pytest.skip(f"NOT RUN: the route without system packages needs pip install --no-deps {osmesa.PACKAGE}")
-    command = [sys.executable, "-c", RENDER_ONE]
-    run = subprocess.run(command, env=os.environ | osmesa.environment(), capture_output=True, text=True)
+    command, variables = [sys.executable, "-c", RENDER_ONE], os.environ | osmesa.environment()
+    run = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
     assert "spread" in run.stdout, run.stderr
     assert int(run.stdout.split()[-1]) > 10
 
@@ -306,8 +303,6 @@ def test_rules_are_compared_with_the_simulator(tmp_path: Path, renderer, capsys)
 @pytest.mark.render
 @pytest.mark.slow
 def test_show_writes_a_contact_sheet(tmp_path: Path, renderer):
-    done = subprocess.run(
-        [sys.executable, "-m", "simulator", "show", "3", "--faults", "vanish", "--out", str(tmp_path / "clip.png")],
-        capture_output=True, text=True, cwd=ASSETS.parent,
-    )  # fmt: skip
-    assert done.returncode == 0 and (tmp_path / "clip.png").stat().st_size > 1000, done.stderr
+    words = ["simulator", "show", "3", "--faults", "vanish", "--out", str(tmp_path / "clip.png")]
+    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True)
+    assert (tmp_path / "clip.png").stat().st_size > 1000
