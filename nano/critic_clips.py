@@ -46,12 +46,18 @@ class LabelledClip:
 
 
 def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip]:
-    """All clips of folders made by `simulator.make`."""
+    """All clips of folders of `simulator.make` and `nano.generate_clips`.
+
+    Raises:
+        UserError: a folder without clips.
+    """
     jobs = []
     for folder in folders:
         rows = runs.read_rows(folder / "manifest.jsonl")
         if not rows:
-            raise UserError(f"{folder / 'manifest.jsonl'} is missing or empty: make clips with simulator.make")
+            raise UserError(
+                f"{folder / 'manifest.jsonl'} is missing or empty: render clips with `python -m simulator make`"
+            )
         jobs += [(folder, row) for row in rows]
     names = _names([row for _, row in jobs])
 
@@ -96,13 +102,13 @@ def negative_instructions(row: dict, names: dict[str, list[str]], rng: np.random
 
 
 def other_hand(prompt: str) -> str:
-    """The instruction as it is for a mirrored clip."""
+    """The instruction of the mirrored clip."""
     return re.sub(r"\b(left|right)\b", lambda side: "right" if side[0] == "left" else "left", prompt)
 
 
 @dataclass
 class Clips:
-    """Clips on a device, with labels as arrays there (-1 no answer) and what to draw batches from as arrays here."""
+    """Clips on a device, with labels as arrays there (-1 no answer) and the rest as arrays here."""
 
     pixels: torch.Tensor  # uint8 [N or 2N, T, H, W, 3]: clips as they are, then their VAE reconstructions
     kinds: np.ndarray
@@ -163,16 +169,12 @@ def _faults(pixels: torch.Tensor, original: torch.Tensor, breaks: torch.Tensor, 
     """Where each clip differs from its original from its fault on: by 8 of 255 levels over a token, or under 3."""
     maps = []
     for rows in torch.arange(len(pixels), device=pixels.device).split(64):
-        difference = (pixels[rows].float() - pixels[original[rows]].float()).abs().mean(-1)
-        difference = F.pad(
-            difference, (0, 0, 0, 0, 0, difference.shape[1] % 2)
-        )  # the last frame stands alone where T is odd
-        difference = F.avg_pool2d(difference, edge).unflatten(1, (-1, 2)).amax(2)
-        pairs = torch.arange(difference.shape[1], device=pixels.device)
+        gap = (pixels[rows].float() - pixels[original[rows]].float()).abs().mean(-1)
+        gap = F.pad(gap, (0, 0, 0, 0, 0, gap.shape[1] % 2))  # the last frame stands alone where T is odd
+        gap = F.avg_pool2d(gap, edge).unflatten(1, (-1, 2)).amax(2)
+        pairs = torch.arange(gap.shape[1], device=pixels.device)
         begun = (2 * pairs + 1 >= breaks[rows, None])[:, :, None, None]
-        maps.append(
-            torch.where((difference > 8) & begun, 1, torch.where((difference > 3) & begun, -1, 0)).to(torch.int8)
-        )
+        maps.append(torch.where((gap > 8) & begun, 1, torch.where((gap > 3) & begun, -1, 0)).to(torch.int8))
     return torch.cat(maps)
 
 
@@ -218,7 +220,7 @@ class View:
 def plain_view(
     clips: Clips, rows: np.ndarray, when: np.ndarray | None = None, device: torch.device | None = None
 ) -> View:
-    """The clips as they are; `device`: where the view is made, by default where the clips are."""
+    """The clips as they are; `device`: where its tensors are, by default with the clips."""
     device, count = device or clips.pixels.device, len(rows)
     when = np.broadcast_to(np.arange(clips.frames), (count, clips.frames)) if when is None else when
     number = torch.from_numpy(np.array(rows)).to(device)

@@ -38,7 +38,7 @@ CENTRE = Setting()
 
 @dataclass(frozen=True)
 class SimulatedClip:
-    """One clip of a folder made by `simulator.make`: its first frame and prompt condition the models."""
+    """One clip of a folder of `simulator.make`: its first frame and prompt condition the models."""
 
     folder: Path
     row: dict
@@ -161,7 +161,7 @@ class Flags:
     seeds: int
     """Generated videos of each clip."""
     batch: int | None = None
-    """Clips generated at once; 48 on a GPU and 4 on a CPU if not given."""
+    """Clips generated at once; None for 48 on a GPU and 4 on a CPU."""
     workers: int = min(16, len(os.sched_getaffinity(0)))
     """Processes that judge."""
 
