@@ -84,13 +84,9 @@ class Bench:
         loss = self.held_out(model)
         videos = self.generator.generate(model, CENTRE, range(self.args.seeds))
         measured = measure(self.generator, videos, variant.name, self.pool)
-        end = time.monotonic()
+        seconds = {"seconds_training": trained - start, "seconds": time.monotonic() - start}
+        seconds = {"steps_per_second": speed} | {name: round(value, 1) for name, value in seconds.items()}
         losses = {"heldout_before": round(self.before, 5), "heldout_after": round(loss, 5)}
-        seconds = {
-            "steps_per_second": speed,
-            "seconds_training": round(trained - start, 1),
-            "seconds": round(end - start, 1),
-        }
         return facts | losses | tally(measured.rows) | seconds, model
 
 
@@ -102,9 +98,8 @@ def prepare(args: Args, pool: Executor) -> Bench:
     probes = [Resident(latent[None], text) for latent, text in zip(latents, generator.text, strict=False)]
     bench = Bench(args, group, generator, clips, probes, pool)
     bench.before = bench.held_out(world.load_transformer(args.models).to(group.device).eval())
-    print(
-        f"{len(clips)} clips to train on, {len(generator.scenes)} prompts x {args.seeds} seeds to measure", flush=True
-    )
+    prompts = len(generator.scenes)
+    print(f"{len(clips)} clips to train on, {prompts} prompts x {args.seeds} seeds to measure", flush=True)
     return bench
 
 

@@ -107,12 +107,10 @@ class Learner:
         self.step += 1
 
     def save(self, path: Path) -> None:
-        weights = {"model": self.critic.model.state_dict(), "average": self.average.state_dict()}
+        parts = {"model": self.critic.model, "average": self.average, "optimizer": self.optimizer}
+        state = {name: part.state_dict() for name, part in parts.items()}
         with runs.replacing(path) as temporary:
-            torch.save(
-                weights | {"optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds},
-                temporary,
-            )
+            torch.save(state | {"step": self.step, "seconds": self.seconds}, temporary)
 
     def resume(self, path: Path, device: torch.device) -> None:
         saved = torch.load(path, weights_only=True, map_location=device)

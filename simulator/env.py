@@ -131,10 +131,6 @@ class Env:
                 pairs.add((names[0], names[1]))
         return sorted(pairs)
 
-    def success(self, log: Log) -> tuple[bool, str]:
-        """Whether the scene's own instruction was carried out in a log, and if not, why."""
-        return judge(self.world, self.robot, log)
-
 
 def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
     """Run a plan, or logged `actions` (T, 42) from the plan's start, and judge it."""
@@ -151,7 +147,7 @@ def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
     log = Log(
         np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder
     )
-    log.success, log.reason = env.success(log)
+    log.success, log.reason = judge(env.world, env.robot, log)
     return log
 
 

@@ -6,7 +6,7 @@ before scaling. `KINDS` is the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mujoco
@@ -19,9 +19,11 @@ from simulator.shapes import (  # fmt: skip
     Builder,
     Mesh,
     lathe,
+    outline,
     paint_pattern,
     paint_skin,
     paint_vessel,
+    rounded,
     superellipsoid,
     sweep,
 )
@@ -38,18 +40,6 @@ def skin(build: Builder, rng: Generator, colour: Colour, gloss: float = 0.4, **o
 
 def printed(build: Builder, rng: Generator, base: Colour, ink: Colour, pattern: str, gloss: float = 0.3) -> str:
     return build.material(texture=build.texture(paint_pattern(rng, base, ink, pattern)), gloss=gloss)
-
-
-def outline(radii: Sequence[float], heights: Sequence[float]) -> list[tuple[float, float]]:
-    """Profile for `lathe`, from the bottom up."""
-    return list(zip(radii, heights, strict=True))
-
-
-def rounded(radius: float, squash: float = 1.0, dimple: bool = False) -> list[tuple[float, float]]:
-    """Profile of a ball, flattened by `squash`, with a dimple on top where a stem sits."""
-    height = np.array([-1, -0.97, -0.8, -0.4, 0, 0.45, 0.8, 0.97, 0.9 if dimple else 1.0]) * radius * squash
-    width = np.array([0, 0.32, 0.68, 0.95, 1, 0.9, 0.62, 0.3, 0]) * radius
-    return outline(width, height)
 
 
 def stem(build: Builder, body: Body, height: float, length: float = 0.012, rgb: tuple = BARK) -> None:

@@ -6,6 +6,7 @@ A texture is a float image (H, W, 3) in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mujoco
@@ -59,6 +60,18 @@ def lathe(
     turn = np.broadcast_to(angle / (2 * np.pi), radius.shape)
     vertices = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], -1)
     return weave_grid(vertices, np.stack([turn, along], -1))
+
+
+def outline(radii: Sequence[float], heights: Sequence[float]) -> list[tuple[float, float]]:
+    """Profile for `lathe`, from the bottom up."""
+    return list(zip(radii, heights, strict=True))
+
+
+def rounded(radius: float, squash: float = 1.0, dimple: bool = False) -> list[tuple[float, float]]:
+    """Profile of a ball, flattened by `squash`, with a dimple on top where a stem sits."""
+    height = np.array([-1, -0.97, -0.8, -0.4, 0, 0.45, 0.8, 0.97, 0.9 if dimple else 1.0]) * radius * squash
+    width = np.array([0, 0.32, 0.68, 0.95, 1, 0.9, 0.62, 0.3, 0]) * radius
+    return outline(width, height)
 
 
 def sweep(path: np.ndarray, radius: np.ndarray, around: int = 14) -> Mesh:
