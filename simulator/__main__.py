@@ -16,7 +16,7 @@ def main() -> None:
         from cookbook.doctor import INSTALL
 
         raise UserError(f"the simulator needs mujoco, which is not installed: {INSTALL}") from None
-    tyro.extras.subcommand_cli_from_dict({"make": make, "show": show})
+    tyro.extras.subcommand_cli_from_dict({"make": make, "show": show}, prog="python -m simulator")
 
 
 if __name__ == "__main__":
