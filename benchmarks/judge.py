@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
 
 # Qwen3-VL-2B, of which Cosmos-Reason2-2B is a further training: 2,127,532,032 parameters
+ROPE = {"rope_type": "default", "rope_theta": 5_000_000, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
 TEXT = {
     "hidden_size": 2048,
     "intermediate_size": 6144,
@@ -61,12 +63,7 @@ TEXT = {
     "vocab_size": 151936,
     "tie_word_embeddings": True,
     "max_position_embeddings": 262144,
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 5_000_000,
-        "mrope_section": [24, 20, 20],
-        "mrope_interleaved": True,
-    },
+    "rope_parameters": ROPE,
 }
 VISION = {
     "depth": 24,
@@ -280,11 +277,8 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
             say("one batch on the GPU\n" + kernels(critic, setting, made[: scorer.BATCH]))
         part = made[: clips // 4 or 1]
         ours("the same, the class's own layers", replace(critic, layers=()), part)
-        note(
-            measure(
-                "plain generate loop", critic, lambda some, _: plain_loop(critic, setting, folder, some), made[:few], 1
-            )
-        )
+        plain = partial(plain_loop, critic, setting, folder)
+        note(measure("plain generate loop", critic, lambda some, _: plain(some), made[:few], 1))
         if on_gpu:
             for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
                 ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
