@@ -156,8 +156,7 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
     """A clip and a question at a time, the answer generated and parsed."""
     for row in rows:
         for question in QUESTIONS:
-            frames, fps = read_video(row["path"])
-            clip = sample_frames(frames, fps, setting.critic_fps, setting.critic_tokens, critic.token_edge)
+            clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
             start, rest = chat(critic, replace(ask(question, row["prompt"]), cue=""))
             inputs = plain_inputs(critic, clip, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
