@@ -212,7 +212,7 @@ def main(
     """Measure all methods, one after the other, and print the table.
 
     Args:
-        profile: whose networks, clip size and sampler settings.
+        profile: name of the profile that sets networks, clip size and sampler.
         steps: of our clips; the profile's when empty. With fewer, times are scaled.
         peer_steps: of the clips of diffusers' pipeline, likewise.
         clips: timed clips of ours, exact, in a row.

@@ -168,11 +168,11 @@ def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[di
 def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
     """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
     clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
-    found = []
+    probabilities = []
     for question in QUESTIONS:
         inputs = plain_inputs(critic, clip, "".join(chat(critic, ask(question, row["prompt"]))))
-        found.append(critic.model(**inputs, logits_to_keep=1).logits[0, -1, critic.digits].float().softmax(-1))
-    return torch.stack(found).cpu().numpy()
+        probabilities.append(critic.model(**inputs, logits_to_keep=1).logits[0, -1, critic.digits].float().softmax(-1))
+    return torch.stack(probabilities).cpu().numpy()
 
 
 def measure(
@@ -223,11 +223,11 @@ def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
 
 def table(rows: Sequence[Row], reading: float) -> str:
     """The rows in Markdown, under a line that says what was measured on what."""
-    made = runs.environment()
+    environment = runs.environment()
     facts = (
-        f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {made['device']}, "
-        f"{os.cpu_count()} CPU cores, torch {made['versions']['torch']}, "
-        f"transformers {made['versions']['transformers']}; reading alone {reading:.3g} clips/s"
+        f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {environment['device']}, "
+        f"{os.cpu_count()} CPU cores, torch {environment['versions']['torch']}, "
+        f"transformers {environment['versions']['transformers']}; reading alone {reading:.3g} clips/s"
     )
     heads = ("method", "clips", "clips/s", "model, s per clip", "first batch, s", "max difference", "peak GiB")
     cells = [(row.method, row.clips, row.rate, row.model, row.warmup, row.difference, row.peak_gib) for row in rows]
@@ -248,12 +248,12 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = make_clips(folder / "clips", clips)
-        say(f"{clips} clips of {sum(row['path'].stat().st_size for row in made) / clips / 1e6:.2f} MB")
+        videos = make_clips(folder / "clips", clips)
+        say(f"{clips} clips of {sum(row['path'].stat().st_size for row in videos) / clips / 1e6:.2f} MB")
         critic = build(hardware.device())
         say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
-        reading = reading_rate(setting, critic.token_edge, made)
-        reference = plain_probabilities(critic, setting, made[0])
+        reading = reading_rate(setting, critic.token_edge, videos)
+        reference = plain_probabilities(critic, setting, videos[0])
         on_gpu = critic.model.device.type == "cuda"
 
         def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
@@ -271,13 +271,13 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
             out.write_text(table(rows, reading) + "\n")
             say(f"{row.method}: {row.rate:.3g} clips/s")
 
-        ours("cookbook judge", critic, made)
+        ours("cookbook judge", critic, videos)
         if on_gpu:
-            say("one batch on the GPU\n" + kernels(critic, setting, made[: scorer.BATCH]))
-        part = made[: clips // 4 or 1]
+            say("one batch on the GPU\n" + kernels(critic, setting, videos[: scorer.BATCH]))
+        part = videos[: clips // 4 or 1]
         ours("the same, the class's own layers", replace(critic, layers=()), part)
         plain = partial(plain_loop, critic, setting, folder)
-        note(measure("plain generate loop", critic, lambda some, _: plain(some), made[:few], 1))
+        note(measure("plain generate loop", critic, lambda some, _: plain(some), videos[:few], 1))
         if on_gpu:
             for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
                 ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
@@ -286,7 +286,7 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
 
 
 def compiled() -> tuple[qwen.Patch, ...]:
-    """Parts of the class made of many small kernels, each compiled into one."""
+    """Parts of the class that consist of many small kernels, each compiled into one."""
     parts = [
         (modeling_qwen3_vl, "apply_rotary_pos_emb_vision"),
         (modeling_qwen3_vl, "apply_rotary_pos_emb"),

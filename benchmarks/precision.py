@@ -153,7 +153,7 @@ def main(
     """Train both ways at every rate and print the table.
 
     Args:
-        profile: whose network and recipe.
+        profile: name of the profile that sets network and recipe.
         run: a prepared run folder: its clips, and the profile's own weights. Without it both are random.
         steps: of each way.
         batch: clips per step.

@@ -76,7 +76,7 @@ def main(
     """Measure one process, then Ray on all GPUs.
 
     Args:
-        profile: whose world model and clip size.
+        profile: name of the profile that sets world model and clip size.
         clips: of each of the two measurements.
         steps: of each clip; few are enough, as clips do not wait for each other.
         workers: places that Ray has for them; the GPUs of this machine when empty.

@@ -108,7 +108,7 @@ def main(
     """Measure the exact clips, each shortcut, and both.
 
     Args:
-        profile: whose photos and settings.
+        profile: name of the profile that sets photos and sampler.
         weights: diffusers folder; the export of runs/<profile> when empty.
         steps: of the sampler; the profile's when empty.
         prompts: the first so many held-out photos.

@@ -194,7 +194,7 @@ def main(
     """Measure the methods one after the other and print the table.
 
     Args:
-        profile: whose network, clip size and recipes.
+        profile: name of the profile that sets network, clip size and recipes.
         methods: `diffusers` (one process only: it cannot shard weights), or what the recipe's
             `activation_checkpointing` may be: none, selective, or a share such as 0.25.
         trained: all, lora or both.

@@ -102,11 +102,11 @@ class Draw:
         violations = self._pick(self.violations, size * 3 // 16)
         corrupted = rng.choice(self.valid, size - 2 * len(invalid) - len(generated) - len(violations))
         rows = np.concatenate([invalid, clips.original[invalid], violations, generated, corrupted])
-        whole = clips.frames
-        length = whole - whole // 3 if short else whole
+        frames = clips.frames
+        length = frames - frames // 3 if short else frames
         start = np.zeros(size, int)
         if short:  # from an even frame, as pairs are, and not after the fault
-            start = rng.integers(0, (whole - length) // 2 + 1, size) * 2
+            start = rng.integers(0, (frames - length) // 2 + 1, size) * 2
             start = np.minimum(start, np.maximum(clips.breaks[rows] - 1, 0) // 2 * 2)
         breaks = clips.breaks[rows] - start
         physics = np.where((clips.physics[rows] == 0) & (breaks < length), 0, 1)

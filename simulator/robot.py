@@ -36,8 +36,8 @@ def read_stl(path: Path) -> tuple[np.ndarray, np.ndarray]:
         np.round(corners * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True
     )
     faces = index.reshape(-1, 3)
-    whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    return corners[first], faces[whole]
+    triangles = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    return corners[first], faces[triangles]
 
 
 def write_stl(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:

@@ -214,8 +214,8 @@ class Studio:
         """The clip with a physics fault, or None where it is not visible (`faults.VISIBLE`)."""
         episode = self.episode
         rng = np.random.default_rng([*episode.world.scene.seed, 3, *kind.encode()])
-        taken = int(episode.log.grasp_frame or 0)
-        source = faults.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, taken)
+        grasp = int(episode.log.grasp_frame or 0)
+        source = faults.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, grasp)
         fault = faults.PHYSICS[kind](source)
         if fault is None:
             return None

@@ -25,15 +25,15 @@ def unsolved(source: str) -> str:
     return SOLUTION.sub(r"\1...  # your code\n", source[source.index(HEADING) :].rstrip() + "\n")
 
 
-def with_exercises(twin: str, section: str) -> str:
+def with_exercises(text: str, section: str) -> str:
     """A notebook's .py text with that section before its recap."""
-    before = twin[: twin.index(HEADING if HEADING in twin else RECAP)]
-    return f"{before}{section}\n{twin[twin.index(RECAP) :]}"
+    before = text[: text.index(HEADING if HEADING in text else RECAP)]
+    return f"{before}{section}\n{text[text.index(RECAP) :]}"
 
 
-def updated(old: NotebookNode, twin: str) -> NotebookNode:
+def updated(old: NotebookNode, text: str) -> NotebookNode:
     """The notebook with the cells of its new .py text: unchanged cells keep their outputs, exercises are executed."""
-    new = jupytext.reads(twin, "py:percent")
+    new = jupytext.reads(text, "py:percent")
     earlier = {(cell.cell_type, cell.source): cell for cell in old.cells}
     new.cells = [earlier.get((cell.cell_type, cell.source), cell) for cell in new.cells]
     new.metadata = old.metadata
@@ -56,11 +56,11 @@ def write(number: str) -> bool:
     """Bring one notebook's exercises up to date; whether it changed."""
     path = next(NOTEBOOKS.glob(f"{number}_*.py"))
     text = path.read_text()
-    twin = with_exercises(text, unsolved((NOTEBOOKS / "solutions" / f"{number}.py").read_text()))
-    if twin == text:
+    new = with_exercises(text, unsolved((NOTEBOOKS / "solutions" / f"{number}.py").read_text()))
+    if new == text:
         return False
-    book = updated(nbformat.read(path.with_suffix(".ipynb"), as_version=4), twin)
-    path.write_text(twin)
+    book = updated(nbformat.read(path.with_suffix(".ipynb"), as_version=4), new)
+    path.write_text(new)
     nbformat.write(book, path.with_suffix(".ipynb"))
     return True
 

@@ -43,12 +43,12 @@ def publish(*folders: Path | str) -> None:
             runs.write_json(expected.FIGURES, {SHOWN: {**machine, "figures": expected.figures(run)}})
         runs.write_json(budget.TIMINGS, budget.timings() | {timings["profile"]: timings})
     for path in every():
-        book, twin = nbformat.read(path, as_version=4), path.with_suffix(".py")
+        book, source = nbformat.read(path, as_version=4), path.with_suffix(".py")
         for cell in book.cells:
             if cell.cell_type == "markdown":
                 cell.source = filled(cell.source, path.stem)
         nbformat.write(book, path)
-        twin.write_text(filled(twin.read_text(), path.stem, lambda line: f"# {line}".rstrip()))
+        source.write_text(filled(source.read_text(), path.stem, lambda line: f"# {line}".rstrip()))
         if picture := picture_of(book):
             place = ROOT / PICTURE.search(book.cells[0].source)[1]
             place.parent.mkdir(parents=True, exist_ok=True)

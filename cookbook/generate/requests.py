@@ -127,8 +127,8 @@ def _rows(path: Path) -> Iterable[tuple[str, Any]]:
     if path.suffix != ".json":
         yield from ((f"line {n}", _parse(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip())
         return
-    whole = _parse(text)
-    rows = [_from_batch(index, row) for index, row in enumerate(whole)] if isinstance(whole, list) else [whole]
+    content = _parse(text)
+    rows = [_from_batch(index, row) for index, row in enumerate(content)] if isinstance(content, list) else [content]
     yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
 
 

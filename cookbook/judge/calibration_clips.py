@@ -216,8 +216,8 @@ def rated(path: Path) -> list[CalibrationClip]:
         questions = dict.fromkeys(row["question"] for row in rows)
         means = {q: float(np.mean([row["rating"] for row in rows if row["question"] == q])) for q in questions}
         labels = {q: None if 2.5 < mean < 3.5 else int(mean >= 3.5) for q, mean in means.items()}
-        known = labels.get("physics"), labels.get("instruction")
-        clips.append(CalibrationClip(clip, "rated", prompt, *known, prompt or clip.stem, ratings=tuple(means.items())))
+        pair = labels.get("physics"), labels.get("instruction")
+        clips.append(CalibrationClip(clip, "rated", prompt, *pair, prompt or clip.stem, ratings=tuple(means.items())))
     return clips
 
 

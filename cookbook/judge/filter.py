@@ -99,14 +99,14 @@ def _print_counts(kept: list[dict], dropped: list[dict]) -> None:
         print(f"  {len(dropped)} dropped: {reasons}")
 
 
-def _thresholds(verdicts: Path, given: float | None) -> tuple[dict[str, float], str]:
+def _thresholds(verdicts: Path, threshold: float | None) -> tuple[dict[str, float], str]:
     """Threshold per question, and the rule in words."""
-    if given is not None and not 1 <= given <= 5:
-        raise UserError(f"threshold {given:g} is not a score: give a number from 1 to 5")
+    if threshold is not None and not 1 <= threshold <= 5:
+        raise UserError(f"threshold {threshold:g} is not a score: give a number from 1 to 5")
     measured = calibration.load(verdicts)
-    if given is not None:
+    if threshold is not None:
         note = "" if measured else ", uncalibrated"
-        return dict.fromkeys(QUESTIONS, float(given)), f"both scores are at least {given:g}{note}"
+        return dict.fromkeys(QUESTIONS, float(threshold)), f"both scores are at least {threshold:g}{note}"
     if measured is None:
         raise UserError(
             f"{verdicts / calibration.NAME} is missing, so the thresholds are unknown. Run "

@@ -200,15 +200,15 @@ def best_of_n(verdicts: Sequence[dict], outcomes: Sequence[dict], cost: float | 
             clips.setdefault(verdict["name"], {}).setdefault(verdict["file"], []).append(verdict["score"])
     passed = {row["file"]: float(row["passed"]) for row in outcomes}
     scores = [[fmean(both) for both in files.values()] for files in clips.values()]
-    worth = [[passed.get(file) for file in files] for files in clips.values()]
-    known = bool(clips) and all(None not in prompt for prompt in worth)
+    successes = [[passed.get(file) for file in files] for files in clips.values()]
+    measured = bool(clips) and all(None not in prompt for prompt in successes)
     curve = []
     for take in range(1, min(map(len, scores), default=0) + 1):
         values = {"score": np.array([best_of(prompt, take) for prompt in scores]), "success": None, "gain": None}
-        if known:
-            pairs = list(zip(scores, worth, strict=True))
-            values["success"] = np.array([best_of(score, take, passes) for score, passes in pairs])
-            values["gain"] = values["success"] - [best_of(score, 1, passes) for score, passes in pairs]
+        if measured:
+            pairs = list(zip(scores, successes, strict=True))
+            values["success"] = np.array([best_of(score, take, success) for score, success in pairs])
+            values["gain"] = values["success"] - [best_of(score, 1, success) for score, success in pairs]
         point: dict = {"n": take, "seconds": None if cost is None else round(take * cost, 2)}
         for name, value in values.items():
             point[name] = None if value is None else round(float(value.mean()), 4)

@@ -76,14 +76,14 @@ class Denoiser:
         grid, x = x.shape[1:4], x.flatten(1, 3)
         time = net.time_embed(x, sigma.float().expand(len(x)))[::-1]
         parts = (_self_attention, _text_and_mlp, _whole)
-        self_attention, text_and_mlp, whole = (compiled(part, x.device) for part in parts)
+        self_attention, text_and_mlp, full_block = (compiled(part, x.device) for part in parts)
         first, *others = net.transformer_blocks
         shared = self_attention(first, x, time, self.rotations)
         velocities = []
         for text in self.texts[:texts]:
             x = text_and_mlp(first, shared, text[0], time)
             for block, key_value in zip(others, text[1:], strict=True):
-                x = whole(block, x, key_value, time, self.rotations)
+                x = full_block(block, x, key_value, time, self.rotations)
             velocities.append(self._unpatch(net.proj_out(net.norm_out(x, *time)), grid).float())
         return velocities
 

@@ -93,9 +93,9 @@ def require_shapes(
         if shapes[name] != expected[name]
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:3])
+        examples = "; ".join(sorted(problems)[:3])
         raise UserError(
-            f"{origin}: {len(problems)} weights do not fit the network of {models} ({shown}); is it another model?"
+            f"{origin}: {len(problems)} weights do not fit the network of {models} ({examples}); is it another model?"
         )
 
 
