@@ -33,9 +33,9 @@ def program(monkeypatch):
 
 @pytest.mark.slow
 def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys, tmp_path):
-    made = tiny.profile(tiny_world)
-    lora = replace(made.recipe, name="lora", lora_rank=4)
-    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: replace(made, alternatives=(lora,)))
+    profile = tiny.profile(tiny_world)
+    lora = replace(profile.recipe, name="lora", lora_rank=4)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: replace(profile, alternatives=(lora,)))
     rows = program.main("tiny", steps=2, out=tmp_path)
     assert [(row.method, row.trained) for row in rows] == [
         (method, trained)
@@ -75,8 +75,8 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
 def test_generation_table_has_every_method_and_the_exact_clip_is_diffusers_own(
     tiny_world, monkeypatch, capsys, tmp_path
 ):
-    program, made = load("generate", monkeypatch), tiny.profile(tiny_world)
-    few = replace(made, sampling=replace(made.sampling, steps=4))
+    program, profile = load("generate", monkeypatch), tiny.profile(tiny_world)
+    few = replace(profile, sampling=replace(profile.sampling, steps=4))
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
     small = {
         "vocab_size": 4096,
@@ -130,8 +130,8 @@ def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, 
 
 @pytest.mark.parametrize("random", [True, False])
 def test_precision_table_shows_what_rounding_loses(random, tiny_world, tiny_clips, monkeypatch, tmp_path):
-    program, made = load("precision", monkeypatch), tiny.profile(tiny_world)
-    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: made)
+    program, profile = load("precision", monkeypatch), tiny.profile(tiny_world)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: profile)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train").symlink_to(tiny_clips)
     rows = program.main("tiny", None if random else tmp_path, steps=6, rates=(1e-5, 1e-1), out=tmp_path / "table.md")
@@ -157,13 +157,13 @@ def test_scaling_table_counts_every_clip_of_both(tiny_world, monkeypatch, capsys
     program = load("scale", monkeypatch)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world))
     memory = {"object_store_memory": 80 * 2**20}
-    whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
     for _ in range(2):
-        whole.add_node(num_cpus=cluster.CORES, **memory)
+        nodes.add_node(num_cpus=cluster.CORES, **memory)
     try:
-        rows = program.main("tiny", clips=6, workers=2, ray=whole.address)
+        rows = program.main("tiny", clips=6, workers=2, ray=nodes.address)
     finally:
-        whole.shutdown()
+        nodes.shutdown()
     assert [row.workers for row in rows] == [1, 2] and all(0 < row.rate and 0 < row.seconds for row in rows)
     printed = capsys.readouterr().out
     assert printed.count("1 worker(s): clip ") == printed.count("2 worker(s): clip ") == 6

@@ -27,11 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = [
     fix
-    for found, fix in (
+    for present, fix in (
         (find_spec("playwright"), 'pip install -c constraints.txt -e ".[browser]"'),
         (CHROMIUM, "apt-get install chromium"),
     )
-    if not found
+    if not present
 ]
 pytestmark = [
     pytest.mark.slow,

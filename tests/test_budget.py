@@ -70,9 +70,9 @@ def test_each_state_of_a_licence_has_its_words(machine, capsys, lack, words):
 
 
 def test_nano_downloads_nothing_and_never_uses_the_network(monkeypatch, capsys):
-    asked = property(lambda self: pytest.fail("used the network"))
-    monkeypatch.setattr(budget.Machine, "online", asked)
-    monkeypatch.setattr(budget.Machine, "token", asked)
+    network = property(lambda self: pytest.fail("used the network"))
+    monkeypatch.setattr(budget.Machine, "online", network)
+    monkeypatch.setattr(budget.Machine, "token", network)
     budget.plan("nano")
     assert "nothing: weights and clips ship" in capsys.readouterr().out
 
@@ -177,8 +177,8 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
     publish.publish(run)
     publish.publish(run)  # once more changes nothing and fails nowhere
     for path in notebooks.select():
-        book, twin = nbformat.read(path, as_version=4), jupytext.read(path.with_suffix(".py"))
-        assert [cell.source for cell in book.cells] == [cell.source for cell in twin.cells]
+        book, source = nbformat.read(path, as_version=4), jupytext.read(path.with_suffix(".py"))
+        assert [cell.source for cell in book.cells] == [cell.source for cell in source.cells]
         assert "| `nano` | 5.0 min | 1.5 GB | 250 MB | nothing, none | measured 2030-01-02 |" in book.cells[0].source
         head = book.cells[0].source
         assert "**Last verified** 2030-01-02 at `nano`, commit abc1234: python" in head and "Colab" in head

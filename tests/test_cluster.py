@@ -37,25 +37,25 @@ NODES, CLIPS = 3, 15
 MEMORY = {"object_store_memory": 80 * 2**20}
 
 
-def add_node(whole):
-    return whole.add_node(num_cpus=CORES, **MEMORY)
+def add_node(ray_cluster):
+    return ray_cluster.add_node(num_cpus=CORES, **MEMORY)
 
 
 def new_cluster():
     """A head without room for an actor and three nodes with room for one each: (cluster, nodes)."""
     from ray.cluster_utils import Cluster
 
-    whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **MEMORY})
-    return whole, [add_node(whole) for _ in range(NODES)]
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **MEMORY})
+    return ray_cluster, [add_node(ray_cluster) for _ in range(NODES)]
 
 
 @pytest.fixture
 def nodes(monkeypatch):
     """(address, cluster, nodes)."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    whole, members = new_cluster()
-    yield whole.address, whole, members
-    whole.shutdown()
+    ray_cluster, members = new_cluster()
+    yield ray_cluster.address, ray_cluster, members
+    ray_cluster.shutdown()
 
 
 @pytest.fixture
@@ -87,14 +87,14 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
 
     COOKBOOK_KILLS=20 for more moments than the three of every run.
     """
-    _, whole, members = nodes
+    _, ray_cluster, members = nodes
     names = {"tests": os.path.dirname(tiny.__file__), "world": str(tiny_world), "requests": str(requests)}
     moments, output = random.Random(0), tmp_path / "log.txt"
     kinds = ["worker", "node", "all"] + moments.choices(["worker", "node", "all"], k=17)
     folders = [tmp_path / "0"]
 
     def start() -> subprocess.Popen:
-        command = [sys.executable, "-c", DRIVER.format(**names), str(folders[-1]), whole.address]
+        command = [sys.executable, "-c", DRIVER.format(**names), str(folders[-1]), ray_cluster.address]
         with open(output, "a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -116,18 +116,18 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
         if kind == "worker" and (alive := workers()):
             moments.choice(alive).kill()
         elif kind == "node":
-            whole.remove_node(members.pop(moments.randrange(len(members))), allow_graceful=False)
-            members.append(add_node(whole))
+            ray_cluster.remove_node(members.pop(moments.randrange(len(members))), allow_graceful=False)
+            members.append(add_node(ray_cluster))
         elif kind == "all":
             caller.kill()
             caller.wait()
             for process in psutil.Process().children(recursive=True):
                 process.kill()
-            whole.shutdown()
-            whole, members = new_cluster()
+            ray_cluster.shutdown()
+            ray_cluster, members = new_cluster()
             caller = start()
     assert caller.wait(300) == 0, output.read_text()[-2000:]
-    whole.shutdown()
+    ray_cluster.shutdown()
     tiny_profile()
     alone = generate("tiny", run=tmp_path / "alone", requests=requests, weights=tiny_world, seeds=1)
     for run in folders:
@@ -143,7 +143,7 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
 @needs_ray
 def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_folder):
     """40 clips, 80 verdicts, and a node that is killed among them: none twice, none missing, the same scores."""
-    address, whole, members = nodes
+    address, ray_cluster, members = nodes
     rows = []
     for number in range(40):
         path = tmp_path / "clips" / f"{number:02d}.mp4"
@@ -154,7 +154,7 @@ def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_
     def kill_one() -> None:
         while not (table.exists() and table.read_text().count("\n") >= 3):
             time.sleep(0.02)
-        whole.remove_node(members[0], allow_graceful=False)
+        ray_cluster.remove_node(members[0], allow_graceful=False)
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
@@ -186,9 +186,9 @@ def three_nodes():
     """The address of a cluster that several tests use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        whole, _ = new_cluster()
-        yield whole.address
-        whole.shutdown()
+        ray_cluster, _ = new_cluster()
+        yield ray_cluster.address
+        ray_cluster.shutdown()
 
 
 def deadly_worker(folder: Path, deaths: dict[str, int]) -> type:
@@ -197,8 +197,8 @@ def deadly_worker(folder: Path, deaths: dict[str, int]) -> type:
     class Deadly:
         def __call__(self, job: str, seed: int) -> str:
             for death in range(deaths.get(job, 0)):
-                if not (mark := folder / f"{job}{death}").exists():
-                    mark.touch()
+                if not (marker := folder / f"{job}{death}").exists():
+                    marker.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
             if job == "mistake":
                 raise UserError("this job cannot be done")

@@ -154,9 +154,9 @@ def test_a_folder_without_checkpoint_is_refused(tiny_profile, tmp_path):
 
 def test_truncated_checkpoint_is_refused(copied, tiny_world):
     file = copied / "model/__0_0.distcp"
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=rf"__0_0.distcp is cut short: {len(whole) // 2} of"):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"__0_0.distcp is cut short: {len(content) // 2} of"):
         weights.read(copied, tiny_world)
     file.unlink()
     with pytest.raises(UserError, match="__0_0.distcp is missing"):
@@ -266,9 +266,9 @@ def test_bf16_training_is_exported_in_bf16(tiny_world, tmp_path):
     state = names.as_native(world.load_transformer(tiny_world).state_dict(), prefix="")
     trained = weights.Weights({name: t.bfloat16() for name, t in state.items()}, state)
     write(trained, tmp_path / "export", tiny_world, 5.0)
-    found = verify.read_export(tmp_path / "export/diffusers/transformer")
-    assert not verify.compare("diffusers/transformer", verify.expected(trained)["diffusers/transformer"], found).problem
-    assert {t.dtype for t in found.values()} == {torch.bfloat16}
+    saved = verify.read_export(tmp_path / "export/diffusers/transformer")
+    assert not verify.compare("diffusers/transformer", verify.expected(trained)["diffusers/transformer"], saved).problem
+    assert {t.dtype for t in saved.values()} == {torch.bfloat16}
     assert runs.digest(tmp_path / "export/diffusers/vae/config.json") == runs.digest(tiny_world / "vae/config.json")
 
 
@@ -298,5 +298,5 @@ def test_a_checkpoint_of_nvidias_trainer_is_read(copied, tiny_world):
     beside = names.bookkeeping(CosmosTransformer3DModel.load_config(tiny_world / "transformer"))
     beside |= {"accum_iteration": torch.tensor(200), "t_embedding_norm._extra_state": io.BytesIO(b"")}
     rewrite(copied, lambda state: state | {prefix + name: t for prefix in (NET, EMA) for name, t in beside.items()})
-    found = weights.read(copied, tiny_world).ema
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    state = weights.read(copied, tiny_world).ema
+    assert state.keys() == wanted.keys() and all(torch.equal(state[name], tensor) for name, tensor in wanted.items())

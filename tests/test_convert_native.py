@@ -37,8 +37,8 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
         verify.CHECKPOINT: 98,
         "diffusers/transformer": 49,
     }
-    found = world.load_transformer(tmp_path / "run/export/diffusers", torch.bfloat16).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in names.as_diffusers(state).items())
+    exported = world.load_transformer(tmp_path / "run/export/diffusers", torch.bfloat16).state_dict()
+    assert all(torch.equal(exported[name], tensor) for name, tensor in names.as_diffusers(state).items())
     # the checkpoint gives the file it came from
     again = convert("tiny", run=tmp_path / "again", checkpoint=tmp_path / "run/export/checkpoints")
     assert again["max_abs_diff"] == 0
@@ -52,11 +52,11 @@ def test_any_damage_to_what_a_native_file_became_fails_the_check(native, tiny_wo
     file, state = native
     trained = weights.read(file, tiny_world)
     write(trained, tmp_path / "export", tiny_world, 5.0)
-    found = dict(verify.read_export(tmp_path / "export" / part))
+    exported = dict(verify.read_export(tmp_path / "export" / part))
     wanted = verify.expected(trained)[part]
-    assert not verify.compare(part, wanted, found).problem
-    damage(found)
-    assert verify.compare(part, wanted, found).problem
+    assert not verify.compare(part, wanted, exported).problem
+    damage(exported)
+    assert verify.compare(part, wanted, exported).problem
 
 
 def test_files_that_are_no_native_weights_are_refused(native, tiny_world, tmp_path):
@@ -97,9 +97,9 @@ def full_size(tmp_path):
 )
 def test_names_and_shapes_of_the_real_networks(full_size, location, width, blocks, billions):
     file, folder = full_size(location)
-    found = weights.read(file, folder).net
-    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
-    assert all(tensor.is_meta for tensor in found.values()), "nothing may be allocated"
+    tensors = weights.read(file, folder).net
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    assert all(tensor.is_meta for tensor in tensors.values()), "nothing may be allocated"
     # NVIDIA's MinimalV1LVGDiT (cosmos_v1_2B, cosmos_v1_14B): names and shapes from their network definition
     block = f"blocks.{blocks - 1}"
     assert f"blocks.{blocks}.self_attn.q_proj.weight" not in shapes
@@ -114,7 +114,7 @@ def test_names_and_shapes_of_the_real_networks(full_size, location, width, block
     assert shapes[f"{block}.adaln_modulation_mlp.2.weight"] == [3 * width, 256]
     assert shapes["final_layer.adaln_modulation.2.weight"] == [2 * width, 256]
     assert shapes["final_layer.linear.weight"] == [64, width]
-    assert sum(tensor.numel() for tensor in found.values()) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert sum(tensor.numel() for tensor in tensors.values()) / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_the_file_of_one_real_network_is_refused_for_the_other(full_size):

@@ -123,8 +123,8 @@ def test_incomplete_critic_is_refused(critic_folder, tmp_path, missing):
 def test_sampling_a_file_equals_sampling_its_frames(tmp_path):
     for height, width, fps, tokens in ((64, 96, 8, 1024), (80, 100, 30, 60)):
         video.write_video(tmp_path / "a.mp4", clip(1, 40, height, width), fps)
-        whole = sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)
+        expected = sample_frames(*video.read_video(tmp_path / "a.mp4"), 8, tokens, 16)
         streamed = sample_video(tmp_path / "a.mp4", 8, tokens, 16)
-        assert streamed.shape == whole.shape and np.array_equal(streamed.frames, whole.frames)
-    squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *whole.frames.shape[1:3], crop=False)
-    assert np.abs(squashed[0].astype(int) - whole.frames[0]).max() <= 1, "Pillow's to one level"
+        assert streamed.shape == expected.shape and np.array_equal(streamed.frames, expected.frames)
+    squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *expected.frames.shape[1:3], crop=False)
+    assert np.abs(squashed[0].astype(int) - expected.frames[0]).max() <= 1, "Pillow's to one level"

@@ -131,7 +131,7 @@ def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, example
     clips = critic_clips.collect([*examples, *videos], 16, CPU)
     batched = batched_critic(critic, clips)
     draw = critic_draw.Draw(clips, batched.numbers, 16, np.random.default_rng(0))
-    seen = set()
+    drawn_labels = set()
     for _ in range(20):
         batch = draw()
         videos = np.flatnonzero(clips.kinds[batch.view.clip] == "generated")
@@ -140,8 +140,8 @@ def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, example
             clip, labels = int(batch.view.clip[row]), (int(batch.physics[row]), int(batch.instruction[row]))
             assert labels == (clips.physics[clip], clips.instruction[clip])
             assert (batch.per_frame[row, :-1] == -1).all() and int(batch.per_frame[row, -1]) == labels[0]
-            seen.add(labels)
-    assert seen == {(1, 1), (0, 0), (-1, 0)}
+            drawn_labels.add(labels)
+    assert drawn_labels == {(1, 1), (0, 0), (-1, 0)}
     assert not (clips.kinds[draw(short=True).view.clip] == "generated").any()
     measured = critic_measure.measure(batched, clips)
     assert 0 <= measured["generated"] <= 1 and not any(key.endswith("/generated") for key in measured)

@@ -104,10 +104,10 @@ def test_no_size_is_zero():
 
 def test_nano_never_uses_the_network(machine, monkeypatch):
     machine()
-    asked = property(lambda self: pytest.fail("used the network"))
-    monkeypatch.setattr(Machine, "online", asked)
-    monkeypatch.setattr(Machine, "token", asked)
-    monkeypatch.setattr(Machine, "refused", asked)
+    network = property(lambda self: pytest.fail("used the network"))
+    monkeypatch.setattr(Machine, "online", network)
+    monkeypatch.setattr(Machine, "token", network)
+    monkeypatch.setattr(Machine, "refused", network)
     assert doctor.doctor("nano")
 
 

@@ -133,9 +133,9 @@ def test_a_checkpoint_written_beside_training_holds_the_moment_of_its_save(tmp_p
     assert checkpoint.find_latest(tmp_path) is None
     hold.set()
     saver.close()
-    found = state_of(2.0)
-    checkpoint.load(checkpoint.find_latest(tmp_path), found, ALONE)
-    assert all(torch.equal(part["x"], torch.ones(1000)) for part in found.values())
+    loaded = state_of(2.0)
+    checkpoint.load(checkpoint.find_latest(tmp_path), loaded, ALONE)
+    assert all(torch.equal(part["x"], torch.ones(1000)) for part in loaded.values())
 
 
 @pytest.mark.parametrize("keep", [1, 3])
@@ -190,12 +190,12 @@ def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
     assert ranks(1, 4, 2, run="whole", **LORA) == [0]
     assert any(ranks(1, 4, 2, 6, **LORA))
     assert ranks(1, 4, 2, **LORA) == [0]
-    whole, resumed = ((losses(arena[0] / run), runs.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
-    assert whole[0] == resumed[0]
+    unbroken, resumed = ((losses(arena[0] / run), runs.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
+    assert unbroken[0] == resumed[0]
     for key in ("heldout_before", "heldout_after", "weights_changed"):
-        # another process may round differently: seen once, in the eighth digit, before any step was taken
-        assert whole[1][key] == pytest.approx(resumed[1][key], rel=1e-6)
-    assert whole[1]["heldout_after"] < whole[1]["heldout_before"]
+        # another process may round differently: once, before the first step, the eighth digit differed
+        assert unbroken[1][key] == pytest.approx(resumed[1][key], rel=1e-6)
+    assert unbroken[1]["heldout_after"] < unbroken[1]["heldout_before"]
 
 
 @pytest.mark.slow
@@ -204,8 +204,8 @@ def test_lora_on_two_processes_gives_the_losses_of_one(bf16, tolerance, ranks, a
     """With frozen weights in bf16 and adapters in float32, as on a GPU, and with all in float32."""
     assert ranks(1, 4, 4, run="whole", bf16=bf16, **LORA) == [0]
     assert ranks(2, 4, 2, bf16=bf16, **LORA) == [0, 0]
-    whole, shared = (losses(arena[0] / run) for run in RUNS)
-    assert shared == pytest.approx(whole, rel=tolerance)
+    single, shared = (losses(arena[0] / run) for run in RUNS)
+    assert shared == pytest.approx(single, rel=tolerance)
 
 
 # activation checkpointing
@@ -221,20 +221,20 @@ def test_activation_checkpointing_changes_no_bit_and_keeps_attention(tiny_world,
             self.attention += func in ATTENTION
             return func(*args, **(kwargs or {}))
 
-    seen = {}
+    results = {}
     for choice in (*CHOICES, "0.4"):
         model = world.load_transformer(tiny_world).train()
         engine.checkpoint_activations(model, choice)
         with Count() as count:
             loss = flow_loss(model, batch)
             loss.backward()
-        seen[choice] = [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)], count.attention
-    plain = seen["none"][0]
+        results[choice] = [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)], count.attention
+    plain = results["none"][0]
     assert len(plain) > 30
-    for tensors, _ in seen.values():
+    for tensors, _ in results.values():
         assert all(torch.equal(one, other) for one, other in zip(plain, tensors, strict=True))
     layers = 2 * 2  # self and cross attention of two blocks
-    assert {choice: number for choice, (_, number) in seen.items()} == {
+    assert {choice: number for choice, (_, number) in results.items()} == {
         "none": layers,
         "selective": layers,
         "0.4": layers,

@@ -34,8 +34,8 @@ def test_every_notebook_has_exercises():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_a_notebook_has_the_exercises_of_its_solutions(path):
-    twin = next(notebooks.NOTEBOOKS.glob(f"{path.stem}_*.py")).read_text()
-    assert with_exercises(twin, unsolved(path.read_text())) == twin, "type python -m tools.exercises"
+    text = next(notebooks.NOTEBOOKS.glob(f"{path.stem}_*.py")).read_text()
+    assert with_exercises(text, unsolved(path.read_text())) == text, "type python -m tools.exercises"
 
 
 def test_there_are_two_to_four_graded_exercises(source):

@@ -22,10 +22,10 @@ def loss_and_gradients(model, batch):
     return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_alike(found, expected, relative):
-    assert found.keys() == expected.keys() and len(found) > 30
+def assert_alike(results, expected, relative):
+    assert results.keys() == expected.keys() and len(results) > 30
     for name, value in expected.items():
-        assert float((found[name] - value).abs().max()) <= relative * float(value.abs().max()), name
+        assert float((results[name] - value).abs().max()) <= relative * float(value.abs().max()), name
 
 
 @pytest.mark.slow

@@ -110,11 +110,11 @@ def load_parts(folder: Path, clip: Geometry, tokens: int) -> dict:
 
 def ours(parts, kind: str = "image", guidance: float = GUIDANCE) -> np.ndarray:
     """Pixels [T, H, W, 3] in 0..1 as the stage `generate` computes them, before encoding."""
-    given = {"image": parts["video"][:1], "video": parts["video"][-5:], "text": None}[kind]
+    conditioning = {"image": parts["video"][:1], "video": parts["video"][-5:], "text": None}[kind]
     pixels = make_clip(
         parts["transformer"],
         parts["vae"],
-        None if given is None else autoencoder.to_tensor(given),
+        None if conditioning is None else autoencoder.to_tensor(conditioning),
         *parts["embeddings"].split(1),
         parts["clip"].latent,
         STEPS,

@@ -245,11 +245,11 @@ def start(folder):  # a process of its own for each attempt; forked, because to 
 
 clock = time.monotonic()
 assert os.waitpid(start(root / "whole"), 0)[1] == 0
-whole = time.monotonic() - clock
+duration = time.monotonic() - clock
 killed = 0
 for index in range({count}):
     child = start(root / str(index))
-    time.sleep(moments.uniform(0, whole))
+    time.sleep(moments.uniform(0, duration))
     os.kill(child, signal.SIGKILL)
     killed += os.waitpid(child, 0)[1] == signal.SIGKILL
     assert os.waitpid(start(root / str(index)), 0)[1] == 0, f"attempt {{index}} does not continue"

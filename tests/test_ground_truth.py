@@ -48,8 +48,8 @@ def rows(tmp_path, monkeypatch) -> list[dict]:
     (folder / "gr1_object/7_Do it..txt").write_text("Do it.")
     box, pad = masks()
     np.savez(folder / "ground_truth/7.npz", mask_target=box, mask_receptacle=pad, hand="right")
-    known, clips = runs.digest(folder / "gr1_object/7_Do it..png"), []
-    for model, carried, image in (("tuned", True, known), ("base", False, known), ("base", True, "sha256:other")):
+    photo, clips = runs.digest(folder / "gr1_object/7_Do it..png"), []
+    for model, carried, image in (("tuned", True, photo), ("base", False, photo), ("base", True, "sha256:other")):
         path = tmp_path / f"{len(clips)}.mp4"
         video.write_video(path, drawn(carried), 8)
         facts = {"model": model, "name": "000_7_Do_it", "prompt": "Do it.", "seed": len(clips), "image": image}

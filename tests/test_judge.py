@@ -124,8 +124,8 @@ def write_mixed(folder: Path) -> Path:
     (folder / "long.txt").write_text("The robot arm is performing a task. Lift the cup.")
     video.write_video(folder / "Use the left hand to wave..mp4", clip(2), 10)
     video.write_video(folder / "one.mp4", clip(2, frames=1), 10)
-    whole = (folder / "Use the left hand to wave..mp4").read_bytes()
-    for name, content in {"corrupt": b"no video", "empty": b"", "headers": whole[: whole.index(b"mdat") + 4]}.items():
+    data = (folder / "Use the left hand to wave..mp4").read_bytes()
+    for name, content in {"corrupt": b"no video", "empty": b"", "headers": data[: data.index(b"mdat") + 4]}.items():
         (folder / f"{name}.mp4").write_bytes(content)
     return folder
 
@@ -152,16 +152,16 @@ def test_folder_of_clips(run, tmp_path):
 def test_a_rubric_without_a_cue_stops_only_its_question(run, tmp_path, monkeypatch, capsys):
     prompts = Path(shutil.copytree(scoring.PROMPTS, tmp_path / "prompts"))
     (prompts / "physics.txt").write_text("Is it real?\n")
-    whole = judge("smoke", run, clips=write_mixed(tmp_path / "clips"))
+    first = judge("smoke", run, clips=write_mixed(tmp_path / "clips"))
     monkeypatch.setattr(scoring, "PROMPTS", prompts)
     manifest = judge("smoke", run, clips=tmp_path / "clips", redo=True)
     assert "physics is not scored" in capsys.readouterr().out
     rows = runs.read_rows(run / "verdicts-clips/verdicts.jsonl")
-    broken, other = ([row for row in rows if row["question"] == question] for question in scoring.QUESTIONS)
-    assert len(broken) == 6 and all(row["score"] is None for row in broken)
-    assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in broken) == 2
+    unscored, other = ([row for row in rows if row["question"] == question] for question in scoring.QUESTIONS)
+    assert len(unscored) == 6 and all(row["score"] is None for row in unscored)
+    assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in unscored) == 2
     assert {row["error"] for row in other} == {None} and len(other) == 2
-    assert manifest["inputs"]["prompts"] != whole["inputs"]["prompts"], "another rubric, another fingerprint"
+    assert manifest["inputs"]["prompts"] != first["inputs"]["prompts"], "another rubric, another fingerprint"
     facts = calibrate("smoke", run)["questions"]
     assert facts["physics"]["auc"] is None and facts["physics"]["n"] == 0 and 0 <= facts["instruction"]["auc"] <= 1
 

@@ -34,8 +34,8 @@ PLACE = re.compile(r"(?<![\w.:/*-])/(home|root|work|tmp|Users|mnt)/")
 
 
 def pins(path: Path) -> dict[str, str]:
-    found = [PINNED.match(line) for line in path.read_text().splitlines()]
-    return {canonicalize_name(match[1]): match[2] for match in found if match}
+    matches = [PINNED.match(line) for line in path.read_text().splitlines()]
+    return {canonicalize_name(match[1]): match[2] for match in matches if match}
 
 
 def test_environment_yml_has_the_versions_of_constraints_txt():

@@ -93,12 +93,12 @@ def run(tmp_path) -> Path:
         True: {"outcome": "placed", "reason": "", "passed": True},
         False: {"outcome": "not placed", "reason": "no arm moved", "passed": False},
     }
-    truth = [clip | outcome[high] for clip, high in zip(every, good, strict=True)]
+    outcomes = [clip | outcome[high] for clip, high in zip(every, good, strict=True)]
     finish(
         tmp_path,
         "judge",
         {
-            "ground_truth.jsonl": lines(truth),
+            "ground_truth.jsonl": lines(outcomes),
             "verdicts.jsonl": lines(verdicts),
             "calibration.json": json.dumps(calibration),
             "calibration_clips.jsonl": "",

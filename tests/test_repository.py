@@ -262,8 +262,8 @@ def commands(text: str) -> list[list[str]]:
     lines = [part for line in blocks.splitlines() for part in line.split("#")[0].split("&&")]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     lines = [line.strip().replace("-m cookbook.cli", "cookbook") for line in lines]
-    found = [re.search(r"(?:^|\s)cookbook (?=[a-z])(.*)", line) for line in lines]
-    return [shlex.split(match[1]) for match in found if match]
+    matches = [re.search(r"(?:^|\s)cookbook (?=[a-z])(.*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in matches if match]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -69,13 +69,13 @@ def test_a_deleted_stage_may_start_with_other_inputs(tmp_path):
     assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}).done
 
 
-@pytest.mark.parametrize("mark", ["dreams", "started.json", "manifest.json"])
-def test_a_run_folder_of_an_older_version_is_refused_in_one_line(mark, tmp_path):
+@pytest.mark.parametrize("name", ["dreams", "started.json", "manifest.json"])
+def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path):
     (tmp_path / "data").mkdir()
-    if mark == "dreams":
-        (tmp_path / mark).mkdir()
+    if name == "dreams":
+        (tmp_path / name).mkdir()
     else:
-        runs.write_json(tmp_path / "data" / mark, {"stage": "data"})
+        runs.write_json(tmp_path / "data" / name, {"stage": "data"})
     with pytest.raises(
         UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
     ) as e:

@@ -121,13 +121,13 @@ def test_low_precision_training_keeps_a_float32_average(tiny_world):
 
 def test_damaged_checkpoint_is_refused(trained, tmp_path):
     folder, _ = trained
-    broken = tmp_path / "iter"
-    shutil.copytree(folder / "checkpoints/iter_000000012", broken)
-    file = broken / "model/__0_0.distcp"
+    damaged = tmp_path / "iter"
+    shutil.copytree(folder / "checkpoints/iter_000000012", damaged)
+    file = damaged / "model/__0_0.distcp"
     file.write_bytes(file.read_bytes()[:500])
     state = {part: {} for part in checkpoint.PARTS} | {"model": {"net.final_layer.linear.weight": torch.zeros(64, 32)}}
     with pytest.raises(UserError, match="not a complete checkpoint"):
-        checkpoint.load(broken, state, ALONE)
+        checkpoint.load(damaged, state, ALONE)
 
 
 # base weights of one's own, and what is shown meanwhile

@@ -35,12 +35,12 @@ def test_every_clip_once_per_epoch_in_a_new_order(cached):
 
 def test_a_batch_is_a_function_of_seed_and_step_however_it_is_shared(cached):
     recipe = replace(tiny.profile(Path()).recipe, batch=4, text_dropout=0.5)
-    whole = batches(cached, recipe, 0, ALONE)(3)
+    single = batches(cached, recipe, 0, ALONE)(3)
     halves = [batches(cached, replace(recipe, batch=2), 0, replace(ALONE, rank=rank, size=2))(3) for rank in (0, 1)]
     together = Batch.stack(halves, ALONE.device)
-    for one, other in zip(vars(whole).values(), vars(together).values(), strict=True):
+    for one, other in zip(vars(single).values(), vars(together).values(), strict=True):
         assert torch.equal(one, other)
-    assert not torch.equal(whole.noise, batches(cached, recipe, 1, ALONE)(3).noise)
+    assert not torch.equal(single.noise, batches(cached, recipe, 1, ALONE)(3).noise)
 
 
 def test_draws_follow_the_recipe(cached):

@@ -39,12 +39,12 @@ def freed():
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """A folder with the run `one`, its rows, and after each step a weight and that weight's average."""
-    folder, seen = tmp_path_factory.mktemp("wide"), []
+    folder, weights = tmp_path_factory.mktemp("wide"), []
 
     def record(run):
-        seen.append((run.parameters[RECORDED].detach().clone(), run.ema.weights[RECORDED].clone()))
+        weights.append((run.parameters[RECORDED].detach().clone(), run.ema.weights[RECORDED].clone()))
 
-    return folder, wide.train(wide.recipe(), GROUP, folder / "one", record), seen
+    return folder, wide.train(wide.recipe(), GROUP, folder / "one", record), weights
 
 
 def assert_alike(rows: list[dict], expected: list[dict], loss: float, norm: float) -> None:
@@ -60,11 +60,11 @@ def test_a_run_resumed_from_a_checkpoint_equals_the_unbroken_one(unbroken):
 
 def test_averages_are_weighted_means_of_the_weights_of_all_steps(unbroken):
     """Weight t of T steps counts t^(g + 1) - (t - 1)^(g + 1), g from the relative width (arXiv 2312.02696)."""
-    seen, power = unbroken[2], ema_exponent(wide.recipe().ema_rate) + 1
-    shares = [((t + 1) ** power - t**power) / len(seen) ** power for t in range(len(seen))]
-    expected = sum(share * weight.double() for share, (weight, _) in zip(shares, seen, strict=True))
-    moved = (seen[-1][0] - seen[0][0]).abs().max()
-    assert moved > 0 and (seen[-1][1] - expected).abs().max() < 1e-3 * moved
+    weights, power = unbroken[2], ema_exponent(wide.recipe().ema_rate) + 1
+    shares = [((t + 1) ** power - t**power) / len(weights) ** power for t in range(len(weights))]
+    expected = sum(share * weight.double() for share, (weight, _) in zip(shares, weights, strict=True))
+    moved = (weights[-1][0] - weights[0][0]).abs().max()
+    assert moved > 0 and (weights[-1][1] - expected).abs().max() < 1e-3 * moved
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="not run: needs two NVIDIA GPUs")
@@ -72,10 +72,10 @@ def test_two_ranks_equal_one_and_continue_each_others_checkpoints(unbroken):
     folder, rows, _ = unbroken
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run([*start, wide.__file__, str(folder)], check=True)
-    found = json.loads((folder / wide.ROWS).read_text())
+    results = json.loads((folder / wide.ROWS).read_text())
     left = rows[wide.SAVED :]
     for name, expected in {"shards": rows, "replicas": rows, "one": left}.items():
-        assert_alike(found[name], expected, 5e-3, 5e-2)
+        assert_alike(results[name], expected, 5e-3, 5e-2)
     assert_alike(wide.train(wide.recipe(), GROUP, folder / "shards"), left, 5e-3, 5e-2)
 
 
@@ -93,7 +93,7 @@ def test_lora_resumed_equals_the_unbroken_run_and_trains_adapters_only(tmp_path)
 @pytest.mark.parametrize(("name", "choice"), [("recommended", None), ("lora", None), ("recommended", "selective")])
 def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choice):
     """Loss and gradients in bf16: how far from plain diffusers in float32, beside plain diffusers in bf16."""
-    recipe, clips, found = wide.recipe(name), wide.clip(0, DEVICE), {}
+    recipe, clips, results = wide.recipe(name), wide.clip(0, DEVICE), {}
     for way in ("float32", "plain", "compiled"):
         model, mixed = wide.network(DEVICE).train(), way != "float32"
         if recipe.lora_rank and mixed:
@@ -108,20 +108,20 @@ def test_compiled_blocks_are_as_near_to_float32_as_the_plain_network(name, choic
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
                 loss = flow_loss(model, clips)
             loss.backward()
-        found[way] = loss.detach().double(), [p.grad for p in model.parameters() if p.grad is not None]
+        results[way] = loss.detach().double(), [p.grad for p in model.parameters() if p.grad is not None]
 
     def distance(way: str) -> tuple[float, float]:
-        (loss, gradients), (true_loss, true) = found[way], found["float32"]
+        (loss, gradients), (true_loss, true) = results[way], results["float32"]
         apart = sum(float((g - t).double().square().sum()) for g, t in zip(gradients, true, strict=True))
         return float(abs(loss / true_loss - 1)), (apart / sum(float(t.double().square().sum()) for t in true)) ** 0.5
 
     (plain_loss, plain), (loss, gradients) = distance("plain"), distance("compiled")
-    assert len(found["plain"][1]) >= 40 and 0 < plain < 0.1
+    assert len(results["plain"][1]) >= 40 and 0 < plain < 0.1
     assert gradients <= 1.2 * plain and loss <= plain_loss + 1e-4
 
 
 def test_checkpointing_changes_no_loss_and_selective_keeps_attention():
-    model, clips, seen = wide.network(DEVICE).train(), wide.clip(0, DEVICE), {}
+    model, clips, results = wide.network(DEVICE).train(), wide.clip(0, DEVICE), {}
 
     class Count(TorchDispatchMode):
         attention = 0
@@ -138,24 +138,24 @@ def test_checkpointing_changes_no_loss_and_selective_keeps_attention():
             loss.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         model.zero_grad()
-        seen[choice] = float(loss.detach()), float(norm), count.attention
-    assert {choice: runs for choice, (_, _, runs) in seen.items()} == {
+        results[choice] = float(loss.detach()), float(norm), count.attention
+    assert {choice: runs for choice, (_, _, runs) in results.items()} == {
         "none": 2 * LAYERS,  # 0 here: the kernel in use is missing in ATTENTION, so `selective` keeps nothing
         "selective": 2 * LAYERS,
     }
-    for loss, norm, _ in seen.values():
-        assert loss == seen["none"][0] and norm == pytest.approx(seen["none"][1], rel=1e-3)
+    for loss, norm, _ in results.values():
+        assert loss == results["none"][0] and norm == pytest.approx(results["none"][1], rel=1e-3)
 
 
 def test_attention_is_cudnns():
     query = torch.randn(1, 16, 512, 128, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-    seen = []
+    kernels = []
 
     class Names(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            seen.append(str(func))
+            kernels.append(str(func))
             return func(*args, **(kwargs or {}))
 
     with hardware.fast_attention(DEVICE), Names():
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
-    assert any("cudnn_attention" in name for name in seen), seen
+    assert any("cudnn_attention" in name for name in kernels), kernels
