@@ -136,7 +136,11 @@ def test_a_missing_package_is_named(monkeypatch):
     ("program", "sentence"),
     [
         ("tools.publish nowhere", "cookbook: nowhere/notebooks/timings.json is missing"),
-        ("nano.evaluate --grid --data a --base b --out c", "cookbook: --grid samples the tuned model"),
+        pytest.param(
+            "nano.evaluate --grid --data a --base b --out c",
+            "cookbook: --grid samples the tuned model",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_programs_print_one_line_too(program, sentence):

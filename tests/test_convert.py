@@ -244,6 +244,7 @@ def test_diffusers_loads_the_export_and_computes_the_same(exported):
         assert torch.equal(pipeline.transformer(**inputs).sample, model(**inputs).sample)
 
 
+@pytest.mark.slow
 def test_lora_is_merged_and_equals_the_adapted_network(tiny_world, tiny_clips, tiny_profile, tmp_path):
     recipe = tiny_profile(steps=2, lora_rank=4).recipe
     train("tiny", run=tmp_path, data=tiny_clips)
@@ -272,6 +273,7 @@ def test_bf16_training_is_exported_in_bf16(tiny_world, tmp_path):
     assert runs.digest(tmp_path / "export/diffusers/vae/config.json") == runs.digest(tiny_world / "vae/config.json")
 
 
+@pytest.mark.slow
 def test_the_adapter_file_in_diffusers_equals_the_merged_weights(tiny_world, tiny_clips, tiny_profile, tmp_path):
     tiny_profile(steps=2, lora_rank=4)
     train("tiny", run=tmp_path, data=tiny_clips)

@@ -29,6 +29,7 @@ def native(exported, tmp_path):
     return tmp_path / "native.pt", state
 
 
+@pytest.mark.slow
 def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_profile, tiny_world, tmp_path):
     tiny_profile()
     file, state = native
@@ -46,6 +47,7 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
     assert not row.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one])
 @pytest.mark.parametrize("part", [verify.CHECKPOINT, "diffusers/transformer"])
 def test_any_damage_to_what_a_native_file_became_fails_the_check(native, tiny_world, tmp_path, part, damage):
@@ -59,6 +61,7 @@ def test_any_damage_to_what_a_native_file_became_fails_the_check(native, tiny_wo
     assert verify.compare(part, wanted, exported).problem
 
 
+@pytest.mark.slow
 def test_files_that_are_no_native_weights_are_refused(native, tiny_world, tmp_path):
     file, state = native
     cut = tmp_path / "cut.pt"

@@ -126,6 +126,7 @@ def write_generated(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, examples):
     videos = critic_clips.read_labelled_clips([write_generated(tmp_path)], 16)
     clips = critic_clips.collect([*examples, *videos], 16, CPU)

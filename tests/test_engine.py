@@ -186,6 +186,7 @@ def test_lora_is_one_flag_apart_and_changes_nothing_else(name):
 LORA = {"lora_rank": 4, "learning_rate": 3e-2}
 
 
+@pytest.mark.slow
 def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
     assert ranks(1, 4, 2, run="whole", **LORA) == [0]
     assert any(ranks(1, 4, 2, 6, **LORA))

@@ -196,6 +196,7 @@ def test_fewer_clips_are_spread():
     assert variants.choose(clips, None) == clips == variants.choose(clips, 20)
 
 
+@pytest.mark.slow
 def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path, monkeypatch, capsys):
     short = "steps=2,batch=1,learning_rate=1e-2,warmup=1"
     only = ("steps=0", f"{short},lora_rank=2", f"{short},frozen=attn2,clips=2,ema_rate=null")

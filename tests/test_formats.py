@@ -225,6 +225,7 @@ def test_checkpoint_keys_are_as_documented(run):
         assert all(any(re.fullmatch(pattern, key) for key in written) for pattern in mine)
 
 
+@pytest.mark.slow
 def test_the_adapter_file_is_as_documented(tiny_profile, tiny_clips, tmp_path):
     tiny_profile(steps=1, lora_rank=4)
     train("tiny", run=tmp_path, data=tiny_clips)

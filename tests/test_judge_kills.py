@@ -50,6 +50,7 @@ judge("smoke", sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same(run, tmp_path, critic_folder):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "assets"), str(run)]
     for rows in (5, 45):  # among the calibration clips, then among the verdicts
@@ -81,6 +82,7 @@ def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
     stage.judge_rows(path, scorer.Scorer(critic, 8, 1024), rows, False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="NOT RUN: resident memory is read from /proc")
 def test_ten_thousand_verdicts_survive_kills_in_constant_memory(tmp_path, critic):
     """Files are really read and rows really written; SIGKILL three times at moments drawn by a seed."""

@@ -128,6 +128,7 @@ def names_a_profile(node: ast.AST | None) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in profiles.PROFILES
 
 
+@pytest.mark.slow
 def test_imports_change_no_variable_and_the_engine_needs_no_model_library():
     pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
     script = IMPORT_ALL.replace("PACKAGES", repr(PACKAGES))

@@ -45,6 +45,7 @@ def scores(folder: Path) -> tuple[float, float]:
     return tuple(probabilities[:, 0] @ np.arange(1, 6))
 
 
+@pytest.mark.slow
 def test_training_learns_the_labels(examples, critic_folder, tmp_path):
     before = scores(critic_folder)
     manifest = critic_training.train_critic(
@@ -88,6 +89,7 @@ def test_a_custom_fault_and_the_comparison(tmp_path):
     assert same["gain"] == 0 and same["gain_interval"] == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_and_compares(tmp_path):
     """Notebook 05, executed with the critic that ships; two steps prove only that it runs."""
     (source,) = notebooks.select(only="05")
