@@ -4,15 +4,15 @@
     python benchmarks/generate.py --peer-steps 6        diffusers' time per step and the rest apart, scaled to 36 steps
     python benchmarks/generate.py --size 704 1280 --steps 3 --peer-steps 3 --no-parts --no-fast
 
-Weights are random in the exact configurations (world model, Wan 2.1 VAE, 7B text encoder), so nothing is downloaded. A
-clip is: photo in, denoising with guidance, decoding, mp4 on disk. The text encoder runs once per prompt, before the
-world model is loaded, and has its own row. NVIDIA's guardrail is not included. Ours writes the mp4 of a clip while the
-next is denoised, so the first clip, which nothing overlaps, and those that follow have columns of their own. Writing an
-mp4 takes the same time for every method and is timed once, in the row of the exact clip.
+Weights are random in the exact configurations (world model, Wan 2.1 VAE, 7B text encoder), so nothing is downloaded.
+The time of a clip covers reading the photo, denoising with guidance, decoding and writing the mp4. The text encoder
+runs once per prompt, before the world model is loaded, and has its own row. NVIDIA's guardrail is excluded. Our code
+writes the mp4 of a clip while the next is denoised, so the first clip and the later ones have separate columns. Writing
+an mp4 takes the same time for every method and is timed once, in the row of the exact clip.
 
-With random weights the distance of `--fast` from the exact clip shows that nothing is broken, not how good the pictures
-are; for that see benchmarks/shortcuts.py. How often `cache` skips depends on the weights, and random ones never allow a
-skip. The rows named so take every skip that the rule could allow; real weights lie between them and the others.
+With random weights the distance of `--fast` from the exact clip shows that the code works, not how good the pictures
+are; benchmarks/shortcuts.py measures that. How often `cache` skips depends on the weights; random ones never allow a
+skip. Rows with every skip take all skips that the rule could allow; real weights lie between them and the others.
 
 Figures from an H100, and what was not run: docs/gpu_figures.md.
 """

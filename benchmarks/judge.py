@@ -3,10 +3,10 @@
     python benchmarks/judge.py                          one GPU, the size of Cosmos-Reason2-2B, 240 clips of 92 frames
 
 Weights are random in the exact configuration; the vocabulary has its full size, but the words are those of the nano
-tokenizer, so that nothing is downloaded. The clips are made first: motion of the shipped clips, enlarged to 432x768,
-each with its own start, mirroring, crop and sensor noise. A clip is: mp4 on disk, decoded, shown at 16 fps as 92 frames
-of 256x480 (5,520 visual tokens, what the published recipe's critic sees), asked both questions, two rows written to
-verdicts.jsonl. The plain loop does the same for one clip and one question at a time and generates 8 tokens of text.
+tokenizer, so that nothing is downloaded. The clips are rendered first: motion of the shipped clips, enlarged to
+432x768, each with its own start, mirroring, crop and sensor noise. The time of a clip includes decoding the mp4,
+scoring 92 frames of 256x480 at 16 fps (5,520 visual tokens, as in the published recipe) for both questions, and writing
+two rows to verdicts.jsonl. The plain loop takes one clip and one question at a time and generates 8 tokens of text.
 
 Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
@@ -116,7 +116,7 @@ def build(device: torch.device) -> Critic:
 
 
 def make_clip(path: Path, number: int) -> None:
-    """A video of its own out of a shipped clip: there and back in time from some moment, cropped, grainy."""
+    """A distinct video from a shipped clip: played forwards and backwards from a random frame, cropped, with noise."""
     rng = np.random.default_rng(number)
     sources = sorted((runs.ASSETS / "simulator" / "train" / "gr1").glob("*.mp4"))
     frames = read_video(sources[number % len(sources)])[0]

@@ -3,9 +3,9 @@
     python benchmarks/scale.py                          16 clips at 432x768, 93 frames, of 1 step each
 
 Needs the extra `cluster`. Weights are random and saved first: the 2B configuration with the text width of the nano
-encoder, which stands in for the 7B one, so nothing is downloaded. Clips per second are counted from the clip at which
-every worker has handed in its first one to the last, so that loading and compiling, once per worker, is not in them;
-the whole time is beside them. Videos come back through Ray and are written by the caller, as in the stage.
+encoder, which stands in for the 7B one, so nothing is downloaded. The rate in clips per second counts from the moment
+when every worker has finished its first clip, so it excludes loading and compiling. The total time is printed beside
+it. Workers return videos through Ray, and the caller writes them, as in the stage.
 
 Figures from two H100: docs/gpu_figures.md.
 """
@@ -108,7 +108,7 @@ def main(
         f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
         f"{here['device']}, torch {here['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
     )
-    heads = ("workers", "clips per second", "times one", "whole time, s")
+    heads = ("workers", "clips per second", "speedup", "total time, s")
     cells = [(r.workers, r.rate, f"{r.rate / rows[0].rate:.3f}", f"{r.seconds:.1f}") for r in rows]
     table = markdown(facts, heads, cells)
     print(table, flush=True)
