@@ -18,7 +18,7 @@ from typing import Any
 from cookbook.errors import UserError, last_line
 
 CORES = 2  # per actor, where the cluster has no GPU
-ATTEMPTS = 3  # workers that may die with a job in hand; then the job is the cause
+ATTEMPTS = 3  # workers that may die on one job before it is given up
 LOADING = "loading the models"
 PATIENCE = 60  # seconds without a result or a worker before that is reported
 
@@ -70,10 +70,10 @@ def each(
 
     Args:
         address: of a Ray cluster, or `local` for one on this machine; None for this process alone.
-        worker: class whose objects are called with a job's arguments; they may be called from several threads.
+        worker: class of callable objects; a call gets a job's arguments and may come from any of several threads.
         arguments: of the class.
         name: what a job is called in messages, from its arguments.
-        in_flight: jobs that one worker has in hand.
+        in_flight: jobs that one worker holds at a time.
 
     Raises:
         UserError: as a worker raised it; no room for even one worker; a job with which ATTEMPTS workers died.
@@ -105,7 +105,7 @@ def _dispatch(
     Ray starts a requested actor when there is room: when a machine comes back, or when an actor ends. An actor without
     a job ends, because nothing refers to it any more.
     """
-    queue, deaths = deque(jobs), Counter()  # deaths: name of a job -> workers that died with it in hand
+    queue, deaths = deque(jobs), Counter()  # deaths: name of a job -> workers that died on it
     pending: dict[Any, tuple[Any, tuple | None]] = {}  # reference -> (actor, its job, None while it loads)
 
     def request_actor() -> None:
@@ -128,11 +128,11 @@ def _dispatch(
                 doing = name(*job) if job else LOADING
                 deaths[doing] += 1
                 if deaths[doing] >= ATTEMPTS:
-                    raise UserError(f"{doing}: {ATTEMPTS} workers died with it in hand ({last_line(error)})") from None
+                    raise UserError(f"{doing}: {ATTEMPTS} workers died on this job ({last_line(error)})") from None
                 if job:
                     queue.appendleft(job)
                 if all(other is not actor for other, _ in pending.values()):  # the last of its jobs
-                    print(f"a worker died over {doing}; others do its work", flush=True)
+                    print(f"a worker died on {doing}; another repeats the job", flush=True)
                     request_actor()
                 continue
             if job:

@@ -1,4 +1,4 @@
-"""What this machine can run, and for each requirement of a profile that is not met the one command that helps."""
+"""What this machine can run; for each unmet requirement of a profile, the one command that fixes it."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def able(profile: str) -> Machine:
 
 
 def require(profile: str) -> None:
-    """In each notebook: check that the profile can run here and print what was chosen for this machine, and why.
+    """In each notebook: check that the profile can run here. Print the choices for this machine, and why.
 
     Raises:
         UserError: as from `able`.

@@ -1,7 +1,7 @@
 """Rectified flow: the noise schedule, the loss and the sampler, as Cosmos Predict 2.5 uses them.
 
-A clip x0 and noise e are joined by a straight line, x_sigma = sigma * e + (1 - sigma) * x0, whose velocity is
-v = e - x0. The network learns v; sampling walks from sigma = 1 (noise) to 0 (clip) along it.
+A straight line joins a clip x0 and noise e: x_sigma = sigma * e + (1 - sigma) * x0, with the velocity v = e - x0. The
+network learns v; sampling walks from sigma = 1 (noise) to 0 (clip) along it.
 Sources: Liu et al. 2022 (arXiv 2209.03003), Esser et al. 2024 (arXiv 2403.03206) for the logit-normal draw and the
 shift, and `cosmos_predict2/_src/predict2/models/video2world_model_rectified_flow.py`.
 """

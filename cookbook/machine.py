@@ -135,7 +135,7 @@ class Machine:
 
     @cached_property
     def _accepted(self) -> dict[str, bool]:
-        """Location -> whether the Hub grants access to it, as far as it was asked."""
+        """Location -> whether the Hub grants access to it; only locations that were queried."""
         return {}
 
     def may_download(self, source: Source) -> bool:

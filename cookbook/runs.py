@@ -27,7 +27,7 @@ from cookbook.profiles import DEFAULT
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HOME = Path(os.environ.get("COOKBOOK_HOME", ASSETS.parent))
 
-# stage -> its folder in the run; stage -> the stages whose folders it reads
+# stage -> its folder in the run; stage -> the stages that it reads from
 FOLDERS = {
     "prepare": "data",
     "train": "checkpoints",
@@ -286,7 +286,7 @@ def downstream(stages: Iterable[str]) -> list[str]:
 
 
 def stale(run: Path) -> list[str]:
-    """Finished stages whose inputs have since been rebuilt, and all finished stages downstream of them, in order."""
+    """Finished stages with inputs that were rebuilt since, and all finished stages downstream of them, in order."""
     manifests = {name: read_manifest(run / folder) for name, folder in FOLDERS.items()}
     finished = {name: manifest for name, manifest in manifests.items() if manifest}
     changed = [

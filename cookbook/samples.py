@@ -1,4 +1,4 @@
-"""What a notebook starts from when earlier notebooks have not been run. A banner always says so.
+"""Sample inputs of a notebook when earlier notebooks have not been run. A banner always says so.
 
 Stand-ins for a checkpoint or for videos go to a run folder of their own, `<run>-samples`, so that nobody can take them
 for results of the real run.

@@ -46,7 +46,7 @@ class Args:
     """Of the average over the steps, which is what is saved."""
     held_out: int = 64
     start: Path | None = None
-    """Folder with a finished `transformer/` whose weights are trained on; None begins with random ones."""
+    """Folder with a finished `transformer/`; training continues from its weights. None: random weights."""
 
 
 def captions(rows: list[dict]) -> list[str]:

@@ -19,7 +19,7 @@ from simulator.expert import UNREACHABLE, intended, make_plan
 from simulator.scene import TASKS, Task, sample
 from simulator.world import build
 
-SUCCESS = 0.95  # bar: share of scenes whose first attempt succeeds
+SUCCESS = 0.95  # bar: share of scenes in which the first attempt succeeds
 DEEPEST, FARTHEST = 0.003, 0.06  # bars: metres of hand penetration, metres of object motion per frame while not held
 
 

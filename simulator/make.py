@@ -1,7 +1,7 @@
 """Render labelled clips: `DIR/videos/<id>.mp4`, `DIR/ground_truth/<id>.npz` and a row per clip in `DIR/manifest.jsonl`.
 
-A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. A number
-whose scripted expert fails is tried again with the next attempt. Every file is written under a temporary name and
+A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. If
+the scripted expert fails, the next attempt at that number follows. Every file is written under a temporary name and
 renamed. A clip is complete when its `rows/<id>.json` exists, and is then skipped.
 """
 

@@ -28,7 +28,7 @@ from simulator.robot import ASSETS
 
 TRAIN, EVAL, CALIBRATION = 96, 20, 64
 COMMAS = (5, 31, 62)  # prompts of train/ that get a comma, as some published ones have
-MISNAMED = 12  # the pair of eval/ whose picture lacks the sentence's full stop
+MISNAMED = 12  # the pair of eval/ with a picture name that lacks the sentence's full stop
 
 
 def fresh(folder: Path) -> Path:

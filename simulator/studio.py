@@ -183,7 +183,7 @@ class Studio:
         violation: tuple[int, int] | None = None,
         instructed: World | None = None,
     ) -> RenderedClip:
-        """`instructed`: the world whose instruction the clip is judged by, where it is not its own."""
+        """`instructed`: the world with the instruction that the clip is judged by, where it is not its own."""
         world = instructed or self.episode.world
         first = video_frame(violation[0]) if violation else None
         row = {

@@ -111,7 +111,7 @@ def test_calibration_clips_of_real_weights_come_from_training_clips(clips, numbe
 
 @pytest.mark.parametrize("path", publish.every(), ids=lambda path: path.stem[:2])
 def test_a_notebook_has_the_table_of_published_times(path):
-    """`python -m tools.publish` writes it; nobody types it."""
+    """`python -m tools.publish` writes it."""
     head = nbformat.read(path, as_version=4).cells[0].source
     assert f"<!-- measured -->\n{publish.block(path.stem)}\n<!-- /measured -->" in head
     assert {f"`{name}`" for name in profiles.PROFILES} <= set(re.findall(r"^\| (`\w+`) \|", head, re.M))

@@ -192,7 +192,7 @@ def three_nodes():
 
 
 def deadly_worker(folder: Path, deaths: dict[str, int]) -> type:
-    """A class of workers that die with these jobs in hand, so many of them; `folder` counts across processes."""
+    """A class of workers; `deaths` says how many die on each job, and `folder` counts them across processes."""
 
     class Deadly:
         def __call__(self, job: str, seed: int) -> str:
@@ -223,7 +223,7 @@ def test_each_job_is_done_once_whichever_worker_dies(three_nodes, tmp_path, jobs
 
 @needs_ray
 def test_a_job_that_kills_its_workers_is_named(three_nodes, tmp_path):
-    with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died with it in hand"):
+    with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died on this job"):
         dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), list("abc"))
 
 

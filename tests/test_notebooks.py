@@ -113,7 +113,7 @@ def prose(book: nbformat.NotebookNode) -> str:
 
 
 def rows(text: str, head: str) -> list[str]:
-    """The rows of the Markdown table whose head begins so."""
+    """The rows of the Markdown table with a head that begins with this text."""
     lines = text[text.index(head) :].split("\n\n")[0].splitlines()
     return lines[2:]
 

@@ -1,4 +1,4 @@
-"""What generation says before it starts: how long, and what goes where on the GPU."""
+"""The printed plan of generation: estimated time, and the placement of each network on the GPU."""
 
 from __future__ import annotations
 

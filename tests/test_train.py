@@ -1,4 +1,4 @@
-"""Stage `train`: that it learns, what it keeps and refuses, base weights of one's own, what it shows meanwhile."""
+"""Stage `train`: the loss falls, checkpoints and errors, base weights of the user, sample clips during training."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_untrained_base_weights_stop_the_run_before_its_first_step(tiny_clips, t
     ("before", "refused"), [(0.03, False), (0.18, False), (0.37, False), (1.5, True), (3.0, True), (np.nan, True)]
 )
 def test_first_losses_of_untrained_weights_are_refused(before, refused):
-    """0.03 and 3 are reported for the 2B model, 0.18 is the shipped nano model's, 1.5 a model that learnt nothing."""
+    """0.03 and 3 are reported for the 2B model, 0.18 is the shipped nano model's, 1.5 an untrained one's."""
     for profile in map(profiles.get, ("smoke", "nano", "2b", "14b")):
         with pytest.raises(UserError) if refused else nullcontext():
             require_trained(before, 1.65, profile.recipe.first_loss, Path("models"))
@@ -130,7 +130,7 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
         checkpoint.load(damaged, state, ALONE)
 
 
-# base weights of one's own, and what is shown meanwhile
+# base weights of the user, and sample clips during training
 
 
 def native_file(path: Path, models: Path, change=lambda state: state) -> Path:

@@ -106,7 +106,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_critic(folder: Path) -> Path:
-    """An untrained critic whose tokenizer knows the words of PROMPTS."""
+    """An untrained critic; its tokenizer has the words of PROMPTS."""
     with tempfile.TemporaryDirectory() as words:
         tokenizer.build_tokenizer(tokenizer.corpus(PROMPTS), Path(words))
         return critic_model.init(folder, Path(words))

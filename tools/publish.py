@@ -24,7 +24,7 @@ from cookbook.errors import UserError, report_user_errors
 from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own, select
 from tools import expected
 
-SHOWN = profiles.DEFAULT  # the profile whose outputs readers see
+SHOWN = profiles.DEFAULT  # the profile of the committed outputs
 BLOCK = re.compile(r"(<!-- (measured|figures: [\w -]+) -->\n).*?(\n(?:# )?<!-- /\2 -->)", re.S)
 PICTURE = re.compile(r"!\[[^\]]+\]\(\.\./(assets/pictures/\w+\.(png|jpeg))\)")
 
@@ -33,7 +33,7 @@ def publish(*folders: Path | str) -> None:
     """Copy results of finished runs, then write all tables and pictures.
 
     Raises:
-        UserError: a run without times, or one whose notebooks differ from those of this checkout.
+        UserError: a run without times, or with notebooks that differ from those of this checkout.
     """
     for run in map(Path, folders):
         timings = results.read_json(run / "notebooks" / "timings.json")

@@ -80,7 +80,7 @@ def convert(
 
 
 def _require_unchanged(path: Path, root: Path, hashes: dict[str, str]) -> None:
-    """Refuse a checkpoint whose files are not those that training wrote."""
+    """Refuse a checkpoint with files that changed since training wrote them."""
     for name, digest in hashes.items():
         file = root / name
         if path in file.parents and runs.digest(file) != digest:

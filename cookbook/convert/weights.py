@@ -25,7 +25,7 @@ LORA = ".lora_"
 
 
 class Lazy(Mapping[str, Tensor]):
-    """A state dict whose tensors are read or computed at each access, and not kept."""
+    """A state dict that reads or computes a tensor at each access, and keeps none."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]):
         self._names, self._read = dict.fromkeys(names), read

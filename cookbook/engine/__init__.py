@@ -1,4 +1,4 @@
-"""The one training loop, of world model and critic: optimizer, EMA, checkpoints, processes. It knows no model."""
+"""The one training loop, of world model and critic: optimizer, EMA, checkpoints, processes. It depends on no model."""
 
 from cookbook.engine.activations import checkpoint_activations
 from cookbook.engine.distributed import Group, fill, processes, shard

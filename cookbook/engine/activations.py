@@ -1,4 +1,4 @@
-"""Activation checkpointing: which activations are kept for the backward pass, and which are computed again in it."""
+"""Activation checkpointing: which activations are kept for the backward pass, and which it computes again."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Checkpoints in the published layout, written by torch.distributed.checkpoint (DCP).
 
 checkpoints/iter_000000200/{model,optim,scheduler,trainer}/ and checkpoints/latest_checkpoint.txt. A checkpoint is
-written under a hidden name and renamed when whole; the text file that names it is written last. So at whatever moment a
-process is killed, that file names a whole checkpoint or does not exist. Training continues while files are written; it
-waits only while the state is copied, and for the checkpoint before.
+written under a hidden name and renamed when complete; the text file that names it is written last. If a process is
+killed at any moment, that file names a complete checkpoint or does not exist. Training continues while files are
+written. It waits only while the state is copied, and for the previous checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def folder_name(step: int) -> str:
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a training folder, or None where there is none yet."""
+    """The newest complete checkpoint of a training folder, or None where there is none yet."""
     pointer = folder / POINTER
     if not pointer.exists():
         return None
@@ -68,7 +68,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def size_of(state: State) -> int:
-    """Bytes of a whole checkpoint, the shards of all processes together."""
+    """Bytes of a checkpoint, the shards of all processes together."""
     return sum(tensor.numel() * tensor.element_size() for part in state.values() for tensor in part.values())
 
 
@@ -137,7 +137,7 @@ class Saver:
             shutil.rmtree(old)
 
     def wait(self) -> None:
-        """Until the checkpoint that was begun is whole.
+        """Wait until the checkpoint that was begun is complete.
 
         Raises:
             UserError: it could not be written.

@@ -51,12 +51,12 @@ def rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def ema_exponent(rate: float) -> float:
-    """gamma of the power EMA whose window has the relative width `rate` (Karras et al. 2023, arXiv 2312.02696)."""
+    """gamma of the power EMA with a window of the relative width `rate` (Karras et al. 2023, arXiv 2312.02696)."""
     return float(np.roots([1, 7, 16 - rate**-2, 12 - rate**-2]).real.max())
 
 
 class PowerEma:
-    """A float32 running average of the weights whose window grows with the length of training."""
+    """A float32 running average of the weights; its window grows with the length of training."""
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], rate: float):
         self.gamma = ema_exponent(rate)

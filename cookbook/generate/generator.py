@@ -1,4 +1,4 @@
-"""The loaded models, and one clip from them: what a single process calls, and every actor of a cluster."""
+"""The loaded models, and the generation of one clip. A single process and every actor of a cluster use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, read_image, read_video, write_video
 
-IN_FLIGHT = 2  # clips that one generator has in hand: one is denoised while the one before it is encoded as mp4
+IN_FLIGHT = 2  # clips that one generator holds at a time: it denoises one while it encodes the previous one as mp4
 
 
 @dataclass(frozen=True)

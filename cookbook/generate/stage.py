@@ -1,4 +1,4 @@
-"""`cookbook generate`: every request times every seed, each clip generated once, wherever a run was interrupted."""
+"""`cookbook generate`: every request times every seed. An interrupted run continues, and generates each clip once."""
 
 from __future__ import annotations
 

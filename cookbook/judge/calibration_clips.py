@@ -1,4 +1,4 @@
-"""Calibration clips: clips whose fault is known, to measure the critic on.
+"""Calibration clips: clips with known faults, to measure the critic on.
 
 Some ship with labels. Others are corrupted copies of valid clips, which need no simulator (`CORRUPTIONS`). Clips that
 people rated are calibration clips too.

@@ -130,7 +130,7 @@ def train_critic(
     seed: int = 0,
     redo: bool = False,
 ) -> dict:
-    """Post-train the profile's critic into the folder `out`, which can then be given to `judge` (one process).
+    """Post-train the profile's critic into the folder `out`, which `judge` then accepts (one process).
 
     Args:
         examples: of `read_labelled`, `from_calibration_clips` or `with_fault`.

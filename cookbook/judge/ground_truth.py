@@ -1,4 +1,4 @@
-"""Ground truth of generated videos whose scene is known, to compare the critic's scores with.
+"""Ground truth of generated videos of known scenes, to compare the critic's scores with.
 
 The simulator's photos come with masks of what each instruction names (`ground_truth/<n>.npz` beside the photos), so
 their videos can be judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos

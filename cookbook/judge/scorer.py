@@ -63,8 +63,8 @@ class CriticWorker:
         """The answer to each question about each clip of a batch.
 
         An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
-        visual_tokens, prompt_sha256, critic and error. A clip that cannot be read, or a question whose rubric cannot
-        be used, gets its error and no score; the others are scored.
+        visual_tokens, prompt_sha256, critic and error. A clip that cannot be read gets an error and no
+        score, and so does a question with a rubric that cannot be used; the others are scored.
         """
         answers: Answers = {}
         groups: dict[tuple, list[int]] = {}  # clips of one shape and with the same questions share a forward pass

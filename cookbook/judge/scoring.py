@@ -40,7 +40,7 @@ def read_rubric(question: str) -> tuple[str, str]:
 
 
 def unusable_rubrics() -> dict[str, str]:
-    """Question -> reason, for each question whose rubric cannot be used."""
+    """Question -> reason, for each question with a rubric that cannot be used."""
     reasons = {}
     for question in QUESTIONS:
         try:

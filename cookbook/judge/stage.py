@@ -86,7 +86,7 @@ def judge(
 
 
 def _announce(clips: int, tokens: int, cannot_write: bool) -> None:
-    """What is about to be judged, and what is left out."""
+    """Print the number of clips to judge, and the clips that are left out."""
     print(f"judge: {clips} clips, {len(QUESTIONS)} questions each, up to {tokens} visual tokens a clip")
     for question, reason in unusable_rubrics().items():
         show.banner(f"{question} is not scored: {reason}")

@@ -42,7 +42,7 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
 
 
 def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION) -> dict:
-    """The threshold of best separation (Youden's J) among those whose precision is at least `wanted`.
+    """The threshold of best separation (Youden's J) among those with a precision of at least `wanted`.
 
     Precision is computed as if valid and invalid clips were equally many. Where no threshold that keeps at least 5 % of
     the valid clips reaches it, the threshold of best separation is taken among all.

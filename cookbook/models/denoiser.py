@@ -1,8 +1,8 @@
-"""The world model on one batch of clips, step after step; what no step changes is computed once.
+"""The world model on one batch of clips, step after step. Values that no step changes are computed once.
 
-That is the texts' keys and values, the rotations of the position embedding and the masks. The first block's
+These are the texts' keys and values, the rotations of the position embedding and the masks. The first block's
 self-attention does not depend on the text, so all texts of a step share it. The results equal those of
-`CosmosTransformer3DModel.forward`, whose layers are used.
+`CosmosTransformer3DModel.forward`; the layers are its own.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def load_transformer(
     """The denoiser from `folder/transformer`, on the CPU. Every weight must be there and have the right shape.
 
     Args:
-        native: a `.pt` file in NVIDIA's names whose `net.*` are loaded instead of the folder's weights.
+        native: a `.pt` file in NVIDIA's names; its `net.*` replace the folder's weights.
     """
     from diffusers import CosmosTransformer3DModel
 
@@ -84,7 +84,7 @@ def read_native(path: Path) -> dict[str, torch.Tensor]:
 def require_shapes(
     shapes: Mapping[str, torch.Size], expected: Mapping[str, torch.Size], origin: Path, models: Path
 ) -> None:
-    """Refuse weights of `origin` whose names or shapes are not those of the network of `models`."""
+    """Refuse weights of `origin` if their names or shapes are not those of the network of `models`."""
     problems = [f"missing {name}" for name in expected.keys() - shapes.keys()]
     problems += [f"unexpected {name}" for name in shapes.keys() - expected.keys()]
     problems += [

@@ -1,4 +1,4 @@
-"""What a long training shows beside its log: the loss as a picture in a notebook, and sample clips."""
+"""Output of a long training beside its log: the loss as a picture in a notebook, and sample clips."""
 
 from __future__ import annotations
 

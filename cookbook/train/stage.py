@@ -38,7 +38,7 @@ class TrainJob:
     data: Path  # training clips in the published layout
     prepared: bool  # whether `data` is the run's own, from the stage `prepare`
     models: Path  # diffusers folder of the base model
-    base: Path | None  # a `.pt` file whose weights replace those of `models`
+    base: Path | None  # a `.pt` file; its weights replace those of `models`
     seed: int
     sample_every: int | None
     plan: planning.Plan
@@ -67,7 +67,7 @@ def train(
         recipe: one of the profile's named recipes.
         data: a folder in the published layout; the run's own `data/train` if not given.
         steps: instead of the recipe's number of optimizer steps.
-        base: a `.pt` file in NVIDIA's names (`net.*`) whose weights to start from, instead of the profile's.
+        base: a `.pt` file in NVIDIA's names (`net.*`); training starts from its weights, not the profile's.
         sample_every: steps between sample clips of fixed seeds in `checkpoints/samples`; none if not given.
 
     Returns:
