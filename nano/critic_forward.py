@@ -85,7 +85,7 @@ class BatchedCritic:
         return tuple(part.to(self.device) for part in parts)
 
     def layout(self, frames: int, questions: int) -> PromptLayout:
-        """Tokens, positions and mask for clips of so many frames and so many instructions each."""
+        """Tokens, positions and mask for clips with these numbers of frames and instructions."""
         if (frames, questions) in self.layouts:
             return self.layouts[frames, questions]
         critic = self.critic

@@ -68,7 +68,7 @@ def build(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Qwen3VLForCondit
 
 
 def _look_back(attention: torch.nn.Module, distances: tuple[int, ...]) -> None:
-    """Start one head per distance with a preference for the token so many positions before, in time, row and column.
+    """Start one head per distance that prefers the token at that distance before its own, in time, row and column.
 
     With rotary positions a bias in queries and keys is a preference by position alone. Most faults are a difference
     between a place and the same place one frame pair earlier. How much this saves was not measured at full size.

@@ -42,7 +42,7 @@ LEARNING_RATE = 1e-3
 WARMUP = 100  # steps
 AVERAGE = 0.998  # decay of the averaged weights, which are saved
 JITTER = 0.3  # of standardised latents, in the VAE reconstructions that are trained on
-SHORT = 6  # every so many steps a batch of shortened clips, some of which lack frames in the middle
+SHORT = 6  # steps from one batch of shortened clips to the next, some of which lack frames in the middle
 STATE = "training.pt"
 QUICK = 256  # held-out clips measured on the way; all of them at the end
 WEIGHTS = {"physics": 1.0, "per_frame": 1.0, "per_token": 0.5, "instruction": 1.0, "words": 0.2}
@@ -189,7 +189,7 @@ def train(
     batch: int = BATCH,
     budget: float | None = None,
 ) -> dict:
-    """Train the critic in `out` (initialised if there is none) for so many minutes in all, and save it there.
+    """Train the critic in `out` (initialised if there is none) for `minutes` in all, and save it there.
 
     A run that was stopped resumes from `out/training.pt`, saved every half minute and at each measurement. The clock
     counts training alone, not loading and measuring.
@@ -200,7 +200,7 @@ def train(
         vae: the nano VAE; half of the training clips are its reconstructions, and both are measured.
         tokenizer: for a new critic, a folder of `build_tokenizer`; None trains one.
         device: `cpu`, `cuda` or `cuda:<n>`.
-        budget: stop after so many minutes, to be called again; the schedule is that of `minutes`.
+        budget: minutes after which to stop, to be called again; the schedule is that of `minutes`.
 
     Returns:
         The last held-out measurement.

@@ -59,7 +59,7 @@ def main(args: Args) -> None:
 def generate(
     steps: int, generator: BatchGenerator, clips: list[Resident], group: Group, args: Args, pool: Executor
 ) -> list[dict]:
-    """Post-train for so many steps, generate and label a video of every clip and seed, and print the success rate."""
+    """Post-train for `steps`, generate and label a video of every clip and seed, and print the success rate."""
     model, _ = post_train(make(steps=steps), args.models, clips, group)
     waiting = []
     for index, seed, frames in generator.generate(model, CENTRE, range(args.seeds)):

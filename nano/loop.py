@@ -60,7 +60,7 @@ def train_resumable(
     Args:
         out: folder of `state.pt` (weights, average, optimizer, step) and `log.jsonl`.
         report: called with the averaged model when training stops; its figures go into the log.
-        report_every: and after every so many steps, for a curve.
+        report_every: steps between further reports, for a curve.
 
     Returns:
         The exponential moving average of the weights, as a model.

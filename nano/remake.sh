@@ -4,7 +4,7 @@
 #   bash nano/remake.sh FOLDER [SCALE]
 #
 # Clips are rendered on the cores while the GPUs train on those that are finished. Every line resumes where it stopped,
-# except that the generated videos start again, so the whole can be killed and called again. SCALE (default 1)
+# except that the generated videos start again, so the script can be killed and called again. SCALE (default 1)
 # multiplies the number of clips (0.1 is the least that leaves enough to hold out). The model card,
 # assets/nano/README.md, has the results.
 set -euo pipefail

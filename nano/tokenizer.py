@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def captions(per_task: int = 600) -> list[str]:
-    """The different instructions of so many scenes of each task of the simulator (needs the extra `sim`)."""
+    """The different instructions of a number of scenes of each task of the simulator (needs the extra `sim`)."""
     from simulator.scene import TASKS, prompt, sample
 
     return list(dict.fromkeys(prompt(sample((number, 0), task)) for task in TASKS for number in range(per_task)))

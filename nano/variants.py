@@ -128,7 +128,7 @@ def post_train(
 
 @dataclass(kw_only=True)
 class TrainingFlags(Flags):
-    """Of every program that post-trains before it generates."""
+    """Flags of every program that post-trains before it generates."""
 
     models: Path
     """The base model: `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`."""

@@ -179,7 +179,7 @@ def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
 
 
 def set_down(world: World, log: Log, there: bool, reason: str) -> tuple[bool, str]:
-    """Whether the target was taken by the named hand and let go; `there`: it ended where it should, else `reason`."""
+    """Whether the named hand took the target and released it; `there`: it ended in its place, else `reason`."""
     if log.grasp_frame is None:
         return False, "not grasped"
     if log.held[-1] >= 0:
@@ -236,7 +236,7 @@ def named_point(world: World, log: Log, aim: str) -> np.ndarray:
 
 
 def hand_offset(world: World, robot: Robot, log: Log, frame: int, aim: str) -> tuple[np.ndarray, np.ndarray]:
-    """From the named hand in a frame to what is named (3,) in metres, and the direction of the fingers (3,)."""
+    """Vector from the named hand to the named thing in a frame (3,) in metres, and the fingers' direction (3,)."""
     place, rotation = robot.hand_pose(log.qpos[frame][robot.qpos], world.scene.hand)
     return named_point(world, log, aim) - place, rotation[:, 0]
 
@@ -258,7 +258,7 @@ def judge_reach(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
 
 
 def judge_point(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    """The hand ends near what is named, and the index finger aims at it."""
+    """The hand ends near the named thing, and the index finger aims at it."""
     offset, fingers = hand_offset(world, robot, log, -1, world.scene.aim)
     distance = float(np.linalg.norm(offset))
     if distance > 0.28:

@@ -76,7 +76,7 @@ def intended(world: World, rng: Generator) -> Goal:
 
 
 def start_pose(world: World, robot: Robot) -> np.ndarray:
-    """Both hands over the near edge of the table: a function of the scene alone, whatever is done next."""
+    """Both hands over the near edge of the table: a function of the scene alone, not of the task."""
     rng = world.scene.rng(5)
     q = robot.rest()
     for hand, side in (("right", -1), ("left", 1)):
@@ -174,7 +174,7 @@ def reach_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
 
 
 def tour_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
-    """The way of `place` with an open and empty hand: to the item, up, over the receptacle, and stay there."""
+    """The path of `place` with an open and empty hand: to the item, up, over the receptacle, and stay."""
     before, near, rotation = touch(world, goal, rng)
     end, turned = hover(world, goal, rng)
     return [

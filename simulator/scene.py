@@ -144,7 +144,7 @@ def place_main(layout: Layout, hand: str, task: Task, source: bool) -> tuple[Poi
 
 
 def choose_spot(rng: Generator, layout: Layout, hand: str, start: Point, source: bool) -> tuple[Toward, Point] | None:
-    """Where `move` puts a target that starts there, and on which side that is; None when no side is free.
+    """The spot to which `move` takes a target from `start`, and its side; None when no side is free.
 
     Far enough to be visible, and to leave what the target stood on.
     """
@@ -173,7 +173,7 @@ def keep_clear(layout: Layout, hand: str, stops: list[Point]) -> None:
 def place_distractors(
     rng: Generator, layout: Layout, hand: str, taken: tuple[str, ...], avoid: tuple[str, ...], count: int
 ) -> list[Placed]:
-    """Other objects, none like the target. The first is put within reach, so that it could be taken by mistake."""
+    """Other objects, none like the target. The first is within reach, so the hand could take it by mistake."""
     kinds = [kind for kind in rng.permutation(list(objects.KINDS)) if kind not in taken]
     zone, placed = reach_zone(hand), []
     for kind in kinds:

@@ -100,7 +100,7 @@ def mesh_shape(size: int, shard: int) -> tuple[int, int]:
     """(replicas of the weights, shards of each): as many shards as there are processes, up to `shard`.
 
     Raises:
-        UserError: some processes would be left without a whole replica, and their gradients without the others'.
+        UserError: some processes would have no complete replica, so their gradients would not be averaged.
     """
     if shard < 1:
         raise UserError(f"the recipe's shard is {shard}; it must be at least 1")
@@ -119,8 +119,8 @@ def shard(model: nn.Module, group: Group, dtype: torch.dtype, most: int = 8) -> 
 
     The processes form a mesh of replicas x shards (HSDP), of `most` shards at most. Gradients are averaged over all of
     them in float32. Blocks are those that the model's class declares indivisible (`_no_split_modules`). Inputs are not
-    cast, so that position tables keep their precision. Weights that are not trained (under LoRA) stay whole in each
-    process: they have no gradient and no optimizer state, and sharding them would send them around in every pass.
+    cast, so that position tables keep their precision. Weights that are not trained (under LoRA) are not
+    sharded: they have no gradient and no optimizer state, and every pass would have to gather them.
 
     Args:
         dtype: of the computation.

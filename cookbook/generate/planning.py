@@ -36,7 +36,7 @@ def cost(profile: Profile, jobs: Sequence[tuple[Request, int]], gpu: bool) -> st
 
 
 def seconds(profile: Profile, evaluations: Mapping[int, int], gpu: bool) -> tuple[float, str]:
-    """The time of so many evaluations of the profile's network, decoding included, and the hardware it is for.
+    """The time of these evaluations of the profile's network, decoding included, and the hardware it is for.
 
     Args:
         evaluations: tokens of a clip -> network evaluations on such clips.

@@ -52,7 +52,7 @@ def velocity_field(
     """v_text + guidance * (v_text - v_negative) of one clip, to be called once per step, from noise to clip.
 
     Args:
-        network: (latents, sigma, texts) -> velocities under the first so many texts: the prompt, the negative prompt.
+        network: (latents, sigma, texts) -> velocities under the first `texts` texts: the prompt, the negative prompt.
         guidance: 0 leaves out the negative prompt.
         fast: of NAMES; empty for the exact field.
     """

@@ -33,8 +33,8 @@ def filter_clips(
 
     Args:
         threshold: a score from 1 to 5 for both questions instead of the calibrated ones; 1 lets every judged clip pass.
-        top: keep only so many of each prompt, those with the highest mean of both scores. Best-of-N, whatever the
-            scores, is `--top 1 --threshold 1`.
+        top: keep at most this number of videos per prompt, those with the highest mean of both scores. For best-of-N
+            without a threshold, type `--top 1 --threshold 1`.
 
     Raises:
         UserError: no threshold is known, or a video was changed after it was judged.

@@ -64,7 +64,7 @@ class Denoiser:
         return [(a.norm_k(_heads(a, a.to_k(text))), _heads(a, a.to_v(text))) for a in attentions]
 
     def __call__(self, latents: Tensor, sigma: Tensor, texts: int | None = None) -> list[Tensor]:
-        """Velocities [B, C, T, H, W], float32, under the first so many texts (all when None).
+        """Velocities [B, C, T, H, W], float32, under the first `texts` texts (all when None).
 
         Args:
             latents: [B, C, T, H, W].

@@ -68,7 +68,7 @@ def to_native(name: str) -> str:
 
 
 def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What NVIDIA's network of a diffusers `config` holds beside its weights when new, in native names without prefix.
+    """Entries beside the weights in NVIDIA's new network of a diffusers `config`, in native names without prefix.
 
     Training counters at zero, the tables of the position embedding, and the empty extra state of each of
     TransformerEngine's norms. Without them it cannot be loaded strictly.
