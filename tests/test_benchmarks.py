@@ -72,9 +72,7 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
 
 
 @pytest.mark.slow
-def test_generation_table_has_every_method_and_the_exact_clip_is_diffusers_own(
-    tiny_world, monkeypatch, capsys, tmp_path
-):
+def test_the_generation_table_has_every_method_and_exact_clips(tiny_world, monkeypatch, capsys, tmp_path):
     program, profile = load("generate", monkeypatch), tiny.profile(tiny_world)
     few = replace(profile, sampling=replace(profile.sampling, steps=4))
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
@@ -129,7 +127,7 @@ def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, 
 
 
 @pytest.mark.parametrize("random", [True, False])
-def test_precision_table_shows_what_rounding_loses(random, tiny_world, tiny_clips, monkeypatch, tmp_path):
+def test_precision_table_shows_the_loss_by_rounding(random, tiny_world, tiny_clips, monkeypatch, tmp_path):
     program, profile = load("precision", monkeypatch), tiny.profile(tiny_world)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: profile)
     (tmp_path / "data").mkdir()

@@ -97,7 +97,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, request):
-    """An empty page; what it shows in the end is kept as a picture, also of a test that failed."""
+    """An empty page. A picture of its last state is kept, also when the test failed."""
     opened = browser.new_page(viewport={"width": 1400, "height": 1200})
     opened.set_default_timeout(SLOW)
     yield opened
@@ -144,7 +144,7 @@ def play(page) -> None:
 
 
 def test_committed_videos_play_in_a_trusted_notebook_only(lab, page):
-    """JupyterLab cuts what a video holds out of notebooks that this user has not run or trusted; `make lab` does."""
+    """JupyterLab removes videos from notebooks that this user has neither run nor trusted; `make lab` trusts them."""
     home, environment, address = lab
     shutil.copy(ROOT / "notebooks" / "01_preparing_data.ipynb", home / "notebooks" / "shown.ipynb")
     page.goto(f"{address}notebooks/shown.ipynb?reset")

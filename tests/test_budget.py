@@ -63,7 +63,7 @@ def test_a_notebook_shows_the_costs_of_real_weights_and_stops(machine, capsys, p
         ({}, "gated, accepted"),
     ],
 )
-def test_each_state_of_a_licence_has_its_words(machine, capsys, lack, words):
+def test_each_state_of_a_licence_is_printed(machine, capsys, lack, words):
     machine(**lack)
     budget.plan("2b", "02")
     assert words in capsys.readouterr().out

@@ -228,7 +228,7 @@ def test_a_job_that_kills_its_workers_is_named(three_nodes, tmp_path):
 
 
 @needs_ray
-def test_a_mistake_in_a_job_is_one_sentence(three_nodes, tmp_path):
+def test_an_error_in_a_job_is_reported_in_one_sentence(three_nodes, tmp_path):
     with pytest.raises(UserError, match="^this job cannot be done$"):
         dispatch(three_nodes, deadly_worker(tmp_path, {}), ["a", "mistake"])
 

@@ -1,4 +1,4 @@
-"""Stage `convert`: what it writes, that verification finds every kind of damage, what it refuses, and that it loads."""
+"""Stage `convert`: written files, verification of every kind of damage, refused input, and loading."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_the_new_process_reports_a_damaged_file(exported, tiny_world, tmp_path):
     assert failed.file == "model_ema_bf16.pt" and 0 < failed.max_abs_diff < 0.01
 
 
-# what is refused
+# refused input
 
 
 def test_unfinished_training_is_refused(tiny_profile, tmp_path):
@@ -216,7 +216,7 @@ def test_a_checkpoint_changed_after_training_is_refused(exported, tmp_path):
         convert("tiny", run=tmp_path)
 
 
-# what loads it
+# loading
 
 
 def forward_inputs():
@@ -295,7 +295,7 @@ def names_of(file: Path) -> list[str]:
 
 
 def test_a_checkpoint_of_nvidias_trainer_is_read(copied, tiny_world):
-    """Its folders hold what the network has beside its weights, and extra states that may be no tensors."""
+    """Its folders hold bookkeeping beside the weights, and extra states that may be no tensors."""
     wanted = dict(weights.read(copied, tiny_world).ema)
     beside = names.bookkeeping(CosmosTransformer3DModel.load_config(tiny_world / "transformer"))
     beside |= {"accum_iteration": torch.tensor(200), "t_embedding_norm._extra_state": io.BytesIO(b"")}

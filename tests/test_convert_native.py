@@ -50,7 +50,7 @@ def test_a_native_file_becomes_a_checkpoint_and_a_diffusers_folder(native, tiny_
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip_a_bit, swap_two, drop_one])
 @pytest.mark.parametrize("part", [verify.CHECKPOINT, "diffusers/transformer"])
-def test_any_damage_to_what_a_native_file_became_fails_the_check(native, tiny_world, tmp_path, part, damage):
+def test_a_damaged_export_of_a_native_file_fails_the_check(native, tiny_world, tmp_path, part, damage):
     file, state = native
     trained = weights.read(file, tiny_world)
     write(trained, tmp_path / "export", tiny_world, 5.0)

@@ -73,7 +73,7 @@ def test_each_requirement_that_is_not_met_has_its_fix(machine, capsys, profile, 
         doctor.require(profile)
 
 
-def test_needs_are_printed_beside_what_is_here(machine, capsys):
+def test_needs_are_printed_beside_this_machines_values(machine, capsys):
     machine(memory_gb=25.1, cores=4, gpus=[])
     doctor.doctor()
     out, profiles = capsys.readouterr().out, ", ".join(LARGE)
@@ -144,7 +144,7 @@ def test_only_a_401_is_a_refused_token(status, refused, monkeypatch):
     assert Machine().refused is refused
 
 
-# what is chosen for this machine
+# choices for this machine
 
 
 def test_each_choice_is_printed_with_its_reason_on_a_line(machine, capsys):

@@ -1,4 +1,4 @@
-"""The training engine: activation checkpointing, how the work is divided, what a checkpoint survives."""
+"""The training engine: activation checkpointing, division of the work, and interrupted checkpoints."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_at_the_next(tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["smoke", "nano", "2b", "14b"])
-def test_lora_is_one_flag_apart_and_changes_nothing_else(name):
+def test_lora_is_one_flag_and_changes_nothing_else(name):
     full, lora = profiles.get(name).recipe, profiles.get(name, "lora").recipe
     apart = {field for field, value in vars(full).items() if value != getattr(lora, field)}
     assert lora.lora_rank and apart <= {"name", "lora_rank", "learning_rate", "activation_checkpointing"}

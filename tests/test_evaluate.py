@@ -91,14 +91,14 @@ def typed(**flags: object) -> list[str]:
     return words
 
 
-def test_rules_judge_what_went_through_h264(heldout):
+def test_rules_judge_clips_after_h264(heldout):
     clip = generator.read_scenes((heldout,), 1)[0]
     placed, left = (evaluate.judge(drawn(carried=carried)[0], clip) for carried in (True, False))
     assert (placed["outcome"], placed["passed"]) == ("placed", True), placed
     assert (left["outcome"], left["passed"]) == ("not placed", False)
 
 
-def test_only_real_clips_and_so_many_of_each_task(heldout):
+def test_clips_are_real_and_limited_per_task(heldout):
     assert [scene.row["id"] for scene in generator.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
     assert len(generator.read_scenes((heldout, heldout), 9)) == 6
 

@@ -1,4 +1,4 @@
-"""Stage filter: what is kept, why the rest is dropped, and the layout of kept/."""
+"""Stage filter: kept videos, reasons of dropped ones, and the layout of kept/."""
 
 from __future__ import annotations
 

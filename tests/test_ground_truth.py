@@ -141,7 +141,7 @@ def test_a_near_hand_must_have_drawn_back_farther(gap, outcome):
     assert rules.judge_clip(frames, *masks(), "right").outcome == outcome
 
 
-def test_an_object_that_touches_its_first_place_is_judged_whole():
+def test_an_object_that_overlaps_its_first_place_is_judged_in_full():
     """Four tenths of it stick out of the pad towards its first place: it was dropped across the edge."""
 
     def scene(column: int, hand: int | None = None) -> np.ndarray:

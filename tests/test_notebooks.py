@@ -145,14 +145,14 @@ def test_the_picture_at_the_top_is_what_the_notebook_shows(book):
 
 
 def test_each_result_is_announced(book):
-    """Between two results stands what to see in the next; plan, preflight and exercises announce themselves."""
+    """A text announces each result; plan, doctor's check and exercises need none."""
     text, number = "", 0
     for cell in book.cells:
         if cell.cell_type == "markdown":
             text += cell.source
             continue
         number += 1
-        follows, text = text, ""  # nothing between two cells: the second shows what was announced before the first
+        follows, text = text, ""  # without text between two cells, the text before the first announces both
         if number > 2 and follows and "exercises.check_" not in cell.source:
             assert "**What you should see:**" in follows or "**What you should see** next" in follows, cell.source
 
@@ -181,7 +181,7 @@ def test_figures_are_those_of_the_published_run():
         assert edges[1] <= value <= edges[2] and edges[0] == pytest.approx(value, abs=1e-4), name
 
 
-def test_what_moves_has_a_still_beside_it(book):
+def test_each_video_has_a_still_picture(book):
     """Code hosts and paper show neither videos nor widgets, so the same cell or the next one shows a picture."""
     cells = code(book)
     for cell, after in zip(cells, [*cells[1:], None], strict=True):

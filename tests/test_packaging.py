@@ -59,7 +59,7 @@ def test_python_versions_agree():
     assert JOBS["laptop"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
 
 
-def test_licence_is_whole():
+def test_licence_text_is_complete():
     text = (ROOT / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
 
@@ -99,7 +99,7 @@ def run_installed(folder: Path, script: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_cookbook_whole_and_nothing_else(installed):
+def test_the_wheel_holds_all_of_cookbook_and_nothing_else(installed):
     kept = {path.relative_to(installed) for path in (installed / "cookbook").rglob("*") if path.suffix != ".pyc"}
     wanted = {path.relative_to(ROOT) for path in committed() if path.is_relative_to(ROOT / "cookbook")}
     assert wanted <= kept and (installed / "bin" / "cookbook").exists()
@@ -118,7 +118,7 @@ def test_the_wheel_works_elsewhere(installed):
     assert done.returncode == 2 and done.stderr.startswith("cookbook: ") and done.stderr.count("\n") == 1, done.stderr
 
 
-# package -> what first needs it, and the line that the error gives
+# package -> its first use, and the line of the error
 USES: dict[str, tuple[Callable[[], object], str]] = {
     "ray": (lambda: cluster.connected("local").__enter__(), 'pip install -c constraints.txt -e ".[cluster]"'),
     "cosmos_guardrail": (guardrail.load_guardrail, "pip install 'cosmos_guardrail>=0.3,<0.4'"),

@@ -38,7 +38,7 @@ def test_hours_follow_from_the_size_of_the_work():
 @pytest.mark.parametrize(
     ("free", "encoder", "tiled"), [(79, True, False), (24, True, False), (16, False, False), (7, False, True)]
 )
-def test_free_memory_decides_what_goes_where(free, encoder, tiled):
+def test_free_memory_decides_the_placement_of_networks(free, encoder, tiled):
     chosen = planning.fit(free * GIB, ENCODER, NETWORK, PIXELS)
     assert (chosen.encoder, chosen.tiled) == (encoder, tiled)
     line = planning.describe(chosen, free * GIB)

@@ -50,7 +50,7 @@ def test_published_layout_in_and_out(gr1):
     assert runs.digest(train / "videos" / "0.mp4") == runs.digest(gr1 / "train" / "gr1" / "0.mp4")
 
 
-def test_prepared_folder_is_itself_a_source(gr1, tmp_path):
+def test_a_prepared_folder_can_be_prepared_again(gr1, tmp_path):
     run_prepare(gr1)
     again = prepare("nano", run=tmp_path / "second", train=gr1 / "run" / "data" / "train", eval=gr1 / "eval")
     first = runs.read_manifest(gr1 / "run" / "data")

@@ -1,4 +1,4 @@
-"""Rules that a program can check: structure and size of the code, style, and what the documents link and print."""
+"""Rules that a program can check: structure and size of the code, style, and the links and commands of documents."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def links(path: Path, text: str) -> Iterator[tuple[str, Path, str]]:
 
 
 def broken(path: Path, text: str) -> list[str]:
-    """Links of a page that lead nowhere, each with what is missing."""
+    """Broken links of a page, each with the missing target."""
     problems = []
     for link, page, anchor in links(path, text):
         if not page.exists() or not page.is_relative_to(ROOT):
@@ -251,7 +251,7 @@ def test_broken_links_are_found():
     assert broken(ROOT / "README.md", text) == [*wanted, "x.png: no such file", "#no: no such heading"]
 
 
-def test_links_lead_somewhere_and_every_document_is_linked():
+def test_all_links_resolve_and_every_document_is_linked():
     assert {path.name: problems for path in PAGES if (problems := broken(path, prose(path)))} == {}
     linked = {page for path in PAGES for _, page, _ in links(path, prose(path))}
     assert [path.name for path in ROOT.glob("docs/*.md") if path not in linked] == []

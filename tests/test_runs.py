@@ -26,7 +26,7 @@ def finished(folder, **kwargs):
     return stage.finish([folder / "result.txt"], answer=42)
 
 
-def test_finished_stage_is_skipped_and_says_so(tmp_path, capsys):
+def test_a_finished_stage_is_skipped_with_a_message(tmp_path, capsys):
     finished(tmp_path / "s")
     stage = make_stage(tmp_path / "s")
     assert stage.done and stage.manifest["answer"] == 42

@@ -1,4 +1,4 @@
-"""`--fast`: what each shortcut leaves out and when, and that the default leaves out nothing."""
+"""`--fast`: the evaluations that each shortcut skips, and that the default skips none."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def test_shipped_states_are_reproduced(name):
         assert hash_states(again.log) == states[clip]
 
 
-def test_masks_are_of_what_the_prompt_names():
+def test_masks_show_the_named_object_and_place():
     for task in TASKS:
         for seed in range(6):
             scene = sample((seed, 0), task)

@@ -1,4 +1,4 @@
-"""Stage `train`, killed and in many processes: it ends as if it had been one unbroken process."""
+"""Stage `train`, killed and in many processes: the result is that of one unbroken process."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_plans_of_the_real_models_need_nothing(profile, recipe, parameters, trai
 
 
 @pytest.mark.parametrize(("name", "gib", "seconds"), [("recommended", 57.3, 2.54), ("lora", 33.2, 2.44)])
-def test_plan_of_2b_agrees_with_what_was_measured(name, gib, seconds):
+def test_plan_of_2b_agrees_with_measurements(name, gib, seconds):
     """docs/gpu_figures.md, a quarter of the activations kept."""
     profile = profiles.get("2b", name)
     quarter = replace(profile, recipe=replace(profile.recipe, activation_checkpointing="0.25"))
