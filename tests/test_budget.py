@@ -114,7 +114,7 @@ def test_a_notebook_has_the_table_of_published_times(path):
     """`python -m tools.publish` writes it."""
     head = nbformat.read(path, as_version=4).cells[0].source
     assert f"<!-- measured -->\n{publish.block(path.stem)}\n<!-- /measured -->" in head
-    assert {f"`{name}`" for name in profiles.PROFILES} <= set(re.findall(r"^\| (`\w+`) \|", head, re.M))
+    assert {f"`{name}`" for name in profiles.PROFILES} <= set(re.findall(r"^\| (`[\w-]+`) \|", head, re.M))
 
 
 def test_published_times_are_of_the_present_cells():

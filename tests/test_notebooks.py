@@ -139,7 +139,7 @@ def test_the_picture_at_the_top_is_what_the_notebook_shows(book):
     named = publish.PICTURE.search(book.cells[0].source)
     picture = notebooks.ROOT / named[1]
     assert 5_000 < picture.stat().st_size <= 80_000
-    assert publish.drawn(book) in (None, picture.read_bytes()), "type python -m tools.publish"
+    assert publish.picture_of(book) in (None, picture.read_bytes()), "type python -m tools.publish"
     with Image.open(picture) as opened:
         assert opened.format.lower() == named[2] and opened.width <= 1280
 
@@ -170,7 +170,7 @@ def test_the_recap_answers_the_objectives_and_lists_mistakes(book):
 def test_figures_are_those_of_the_published_run():
     """`python -m tools.publish` writes them; nobody types them. What the committed run shows lies within."""
     texts = {path: prose(nbformat.read(path, as_version=4)) for path in BOOKS}
-    for part in expected.WHY:
+    for part in expected.RANGES:
         block = f"<!-- figures: {part} -->\n{expected.block(part, publish.SHOWN)}\n<!-- /figures: {part} -->"
         assert sum(block in text for text in texts.values()) == 1, part
     shown = "".join(
