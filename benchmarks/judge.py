@@ -43,7 +43,7 @@ from cookbook import hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import scorer
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.scoring import ask, parse_answer
+from cookbook.judge.rubrics import ask, parse_answer
 from cookbook.judge.stage import judge_rows
 from cookbook.models import hub, qwen
 from cookbook.models.critic import DIGITS, Critic, answer, chat, preprocess

@@ -24,7 +24,7 @@ from torch import Tensor
 from train import random_batch, random_network  # the program beside this one
 
 from cookbook import engine, profiles, runs
-from cookbook.engine.loop import Run, autocast
+from cookbook.engine.loop import Training, autocast
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import hub, world
 from cookbook.profiles import Profile, Recipe
@@ -79,16 +79,16 @@ def train(work: Work, recipe: Recipe, group: engine.Group) -> Row:
     """Train one way, comparing the weights before and after every step."""
     dtype = torch.float32 if recipe.master_weights else torch.bfloat16
     network = work.network().to(group.device, dtype).train()
-    run = Run(network, recipe, 0, group, torch.bfloat16, str)
-    start = copies(run)
-    before = measured(work, run)
+    training = Training(network, recipe, 0, group, torch.bfloat16, str)
+    start = copies(training)
+    before = measured(work, training)
     shares, losses = [], []
     for _ in range(recipe.steps):
-        last = copies(run)
-        losses.append(run.advance(flow_loss, work.batch_at)["loss"])
-        shares.append(survived(run, last))
+        last = copies(training)
+        losses.append(training.train_step(flow_loss, work.batch_at)["loss"])
+        shares.append(survived(training, last))
     squares = sum(
-        float((p.detach().float() - s.float()).square().sum()) for p, s in zip(weights(run), start, strict=True)
+        float((p.detach().float() - s.float()).square().sum()) for p, s in zip(weights(training), start, strict=True)
     )
     tenth = max(1, recipe.steps // 10)
     return Row(
@@ -99,33 +99,33 @@ def train(work: Work, recipe: Recipe, group: engine.Group) -> Row:
         loss_first=sum(losses[:tenth]) / tenth,
         loss_last=sum(losses[-tenth:]) / tenth,
         heldout_before=before,
-        heldout_after=measured(work, run),
+        heldout_after=measured(work, training),
     )
 
 
-def weights(run: Run) -> list[Tensor]:
-    return list(run.parameters.values())
+def weights(training: Training) -> list[Tensor]:
+    return list(training.parameters.values())
 
 
-def copies(run: Run) -> list[Tensor]:
-    return [p.detach().clone() for p in weights(run)]
+def copies(training: Training) -> list[Tensor]:
+    return [p.detach().clone() for p in weights(training)]
 
 
-def survived(run: Run, before: list[Tensor]) -> float:
+def survived(training: Training, before: list[Tensor]) -> float:
     """Share of the weights that changed, of those that Adam has an update for."""
     changed, due = 0, 0
-    for parameter, old in zip(weights(run), before, strict=True):
-        wanted = run.optimizer.state[parameter]["exp_avg"] != 0
+    for parameter, old in zip(weights(training), before, strict=True):
+        wanted = training.optimizer.state[parameter]["exp_avg"] != 0
         changed += int((wanted & (parameter.detach() != old)).sum())
         due += int(wanted.sum())
     return changed / due
 
 
-def measured(work: Work, run: Run) -> float | None:
+def measured(work: Work, training: Training) -> float | None:
     if work.heldout is None:
         return None
-    with autocast(run.model, run.group.device, torch.bfloat16):
-        return work.heldout(run.model)
+    with autocast(training.model, training.group.device, torch.bfloat16):
+        return work.heldout(training.model)
 
 
 def table(profile: Profile, rows: list[Row], steps: int) -> str:

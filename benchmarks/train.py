@@ -27,7 +27,7 @@ from diffusers import CosmosTransformer3DModel
 from measuring import fresh_peak, markdown
 
 from cookbook import engine, hardware, profiles, runs
-from cookbook.engine.loop import Run
+from cookbook.engine.loop import Training
 from cookbook.engine.optim import trainable
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import sizes
@@ -112,10 +112,10 @@ def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: t
 
 def our_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, group: engine.Group) -> Step:
     """The step of `cookbook train`."""
-    run = Run(ready(network, recipe, 0, group), recipe, 0, group, hardware.compute_dtype(group.device), str)
+    training = Training(ready(network, recipe, 0, group), recipe, 0, group, hardware.compute_dtype(group.device), str)
 
     def step() -> tuple[float, float]:
-        row = run.advance(flow_loss, lambda number: batch)
+        row = training.train_step(flow_loss, lambda number: batch)
         return row["loss"], row["grad_norm"]
 
     return step

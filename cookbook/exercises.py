@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cookbook import flow, layout, profiles, runs, video
 from cookbook.engine.optim import PowerEma
-from cookbook.judge.scoring import expected
+from cookbook.judge.rubrics import expected
 from cookbook.judge.statistics import auc
 
 Case = tuple[tuple, Any]  # arguments, expected result

@@ -19,7 +19,7 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
-from cookbook.judge.scoring import ask
+from cookbook.judge.rubrics import ask
 from cookbook.models import qwen
 from cookbook.models.critic import Critic, chat, process
 from cookbook.models.frames import Sampled

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cookbook.judge.scoring import ask
+from cookbook.judge.rubrics import ask
 from cookbook.judge.statistics import auc, best_of, interval
 from cookbook.models.critic import load_critic, score
 from cookbook.models.frames import Sampled

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from cookbook.judge.scoring import PROMPTS, QUESTIONS
+from cookbook.judge.rubrics import PROMPTS, QUESTIONS
 from cookbook.models import critic, text
 from cookbook.profiles import PREFIX
 

@@ -36,16 +36,17 @@
 #
 # <!-- measured -->
 #
-# | profile | time | memory | writes | download, licence | how known |
+# | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
 # | `smoke` | 15 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 16 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
+# | `2b-smoke` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
-# *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook plan --profile 2b` says more. Colab and Binder:
+# *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
+# random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->

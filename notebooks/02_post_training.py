@@ -36,16 +36,17 @@
 #
 # <!-- measured -->
 #
-# | profile | time | memory | writes | download, licence | how known |
+# | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
 # | `smoke` | 28 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 6.1 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-26 |
+# | `2b-smoke` | 10 s | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
-# *Measured* is `cookbook run`; *calculated* rests on [figures from an H100](../docs/gpu_figures.md) with
-# random weights; `cookbook plan --profile 2b` says more. Colab and Binder:
+# *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
+# random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
 #
 # <!-- /measured -->
@@ -223,8 +224,8 @@ report.plot_loss(folder);
 # | held-out loss, before | 0.182 | 0.164 to 0.2 |
 # | held-out loss, after | 0.131 | 0.118 to 0.144 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX, 2026-11-26.
-# Expect 10 % to each side: on one kind of machine all digits repeat, another rounds otherwise.
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
+# Expect 10 % to each side: digits repeat on one kind of machine, others round differently.
 #
 # <!-- /figures: held-out loss -->
 

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from simulator.expert import Plan
-from simulator.kinematics import Robot
+from simulator.robot import Robot
 from simulator.scene import TABLE
 from simulator.world import FPS, SUBSTEPS, World
 

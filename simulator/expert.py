@@ -1,6 +1,6 @@
 """The scripted expert: Cartesian waypoints joined by minimum-jerk motion, then inverse kinematics to joint targets.
 
-Frames are counted at 16 Hz and may be fractional; positions, rotations and grips are those of kinematics.py.
+Frames are counted at 16 Hz and may be fractional; positions, rotations and grips are those of robot.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 
-from simulator.kinematics import ARM, IDLE_GRIP, Robot, between, min_jerk, orient
+from simulator.robot import ARM, IDLE_GRIP, Robot, between, min_jerk, orient
 from simulator.scene import HOME, TABLE, Task
 from simulator.world import FRAMES, World
 

@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from simulator.env import Env, Log, inside, item_path, rollout
 from simulator.expert import UNREACHABLE, Goal, Plan, intended, make_plan
-from simulator.kinematics import Robot, min_jerk
+from simulator.robot import Robot, min_jerk
 from simulator.scene import TABLE, Scene, Task, reach_zone
 from simulator.world import FRAMES, World
 

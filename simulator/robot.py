@@ -1,185 +1,121 @@
-"""Build the light GR1 robot and the small textures that ship in `assets/`, from the robosuite 1.5.2 wheel.
+"""How the robot's joints and hands go together: joint angles to hand poses and back, and smooth ways between poses.
 
-    pip install --no-deps robosuite==1.5.2 fast-simplification
-    python -m simulator.robot
-
-robosuite (MIT) is used as a box of assets only, and only here: once `assets/robot` and `assets/textures` exist nothing
-else needs it. The robot is GR1T2 from the waist up with Fourier hands: legs, head and torso shells are dropped because
-the head camera never sees them, meshes are decimated about twentyfold, every joint gets a position actuator and each
-hand a grasp frame (x along the fingers, z out of the palm).
+Positions are metres in the world frame, rotations (3, 3) matrices of the grasp frame (x along the fingers, z out of the
+palm), `grip` is 0 for an open, 1 for a closed hand.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from pathlib import Path
-
 import mujoco
 import numpy as np
-from PIL import Image
 
-from cookbook.errors import UserError, report_user_errors
-
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
-TEXTURES = ("light-wood", "cream-plaster", "light-gray-floor-tile", "light-gray-plaster")
-UNSEEN = ("torso", "head", "base", "waist", "thigh", "shank", "foot")
-STL = np.dtype([("normal", "<3f4"), ("corners", "<9f4"), ("attribute", "<u2")])
+ARM = ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow_pitch", "wrist_yaw", "wrist_roll", "wrist_pitch")
+REST = {"right": [-0.15, -0.22, 0.15, -1.5, 0, 0, 0], "left": [-0.15, 0.22, -0.15, -1.5, 0, 0, 0]}
+LEAN = 0.20  # a fixed lean of the waist: without it the arm is at full stretch over the table, and inaccurate
+IDLE_GRIP = 0.12
 
 
-def read_stl(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (V, 3) in metres and faces (F, 3) of a binary STL, with equal corners merged."""
-    data = path.read_bytes()
-    count = int(np.frombuffer(data, "<u4", 1, 80)[0])
-    corners = np.frombuffer(data, STL, count, 84)["corners"].reshape(-1, 3)
-    _, first, index = np.unique(
-        np.round(corners * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True
-    )
-    faces = index.reshape(-1, 3)
-    triangles = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    return corners[first], faces[triangles]
+class Robot:
+    """Joint bookkeeping and kinematics of one model, on its own MjData. `q` is (42,): all robot joints in radians."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self.model, self.data = model, mujoco.MjData(model)
+        joints = [j for j in range(model.njnt) if model.jnt_type[j] != mujoco.mjtJoint.mjJNT_FREE]
+        self.names = [model.joint(j).name for j in joints]
+        self.qpos, self.qvel = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
+        self.actuators = np.array([model.actuator(f"a_{name}").id for name in self.names])
+        self.arms = {hand: [self.names.index(f"{hand[0]}_{part}") for part in ARM] for hand in REST}
+        prefix = {hand: f"h{hand[0]}_" for hand in REST}
+        self.fingers = {hand: [k for k, n in enumerate(self.names) if n.startswith(prefix[hand])] for hand in REST}
+        self.sites = {hand: model.site(f"grasp_{hand}").id for hand in REST}
+        self.limits = model.jnt_range[joints]
+
+    def rest(self) -> np.ndarray:
+        q = np.zeros(len(self.names))
+        q[self.names.index("torso_waist_pitch")] = LEAN
+        for hand, angles in REST.items():
+            q[self.arms[hand]] = angles
+            self.close_hand(q, hand, IDLE_GRIP)
+        return q
+
+    def close_hand(self, q: np.ndarray, hand: str, grip: float, pointing: bool = False) -> None:
+        """Set the finger joints of one hand in place; `pointing` leaves the index finger straight."""
+        for k in self.fingers[hand]:
+            name = self.names[k]
+            bend = 0.0 if pointing and "index" in name else grip
+            if "thumb_proximal_yaw" in name:
+                q[k] = 1.30
+            elif "thumb" in name:
+                q[k] = (0.05 if "proximal" in name else 0.10) + 0.75 * bend
+            else:
+                q[k] = 0.18 + 1.05 * bend if "proximal" in name else 0.25 + bend
+
+    def grip(self, q: np.ndarray, hand: str) -> float:
+        """The grip that joint targets command for the four fingers (inverse of close_hand)."""
+        four = [k for k in self.fingers[hand] if "thumb" not in self.names[k]]
+        return float((q[four].mean() - 0.215) / 1.025)
+
+    def hand_pose(self, q: np.ndarray, hand: str) -> tuple[np.ndarray, np.ndarray]:
+        self.data.qpos[self.qpos] = q
+        mujoco.mj_kinematics(self.model, self.data)
+        return self.data.site_xpos[self.sites[hand]].copy(), self.data.site_xmat[self.sites[hand]].reshape(3, 3).copy()
+
+    def solve(
+        self, q: np.ndarray, hand: str, position: np.ndarray, rotation: np.ndarray, steps: int = 40, weight: float = 0.3
+    ) -> tuple[np.ndarray, float]:
+        """Damped least squares IK from `q`, pulled towards REST in the arm's null space; returns q and error (m)."""
+        model, data, arm = self.model, self.data, self.arms[hand]
+        qpos, dofs, site = self.qpos[arm], self.qvel[arm], self.sites[hand]
+        move, spin = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        data.qpos[self.qpos] = q
+        for _ in range(steps):
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            now = data.site_xmat[site].reshape(3, 3)
+            off = position - data.site_xpos[site]
+            twist = 0.5 * np.cross(now, rotation, axis=0).sum(1)
+            if np.linalg.norm(off) < 5e-4 and np.linalg.norm(twist) < 5e-3:
+                break
+            mujoco.mj_jacSite(model, data, move, spin, site)
+            jacobian = np.vstack([move[:, dofs], weight * spin[:, dofs]])
+            error = np.concatenate([np.clip(off, -0.05, 0.05), weight * np.clip(twist, -0.4, 0.4)])
+            inverse = jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + 1e-4 * np.eye(6))
+            relax = 0.05 * (np.array(REST[hand]) - data.qpos[qpos])
+            step = inverse @ error + relax - inverse @ (jacobian @ relax)
+            low, high = self.limits[arm].T
+            data.qpos[qpos] = np.clip(data.qpos[qpos] + np.clip(step, -0.25, 0.25), low + 0.02, high - 0.02)
+        solved = q.copy()
+        solved[arm] = data.qpos[qpos]
+        mujoco.mj_kinematics(model, data)
+        return solved, float(np.linalg.norm(position - data.site_xpos[site]))
 
 
-def write_stl(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
-    corners = vertices[faces].astype("<f4")
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    rows = np.zeros(len(faces), STL)
-    rows["normal"] = normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12)
-    rows["corners"] = corners.reshape(-1, 9)
-    path.write_bytes(b"\0" * 80 + np.array([len(faces)], "<u4").tobytes() + rows.tobytes())
+def orient(hand: str, roll: float, pitch: float, yaw: float) -> np.ndarray:
+    """Grasp frame. roll: 0 palm inwards, pi/2 palm down; pitch: fingers below horizontal; yaw: inwards (radians)."""
+    inward = 1 if hand == "right" else -1
+    fingers = np.array([np.cos(pitch) * np.cos(yaw), inward * np.cos(pitch) * np.sin(yaw), -np.sin(pitch)])
+    side = np.array([-np.sin(yaw), inward * np.cos(yaw), 0])
+    down = np.cross(fingers, side)
+    down = -down if down[2] > 0 else down
+    palm = np.cos(roll) * side + np.sin(roll) * down
+    return np.stack([fingers, np.cross(palm, fingers), palm], 1)
 
 
-def decimate_meshes(source: Path, out: Path) -> tuple[int, int]:
-    """Write every visible mesh with few faces; returns the number of faces before and after."""
-    import fast_simplification
-
-    out.mkdir(parents=True, exist_ok=True)
-    before = after = 0
-    hands = sorted((source / "grippers/meshes/fourier_hands").glob("*.STL"))
-    for path in sorted((source / "robots/gr1/meshes").glob("*.STL")) + hands:
-        if path.name.startswith(UNSEEN):
-            continue
-        if path in hands:
-            budget = 900 if "hand_base" in path.name else 300
-        else:
-            budget = 1100 if "hand_yaw" in path.name else 700
-        vertices, faces = read_stl(path)
-        before += len(faces)
-        if len(faces) > budget:
-            vertices, faces = fast_simplification.simplify(
-                vertices.astype(np.float32), faces.astype(np.int32), target_count=budget, agg=3
-            )
-        after += len(faces)
-        write_stl(out / path.name, vertices, faces)
-    return before, after
+def min_jerk(share: np.ndarray | float) -> np.ndarray | float:
+    """0 to 1 with zero velocity and acceleration at both ends."""
+    share = np.clip(share, 0, 1)
+    return share**3 * (10 - 15 * share + 6 * share**2)
 
 
-def drop_unused(spec: mujoco.MjSpec) -> None:
-    """Delete legs, floor, free joint and everything of robosuite's that our own control replaces."""
-    spec.delete(spec.body("lower_body"))
-    floor = [geom for geom in spec.geoms if geom.name == "floor"]
-    free = [joint for joint in spec.joints if joint.type == mujoco.mjtJoint.mjJNT_FREE]
-    unused = (spec.keys, spec.actuators, spec.sensors, spec.excludes, spec.cameras, spec.textures, spec.sites)
-    for group in (*unused, floor, free):
-        for element in list(group):
-            spec.delete(element)
-
-
-def dress_geoms(spec: mujoco.MjSpec) -> set[str]:
-    """Hand meshes collide, arm meshes are only visible, the rest goes; returns the names of the meshes still used."""
-    paint = {"LightGrey": "robot_arm", "Purple": "robot_arm", "Black": "robot_dark"}
-    used = set()
-    for geom in list(spec.geoms):
-        hand, visible = geom.name.startswith(("hr_", "hl_")), geom.contype == 0 and geom.conaffinity == 0
-        if (not hand and not visible) or geom.meshname.startswith(UNSEEN):
-            spec.delete(geom)
-            continue
-        if visible:
-            geom.group, geom.mass, geom.density = 1, 0, 0
-            geom.material = paint.get(geom.material, "robot_hand")
-        else:
-            # robosuite's fingers weigh half a kilogram each: far too heavy to be moved by a force-limited finger
-            geom.contype, geom.conaffinity, geom.group, geom.mass = 2, 1, 3, 0.02
-            geom.friction[:], geom.condim, geom.solref[:] = [1.2, 0.02, 0.001], 4, [0.008, 1]
-            geom.material, geom.meshname = "", geom.meshname.replace("_col", "_vis")
-        used.add(geom.meshname)
-    for material in list(spec.materials):
-        spec.delete(material)
-    for name, rgb in {"robot_arm": 0.62, "robot_dark": 0.07, "robot_hand": 0.10}.items():
-        material = spec.add_material(name=name, rgba=[rgb, rgb, rgb * 1.05, 1], specular=0.15, shininess=0.3)
-        material.roughness, material.metallic = 0.45, 0.1
-    return used
-
-
-def add_control(spec: mujoco.MjSpec) -> None:
-    """A grasp frame per hand, a position actuator per joint, and no gravity on the robot."""
-    for side in ("right", "left"):
-        fingers, palm = np.array([0.0, 0, -1]), np.array([-1.0, 0, 0])
-        quaternion = np.zeros(4)
-        mujoco.mju_mat2Quat(quaternion, np.stack([fingers, np.cross(palm, fingers), palm], 1).flatten())
-        spec.body(f"{side}_eef").add_site(name=f"grasp_{side}", pos=[-0.048, 0, -0.105], quat=quaternion, group=4)
-    for joint in spec.joints:
-        finger = joint.name.startswith(("hr_", "hl_"))
-        joint.armature, joint.damping[0] = (0.0005, 0.02) if finger else (0.02, 2.0)
-        actuator = spec.add_actuator(name=f"a_{joint.name}", target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-        actuator.set_to_position(kp=0.8 if finger else 900 if "waist" in joint.name else 500, dampratio=1.0)
-        actuator.ctrllimited = False
-        if finger:
-            actuator.forcerange = [-0.35, 0.35]
-    for body in spec.bodies:
-        body.gravcomp = 1
-    spec.body("base").pos = [0, 0, 0.95]
-
-
-def build_robot(source: Path, out: Path) -> None:
-    before, after = decimate_meshes(source, out / "meshes")
-    spec = mujoco.MjSpec.from_file(str(source / "robots/gr1/robot.xml"))
-    for side in ("right", "left"):
-        hand = mujoco.MjSpec.from_file(str(source / f"grippers/fourier_{side}_hand.xml"))
-        spec.attach(hand, frame=spec.body(f"{side}_eef").add_frame(), prefix=f"h{side[0]}_")
-    drop_unused(spec)
-    used = dress_geoms(spec)
-    for mesh in list(spec.meshes):
-        if mesh.name not in used:
-            spec.delete(mesh)
-        else:
-            mesh.file, mesh.maxhullvert = str((out / "meshes" / Path(mesh.file).name).resolve()), 24
-            mesh.smoothnormal = True
-    spec.modelname, spec.meshdir = "gr1_upper", ""
-    add_control(spec)
-    model = spec.compile()
-    (out / "gr1.xml").write_text(spec.to_xml().replace(f"{out.resolve()}/", ""))
-    kept = {Path(mesh.file).name for mesh in spec.meshes}
-    for path in (out / "meshes").glob("*.STL"):
-        if path.name not in kept:
-            path.unlink()
-    print(f"robot: {before} -> {after} faces, {model.nu} joints, {model.nmeshface} faces compiled")
-
-
-def build_textures(source: Path, out: Path, size: int = 384) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name in TEXTURES:
-        image = (
-            Image.open(source / f"textures/{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        )
-        image.save(out / f"{name}.jpg", quality=85, optimize=True)
-
-
-def main() -> None:
-    package = importlib.util.find_spec("robosuite")
-    if package is None or package.origin is None:
-        raise UserError("robosuite is not installed: pip install --no-deps robosuite==1.5.2 fast-simplification")
-    root = Path(package.origin).parent
-    source = root / "models/assets"
-    build_robot(source, ASSETS / "robot")
-    build_textures(source, ASSETS / "textures")
-    licence = next(root.parent.glob("robosuite-*.dist-info/**/LICENSE*"))
-    for folder in ("robot", "textures"):
-        shutil.copy(licence, ASSETS / folder / "LICENSE")
-        size = sum(path.stat().st_size for path in (ASSETS / folder).rglob("*") if path.is_file())
-        print(f"assets/{folder}: {size / 1e6:.2f} MB, derived from robosuite 1.5.2 (MIT)")
-
-
-if __name__ == "__main__":
-    with report_user_errors():
-        main()
+def between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """Rotation a `share` of the way from the first to the second."""
+    ends = np.zeros((2, 4))
+    mujoco.mju_mat2Quat(ends[0], first.flatten())
+    mujoco.mju_mat2Quat(ends[1], second.flatten())
+    if ends[0] @ ends[1] < 0:
+        ends[1] *= -1
+    angle = np.arccos(np.clip(ends[0] @ ends[1], -1, 1))
+    weights = [1 - share, share] if angle < 1e-6 else np.sin([(1 - share) * angle, share * angle]) / np.sin(angle)
+    result = np.zeros(9)
+    mujoco.mju_quat2Mat(result, weights[0] * ends[0] + weights[1] * ends[1])
+    return result.reshape(3, 3)

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
-from simulator.robot import ASSETS
+from simulator.build_robot import ASSETS
 
 GEOM = mujoco.mjtGeom
 COLOURS: dict[str, tuple[float, float, float]] = {

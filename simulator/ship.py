@@ -23,8 +23,8 @@ from PIL import Image
 from cookbook import runs
 from cookbook.errors import report_user_errors
 from cookbook.video import read_video
+from simulator.build_robot import ASSETS
 from simulator.make import make
-from simulator.robot import ASSETS
 
 TRAIN, EVAL, CALIBRATION = 96, 20, 64
 COMMAS = (5, 31, 62)  # prompts of train/ that get a comma, as some published ones have

@@ -13,8 +13,8 @@ import numpy as np
 from simulator import faults
 from simulator.env import Env, Log, judge, rollout
 from simulator.expert import UNREACHABLE, Plan, intended, make_plan
-from simulator.kinematics import Robot
 from simulator.render import Camera, exposure_table
+from simulator.robot import Robot
 from simulator.scene import TABLE, Pairs, Scene, Task, name_item, name_receptacle, name_source, prompt, sample
 from simulator.world import FPS, FRAMES, World, build
 

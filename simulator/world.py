@@ -9,9 +9,9 @@ import numpy as np
 
 from cookbook.errors import UserError
 from simulator import objects, receptacles
+from simulator.build_robot import ASSETS
 from simulator.looks import Look, View
 from simulator.receptacles import Deck
-from simulator.robot import ASSETS
 from simulator.scene import TABLE, Placed, Scene
 from simulator.shapes import GEOM, Builder, turn
 
@@ -158,7 +158,7 @@ def add_camera(spec: mujoco.MjSpec, view: View) -> None:
 def build(scene: Scene) -> World:
     path = ASSETS / "robot/gr1.xml"
     if not path.exists():
-        raise UserError(f"{path} is missing: restore it with git, or build it: python -m simulator.robot")
+        raise UserError(f"{path} is missing: restore it with git, or build it: python -m simulator.build_robot")
     spec = mujoco.MjSpec.from_file(str(path))
     builder = Builder(spec)
     set_physics(spec)

@@ -251,7 +251,9 @@ def test_lora_is_merged_and_equals_the_adapted_network(tiny_world, tiny_clips, t
     assert convert("tiny", run=tmp_path)["max_abs_diff"] == 0
     adapted = world.load_transformer(tiny_world)
     add_lora(adapted, recipe)
-    run = engine.loop.Run(adapted, recipe, 0, engine.Group(0, 1, torch.device("cpu")), torch.float32, names.to_native)
+    run = engine.loop.Training(
+        adapted, recipe, 0, engine.Group(0, 1, torch.device("cpu")), torch.float32, names.to_native
+    )
     state = run.state()
     checkpoint.load(tmp_path / "checkpoints/iter_000000002", state, run.group)
     run.adopt_averages()

@@ -13,13 +13,13 @@ from tiny import PROMPTS, clip
 
 from cookbook import video
 from cookbook.errors import UserError
-from cookbook.judge import scoring
+from cookbook.judge import rubrics
 from cookbook.models import critic as critics
 from cookbook.models.frames import Sampled, sample_frames, sample_video
 
 
 def questions(prompt: str) -> list[critics.Question]:
-    return [scoring.ask(question, prompt) for question in scoring.QUESTIONS]
+    return [rubrics.ask(question, prompt) for question in rubrics.QUESTIONS]
 
 
 def test_scores_equal_plain_transformers(critic):

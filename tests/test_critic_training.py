@@ -17,7 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from cookbook import runs, video
 from cookbook.errors import UserError
-from cookbook.judge import calibration_clips, scoring
+from cookbook.judge import calibration_clips, rubrics
 from cookbook.models import autoencoder
 from cookbook.models import critic as critics
 from cookbook.models.frames import Sampled, sample_frames
@@ -67,7 +67,7 @@ def batched_critic(critic: critics.Critic, clips: critic_clips.Clips) -> Batched
 @pytest.mark.parametrize("frames", [8, 9])
 def test_patches_equal_the_processor(critic, frames):
     samples = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
-    texts = [critics.chat(critic, scoring.ask("physics", None))[0]] * 2
+    texts = [critics.chat(critic, rubrics.ask("physics", None))[0]] * 2
     expected = critics.process(critic, samples, texts)["pixel_values_videos"]
     stacked = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3).float()
     actual = critic_clips.patches(stacked, PATCH, MERGE)
@@ -84,7 +84,7 @@ def test_training_pass_equals_the_stage(critic, clips, frames):
     numbers = np.array([[batched.numbers[text] for text in pair] for pair in texts])
     here = critic_measure.scores(batched, clips, critic_clips.plain_view(clips, rows, when), numbers)
     samples = [Sampled(clips.pixels[row, :frames].numpy(), tuple(range(frames)), 8.0) for row in rows]
-    questions = [[scoring.ask("physics", None), *(scoring.ask("instruction", text) for text in pair)] for pair in texts]
+    questions = [[rubrics.ask("physics", None), *(rubrics.ask("instruction", text) for text in pair)] for pair in texts]
     there = critics.score(critic, samples, questions)[0] @ np.arange(1, 6)
     assert here == pytest.approx(there, abs=1e-4)
     assert len(np.unique(here.round(5))) > 3

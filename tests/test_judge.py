@@ -13,7 +13,7 @@ from tiny import PROMPTS, clip
 
 from cookbook import profiles, runs, video
 from cookbook.errors import UserError
-from cookbook.judge import scoring
+from cookbook.judge import rubrics
 from cookbook.judge.calibration import calibrate
 from cookbook.judge.stage import judge
 
@@ -59,7 +59,7 @@ def test_every_generated_video_is_scored(run, capsys):
     assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
     for row in rows:
         assert 1 <= row["score"] <= 5 and sum(row["probabilities"]) == pytest.approx(1, abs=1e-4)
-        assert row["score"] == pytest.approx(scoring.expected(np.array(row["probabilities"])), abs=1e-4)
+        assert row["score"] == pytest.approx(rubrics.expected(np.array(row["probabilities"])), abs=1e-4)
         assert (row["frames"], row["fps"], row["visual_tokens"]) == (9, 8.0, 120)
         assert row["explanation"] is None and row["votes"] == [] and row["error"] is None
         assert row["sha256"] == runs.digest(run / row["file"])
@@ -72,7 +72,7 @@ def test_every_generated_video_is_scored(run, capsys):
     assert facts["human"]["physics"] == {"n": 0, "kappa": None, "auc": None}
     assert set(facts["questions"]["physics"]["per_kind"]) == {"vanish"}
     assert set(facts["questions"]["instruction"]["per_kind"]) == {"wrong_place"}
-    kinds = {question: set(facts["held_out_corruptions"][question]["per_kind"]) for question in scoring.QUESTIONS}
+    kinds = {question: set(facts["held_out_corruptions"][question]["per_kind"]) for question in rubrics.QUESTIONS}
     assert kinds["physics"] == {"reversed", "shuffled", "spliced", "pasted", "erased", "dropped", "sped_up"}
     assert kinds["instruction"] == {"frozen", "reversed", "shuffled", "spliced", "swapped"}
     judge("smoke", run)
@@ -140,7 +140,7 @@ def test_folder_of_clips(run, tmp_path):
     by_key = {(row["file"], row["question"]): row for row in rows}
     assert by_key["long.mp4", "instruction"]["prompt"] == "Lift the cup."
     assert by_key["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
-    waving = [by_key["Use the left hand to wave..mp4", question] for question in scoring.QUESTIONS]
+    waving = [by_key["Use the left hand to wave..mp4", question] for question in rubrics.QUESTIONS]
     assert all(row["prompt"] == "Use the left hand to wave." and 1 <= row["score"] <= 5 for row in waving)
     for name, reason in UNJUDGED.items():
         row = by_key[f"{name}.mp4", "physics"]
@@ -150,14 +150,14 @@ def test_folder_of_clips(run, tmp_path):
 
 
 def test_a_rubric_without_a_cue_stops_only_its_question(run, tmp_path, monkeypatch, capsys):
-    prompts = Path(shutil.copytree(scoring.PROMPTS, tmp_path / "prompts"))
+    prompts = Path(shutil.copytree(rubrics.PROMPTS, tmp_path / "prompts"))
     (prompts / "physics.txt").write_text("Is it real?\n")
     first = judge("smoke", run, clips=write_mixed(tmp_path / "clips"))
-    monkeypatch.setattr(scoring, "PROMPTS", prompts)
+    monkeypatch.setattr(rubrics, "PROMPTS", prompts)
     manifest = judge("smoke", run, clips=tmp_path / "clips", redo=True)
     assert "physics is not scored" in capsys.readouterr().out
     rows = runs.read_rows(run / "verdicts-clips/verdicts.jsonl")
-    unscored, other = ([row for row in rows if row["question"] == question] for question in scoring.QUESTIONS)
+    unscored, other = ([row for row in rows if row["question"] == question] for question in rubrics.QUESTIONS)
     assert len(unscored) == 6 and all(row["score"] is None for row in unscored)
     assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in unscored) == 2
     assert {row["error"] for row in other} == {None} and len(other) == 2

@@ -20,7 +20,7 @@ from test_repository import PACKAGES, ROOT, committed
 from cookbook import cli, cluster, doctor, exercises, notebooks, profiles, results, runs
 from cookbook.errors import UserError
 from cookbook.generate import guardrail
-from cookbook.judge import calibration_clips, scoring
+from cookbook.judge import calibration_clips, rubrics
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = re.compile(r"^[\s#-]*([A-Za-z0-9_.-]+)==([\w.]+)$")
@@ -158,7 +158,7 @@ def test_cookbook_is_imported_without_any_optional_package():
     script = WITHOUT.replace("ABSENT", repr(packages))
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    wanted = {"cookbook.cluster", "cookbook.train.stage", "cookbook.generate.stage", "cookbook.judge.scoring"}
+    wanted = {"cookbook.cluster", "cookbook.train.stage", "cookbook.generate.stage", "cookbook.judge.rubrics"}
     assert wanted <= set(done.stdout.split())
 
 
@@ -259,9 +259,9 @@ def test_the_example_of_a_profile_works(monkeypatch, tmp_path, capsys):
 
 
 def test_names_that_contributing_explains_exist():
-    assert set(runs.READS) == set(runs.FOLDERS) and scoring.QUESTIONS == results.QUESTIONS
-    for question in scoring.QUESTIONS:
-        text, cue = scoring.read_rubric(question)
+    assert set(runs.READS) == set(runs.FOLDERS) and rubrics.QUESTIONS == results.QUESTIONS
+    for question in rubrics.QUESTIONS:
+        text, cue = rubrics.read_rubric(question)
         assert cue == "Score: " and (question == "physics" or "{instruction}" in text)
         assert question in calibration_clips.CalibrationClip.__dataclass_fields__
     page = (ROOT / "docs" / "workshop_kit.md").read_text()

@@ -20,11 +20,11 @@ from cookbook.video import read_video, write_video
 from nano.task_rules import judge_task
 from nano.validate import PROBES, validate
 from simulator import faults, objects, osmesa, receptacles
+from simulator.build_robot import ASSETS
 from simulator.env import Env, rollout
 from simulator.expert import intended, make_plan
 from simulator.make import choose_kinds, make
 from simulator.render import Camera, RendererMissing
-from simulator.robot import ASSETS
 from simulator.scene import TASKS, held_out, name_item, name_receptacle, prompt, sample
 from simulator.ship import SHIPPED
 from simulator.studio import Options, Studio, hash_states, named_bodies, simulate

@@ -15,7 +15,7 @@ from cookbook import notebooks, profiles, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import critic_training
 from cookbook.judge.calibration_clips import CalibrationClip
-from cookbook.judge.scoring import ask
+from cookbook.judge.rubrics import ask
 from cookbook.models import critic as critics
 from cookbook.models.frames import Sampled, sample_frames
 from cookbook.profiles import Source

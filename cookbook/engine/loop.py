@@ -38,7 +38,7 @@ class Trained:
 
 
 @dataclass
-class Run:
+class Training:
     """The state of a training between two steps, and the step itself."""
 
     model: nn.Module
@@ -60,7 +60,7 @@ class Run:
         self.ema = PowerEma(self.parameters.items(), self.recipe.ema_rate) if self.recipe.ema_rate else None
         self.step = 0  # finished steps
 
-    def advance(self, loss_fn: Loss, batch_at: Batches) -> dict:
+    def train_step(self, loss_fn: Loss, batch_at: Batches) -> dict:
         """One step: gradients of its batches, clipping, update, average. Returns its row of the log."""
         start = time.monotonic()
         rate = self.recipe.learning_rate * rate_factor(self.step, self.recipe)
@@ -153,32 +153,34 @@ def fit(
     Raises:
         UserError: gradients that are not finite, a checkpoint that does not fit, or no disk for the next.
     """
-    run = Run(model, recipe, seed, group, dtype, rename)
-    before = [local(parameter.detach()).cpu().clone() for parameter in run.parameters.values()]
-    run.resume(folder)
-    due = {step for step in range(run.step + 1, recipe.steps + 1) if step % recipe.save_every == 0} | {recipe.steps}
+    training = Training(model, recipe, seed, group, dtype, rename)
+    before = [local(parameter.detach()).cpu().clone() for parameter in training.parameters.values()]
+    training.resume(folder)
+    due = {step for step in range(training.step + 1, recipe.steps + 1) if step % recipe.save_every == 0} | {
+        recipe.steps
+    }
     saver = checkpoint.Saver(folder, recipe, group)
     try:
-        saver.require_disk(run.state(), len(due))
-        steps = range(run.step, recipe.steps)
+        saver.require_disk(training.state(), len(due))
+        steps = range(training.step, recipe.steps)
         row: dict = {}
         progress = show.progress(steps, "train: steps", note=lambda: f", loss {row['loss']:.4f}")
         for _ in progress if group.main and steps else steps:
-            row = run.advance(loss_fn, batch_at)
+            row = training.train_step(loss_fn, batch_at)
             if group.main:
                 runs.append_row(folder / LOG, row)
-            if run.step in due:
-                saver.save(run.step, run.state())
+            if training.step in due:
+                saver.save(training.step, training.state())
             for callback in callbacks:
-                callback(run.step, row)
+                callback(training.step, row)
     finally:
         saver.close()
     group.barrier()
-    after = [local(parameter.detach()).cpu() for parameter in run.parameters.values()]
+    after = [local(parameter.detach()).cpu() for parameter in training.parameters.values()]
     pairs = ((new.float(), old.float()) for new, old in zip(after, before, strict=True) if old.numel())
     changed = max(float((new - old).abs().max()) for new, old in pairs)
-    if run.ema:
-        run.adopt_averages()
+    if training.ema:
+        training.adopt_averages()
     return Trained(runs.read_rows(folder / LOG), group.largest(changed))
 
 

@@ -15,8 +15,8 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.judge.calibration_clips import CORRUPTIONS, CalibrationClip, listing_hash
 from cookbook.judge.rows import QUESTIONS, CalibrationScore, read_validated
+from cookbook.judge.rubrics import prompt_hash
 from cookbook.judge.scorer import Scorer, Task
-from cookbook.judge.scoring import prompt_hash
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.models import hub
 from cookbook.models.frames import sample_frames

@@ -23,8 +23,8 @@ from cookbook.errors import UserError
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.rows import QUESTIONS
+from cookbook.judge.rubrics import ask, prompt_hash
 from cookbook.judge.scorer import Scorer, Task
-from cookbook.judge.scoring import ask, prompt_hash
 from cookbook.judge.statistics import auc, interval
 from cookbook.models import hub, qwen
 from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, process

@@ -20,7 +20,7 @@ import numpy as np
 from cookbook import cluster, hardware
 from cookbook.errors import UserError
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.scoring import ask, expected, parse_answer, prompt_hash, unusable_rubrics
+from cookbook.judge.rubrics import ask, expected, parse_answer, prompt_hash, unusable_rubrics
 from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, preprocess, writes
 from cookbook.models.frames import Sampled
 

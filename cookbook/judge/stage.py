@@ -20,8 +20,8 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration, ground_truth
 from cookbook.judge.ground_truth import MODELS
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
+from cookbook.judge.rubrics import prompt_hash, unusable_rubrics
 from cookbook.judge.scorer import Scorer, Task
-from cookbook.judge.scoring import prompt_hash, unusable_rubrics
 from cookbook.judge.statistics import best_of, interval, share
 from cookbook.layout import read_metadata, read_text
 from cookbook.models.frames import sample_video

@@ -16,7 +16,7 @@ from diffusers import CosmosTransformer3DModel
 
 from cookbook import engine, hardware, profiles
 from cookbook.engine import checkpoint
-from cookbook.engine.loop import Run
+from cookbook.engine.loop import Training
 from cookbook.models import sizes
 from cookbook.profiles import Recipe
 from cookbook.train.network import ready
@@ -49,21 +49,21 @@ def clip(number: int, device: torch.device) -> Batch:
 
 
 def train(
-    recipe: Recipe, group: engine.Group, folder: Path, after: Callable[[Run], None] = lambda run: None
+    recipe: Recipe, group: engine.Group, folder: Path, after: Callable[[Training], None] = lambda training: None
 ) -> list[dict]:
     """Rows of the steps that are left: all, with a checkpoint on the way, or those after the one in `folder`."""
     shared = replace(recipe, accumulate=CLIPS // group.size)
     dtype = hardware.compute_dtype(group.device)
     model = network(group.device).to(dtype if recipe.lora_rank else torch.float32)
-    run = Run(ready(model, shared, 0, group), shared, 0, group, dtype)
+    training = Training(ready(model, shared, 0, group), shared, 0, group, dtype)
     saver = checkpoint.Saver(folder, shared, group)
-    run.resume(folder)
-    first, rows = run.step, []
-    while run.step < STEPS:
-        rows.append(run.advance(flow_loss, lambda number: clip(number * group.size + group.rank, group.device)))
-        after(run)
-        if not first and run.step == SAVED:
-            saver.save(run.step, run.state())
+    training.resume(folder)
+    first, rows = training.step, []
+    while training.step < STEPS:
+        rows.append(training.train_step(flow_loss, lambda number: clip(number * group.size + group.rank, group.device)))
+        after(training)
+        if not first and training.step == SAVED:
+            saver.save(training.step, training.state())
     saver.close()
     return rows
 

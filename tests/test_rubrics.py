@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import clip
 
 from cookbook.errors import UserError
-from cookbook.judge import calibration_clips, scoring, statistics
+from cookbook.judge import calibration_clips, rubrics, statistics
 
 FORMS = ["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5", "Rating: {}/5", "{}.0"]
 FORMS += ["<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Score (1 to 5): {}"]
@@ -19,17 +19,17 @@ FORMS += ["<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nF
 
 @given(st.integers(1, 5), st.sampled_from(FORMS))
 def test_parser_reads_the_digit(digit, form):
-    assert scoring.parse_answer(form.format(digit)) == digit
+    assert rubrics.parse_answer(form.format(digit)) == digit
 
 
 @pytest.mark.parametrize("text", ["", "great", "6", "0/5", "between 3 and 4", "<think>4", "12", "3.7", "Score: 45"])
 def test_parser_returns_none(text):
-    assert scoring.parse_answer(text) is None
+    assert rubrics.parse_answer(text) is None
 
 
 @given(st.text(max_size=60))
 def test_parser_never_fails(text):
-    assert scoring.parse_answer(text) in (None, 1, 2, 3, 4, 5)
+    assert rubrics.parse_answer(text) in (None, 1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_parser_never_fails(text):
     ],
 )
 def test_bad_rubric(tmp_path, monkeypatch, name, text, message):
-    monkeypatch.setattr(scoring, "PROMPTS", tmp_path)
+    monkeypatch.setattr(rubrics, "PROMPTS", tmp_path)
     (tmp_path / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
-        scoring.read_rubric(name)
+        rubrics.read_rubric(name)
 
 
 # statistics and corruptions
