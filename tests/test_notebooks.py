@@ -18,7 +18,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from cookbook import notebooks, profiles, show
+from cookbook import notebooks, profiles, results, show
 from cookbook.train import recipes
 from tools import expected, publish
 
@@ -176,7 +176,7 @@ def test_figures_are_those_of_the_published_run():
     shown = "".join(
         output.get("text", "") for path in BOOKS for cell in code(nbformat.read(path, 4)) for output in cell.outputs
     )
-    for name, *edges in (row for row in expected.published()[publish.SHOWN]["figures"]["held-out loss"]):
+    for name, *edges in (row for row in results.read_json(expected.FIGURES)[publish.SHOWN]["figures"]["held-out loss"]):
         value = float(re.search(rf"^{name} +([\d.]+)$", shown, re.M)[1])
         assert edges[1] <= value <= edges[2] and edges[0] == pytest.approx(value, abs=1e-4), name
 
