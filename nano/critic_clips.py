@@ -20,7 +20,7 @@ from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.models import autoencoder
 from cookbook.models.frames import Sampled, sample_frames
-from nano.loop import read_frames
+from nano.training import read_frames
 
 FPS, TOKENS = 8, 1024  # as the nano profile judges
 # Kinds of fault that are never trained on. Each breaks a law that a trained kind breaks too, elsewhere in the clip, so

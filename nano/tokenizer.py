@@ -38,11 +38,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def captions(per_task: int = 600) -> list[str]:
-    """The different instructions of a number of scenes of each task of the simulator (needs the extra `sim`)."""
-    from simulator.scene import TASKS, prompt, sample
+def captions() -> list[str]:
+    """Every instruction that the simulator can give (needs the extra `sim`)."""
+    from simulator.scene import all_prompts
 
-    return list(dict.fromkeys(prompt(sample((number, 0), task)) for task in TASKS for number in range(per_task)))
+    return all_prompts()
 
 
 def corpus(instructions: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The nano VAE: first single frames, then whole clips.
 
-`python -m nano.train_vae --data DIR [DIR ...] --out DIR --minutes M` resumes where it stopped.
+`python -m nano.train_vae --data DIR [DIR ...] --out DIR` resumes where it stopped.
 Windows shorter than the clip are never used: the causal decoder drifts beyond the length it was trained on.
 """
 
@@ -15,11 +15,12 @@ import tyro
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from cookbook import hardware
+from cookbook import hardware, runs
+from cookbook.engine.loop import autocast
 from cookbook.errors import report_user_errors
 from cookbook.models.autoencoder import channels_last, decode_whole, moments_whole, whole_clip
 from nano import networks
-from nano.loop import autocast, load_clips, train_resumable
+from nano.training import draws, load_clips, recipe, train
 
 MOVED = 2 * 8 / 255  # a pixel in -1..1 has moved when it differs from frame 0 by more than 8 of 255 levels
 KL_WEIGHT = 1e-6  # enough to keep latents bounded; more of it costs sharpness
@@ -30,10 +31,9 @@ class Args:
     data: tuple[Path, ...]
     """Folders of `python -m simulator make`."""
     out: Path
-    """State, log and, when training stops, the model in `vae/`."""
-    minutes: float = 10.0
-    image_steps: int = 2000
-    clip_steps: int = 4000
+    """Checkpoints, logs, `vae/` and its figures on held-out clips, `quality.json`."""
+    frame_steps: int = 1000
+    clip_steps: int = 5500
     image_batch: int = 64
     clip_batch: int = 8
     learning_rate: float = 1e-3
@@ -87,7 +87,7 @@ def quality(vae: AutoencoderKLWan, clips: torch.Tensor) -> dict[str, float | lis
     `copy_*` is the same for frame 0 repeated. Mean over clips of each clip's PSNR; per frame, over clips.
     """
     rows = []
-    with whole_clip(), autocast(clips.device):
+    with whole_clip(), autocast(vae, clips.device, hardware.compute_dtype(clips.device)):
         for clip in clips:
             true = pixels(clip[None])
             output = decode_whole(vae, moments_whole(vae, true)[0]).float().clamp(-1, 1)
@@ -110,7 +110,7 @@ def pixels(clips: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def set_latent_statistics(vae: AutoencoderKLWan, clips: torch.Tensor) -> None:
     """Measure each latent channel's mean and deviation and put them into the config, as the real VAE has them."""
-    with whole_clip(), autocast(clips.device):
+    with whole_clip(), autocast(vae, clips.device, hardware.compute_dtype(clips.device)):
         latents = [moments_whole(vae, pixels(part))[0].float() for part in clips.split(8)]
     flat = torch.cat(latents).transpose(0, 1).flatten(1)
     vae.register_to_config(latents_mean=flat.mean(1).tolist(), latents_std=flat.std(1).tolist())
@@ -126,37 +126,35 @@ def main(args: Args) -> None:
     vae = channels_last(networks.build_vae()).to(device)
     start_from_the_present(vae)
 
-    def draw(high: int, count: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.randint(high, (count,), generator=generator, device=device)
+    def loss(model: AutoencoderKLWan, batch: tuple[torch.Tensor, torch.Generator]) -> torch.Tensor:
+        return autoencoder_loss(model, pixels(batch[0]), batch[1])
 
-    compiled = False
+    def draw_frames(number: int) -> tuple[torch.Tensor, torch.Generator]:
+        chance = draws(number)
+        clip, frame = (
+            torch.randint(high, (args.image_batch,), generator=chance, device=device)
+            for high in (len(training), training.shape[2])
+        )
+        return training[clip, :, frame][:, :, None], chance
 
-    def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
-        nonlocal compiled
-        if step >= args.image_steps and device.type == "cuda" and not compiled:
-            compiled = True  # for whole clips alone: compiling takes more than it saves on single frames
-            vae.encoder.compile(dynamic=False)
-            vae.decoder.compile(dynamic=False)
-        if step < args.image_steps:
-            clip = draw(len(training), args.image_batch, generator)
-            video = training[clip, :, draw(training.shape[2], args.image_batch, generator)][:, :, None]
-        else:
-            video = training[draw(len(training), args.clip_batch, generator)]
-        return autoencoder_loss(vae, pixels(video), generator)
+    def draw_clips(number: int) -> tuple[torch.Tensor, torch.Generator]:
+        chance = draws(number)
+        return training[torch.randint(len(training), (args.clip_batch,), generator=chance, device=device)], chance
 
     with whole_clip():
-        average = train_resumable(
-            vae,
-            loss_of,
-            args.out,
-            steps=args.image_steps + args.clip_steps,
-            minutes=args.minutes,
-            learning_rate=args.learning_rate,
-            weight_decay=1e-4,
-            report=lambda model: quality(model, held_out),
-        )
-    set_latent_statistics(average, training[:: max(1, len(training) // 256)])
-    average.save_pretrained(args.out / "vae")
+        for name, steps, batch, batch_at in (
+            ("frames", args.frame_steps, args.image_batch, draw_frames),
+            ("clips", args.clip_steps, args.clip_batch, draw_clips),
+        ):
+            if name == "clips" and device.type == "cuda":  # compiling takes more than it saves on single frames
+                vae.encoder.compile(dynamic=False)
+                vae.decoder.compile(dynamic=False)
+            train(vae, loss, batch_at, recipe(name, steps, batch, args.learning_rate, 100, 1e-4), args.out / name)
+    set_latent_statistics(vae, training[:: max(1, len(training) // 256)])
+    vae.save_pretrained(args.out / "vae")
+    figures = quality(vae, held_out)
+    runs.write_json(args.out / "quality.json", figures)
+    print(figures)
 
 
 if __name__ == "__main__":

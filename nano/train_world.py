@@ -1,27 +1,31 @@
-"""The nano base world model: captioned reach, point, tour, move, push and lift clips, but no placing, which
-post-training teaches.
+"""The nano base world model: reach, tour, lift and carry by instruction, but no placing, which post-training teaches.
 
-`python -m nano.train_world --data DIR [DIR ...] --models DIR --out DIR --minutes M` resumes where it stopped;
+`python -m nano.train_world --data DIR [DIR ...] --models DIR --out DIR` resumes where it stopped;
 `--models` holds the finished `vae/`, `text_encoder/` and `tokenizer/`.
+All clips of a scene are in one batch, with the same noise and noise level, so only their words explain how they differ.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 from safetensors.torch import load_file, save_file
 
 from cookbook import flow, hardware, profiles, runs
+from cookbook.engine.loop import autocast
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import autoencoder, world
 from cookbook.models.text import encode_prompts
 from cookbook.show import progress
 from nano import networks
 from nano.critic_clips import other_hand
-from nano.loop import autocast, load_clips, train_resumable
+from nano.training import draws, load_clips, recipe, train
 
 ENCODED_AT_ONCE = 16
 MODELS = ("vae", "text_encoder", "tokenizer")  # that encode clips and captions
@@ -30,39 +34,23 @@ MODELS = ("vae", "text_encoder", "tokenizer")  # that encode clips and captions
 @dataclass
 class Args:
     data: tuple[Path, ...]
-    """Folders of `python -m simulator make`."""
+    """Folders of `python -m simulator make`, each with the same number of instructions of every scene."""
     models: Path
     """Folder with `vae/`, `text_encoder/` and `tokenizer/`."""
     out: Path
-    """State, log, cached latents and, when training stops, `transformer/`."""
-    minutes: float = 10.0
-    steps: int = 10_000
-    batch: int = 64
+    """Checkpoints, log, cached latents, `transformer/` and its figures on held-out scenes, `quality.json`."""
+    steps: int = 8000
+    scenes: int = 16
+    """Of a batch, with all their clips."""
     learning_rate: float = 8e-4
     text_dropout: float = 0.1
-    warmup: int = 300
-    """Steps in which the rate rises; then it falls along half a cosine."""
-    ema_decay: float = 0.9995
-    """Of the average over the steps, which is what is saved."""
     held_out: int = 64
-    start: Path | None = None
-    """Folder with a finished `transformer/`; training continues from its weights. None: random weights."""
-
-
-def captions(rows: list[dict]) -> list[str]:
-    """The clips' captions, then those of the mirrored clips.
-
-    Instructions to place begin with `pick up`. A base model that had learned it from `move` alone set things down
-    elsewhere at once (it placed in 30 % of 30 held-out scenes), which left post-training little to teach. So the
-    mirrored half uses it for lifting too, in which everything ends where it was.
-    """
-    prompts = [row["prompt"] for row in rows]
-    return prompts + [other_hand(prompt).replace(" hand to lift ", " hand to pick up ") for prompt in prompts]
+    """Scenes."""
 
 
 @torch.no_grad()
-def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
-    """Latents [2N, 16, 7, 12, 20] and embeddings [P, L, D], both in half precision, with each clip's index into them.
+def cached_inputs(args: Args, device: torch.device) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Latents [2N, 16, 7, 12, 20] and embeddings [P, L, D] in half precision, each clip's embedding; manifest rows.
 
     The second half is the first mirrored, with the other hand named. The last embedding is the empty prompt's.
     """
@@ -70,90 +58,138 @@ def cached_inputs(args: Args, device: torch.device) -> dict[str, torch.Tensor]:
     if any(row["task"] == "place" for row in rows):
         raise UserError(f"--data {args.data}: leave out clips of `place`, which post-training teaches")
     vae, text = world.load_vae(args.models).to(device), world.load_text_encoder(args.models)
-    texts = [profiles.nano().prompt_prefix + prompt for prompt in captions(rows)]
+    prompts = [row["prompt"] for row in rows]
+    texts = [profiles.PREFIX + prompt for prompt in (*prompts, *map(other_hand, prompts))]
     inputs = [[row["sha256"] for row in rows], texts, *(runs.fingerprint(args.models / d) for d in MODELS)]
-    key = runs.digest_of(inputs)[7:23]
-    file = args.out / f"inputs-{key}.safetensors"
+    file = args.out / f"inputs-{runs.digest_of(inputs)[7:23]}.safetensors"
     if not file.exists():
         pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
         both = (*pixels.split(ENCODED_AT_ONCE), *pixels.flip(-1).split(ENCODED_AT_ONCE))
         parts = [
-            autoencoder.encode(vae, part.to(device).float().div(127.5).sub(1)).cpu()
+            autoencoder.encode(vae, part.to(device).float().div(127.5).sub(1)).half().cpu()
             for part in progress(both, "encoding clips")
         ]
-        prompts = sorted(set(texts))
-        index = torch.tensor([prompts.index(prompt) for prompt in texts])
+        different = sorted(set(texts))
         text.model.to(device)
         embeddings = [
             encode_prompts(text.model, text.tokenizer, group, profiles.nano().text_tokens).half().cpu()
-            for group in (*(prompts[start : start + 64] for start in range(0, len(prompts), 64)), [""])
+            for group in (*(different[start : start + 64] for start in range(0, len(different), 64)), [""])
         ]
-        latents = torch.cat(parts).half().contiguous()
+        tensors = {"latents": torch.cat(parts).contiguous(), "text": torch.cat(embeddings)}
+        tensors["index"] = torch.tensor([different.index(prompt) for prompt in texts])
         with runs.replacing(file) as temporary:
-            save_file({"latents": latents, "text": torch.cat(embeddings), "index": index}, temporary)
-    return load_file(file, device=str(device))
+            save_file(tensors, temporary)
+    return load_file(file, device=str(device)), rows
+
+
+def by_scene(rows: list[dict]) -> torch.Tensor:
+    """Numbers of the clips of every scene [S, K].
+
+    Raises:
+        UserError: scenes with unlike numbers of clips.
+    """
+    scenes: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        scenes[row["scene"]].append(number)
+    if len(counts := {len(clips) for clips in scenes.values()}) != 1:
+        raise UserError(f"the scenes of --data have {sorted(counts)} clips; render all with the same --instructions")
+    return torch.tensor(list(scenes.values()))
+
+
+@dataclass(frozen=True)
+class Data:
+    """latents [2N, ...] and text [P, L, D] with each clip's index [2N] into it; see `cached_inputs`."""
+
+    latents: torch.Tensor
+    text: torch.Tensor
+    index: torch.Tensor
+
+    def loss(
+        self, network: torch.nn.Module, clips: torch.Tensor, words: torch.Tensor, noise: torch.Tensor,
+        sigma: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Flow loss of each clip [B], for embeddings [B, L, D], noise like the latents and noise levels [B]."""
+        clean = self.latents[clips].float()
+        mask = flow.condition_mask(torch.ones(len(clips), dtype=torch.long, device=clean.device), clean)
+        predicted = network(
+            hidden_states=flow.noised(clean, noise, sigma, mask),
+            timestep=sigma,
+            encoder_hidden_states=words.float(),
+            condition_mask=mask,
+            padding_mask=mask.new_zeros(1, 1, 96, 160),
+            return_dict=False,
+        )[0]
+        error = (1 - mask) * (predicted.float() - (noise - clean))
+        return error.square().mean((1, 2, 3, 4))
+
+    def noise_of(self, scenes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Noise for the clips of scenes [S, K], the same for all of a scene, (S * K, ...)."""
+        shape = (len(scenes), *self.latents.shape[1:])
+        return torch.randn(shape, generator=generator, device=scenes.device).repeat_interleave(scenes.shape[1], 0)
+
+
+@torch.no_grad()
+def pair_accuracy(data: Data, network: torch.nn.Module, scenes: torch.Tensor, rows: list[dict]) -> dict[str, float]:
+    """How often a clip's own words explain it better than those of another clip of its scene, which differ in one part.
+
+    By part: hand, item or place. The noise is the same, its level between 0.9 and 1.
+    """
+    generator, wins = torch.Generator(scenes.device).manual_seed(0), defaultdict(list)
+    for scene in scenes:
+        count = len(scene)
+        clips, texts = scene.repeat_interleave(count), scene.repeat(count)
+        noise = data.noise_of(clips[None], generator)
+        sigma = (0.9 + 0.1 * torch.rand(1, generator=generator, device=scene.device)).expand(len(clips))
+        losses = data.loss(network, clips, data.text[data.index[texts]], noise, sigma).view(count, count)
+        for own, other in permutations(range(count), 2):
+            one, two = rows[scene[own]], rows[scene[other]]
+            parts = [part for part in ("hand", "item", "place") if one[part] != two[part]]
+            if len(parts) == 1:
+                wins[parts[0]].append(bool(losses[own, own] < losses[own, other]))
+    return {f"pair_accuracy_{part}": round(float(np.mean(won)), 4) for part, won in sorted(wins.items())}
 
 
 def main(args: Args) -> None:
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
     device = hardware.device()
-    inputs = cached_inputs(args, device)
-    latents, text, index = inputs["latents"], inputs["text"], inputs["index"]
-    clips = len(latents) // 2
-    order = torch.randperm(clips, generator=torch.Generator().manual_seed(0)).to(device)
-    held_out, training = order[: args.held_out], order[args.held_out :]
-    training = torch.cat([training, training + clips])
-    model = networks.build_transformer() if args.start is None else world.load_transformer(args.start)
-    model.train().to(device)
-    shift = profiles.nano().recipe.shift
-    print(f"{len(training)} clips to train on, {len(held_out)} held out, on {device}", flush=True)
+    inputs, rows = cached_inputs(args, device)
+    data, scenes = Data(**inputs), by_scene(rows).to(device)
+    order = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(0)).to(device)
+    held_out, training = scenes[order[: args.held_out]], scenes[order[args.held_out :]]
+    model, shift = networks.build_transformer().to(device), profiles.nano().recipe.shift
+    print(f"{len(training)} scenes of {scenes.shape[1]} clips, {len(held_out)} held out, on {device}", flush=True)
 
-    def words_of(chosen: torch.Tensor, generator: torch.Generator, dropout: float) -> torch.Tensor:
+    def words_of(clips: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Embeddings; dropped ones are zero, as in post-training, or the empty prompt's, as in guidance."""
-        words = text[index[chosen]].float()
-        chance = torch.rand(len(chosen), 1, 1, generator=generator, device=device)
-        words = torch.where(chance < dropout, text[-1].float(), words)
-        return torch.where(chance < dropout / 2, torch.zeros_like(words), words)
+        words = data.text[data.index[clips]]
+        chance = torch.rand(len(clips), 1, 1, generator=generator, device=device)
+        words = torch.where(chance < args.text_dropout, data.text[-1], words)
+        return torch.where(chance < args.text_dropout / 2, torch.zeros_like(words), words)
 
-    def flow_loss(
-        network: torch.nn.Module, chosen: torch.Tensor, generator: torch.Generator, dropout: float
-    ) -> torch.Tensor:
-        clean = latents[chosen].float()
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        sigma = flow.draw_sigmas(len(chosen), shift, generator)
-        mask = flow.condition_mask(torch.ones(len(chosen), dtype=torch.long, device=device), clean)
-        predicted = network(
-            hidden_states=flow.noised(clean, noise, sigma, mask),
-            timestep=sigma,
-            encoder_hidden_states=words_of(chosen, generator, dropout),
-            condition_mask=mask,
-            padding_mask=mask.new_zeros(1, 1, 96, 160),
-            return_dict=False,
-        )[0]
-        return flow.loss(predicted, clean, noise, mask)
+    def batch_at(number: int) -> tuple:
+        generator = draws(number)
+        chosen = training[torch.randint(len(training), (args.scenes,), generator=generator, device=device)]
+        mirrored = torch.randint(2, (args.scenes, 1), generator=generator, device=device)
+        clips = (chosen + len(rows) * mirrored).flatten()
+        sigma = flow.draw_sigmas(args.scenes, shift, generator).repeat_interleave(scenes.shape[1])
+        return clips, words_of(clips, generator), data.noise_of(chosen, generator), sigma
 
     if device.type == "cuda":
         model.compile()
-
-    def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
-        chosen = training[torch.randint(len(training), (args.batch,), generator=generator, device=device)]
-        return flow_loss(model, chosen, generator, args.text_dropout)
-
-    @torch.no_grad()
-    def report(average: torch.nn.Module) -> dict:
-        def mean(chosen: torch.Tensor) -> float:
-            draws = (torch.Generator(device).manual_seed(k) for k in range(8))
-            return sum(flow_loss(average, chosen, draw, 0.0).item() for draw in draws) / 8
-
-        with autocast(device):
-            return {"held_out_loss": mean(held_out), "own_loss": mean(training[: len(held_out)])}
-
-    average = train_resumable(
-        model, loss_of, args.out, args.steps, args.minutes, args.learning_rate, args.warmup,
-        ema_decay=args.ema_decay, report=report, report_every=1000,
-    )  # fmt: skip
-    average.cpu().save_pretrained(args.out / "transformer")
+    settings = recipe("world", args.steps, args.scenes * scenes.shape[1], args.learning_rate, 300)
+    train(model, lambda network, batch: data.loss(network, *batch).mean(), batch_at, settings, args.out)
+    model.eval().save_pretrained(args.out / "transformer")
+    with torch.no_grad(), autocast(model, device, hardware.compute_dtype(device)):
+        figures = pair_accuracy(data, model, held_out, rows)
+        for name, part in (("held_out_loss", held_out), ("own_loss", training[: len(held_out)])):
+            clips, generator = part.flatten(), draws(0)
+            sigma = flow.draw_sigmas(len(part), shift, generator).repeat_interleave(scenes.shape[1])
+            parts = zip(*(x.split(64) for x in (clips, data.noise_of(part, generator), sigma)), strict=True)
+            losses = [data.loss(model, c, data.text[data.index[c]], noise, level) for c, noise, level in parts]
+            figures[name] = float(torch.cat(losses).mean())
+    runs.write_json(args.out / "quality.json", figures)
+    print(figures)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.expert import Plan
 from simulator.robot import Robot
-from simulator.scene import TABLE
+from simulator.scene import TABLE, Instruction
 from simulator.world import FPS, SUBSTEPS, World
 
 TAKE, RELEASE = 0.55, 0.45  # commanded grip above which a touched item is taken, and below which it is let go
@@ -132,8 +132,8 @@ class Env:
         return sorted(pairs)
 
 
-def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
-    """Run a plan, or logged `actions` (T, 42) from the plan's start, and judge it."""
+def rollout(env: Env, plan: Plan, instruction: Instruction, actions: np.ndarray | None = None) -> Log:
+    """Run a plan, or logged `actions` (T, 42) from the plan's start, and judge it by the instruction."""
     joints = plan.joints
     if actions is None:
         actions = np.concatenate([joints[1:], joints[-1:]])
@@ -147,7 +147,7 @@ def rollout(env: Env, plan: Plan, actions: np.ndarray | None = None) -> Log:
     log = Log(
         np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder
     )
-    log.success, log.reason = judge(env.world, env.robot, log)
+    log.success, log.reason = judge(env.world, env.robot, log, instruction)
     return log
 
 
@@ -167,119 +167,93 @@ def inside(world: World, point: np.ndarray, receptacle: int, item: int, slack: f
     return bool(fits and -0.01 < height < 2 * world.sizes[item][0] + 0.04)
 
 
-def judge(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    """Success of a log against the scene's instruction, from states only."""
-    scene = world.scene
-    for index in range(len(scene.items)):
+def judge(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
+    """Success of a log against an instruction, from states only, and the reason where it failed."""
+    handled = instruction.item if instruction.task in ("place", "lift", "carry") else None
+    for index in range(len(world.scene.items)):
         path = item_path(world, log, index)
-        handled = index == scene.target and scene.task in ("place", "lift", "push", "move")
-        if not handled and np.linalg.norm(path[-1] - path[0]) > 0.03:
+        if index != handled and np.linalg.norm(path[-1] - path[0]) > 0.02:
             return False, f"item {index} was moved"
-    return CHECKS[scene.task](world, robot, log)
+    return CHECKS[instruction.task](world, robot, log, instruction)
 
 
-def set_down(world: World, log: Log, there: bool, reason: str) -> tuple[bool, str]:
-    """Whether the named hand took the target and released it; `there`: it ended in its place, else `reason`."""
+def judge_place(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
     if log.grasp_frame is None:
         return False, "not grasped"
     if log.held[-1] >= 0:
         return False, "not released"
-    if not there:
-        return False, reason
-    if log.hand != world.scene.hand:
-        return False, "by the other hand"
-    return True, ""
+    if not inside(world, item_path(world, log, instruction.item)[-1], instruction.place, instruction.item):
+        return False, "not in the receptacle"
+    return by_hand(log, instruction)
 
 
-def judge_place(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    end = item_path(world, log, world.scene.target)[-1]
-    there = inside(world, end, world.scene.destination, world.scene.target)
-    return set_down(world, log, there, "not in the receptacle")
+def by_hand(log: Log, instruction: Instruction) -> tuple[bool, str]:
+    named = log.hand == instruction.hand
+    return named, "" if named else "by the other hand"
 
 
-def judge_move(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    end = item_path(world, log, world.scene.target)[-1]
-    away = float(np.hypot(*(end[:2] - world.scene.spot)))
-    return set_down(world, log, away <= 0.05 and end[2] >= TABLE, f"{away:.2f} m from where it should be")
-
-
-def judge_lift(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    path = item_path(world, log, world.scene.target)
+def judge_lift(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
+    path = item_path(world, log, instruction.item)
     if path[:, 2].max() - path[0, 2] < 0.06:
         return False, "not lifted"
     if log.held[-1] >= 0 or np.linalg.norm(path[-1] - path[0]) > 0.05:
         return False, "not put back"
-    if log.hand != world.scene.hand:
-        return False, "by the other hand"
-    return True, ""
+    return by_hand(log, instruction)
 
 
-def judge_push(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    path = item_path(world, log, world.scene.target)
-    along, across = path[-1, 0] - path[0, 0], abs(path[-1, 1] - path[0, 1])
-    if log.grasp_frame is not None:
-        return False, "grasped instead"
-    if along < 0.04 or across > 0.06 or path[-1, 2] < TABLE:
-        return False, f"moved {along:.2f} m ahead and {across:.2f} m aside"
-    touched = {name for pairs in log.contacts for pair in pairs if f"item{world.scene.target}" in pair for name in pair}
-    if not any(name.startswith(f"h{world.scene.hand[0]}_") for name in touched):
-        return False, "by the other hand"
-    return True, ""
+def judge_carry(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
+    """The object ends in the hand, over the receptacle."""
+    if log.held[-1] != instruction.item:
+        return False, "not in the hand"
+    offset = item_path(world, log, instruction.item)[-1] - named_point(world, log, instruction, "receptacle")
+    if np.hypot(*offset[:2]) > 0.05 or offset[2] < 0.03:
+        return False, "not over the receptacle"
+    return by_hand(log, instruction)
 
 
-def named_point(world: World, log: Log, aim: str) -> np.ndarray:
-    """The centre of the target at the start, or of the destination's deck, (3,)."""
-    scene = world.scene
+def named_point(world: World, log: Log, instruction: Instruction, aim: str) -> np.ndarray:
+    """The centre of the named item at the start, or of the receptacle's deck, (3,)."""
     if aim == "item":
-        return item_path(world, log, scene.target)[0]
-    return np.array([*scene.receptacles[scene.destination].position, TABLE + world.decks[scene.destination].floor])
+        return item_path(world, log, instruction.item)[0]
+    deck = world.decks[instruction.place]
+    return np.array([*world.scene.receptacles[instruction.place].position, TABLE + deck.floor])
 
 
-def hand_offset(world: World, robot: Robot, log: Log, frame: int, aim: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vector from the named hand to the named thing in a frame (3,) in metres, and the fingers' direction (3,)."""
-    place, rotation = robot.hand_pose(log.qpos[frame][robot.qpos], world.scene.hand)
-    return named_point(world, log, aim) - place, rotation[:, 0]
+def hand_offset(world: World, robot: Robot, log: Log, frame: int, instruction: Instruction, aim: str) -> np.ndarray:
+    """Vector in metres from the named hand to the named thing in a frame, (3,)."""
+    place, _ = robot.hand_pose(log.qpos[frame][robot.qpos], instruction.hand)
+    return named_point(world, log, instruction, aim) - place
 
 
-def hovers(world: World, robot: Robot, log: Log) -> bool:
-    """Whether the named hand ends over the destination, within a hand's breadth of its middle and low."""
-    offset, _ = hand_offset(world, robot, log, -1, "receptacle")
-    return bool(np.hypot(*offset[:2]) < 0.075 and -0.17 < offset[2] < 0)
+def hovers(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
+    """Whether the named hand ends over the receptacle, within a hand's breadth of its middle and low."""
+    offset = hand_offset(world, robot, log, -1, instruction, "receptacle")
+    over = bool(np.hypot(*offset[:2]) < 0.075 and -0.17 < offset[2] < 0)
+    return over, "" if over else "the hand does not end over the receptacle"
 
 
-def judge_reach(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+def judge_reach(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
     """The hand ends near the item or over the receptacle, and takes nothing."""
     if log.grasp_frame is not None:
         return False, "grasped instead"
-    if world.scene.aim == "receptacle":
-        return hovers(world, robot, log), "" if hovers(world, robot, log) else "the hand does not end over it"
-    distance = float(np.linalg.norm(hand_offset(world, robot, log, -1, "item")[0]))
+    if instruction.item is None:
+        return hovers(world, robot, log, instruction)
+    distance = float(np.linalg.norm(hand_offset(world, robot, log, -1, instruction, "item")))
     return distance < 0.10, "" if distance < 0.10 else f"the hand ends {distance:.2f} m away"
 
 
-def judge_point(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
-    """The hand ends near the named thing, and the index finger aims at it."""
-    offset, fingers = hand_offset(world, robot, log, -1, world.scene.aim)
-    distance = float(np.linalg.norm(offset))
-    if distance > 0.28:
-        return False, f"the hand ends {distance:.2f} m away"
-    if fingers @ offset / distance < 0.94:
-        return False, "the finger aims elsewhere"
-    return True, ""
-
-
-def judge_tour(world: World, robot: Robot, log: Log) -> tuple[bool, str]:
+def judge_tour(world: World, robot: Robot, log: Log, instruction: Instruction) -> tuple[bool, str]:
     """The hand is near the item in the first two thirds and over the receptacle at the end, and takes nothing."""
     if log.grasp_frame is not None:
         return False, "grasped instead"
     early = range(len(log.qpos) * 2 // 3)
-    distance = min(float(np.linalg.norm(hand_offset(world, robot, log, k, "item")[0])) for k in early)
+    distance = min(float(np.linalg.norm(hand_offset(world, robot, log, k, instruction, "item"))) for k in early)
     if distance > 0.10:
         return False, f"the hand stays {distance:.2f} m away from the item"
-    return hovers(world, robot, log), "" if hovers(world, robot, log) else "the hand does not end over the receptacle"
+    return hovers(world, robot, log, instruction)
 
 
 CHECKS = {
-    "place": judge_place, "lift": judge_lift, "push": judge_push, "reach": judge_reach, "point": judge_point,
-    "tour": judge_tour, "move": judge_move,
+    "place": judge_place, "reach": judge_reach, "tour": judge_tour, "lift": judge_lift,
+    "carry": judge_carry,
 }  # fmt: skip

@@ -12,30 +12,30 @@ import numpy as np
 from numpy.random import Generator
 
 from simulator.robot import ARM, IDLE_GRIP, Robot, between, min_jerk, orient
-from simulator.scene import HOME, TABLE, Task
+from simulator.scene import HOME, TABLE, Instruction, Task
 from simulator.world import FRAMES, World
 
 Fault = Literal["", "missed", "dropped", "stopped"]
 ARC = 0.05  # metres by which the hand rises on its way out, over what stands near it
 UNREACHABLE = 0.02  # metres of IK error above which a plan is refused
+MOST_TURN = 0.4  # radians of the waist
 
 
 @dataclass(frozen=True)
 class Goal:
     """What the hand is to do.
 
-    spot: (x, y) in the receptacle where the object's centre ends, or over which the hand ends; floor and rim: heights
-    of that place above the table; aim: what is reached for or pointed at.
+    item: index of the object, None where the hand reaches for a receptacle; spot: (x, y) in the receptacle where the
+    object's centre ends, or over which the hand ends; floor and rim: heights of that place above the table.
     """
 
     task: Task
     hand: str
-    item: int
+    item: int | None
     spot: tuple[float, float] = (0.0, 0.0)
     floor: float = 0.0
     rim: float = 0.0
     fault: Fault = ""
-    aim: str = "item"
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ class Plan:
     error: float
 
 
-def intended(world: World, rng: Generator) -> Goal:
-    """The goal of the scene's instruction."""
-    scene = world.scene
-    if scene.spot:  # on the bare table
-        return Goal(scene.task, scene.hand, scene.target, scene.spot)
-    deck, place = world.decks[scene.destination], scene.receptacles[scene.destination]
-    room = np.maximum(np.array([deck.half_x, deck.half_y]) - world.sizes[scene.target][1], 0)
+def intended(world: World, instruction: Instruction, rng: Generator) -> Goal:
+    """The goal of an instruction."""
+    if instruction.place is None:
+        return Goal(instruction.task, instruction.hand, instruction.item)
+    deck, place = world.decks[instruction.place], world.scene.receptacles[instruction.place]
+    widest = 0.0 if instruction.item is None else world.sizes[instruction.item][1]
+    room = np.maximum(np.array([deck.half_x, deck.half_y]) - widest, 0)
     spot = np.array(place.position) + rng.uniform(-0.2, 0.2, 2) * room
     point = (float(spot[0]), float(spot[1]))
-    return Goal(scene.task, scene.hand, scene.target, point, deck.floor, deck.rim, aim=scene.aim)
+    return Goal(instruction.task, instruction.hand, instruction.item, point, deck.floor, deck.rim)
 
 
 def start_pose(world: World, robot: Robot) -> np.ndarray:
@@ -93,7 +93,7 @@ def grasp_frame(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, n
     roll = rng.uniform(0.50, 0.70) if tall else rng.uniform(1.0, 1.2)
     pitch = rng.uniform(0.30, 0.42) if tall else rng.uniform(0.55, 0.75)
     rotation = orient(goal.hand, roll, pitch, rng.uniform(0.2, 0.45))
-    lowest = TABLE + world.floor(goal.item) + 0.030  # the knuckles need this much room
+    lowest = TABLE + 0.030  # the knuckles need this much room
     position = centre.copy()
     position[2] = max(centre[2] + 0.011, lowest)
     return position, rotation
@@ -138,6 +138,12 @@ def place_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     return [*take, *carry, *leave_waypoints(place, rotation, goal.hand)]
 
 
+def carry_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
+    """The path of `place` until the object is over the receptacle, where the hand keeps it."""
+    points = place_waypoints(world, goal, rng)[:5]
+    return [*points, Waypoint("hold", 18, points[-1].position, points[-1].rotation, 1)]
+
+
 def lift_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     grasp, rotation = grasp_frame(world, goal, rng)
     if goal.fault == "missed":
@@ -164,7 +170,7 @@ def touch(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, np.ndar
 
 
 def reach_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
-    if goal.aim == "item":
+    if goal.item is not None:
         before, near, rotation = touch(world, goal, rng)
     else:
         near, rotation = hover(world, goal, rng)
@@ -188,47 +194,38 @@ def tour_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     ]
 
 
-def push_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
-    """Knuckles first, half closed (a fuller grip would count as a grasp): behind the object, then forward."""
-    half, radius = world.sizes[goal.item]
-    rotation = orient(goal.hand, rng.uniform(0.2, 0.4), 0.35, 0.1)
-    centre = world.start(goal.item)
-    behind = np.array([centre[0] - radius - 0.10, centre[1], max(centre[2] + 0.01, TABLE + 0.045)])
-    pushed = behind + [rng.uniform(0.15, 0.17), 0, 0]
-    back = behind + [-0.03, 0, 0.09]
-    return [
-        Waypoint("reach", 13, behind + [-0.01, 0, 0.05], rotation, 0.4),
-        Waypoint("approach", 6, behind, rotation, 0.4),
-        Waypoint("push", 13, pushed, rotation, 0.4),
-        Waypoint("retreat", 14, back, rotation, 0.2),
-    ]
-
-
-def point_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
-    """The straight index finger ends a few centimetres before the item, or over the receptacle, and aims at it."""
-    half, radius = world.sizes[goal.item]
-    if goal.aim == "item":
-        pitch, gap = rng.uniform(0.5, 0.65), 0.12 + radius
-        aim = world.start(goal.item) + [0, 0, 0.5 * half + 0.02]
-    else:
-        pitch, gap = rng.uniform(0.75, 0.9), 0.16
-        aim = np.array([*goal.spot, TABLE + max(goal.floor, goal.rim)])
-    rotation = orient(goal.hand, rng.uniform(0.6, 0.9), pitch, rng.uniform(0.15, 0.35))
-    hand = aim - gap * rotation[:, 0]
-    before = hand - 0.03 * rotation[:, 0] + [0, 0, 0.03]
-    return [Waypoint("reach", 18, before, rotation, 1, ARC), Waypoint("approach", 8, hand, rotation, 1),
-            Waypoint("hold", 22, hand, rotation, 1)]  # fmt: skip
-
-
 WAYPOINTS = {
-    "place": place_waypoints, "lift": lift_waypoints, "reach": reach_waypoints, "push": push_waypoints,
-    "point": point_waypoints, "tour": tour_waypoints, "move": place_waypoints,
+    "place": place_waypoints, "reach": reach_waypoints, "tour": tour_waypoints, "lift": lift_waypoints,
+    "carry": carry_waypoints,
 }  # fmt: skip
 
 
 STOPS = {  # stretch of a halt
-    "place": ("move", "lower"), "move": ("move", "lower"), "lift": ("lift", "hold"), "tour": ("rise", "move"),
+    "place": ("move", "lower"), "carry": ("move", "hold"), "lift": ("lift", "hold"), "tour": ("rise", "move"),
 }  # fmt: skip
+
+
+def turn_towards(hand: str, y: float) -> float:
+    """Angle of the waist in radians that brings what lies at `y` within reach of a hand on the other side."""
+    side = 1 if hand == "right" else -1
+    return side * float(np.clip(2.6 * (side * y + 0.04), 0, MOST_TURN))
+
+
+def waist(world: World, goal: Goal, names: list[str], ends: np.ndarray) -> np.ndarray:
+    """Angle of the waist in every frame (FRAMES,): it turns on the way out, with the move, and back on the retreat."""
+    first = goal.spot[1] if goal.item is None else world.start(goal.item)[1]
+    turns = {"reach": turn_towards(goal.hand, first)}
+    if "move" in names:
+        turns["move"] = turn_towards(goal.hand, goal.spot[1])
+    if "retreat" in names:
+        turns["retreat"] = 0.0
+    angle, now = np.zeros(FRAMES), 0.0
+    for name, wanted in turns.items():
+        stretch = names.index(name)
+        share = (np.arange(FRAMES) - ends[stretch]) / (ends[stretch + 1] - ends[stretch])
+        angle += (wanted - now) * min_jerk(share)
+        now = wanted
+    return angle
 
 
 def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
@@ -250,21 +247,24 @@ def track(home: Waypoint, points: list[Waypoint], ends: np.ndarray) -> tuple[np.
 
 
 def make_plan(world: World, robot: Robot, goal: Goal, rng: Generator) -> Plan:
-    """Joint targets for a goal. Every plan of a scene starts from the same pose, so its clips share frame 0."""
+    """Joint targets for a goal. Every plan of a scene starts with the same pose, so its clips share frame 0."""
     q = start_pose(world, robot)
     points = WAYPOINTS[goal.task](world, goal, rng)
     frames = np.array([point.frames for point in points]) * np.exp(rng.normal(0, 0.08, len(points)))
     ends = np.concatenate([[0], np.cumsum(frames / frames.sum() * (FRAMES - 1))])
     home = Waypoint("home", 0, *robot.hand_pose(q, goal.hand), IDLE_GRIP)
     path, rotations, grips = track(home, points, ends)
+    turned = waist(world, goal, [point.name for point in points], ends)
     idle = "left" if goal.hand == "right" else "right"
     sway, phase = rng.normal(0, 0.006, len(ARM)), rng.uniform(0, 6, len(ARM))
-    joints, worst = [], 0.0
-    for frame in range(FRAMES):
+    joints, worst = [q], 0.0
+    for frame in range(1, FRAMES):
+        q = q.copy()
+        q[robot.waist] = turned[frame]
         q, error = robot.solve(q, goal.hand, path[frame], rotations[frame])
         worst = max(worst, error)
         target = q.copy()
-        robot.close_hand(target, goal.hand, grips[frame], pointing=goal.task == "point")
+        robot.close_hand(target, goal.hand, grips[frame])
         target[robot.arms[idle]] += sway * (np.sin(frame / 8 + phase) - np.sin(phase))
         joints.append(target)
     events = {point.name: float(ends[k]) for k, point in enumerate(points)}

@@ -1,9 +1,9 @@
 """Injected faults: clips that are wrong on purpose, each with the frame 0 of a valid clip.
 
 Physics faults edit the logged poses of the valid clip, so the picture changes only where physics breaks. Instruction
-violations and failures run another plan from the same start: physically valid, but not what the prompt says. Where the
-arm cannot reach the wrong thing, the valid clip gets a prompt that names the other hand or another object. Frames are
-counted in the 16 Hz log; a violation is [first, last] inclusive.
+violations are the scene's clips of other instructions, and failures attempts of this one, from the same start:
+physically valid, but not what the prompt says. Frames are counted in the 16 Hz log; a violation is [first, last]
+inclusive.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from simulator.env import Env, Log, inside, item_path, rollout
-from simulator.expert import UNREACHABLE, Goal, Plan, intended, make_plan
+from simulator.env import Env, Log, item_path, rollout
+from simulator.expert import UNREACHABLE, Plan, intended, make_plan
 from simulator.robot import Robot, min_jerk
-from simulator.scene import TABLE, Scene, Task, reach_zone
+from simulator.scene import ITEMS, TABLE, Instruction, Task, instructions
 from simulator.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
@@ -39,9 +39,13 @@ class Source:
     taken: int
 
     @property
+    def item(self) -> int:
+        return self.plan.goal.item
+
+    @property
     def target(self) -> slice:
         """Where the target's pose is in qpos."""
-        address = self.world.address(f"item{self.world.scene.target}")
+        address = self.world.address(f"item{self.item}")
         return slice(address, address + 7)
 
     def event(self, name: str) -> int:
@@ -114,7 +118,7 @@ def premove(source: Source) -> InjectedFault:
 def duplicate(source: Source) -> InjectedFault:
     """A second target stays behind when the first is lifted."""
     frame = source.event("lift") + 1
-    poses, start = source.log.qpos.copy(), source.world.address("duplicate")
+    poses, start = source.log.qpos.copy(), source.world.address(f"duplicate{source.item}")
     poses[frame:, start : start + 7] = source.log.qpos[0, source.target]
     return InjectedFault(poses, (frame, FRAMES - 1))
 
@@ -137,11 +141,9 @@ def morph(source: Source) -> InjectedFault:
     return InjectedFault(source.log.qpos.copy(), (frame, FRAMES - 1), Recolour(frame, hue))
 
 
-def distractor_moves(source: Source) -> InjectedFault | None:
+def distractor_moves(source: Source) -> InjectedFault:
     """Another object slides by itself."""
-    if len(source.world.scene.items) < 2:
-        return None
-    index = int(source.rng.integers(1, len(source.world.scene.items)))
+    index = int(source.rng.choice([k for k in range(ITEMS) if k != source.item]))
     start, frame = source.world.address(f"item{index}"), int(source.rng.integers(5, 15))
     poses, angle = source.log.qpos.copy(), source.rng.uniform(0, 2 * np.pi)
     slide = 0.14 * min_jerk((TIMES - frame) / 20)
@@ -164,90 +166,49 @@ def arm_in_table(source: Source) -> InjectedFault:
     return InjectedFault(poses, (max(int(middle - 6), 1), int(middle + 7)))
 
 
-PHYSICS: dict[str, Callable[[Source], InjectedFault | None]] = {
+PHYSICS: dict[str, Callable[[Source], InjectedFault]] = {
     "teleport": teleport, "vanish": vanish, "levitate": levitate, "sink": sink, "premove": premove,
     "duplicate": duplicate, "passthrough": passthrough, "float_release": float_release, "morph": morph,
     "distractor_moves": distractor_moves, "arm_in_table": arm_in_table,
 }  # fmt: skip
-INSTRUCTION = ("wrong_object", "wrong_place", "wrong_hand", "not_completed")
-FAILURES = ("missed", "dropped", "stopped")
+WRONG = {"wrong_object": "item", "wrong_place": "place", "wrong_hand": "hand"}  # the part of the instruction
+FAILURES = ("not_completed", "missed", "dropped", "stopped")
+INSTRUCTION = (*WRONG, "not_completed")
 KINDS = (*PHYSICS, *INSTRUCTION)
 
 
 def possible(kind: str, task: Task) -> bool:
     """Whether a task has a kind of fault or failure: all for `place`, the plain ones for the others."""
-    return task == "place" or kind in ("wrong_object", "wrong_hand", "stopped") or (task, kind) == ("lift", "missed")
-
-
-def free_spot(world: World, hand: str, rng: Generator) -> tuple[float, float] | None:
-    """A bare place on the table that the hand can reach, (x, y)."""
-    side = -1 if hand == "right" else 1
-    scene, radius = world.scene, world.sizes[world.scene.target][1]
-    for _ in range(200):
-        spot = np.array([rng.uniform(0.31, 0.48), side * rng.uniform(-0.04, 0.32)])
-        clear_items = all(np.hypot(*(spot - item.position)) > radius + 0.06 for item in scene.items[1:])
-        if clear_items and all(np.hypot(*(spot - place.position)) > radius + 0.115 for place in scene.receptacles):
-            return float(spot[0]), float(spot[1])
-    return None
-
-
-def wrong_goal(kind: str, world: World, rng: Generator) -> Goal | None:
-    """The goal of an instruction violation or failure; None where this scene allows none."""
-    goal = intended(world, rng)
-    if kind in FAILURES:
-        return replace(goal, fault=kind)
-    if kind == "not_completed":
-        return replace(goal, fault=str(rng.choice(["missed", "stopped"])))
-    if kind == "wrong_hand" or goal.task != "place":
-        return None  # neither hand reaches the other's side of the table
-    if kind == "wrong_object":
-        low, high = reach_zone(goal.hand)
-        spots = [item.position for item in world.scene.items]
-        near = [k for k, (x, y) in enumerate(spots) if k != goal.item and x < 0.47 and low - 0.03 < y < high + 0.03]
-        return replace(goal, item=int(rng.choice(near))) if near else None
-    spot = free_spot(world, goal.hand, rng)
-    return replace(goal, spot=spot, floor=0.0, rim=0.0) if spot else None
-
-
-def verify_violation(kind: str, world: World, log: Log, goal: Goal) -> bool:
-    """Whether a log shows the intended violation and nothing else moved."""
-    scene = world.scene
-    path = item_path(world, log, goal.item)
-    others = [item_path(world, log, k) for k in range(len(scene.items)) if k != goal.item]
-    others_stay = all(np.linalg.norm(other[-1] - other[0]) < 0.03 for other in others)
-    arrived = log.grasp_frame is not None and log.held[-1] < 0 and path[-1, 2] > TABLE
-    if kind == "wrong_object":
-        return others_stay and arrived and inside(world, path[-1], scene.destination, goal.item)
     if kind == "wrong_place":
-        return others_stay and arrived and float(np.hypot(*(path[-1, :2] - goal.spot))) < 0.06
-    return others_stay and not log.success and bool(path[-1, 2] > TABLE)
+        return task in ("place", "tour", "carry")
+    return task == "place" or kind in (*WRONG, "stopped") or (kind == "missed" and task in ("lift", "carry"))
 
 
-def run_violation(kind: str, world: World, env: Env, start: np.ndarray, tries: int = 3) -> tuple[Plan, Log] | None:
-    """Run an instruction violation or failure from the valid clip's `start` (42,); None if this scene allows none."""
+def counterfactuals(kind: str, own: Instruction, rng: Generator) -> list[Instruction]:
+    """In random order, the instructions that differ from one in the part that a kind of `WRONG` names, and only there.
+
+    What `reach` names may be an object or a receptacle.
+    """
+    allowed = [{WRONG[kind]}, {"item", "place"}] if own.task == "reach" and kind != "wrong_hand" else [{WRONG[kind]}]
+    others = [other for other in instructions(own.task) if own.differences(other) in allowed]
+    return [others[k] for k in rng.permutation(len(others))]
+
+
+def fail(kind: str, env: Env, instruction: Instruction, tries: int = 3) -> tuple[Plan, Log] | None:
+    """Run a failing attempt of a kind of `FAILURES` in which nothing else moves; None if this scene allows none."""
+    world = env.world
     for attempt in range(tries):
         rng = np.random.default_rng([*world.scene.seed, 6, attempt, *kind.encode()])
-        goal = wrong_goal(kind, world, rng)
-        if goal is None:
-            return None
-        plan = make_plan(world, env.robot, goal, rng)
+        fault = str(rng.choice(["missed", "stopped"])) if kind == "not_completed" else kind
+        plan = make_plan(world, env.robot, replace(intended(world, instruction, rng), fault=fault), rng)
         if plan.error > UNREACHABLE:
             continue
-        plan.joints[0] = start  # rounding the corners of a path moves its very first point a little
-        log = rollout(env, plan)
-        if verify_violation(kind, world, log, goal):
+        log = rollout(env, plan, instruction)
+        paths = [item_path(world, log, k) for k in range(ITEMS)]
+        rest = all(np.linalg.norm(paths[k][-1] - paths[k][0]) < 0.03 for k in range(ITEMS) if k != instruction.item)
+        on_table = instruction.item is None or paths[instruction.item][-1, 2] > TABLE
+        if rest and on_table and not log.success:
             return plan, log
-    return None
-
-
-def other_instruction(kind: str, scene: Scene) -> Scene | None:
-    """The same scene with an instruction for the other hand or another thing; None for other kinds."""
-    if kind == "wrong_hand":
-        return replace(scene, hand="left" if scene.hand == "right" else "right")
-    if kind == "wrong_object" and scene.task in ("reach", "point"):
-        return replace(scene, aim="receptacle" if scene.aim == "item" else "item")
-    if kind == "wrong_object" and len(scene.items) > 1:
-        return replace(scene, target=1)
     return None
 
 

@@ -21,7 +21,7 @@ class View:
 
 @dataclass(frozen=True)
 class Look:
-    """One room, one robot, four tables, steady light. Lengths in metres, colours and lights in [0, 1]."""
+    """One room, one robot, two tables, steady light. Lengths in metres, colours and lights in [0, 1]."""
 
     table: str
     tint: tuple[float, float, float] = (0.95, 0.95, 0.95)  # of the table
@@ -39,10 +39,10 @@ class Look:
 
 def sample_view(rng: Generator) -> View:
     place = np.array([0.12, 0, 1.475]) + rng.uniform(-0.005, 0.005, 3)
-    pitch = 57 + rng.uniform(-0.5, 0.5)
+    pitch = 60 + rng.uniform(-0.5, 0.5)
     yaw, roll = rng.uniform(-0.5, 0.5, 2)
-    return View(tuple(map(float, place)), float(pitch), float(yaw), float(roll), 50.0)
+    return View(tuple(map(float, place)), float(pitch), float(yaw), float(roll), 38.0)
 
 
 def sample_look(rng: Generator) -> Look:
-    return Look(str(rng.choice(["light-wood", "white", "mist", "cream-plaster"])))
+    return Look(str(rng.choice(["light-wood", "mist"])))

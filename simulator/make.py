@@ -1,8 +1,8 @@
 """Render labelled clips: `DIR/videos/<id>.mp4`, `DIR/ground_truth/<id>.npz` and a row per clip in `DIR/manifest.jsonl`.
 
-A clip is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. If
-the scripted expert fails, the next attempt at that number follows. Every file is written under a temporary name and
-renamed. A clip is complete when its `rows/<id>.json` exists, and is then skipped.
+A scene is a function of its number alone (seed * 1,000,000 + index), so the number of workers changes nothing. Every
+clip of a scene starts with the same frame and shows another instruction. Every file is written under a temporary name
+and renamed. A scene is complete when its `rows/<id>.json` exists, and is then skipped.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from cookbook.errors import UserError
 from cookbook.show import contact_sheet
 from cookbook.video import write_video
 from simulator.faults import FAILURES, INSTRUCTION, KINDS, PHYSICS, possible
-from simulator.scene import TASKS, Pairs, Task
-from simulator.studio import Options, RenderedClip, Renderer, Studio, simulate
+from simulator.scene import TASKS, Task
+from simulator.studio import Options, RenderedClip, Renderer, render, simulate
 
 CRF = 26
 
@@ -61,7 +61,7 @@ def write_clip(out: Path, clip: RenderedClip) -> dict:
 
 
 def make_one(number: int, out: Path, options: Options, faults: str, failures: bool) -> None:
-    """Render one clip and its faults, unless complete."""
+    """Render the clips of one scene and their faults, unless complete."""
     name = f"{options.task}_{number:09d}"
     chosen = choose_kinds(faults, number) + (FAILURES if failures else ())
     kinds = tuple(kind for kind in dict.fromkeys(chosen) if possible(kind, options.task))
@@ -69,8 +69,7 @@ def make_one(number: int, out: Path, options: Options, faults: str, failures: bo
     file = out / f"rows/{name}.json"
     if file.exists() and json.loads(file.read_text())["settings"] == settings:
         return
-    episode = simulate(number, options)
-    rows = [write_clip(out, clip) for clip in Studio(episode, name, options).clips(kinds)]
+    rows = [write_clip(out, clip) for clip in render(simulate(number, options), name, kinds, options)]
     runs.write_json(file, {"settings": settings, "rows": rows})
 
 
@@ -83,23 +82,24 @@ def write_manifest(out: Path, names: list[str]) -> int:
 
 def make(
     out: Path,
-    clips: int,
+    scenes: int,
     task: Task = "place",
+    instructions: int = 1,
     faults: str = "none",
     size: Suppress[tuple[int, int]] = (96, 160),
     seed: int = 0,
     workers: int = 2,
-    pairs: Pairs = "all",
     failures: bool = False,
     look: Renderer = "fast",
 ) -> Path:
-    """Render `clips` successful clips of a task, with injected faults, and return the manifest's path.
+    """Render successful clips of a task, with injected faults, and return the manifest's path.
 
     Args:
+        instructions: clips of a scene, each of another instruction; the second and next few differ from the first in
+            one of hand, object and place.
         faults: none, all, balanced, a number of random kinds per clip, or kinds joined by commas.
         size: (height, width) in pixels.
         workers: processes that render.
-        pairs: side of the object-receptacle split.
         failures: add missed, dropped and stopped attempts.
         look: renderer; `filament` needs Vulkan.
 
@@ -112,19 +112,19 @@ def make(
     out = Path(out)
     for folder in ("videos", "ground_truth", "rows"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    numbers = [seed * 1_000_000 + index for index in range(clips)]
-    options = Options(task, pairs, tuple(size), look)
+    numbers = [seed * 1_000_000 + index for index in range(scenes)]
+    options = Options(task, instructions, tuple(size), look)
     work = partial(make_one, out=out, options=options, faults=faults, failures=failures)
     # one software renderer per process: more threads only compete for the same cores
     os.environ.setdefault("LP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if workers <= 1:
-        for number in tqdm(numbers, desc=task, unit="clip"):
+        for number in tqdm(numbers, desc=task, unit="scene"):
             work(number)
     else:
-        run_parallel(work, numbers, min(workers, clips), task)
+        run_parallel(work, numbers, min(workers, scenes), task)
     count = write_manifest(out, [f"{task}_{number:09d}" for number in numbers])
-    print(f"{out}: {clips} clips, {count - clips} with faults or failures")
+    print(f"{out}: {scenes} scenes, {count} clips")
     return out / "manifest.jsonl"
 
 
@@ -135,7 +135,7 @@ def run_parallel(work: Callable[[int], None], numbers: list[int], workers: int, 
     """
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(work, number) for number in numbers]
-        for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="clip"):
+        for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="scene"):
             try:
                 future.result()
             except BaseException:
@@ -147,13 +147,14 @@ def show(
     seed: Positional[int],
     out: Path = Path("clip.png"),
     task: Task = "place",
+    instructions: int = 1,
     faults: str = "all",
     look: Renderer = "fast",
 ) -> Path:
-    """Render the contact sheet of one clip number and its injected faults, and return its path."""
-    options = Options(task, look=look)
+    """Render the contact sheet of one scene's clips and their injected faults, and return its path."""
+    options = Options(task, instructions, look=look)
     kinds = tuple(kind for kind in choose_kinds(faults, seed) if possible(kind, task))
-    clips = list(Studio(simulate(seed, options), str(seed), options).clips(kinds))
+    clips = list(render(simulate(seed, options), str(seed), kinds, options))
     titles = [f"{clip.row['label']}: {clip.row['prompt']}" for clip in clips]
     contact_sheet([clip.frames for clip in clips], titles, width=options.size[1]).save(out)
     return Path(out)

@@ -1,4 +1,4 @@
-"""Things to put something into or onto: 9 kinds, two of them shelves.
+"""Things to put something into or onto: 4 kinds, each in a colour of its own.
 
 A recipe adds its geoms to a body whose origin lies on the table under the middle of the deck and returns the `Deck`.
 """
@@ -40,16 +40,6 @@ def placemat(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
     return Deck(*half, 0.003, 0.003)
 
 
-def wood(build: Builder) -> str:
-    return build.material((0.62, 0.40, 0.25), build.photo("light-wood"), repeat=4, gloss=0.2)
-
-
-def board(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
-    half = (0.08, 0.105)
-    slabs(build, body, wood(build), [([0, 0, 0.008], [*half, 0.008])])
-    return Deck(*half, 0.016, 0.016)
-
-
 def walled(build: Builder, body: Body, material: str, half: tuple[float, float], height: float, wall: float) -> Deck:
     """A floor with four walls; `height` is half that of the walls, `wall` half their thickness."""
     wide, deep = half
@@ -71,10 +61,6 @@ def basket(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
     return walled(build, body, build.material(texture=wicker, repeat=6, gloss=0.1), (0.08, 0.10), 0.028, 0.006)
 
 
-def box(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
-    return walled(build, body, build.material(COLOURS[colour]), (0.08, 0.098), 0.030, 0.003)
-
-
 def dish(build: Builder, body: Body, profile: np.ndarray, image: np.ndarray) -> None:
     material = build.material(texture=build.texture(image), gloss=0.6)
     build.show_mesh(body, lathe([tuple(row) for row in profile], around=36, dense=2), material)
@@ -88,16 +74,6 @@ def rim_ring(build: Builder, body: Body, radius: float, at: float, height: float
         build.collide(body, GEOM.mjGEOM_BOX, pos=position, size=size, quat=turn(angle, slope))
 
 
-def plate(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
-    radius = 0.088
-    across = np.array([0, 0.6, 0.72, 1, 0.985, 0.68, 0.6, 0]) * radius
-    profile = np.stack([across, [0, 0, 0.006, 0.016, 0.019, 0.009, 0.006, 0.006]], 1)
-    dish(build, body, profile, paint_vessel(COLOURS[colour], 0.6))
-    build.collide(body, GEOM.mjGEOM_CYLINDER, pos=[0, 0, 0.003], size=[radius * 0.66, 0.003, 0])
-    rim_ring(build, body, radius, 0.84, 0.010, 0.17, -0.35)
-    return Deck(radius * 0.6, radius * 0.6, 0.006, 0.019)
-
-
 def bowl(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
     radius = 0.082
     across = np.array([0, 0.45, 0.5, 0.8, 1, 0.965, 0.76, 0.45, 0]) * radius
@@ -108,44 +84,15 @@ def bowl(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
     return Deck(radius * 0.55, radius * 0.55, 0.008, 0.051)
 
 
-def rack(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
-    """A two-level shelf; things go on its top."""
-    half, top = (0.075, 0.105), 0.085
-    boxes = [([0, 0, 0.006], [*half, 0.006]), ([0, 0, top], [*half, 0.006])]
-    boxes += [([0, side * (half[1] - 0.005), top / 2], [half[0], 0.005, top / 2]) for side in (1, -1)]
-    slabs(build, body, wood(build), boxes)
-    return Deck(half[0] - 0.02, half[1] - 0.02, top + 0.006, top + 0.006)
-
-
-def shelf(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
-    """A three-level stair of shelves as in the real photo; things go on the bottom deck in front."""
-    half = (0.085, 0.105)
-    back = half[0] + 0.06
-    boxes = [([0, 0, 0.008], [*half, 0.008]), ([0, half[1] + 0.005, 0.02], [half[0], 0.005, 0.02])]
-    boxes += [([back, 0.055, 0.10], [0.06, 0.055, 0.007]), ([back, 0.105, 0.05], [0.06, 0.006, 0.05])]
-    boxes += [([back, -0.055, 0.18], [0.06, 0.055, 0.007]), ([back, -0.003, 0.09], [0.06, 0.006, 0.09])]
-    boxes += [([back, -0.105, 0.09], [0.06, 0.006, 0.09])]
-    slabs(build, body, wood(build), boxes)
-    return Deck(half[0] - 0.01, half[1] - 0.01, 0.016, 0.03)
-
-
 class Kind(NamedTuple):
-    noun: str
+    name: str  # in prompts
     recipe: Callable[[Builder, Body, Generator, str], Deck]
-    colours: tuple[str, ...]
-    named: bool = True  # does the prompt name the colour?
-    share: float = 1.0  # how often it is a destination, relative to the others
-    source: bool = True  # may something stand on it at the start?
+    colour: str
 
 
 KINDS: dict[str, Kind] = {
-    "placemat": Kind("placemat", placemat, ("beige", "teal", "navy", "pink", "gray", "green"), share=2),
-    "board": Kind("cutting board", board, ("brown",), named=False),
-    "tray": Kind("tray", tray, ("brown", "black", "white", "red", "blue", "green", "gray"), share=2),
-    "basket": Kind("basket", basket, ("tan", "brown"), share=1.5, source=False),
-    "box": Kind("box", box, ("tan", "white", "gray", "blue"), source=False),
-    "plate": Kind("plate", plate, ("white", "blue", "yellow", "pink", "green", "red"), share=2),
-    "bowl": Kind("bowl", bowl, ("white", "blue", "orange", "teal", "pink"), share=1.5, source=False),
-    "rack": Kind("top of shelf", rack, ("brown",), named=False, source=False),
-    "shelf": Kind("bottom of shelf", shelf, ("brown",), named=False, share=0.7, source=False),
+    "tray": Kind("white tray", tray, "white"),
+    "bowl": Kind("teal bowl", bowl, "teal"),
+    "basket": Kind("basket", basket, "brown"),
+    "placemat": Kind("navy placemat", placemat, "navy"),
 }

@@ -49,7 +49,7 @@ class Camera:
 
     def __init__(self, world: World, size: tuple[int, int]) -> None:
         self.world, self.data = world, mujoco.MjData(world.model)
-        self.paint = world.model.mat_rgba.copy()
+        self.colours = world.model.mat_rgba.copy()
         self.start(size)
 
     def start(self, size: tuple[int, int]) -> None:
@@ -100,14 +100,14 @@ class Camera:
         """Pictures (N, H, W, 3) of poses (N, nq)."""
         return np.array([self.draw(qpos) for qpos in poses])
 
-    def paint_target(self, hue: float) -> None:
+    def paint(self, item: int, hue: float) -> None:
         model = self.world.model
-        body = model.body(f"item{self.world.scene.target}").id
+        body = model.body(f"item{item}").id
         for geom in np.where((model.geom_bodyid == body) & (model.geom_group == 1))[0]:
             model.mat_rgba[model.geom_matid[geom], :3] = colorsys.hsv_to_rgb(hue, 0.75, 0.9)
 
     def restore_paint(self) -> None:
-        self.world.model.mat_rgba[:] = self.paint
+        self.world.model.mat_rgba[:] = self.colours
 
     def mask(self, qpos: np.ndarray, body: str) -> np.ndarray:
         """Visible pixels (H, W) bool of one body."""

@@ -29,6 +29,7 @@ class Robot:
         self.fingers = {hand: [k for k, n in enumerate(self.names) if n.startswith(prefix[hand])] for hand in REST}
         self.sites = {hand: model.site(f"grasp_{hand}").id for hand in REST}
         self.limits = model.jnt_range[joints]
+        self.waist = self.names.index("torso_waist_yaw")
 
     def rest(self) -> np.ndarray:
         q = np.zeros(len(self.names))
@@ -38,17 +39,16 @@ class Robot:
             self.close_hand(q, hand, IDLE_GRIP)
         return q
 
-    def close_hand(self, q: np.ndarray, hand: str, grip: float, pointing: bool = False) -> None:
-        """Set the finger joints of one hand in place; `pointing` leaves the index finger straight."""
+    def close_hand(self, q: np.ndarray, hand: str, grip: float) -> None:
+        """Set the finger joints of one hand in place."""
         for k in self.fingers[hand]:
             name = self.names[k]
-            bend = 0.0 if pointing and "index" in name else grip
             if "thumb_proximal_yaw" in name:
                 q[k] = 1.30
             elif "thumb" in name:
-                q[k] = (0.05 if "proximal" in name else 0.10) + 0.75 * bend
+                q[k] = (0.05 if "proximal" in name else 0.10) + 0.75 * grip
             else:
-                q[k] = 0.18 + 1.05 * bend if "proximal" in name else 0.25 + bend
+                q[k] = 0.18 + 1.05 * grip if "proximal" in name else 0.25 + grip
 
     def grip(self, q: np.ndarray, hand: str) -> float:
         """The grip that joint targets command for the four fingers (inverse of close_hand)."""

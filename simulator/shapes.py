@@ -18,11 +18,10 @@ from scipy.interpolate import PchipInterpolator
 from simulator.build_robot import ASSETS
 
 GEOM = mujoco.mjtGeom
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.80, 0.07, 0.06), "green": (0.20, 0.55, 0.12), "yellow": (0.95, 0.78, 0.10), "orange": (0.95, 0.45, 0.05),
-    "blue": (0.10, 0.30, 0.88), "purple": (0.42, 0.10, 0.50), "pink": (0.93, 0.45, 0.60), "white": (0.92, 0.92, 0.90),
-    "black": (0.08, 0.08, 0.08), "brown": (0.42, 0.25, 0.12), "tan": (0.80, 0.64, 0.42), "beige": (0.87, 0.80, 0.66),
-    "gray": (0.50, 0.51, 0.53), "teal": (0.05, 0.50, 0.50), "cyan": (0.35, 0.75, 0.85), "navy": (0.08, 0.12, 0.32),
+COLOURS: dict[str, tuple[float, float, float]] = {  # all clearly different from each other
+    "red": (0.80, 0.07, 0.06), "orange": (0.95, 0.45, 0.05), "yellow": (0.98, 0.85, 0.12), "green": (0.20, 0.55, 0.12),
+    "cyan": (0.35, 0.78, 0.88), "blue": (0.10, 0.30, 0.88), "purple": (0.42, 0.10, 0.50), "pink": (0.95, 0.48, 0.64),
+    "white": (0.92, 0.92, 0.90), "teal": (0.05, 0.50, 0.50), "brown": (0.42, 0.25, 0.12), "navy": (0.08, 0.12, 0.32),
 }  # fmt: skip
 
 

@@ -2,9 +2,10 @@
 
     python -m simulator.ship [--only train] [--work DIR] [--workers 2] [--out DIR]
 
-train/        96 clips of training pairs, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
-eval/         20 held-out pairs in the layout of EVAL-175 (one misnamed picture included) and their ground truth
-calibration/  real clips of held-out pairs and copies with injected faults, by which a critic is calibrated
+train/        two clips of each of 48 scenes, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
+eval/         two instructions for each of 10 photos, in the layout of EVAL-175 (one misnamed picture included), and
+              their ground truth
+calibration/  clips of other scenes and copies with injected faults, by which a critic is calibrated
 
 In each, `states.json` holds the recipe and a hash of every clip's states, with which a remake is compared.
 """
@@ -26,7 +27,7 @@ from cookbook.video import read_video
 from simulator.build_robot import ASSETS
 from simulator.make import make
 
-TRAIN, EVAL, CALIBRATION = 96, 20, 64
+TRAIN, EVAL, CALIBRATION = 48, 10, 64  # scenes
 COMMAS = (5, 31, 62)  # prompts of train/ that get a comma, as some published ones have
 MISNAMED = 12  # the pair of eval/ with a picture name that lacks the sentence's full stop
 
@@ -58,13 +59,9 @@ def ship_eval(work: Path, out: Path) -> None:
         Image.fromarray(first).save(subset / f"{index}_{picture}.png", optimize=True)
         (subset / f"{index}_{prompt}.txt").write_text(prompt + "\n")
         with np.load(work / f"ground_truth/{row['id']}.npz") as full:
-            kept = {
-                name: full[name]
-                for name in full.files
-                if name.startswith("mask_") or name in ("receptacles", "decks", "sizes")
-            }
-            kept |= {"camera": full["camera"], "fovy": full["fovy"], "items": full["items"][[0, -1]]}
-        np.savez_compressed(ground_truth / f"{index}.npz", hand=row["hand"], prompt=prompt, **kept)
+            kept = {name: full[name] for name in ("masks_items", "masks_receptacles")}
+        named = {name: row[name] for name in ("prompt", "hand", "item", "place", "seed")}
+        np.savez_compressed(ground_truth / f"{index}.npz", **named, **kept)
 
 
 def ship_calibration(work: Path, out: Path) -> None:
@@ -84,9 +81,9 @@ def write_states(work: Path, out: Path, recipe: dict) -> None:
 
 
 SHIPPED: dict[str, tuple[dict, Callable[[Path, Path], None]]] = {
-    "train": ({"clips": TRAIN, "seed": 100, "pairs": "train"}, ship_train),
-    "eval": ({"clips": EVAL, "seed": 200, "pairs": "held-out"}, ship_eval),
-    "calibration": ({"clips": CALIBRATION, "seed": 300, "pairs": "held-out", "faults": "balanced"}, ship_calibration),
+    "train": ({"scenes": TRAIN, "seed": 100, "instructions": 2}, ship_train),
+    "eval": ({"scenes": EVAL, "seed": 200, "instructions": 2}, ship_eval),
+    "calibration": ({"scenes": CALIBRATION, "seed": 300, "faults": "balanced"}, ship_calibration),
 }
 
 

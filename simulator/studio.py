@@ -1,34 +1,39 @@
-"""A clip from its number: simulate until the scripted expert succeeds, render it and its faults, label both."""
+"""Clips from a scene's number: simulate what can be asked for there, render it and its faults, label both."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from simulator import faults
+from simulator import faults, objects, receptacles
 from simulator.env import Env, Log, judge, rollout
 from simulator.expert import UNREACHABLE, Plan, intended, make_plan
 from simulator.render import Camera, exposure_table
 from simulator.robot import Robot
-from simulator.scene import TABLE, Pairs, Scene, Task, name_item, name_receptacle, name_source, prompt, sample
+from simulator.scene import TABLE, Instruction, Scene, Task, instructions, prompt, sample
 from simulator.world import FPS, FRAMES, World, build
 
 Renderer = Literal["fast", "filament"]
 ATTEMPTS = 20
+CHOICE = 4  # feasible instructions that a scene has at least
 EVERY = 2  # every second frame of the 16 Hz log is a video frame
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything besides its number that decides what a clip looks like. size: (height, width)."""
+    """Everything besides its number that decides what a scene's clips look like.
+
+    instructions: how many of the scene's instructions are shown, each in a clip; size: (height, width).
+    """
 
     task: Task = "place"
-    pairs: Pairs = "all"
+    instructions: int = 1
     size: tuple[int, int] = (96, 160)
     look: Renderer = "fast"
 
@@ -37,10 +42,14 @@ class Options:
 class Episode:
     """A successful scripted run, ready to be rendered."""
 
-    world: World
     env: Env
+    instruction: Instruction
     plan: Plan
     log: Log
+
+    @property
+    def world(self) -> World:
+        return self.env.world
 
 
 @dataclass(frozen=True)
@@ -52,56 +61,45 @@ class RenderedClip:
     ground_truth: dict[str, np.ndarray]
 
 
-def simulate(number: int, options: Options) -> Episode:
-    """The first attempt of a clip number in which the scripted expert succeeds."""
-    reasons = []
-    for attempt in range(ATTEMPTS):
-        scene = sample((number, attempt), options.task, options.pairs)
-        world = build(scene)
-        env, rng = Env(world), scene.rng(2)
-        plan = make_plan(world, env.robot, intended(world, rng), rng)
-        if plan.error <= UNREACHABLE:
-            log = rollout(env, plan)
-            if log.success:
-                return Episode(world, env, plan, log)
-            reasons.append(log.reason)
-        else:
-            reasons.append(f"out of reach by {plan.error:.3f} m")
-    raise RuntimeError(f"clip {number}: no success in {ATTEMPTS} attempts: {', '.join(sorted(set(reasons)))}")
+def perform(env: Env, instruction: Instruction) -> Episode | None:
+    """The scripted expert's run of an instruction; None where it is out of reach or fails."""
+    rng = env.world.scene.rng(2)  # the same for all instructions of a scene: only what they say differs
+    plan = make_plan(env.world, env.robot, intended(env.world, instruction, rng), rng)
+    if plan.error > UNREACHABLE:
+        return None
+    log = rollout(env, plan, instruction)
+    return Episode(env, instruction, plan, log) if log.success else None
 
 
-def named_bodies(scene: Scene) -> tuple[str, str | None]:
-    """Bodies that the prompt names: what the hand goes to first, and the receptacle if it names one besides.
+def feasible(env: Env, task: Task, count: int) -> list[Episode]:
+    """`count` instructions of a task that the expert can follow in a scene, or fewer where there are no more.
 
-    The second is where a thing or the hand is to end (`place`, `tour`) or where the thing comes from (`lift`).
+    The first is drawn from all, then come those that differ from it in one of hand, object and place.
     """
-    item, place = f"item{scene.target}", f"receptacle{scene.destination}"
-    if scene.task in ("place", "tour"):
-        return item, place
-    if scene.task == "lift":
-        support = scene.items[scene.target].support
-        return item, f"receptacle{support}" if support >= 0 else None
-    return (item if scene.aim == "item" else place), None
+    left = list(env.world.scene.rng(4).permutation(np.array(instructions(task), object)))
+    first = next(filter(None, (perform(env, left.pop()) for _ in range(len(left)))), None)
+    if first is None:
+        return []
+    left.sort(key=lambda other: len(first.instruction.differences(other)))
+    others = filter(None, (perform(env, instruction) for instruction in left))
+    return [first, *itertools.islice(others, count - 1)]
 
 
-def scene_row(scene: Scene) -> dict:
-    """The manifest's fields of a scene."""
-    target, destination = scene.items[scene.target], scene.receptacles[scene.destination]
-    return {
-        "seed": list(scene.seed),
-        "task": scene.task,
-        "prompt": prompt(scene),
-        "hand": scene.hand,
-        "aim": scene.aim,
-        "toward": scene.toward,
-        "object": name_item(target),
-        "object_kind": target.kind,
-        "object_colour": target.colour,
-        "source": name_source(scene, scene.target),
-        "destination": name_receptacle(destination),
-        "destination_kind": destination.kind,
-        "destination_colour": destination.colour,
-        "distractors": [name_item(item) for item in scene.items[1:]],
+def simulate(number: int, options: Options) -> list[Episode]:
+    """The episodes of the first scene of a number in which enough instructions are feasible."""
+    wanted = max(options.instructions, CHOICE)
+    for attempt in range(ATTEMPTS):
+        episodes = feasible(Env(build(sample((number, attempt)))), options.task, wanted)
+        if len(episodes) == wanted:
+            return episodes[: options.instructions]
+    raise RuntimeError(f"scene {number}: no {wanted} feasible instructions of {options.task} in {ATTEMPTS} attempts")
+
+
+def clip_row(scene: Scene, instruction: Instruction) -> dict:
+    """The manifest's fields of a scene and an instruction; `item` and `place` are indices or None."""
+    return {"seed": list(scene.seed), "prompt": prompt(scene, instruction), **asdict(instruction)} | {
+        "objects": [objects.KINDS[item.kind].name for item in scene.items],
+        "places": [receptacles.KINDS[holder.kind].name for holder in scene.receptacles],
     }
 
 
@@ -155,40 +153,55 @@ def camera_of(look: Renderer) -> type[Camera]:
     return FilamentCamera
 
 
-class Studio:
-    """Renders an episode and its injected faults with one camera and one exposure."""
+def render(episodes: list[Episode], name: str, kinds: tuple[str, ...], options: Options) -> Iterator[RenderedClip]:
+    """The clip `<name>_<k>` of each episode of one scene, with every fault of `kinds` that it allows and shows."""
+    world, start = episodes[0].world, episodes[0].log.qpos[0]
+    with camera_of(options.look)(world, options.size) as camera:
+        table = exposure_table(camera.draw(start), world.scene.look.exposure)
+        masks = {
+            f"masks_{group}": np.stack([camera.mask(start, f"{body}{k}") for k in range(len(things))])
+            for group, body, things in (
+                ("items", "item", world.scene.items),
+                ("receptacles", "receptacle", world.scene.receptacles),
+            )
+        }
+        for index, episode in enumerate(episodes):
+            yield from Studio(episode, f"{name}_{index}", camera, table, masks).clips(kinds)
 
-    def __init__(self, episode: Episode, name: str, options: Options) -> None:
-        self.episode, self.name, self.options = episode, name, options
+
+class Studio:
+    """Renders an episode and its injected faults with the camera and the exposure `table` (256,) of its scene.
+
+    masks: visible pixels in frame 0 of every item and receptacle, bool (things, H, W) each.
+    """
+
+    def __init__(
+        self, episode: Episode, name: str, camera: Camera, table: np.ndarray, masks: dict[str, np.ndarray]
+    ) -> None:
+        self.episode, self.name, self.camera, self.table, self.masks = episode, name, camera, table, masks
+        self.real = self.draw(episode.log.qpos[::EVERY])
+
+    def draw(self, poses: np.ndarray) -> np.ndarray:
+        return self.table[self.camera.draw_all(poses)]
 
     def clips(self, kinds: tuple[str, ...]) -> Iterator[RenderedClip]:
         """The real clip, then every fault or failure of `kinds` that this scene allows and that is visible."""
-        world, log = self.episode.world, self.episode.log
-        with camera_of(self.options.look)(world, self.options.size) as self.camera:
-            raw = self.camera.draw_all(log.qpos[::EVERY])
-            self.table = exposure_table(raw[0], world.scene.look.exposure)
-            self.real = self.table[raw]
-            yield self.clip("real", self.episode.plan, log, self.real)
-            for kind in kinds:
-                clip = self.inject_fault(kind) if kind in faults.PHYSICS else self.violate_instruction(kind)
-                if clip is not None:
-                    yield clip
+        yield self.clip("real", self.episode.log, self.episode.plan, self.real)
+        for kind in kinds:
+            clip = self.inject_fault(kind) if kind in faults.PHYSICS else self.violate_instruction(kind)
+            if clip is not None:
+                yield clip
 
     def clip(
-        self,
-        kind: str,
-        plan: Plan,
-        log: Log,
-        frames: np.ndarray,
-        violation: tuple[int, int] | None = None,
-        instructed: World | None = None,
+        self, kind: str, log: Log, plan: Plan, frames: np.ndarray, violation: tuple[int, int] | None = None
     ) -> RenderedClip:
-        """`instructed`: the world with the instruction that the clip is judged by, where it is not its own."""
-        world = instructed or self.episode.world
+        """Label frames by the episode's instruction."""
+        world, robot = self.episode.world, self.episode.env.robot
         first = video_frame(violation[0]) if violation else None
         row = {
             "id": self.name if kind == "real" else f"{self.name}-{kind}",
-            **scene_row(world.scene),
+            "scene": self.name.rpartition("_")[0],
+            **clip_row(world.scene, self.episode.instruction),
             "label": kind,
             "source_clip": None if kind == "real" else self.name,
             "physics": int(kind not in faults.PHYSICS),
@@ -199,16 +212,7 @@ class Studio:
             "frames": len(frames),
             "fps": FPS / EVERY,
         }
-        return RenderedClip(row, frames, ground_truth(world, self.episode.env.robot, log) | self.masks(world))
-
-    def masks(self, world: World) -> dict[str, np.ndarray]:
-        """Visible pixels in frame 0 of what the instruction names, (H, W) bool; empty where it names nothing."""
-        start, bodies = self.episode.log.qpos[0], named_bodies(world.scene)
-        empty = np.zeros(self.options.size, bool)
-        return {
-            f"mask_{role}": self.camera.mask(start, body) if body else empty
-            for role, body in zip(("target", "receptacle"), bodies, strict=True)
-        }
+        return RenderedClip(row, frames, ground_truth(world, robot, log) | self.masks)
 
     def inject_fault(self, kind: str) -> RenderedClip | None:
         """The clip with a physics fault, or None where it is not visible (`faults.VISIBLE`)."""
@@ -217,31 +221,31 @@ class Studio:
         grasp = int(episode.log.grasp_frame or 0)
         source = faults.Source(episode.world, episode.env.robot, episode.plan, episode.log, rng, grasp)
         fault = faults.PHYSICS[kind](source)
-        if fault is None:
-            return None
         poses, frames, change = fault.qpos[::EVERY], self.real.copy(), fault.recolour
         changed = np.any(poses != episode.log.qpos[::EVERY], axis=1)
         if change:
-            self.camera.paint_target(change.hue)
+            self.camera.paint(source.item, change.hue)
             changed |= np.arange(0, FRAMES, EVERY) >= change.frame
-        frames[changed] = self.table[self.camera.draw_all(poses[changed])]
+        frames[changed] = self.draw(poses[changed])
         self.camera.restore_paint()
         if faults.difference(frames, self.real).max() < faults.VISIBLE:
             return None
         log = replace(episode.log, qpos=fault.qpos, success=False, reason=kind)
-        return self.clip(kind, episode.plan, log, frames, fault.violation)
+        return self.clip(kind, log, episode.plan, frames, fault.violation)
 
     def violate_instruction(self, kind: str) -> RenderedClip | None:
-        """An instruction violation or failure: another plan from the same start, or the clip with another prompt."""
+        """The scene's clip of another instruction, or a failed attempt, judged by this episode's instruction."""
         episode = self.episode
-        run = faults.run_violation(kind, episode.world, episode.env, episode.plan.joints[0])
-        if run is not None:
-            plan, log = run
-            return self.clip(kind, plan, log, self.table[self.camera.draw_all(log.qpos[::EVERY])])
-        scene = faults.other_instruction(kind, episode.world.scene)
-        if scene is None:
+        run = faults.fail(kind, episode.env, episode.instruction) if kind in faults.FAILURES else self.other(kind)
+        if run is None:
             return None
-        instructed = replace(episode.world, scene=scene)
-        success, reason = judge(instructed, episode.env.robot, episode.log)
-        log = replace(episode.log, success=success, reason=reason)
-        return self.clip(kind, episode.plan, log, self.real, instructed=instructed)
+        plan, log = run
+        success, reason = judge(episode.world, episode.env.robot, log, episode.instruction)
+        return self.clip(kind, replace(log, success=success, reason=reason), plan, self.draw(log.qpos[::EVERY]))
+
+    def other(self, kind: str) -> tuple[Plan, Log] | None:
+        """A successful run of an instruction that differs from this episode's in what `kind` names."""
+        env, own = self.episode.env, self.episode.instruction
+        others = faults.counterfactuals(kind, own, np.random.default_rng([*env.world.scene.seed, 6, *kind.encode()]))
+        run = next(filter(None, (perform(env, other) for other in others)), None)
+        return (run.plan, run.log) if run else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -20,8 +21,9 @@ SUBSTEPS = 30
 FRAMES = 49
 TABLE_NEAR = 0.17  # x of the table edge before the robot
 ITEM_SCALE = 1.15  # items are larger than real ones, to be more visible in small pictures
-PLAIN = {"white": (0.88, 0.87, 0.85), "mist": (0.60, 0.70, 0.76)}  # table tops without texture
-BENEATH = (0.0, 0.0, -5.0)  # where the parked duplicate of the target waits
+RECEPTACLE_SCALE = 0.7  # two fit side by side within reach of both hands
+PLAIN = {"mist": (0.60, 0.70, 0.76)}  # table tops without texture
+BENEATH = (0.0, 0.0, -5.0)  # where a parked duplicate of every item waits
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,9 @@ class World:
         """Index in qpos of the free joint (x y z, w x y z) of body `name`."""
         return int(self.model.joint(f"{name}_free").qposadr[0])
 
-    def floor(self, index: int) -> float:
-        """Height above the table of what item `index` stands on at the start."""
-        support = self.scene.items[index].support
-        return self.decks[support].floor if support >= 0 else 0.0
-
     def start(self, index: int) -> np.ndarray:
         """Centre of item `index` at the start, (3,)."""
-        return np.array([*self.scene.items[index].position, TABLE + self.floor(index) + self.sizes[index][0]])
+        return np.array([*self.scene.items[index].position, TABLE + self.sizes[index][0]])
 
 
 def set_physics(spec: mujoco.MjSpec) -> None:
@@ -105,28 +102,32 @@ def add_receptacle(build: Builder, scene: Scene, index: int) -> Deck:
         name=f"receptacle{index}", pos=[*placed.position, TABLE], quat=turn(placed.yaw)
     )
     rng = np.random.default_rng([*scene.seed, 1, 100 + index])
-    return receptacles.KINDS[placed.kind].recipe(build, body, rng, placed.colour)
+    kind, build.scale = receptacles.KINDS[placed.kind], RECEPTACLE_SCALE
+    deck = kind.recipe(build, body, rng, kind.colour)
+    build.scale = 1.0
+    return Deck(*(RECEPTACLE_SCALE * length for length in deck))
 
 
 def add_item(
-    build: Builder, scene: Scene, placed: Placed, name: str, position: np.ndarray, stream: int
+    build: Builder, scene: Scene, placed: Placed, name: str, position: Sequence[float], stream: int
 ) -> tuple[float, float]:
     """`position` is where the thing touches what it stands on. Equal streams give equal things."""
     body = build.spec.worldbody.add_body(name=name, quat=turn(placed.yaw))
     build.scale = ITEM_SCALE
     rng = np.random.default_rng([*scene.seed, 1, stream])
-    half, radius = objects.KINDS[placed.kind].recipe(build, body, rng, placed.colour)
+    kind = objects.KINDS[placed.kind]
+    half, radius = kind.recipe(build, body, rng, kind.colour)
     build.scale = 1.0
-    body.pos = position + np.array([0, 0, half * ITEM_SCALE + 0.001])
+    body.pos = np.add(position, [0, 0, half * ITEM_SCALE + 0.001])
     # enough to stop round things from rolling for ever, too little to slow a fall
     body.add_freejoint(name=f"{name}_free").damping[0] = 0.003
     return half * ITEM_SCALE, radius * ITEM_SCALE
 
 
-def add_duplicate(build: Builder, scene: Scene) -> None:
-    """A second target parked under the world, for the fault `duplicate`."""
-    add_item(build, scene, scene.items[scene.target], "duplicate", np.array(BENEATH), scene.target)
-    body = build.spec.body("duplicate")
+def add_duplicate(build: Builder, scene: Scene, index: int) -> None:
+    """A second item parked under the world, for the fault `duplicate`."""
+    add_item(build, scene, scene.items[index], f"duplicate{index}", BENEATH, index)
+    body = build.spec.body(f"duplicate{index}")
     body.gravcomp = 1
     for geom in body.geoms:
         geom.contype = geom.conaffinity = 0
@@ -168,10 +169,8 @@ def build(scene: Scene) -> World:
     decks = tuple(add_receptacle(builder, scene, index) for index in range(len(scene.receptacles)))
     sizes = []
     for index, item in enumerate(scene.items):
-        floor = decks[item.support].floor if item.support >= 0 else 0.0
-        place = np.array([*item.position, TABLE + floor])
-        sizes.append(add_item(builder, scene, item, f"item{index}", place, index))
-    add_duplicate(builder, scene)
+        sizes.append(add_item(builder, scene, item, f"item{index}", (*item.position, TABLE), index))
+        add_duplicate(builder, scene, index)
     add_welds(spec, len(scene.items))
     add_camera(spec, scene.view)
     look = scene.look

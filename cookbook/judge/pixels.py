@@ -46,10 +46,16 @@ def arm(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
     levels = frame.astype(np.int16)
     dark = (levels.max(-1) < DARK) & (levels.max(-1) - levels.min(-1) < 30)
     mask = ndimage.binary_opening(change(frame, first) & dark)
-    edge = np.ones(dark.shape, bool)
-    edge[:-MARGIN, MARGIN:-MARGIN] = False  # no arm enters from above
-    groups = [group for group in blobs(ndimage.binary_dilation(mask, iterations=MARGIN), 1) if (group & edge).any()]
+    grown, edge = ndimage.binary_dilation(mask, iterations=MARGIN), border(frame)
+    groups = [group for group in blobs(grown, 1) if (group & edge).any()]
     return mask & groups[0] if groups else np.zeros(dark.shape, bool)
+
+
+def border(frame: np.ndarray) -> np.ndarray:
+    """The pixels (H, W) bool through which an arm enters: none enters from above."""
+    edge = np.ones(frame.shape[:2], bool)
+    edge[:-MARGIN, MARGIN:-MARGIN] = False
+    return edge
 
 
 def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
@@ -157,16 +163,35 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return (hull.find_simplex(cells) >= 0).reshape(mask.shape)
 
 
-def moved_side(frames: np.ndarray) -> str | None:
-    """The side of the frame, `left` or `right`, from which an arm entered; None if nothing moved."""
-    changed = change(frames[len(frames) // 4 : -LAST], frames[0])
-    rows = changed.shape[1]
-    share = changed[:, rows // 2 :].mean((0, 1))
-    half = len(share) // 2
-    left, right = float(share[:half].sum()), float(share[half:].sum())
-    if left + right < 1.0:
+def acting_hand(frames: np.ndarray) -> str | None:
+    """`left` or `right`: the half of the frame's border through which the arm enters; None where no arm is visible.
+
+    An arm that crosses the picture still enters from its own side.
+    """
+    columns = [np.argwhere(arm(frame, frames[0]) & border(frame))[:, 1] for frame in frames[len(frames) // 4 :]]
+    entered = np.concatenate(columns)
+    if len(entered) < MARGIN * len(columns):
         return None
-    return "left" if left > right else "right"
+    return "left" if entered.mean() < frames.shape[2] / 2 else "right"
+
+
+def kept(frames: np.ndarray, mask: np.ndarray, last: int = LAST, hidden: np.ndarray | None = None) -> float:
+    """Share of a thing's visible pixels that look as in frame 0, median over the `last` frames; 1 if hidden in all.
+
+    A pixel in the arm's shadow counts as unchanged.
+
+    Args:
+        hidden: pixels (H, W) bool that something else covers at the end, besides the arm.
+    """
+    core, shares = ndimage.binary_erosion(mask) if mask.sum() > 40 else mask, []
+    shaded = colour_space(frames[0][None] * SHADES[:, None, None, None])  # (shades, H, W, 3)
+    for frame in frames[-last:]:
+        bare = core & ~ndimage.binary_dilation(arm(frame, frames[0]), iterations=2)
+        bare = bare if hidden is None else bare & ~hidden
+        if bare.sum() >= max(5, 0.25 * core.sum()):
+            apart = np.linalg.norm(colour_space(frame)[bare] - shaded[:, bare], axis=-1).min(0)
+            shares.append((apart < NEAR).mean())
+    return float(np.median(shares)) if shares else 1.0
 
 
 def duplicated(model: Appearance, frames: np.ndarray, home: np.ndarray) -> bool:

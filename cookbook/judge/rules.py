@@ -1,9 +1,11 @@
-"""Ground truth of a generated video: was the named object placed? Rules on pixels, without a learned model.
+"""Ground truth of a generated video of a known scene, by rules on pixels, without a learned model.
 
-Given are the masks of the named object and receptacle in frame 0 (from the simulator) and the named hand. An object is
-placed if it left its first place, is visible once, whole and in its own colours, is out of the hand, and its base lies
-inside the receptacle's outline; the arm must enter from the named side, and the scene must stay the same. A clip that
-cannot be decided is `undetermined`, which counts as failure.
+Given are the masks in frame 0 of every object and receptacle (from the simulator). `observe` reports what a video shows,
+whatever was asked: which hand moved, which object left its place, at which receptacle it ended. So obedience is measured
+apart from success. `judge_clip` decides whether an instruction was carried out: the named object left its place, is
+visible once, whole and in its own colours, is out of the hand, and its base lies inside the named receptacle's outline;
+the named hand moved; and everything else stayed what and where it was. A clip that cannot be decided is `undetermined`,
+which counts as failure.
 """
 
 from __future__ import annotations
@@ -17,12 +19,32 @@ from scipy import ndimage
 from cookbook.judge import pixels
 from cookbook.judge.pixels import LAST, Appearance, base_share, blobs
 
-Outcome = Literal["placed", "not placed", "done", "not done", "undetermined"]
-SUCCESS: tuple[Outcome, ...] = ("placed", "done")
+Outcome = Literal["placed", "not placed", "undetermined"]
 HEIGHT = 96  # pixels of the frame in which the lengths below are given
 ENOUGH = 0.3  # least share of the target's area visible in the receptacle: hands and bowls hide the rest
 BACK = 4.0  # least distance by which a hand draws back after letting go
 CLEAR = 12.0  # additional distance, times the share of the object on which the arm is still visible
+LEFT = 0.3  # an object left its place when at most this share of it is still seen there in the last `LATE` frames
+LATE = 8
+OVER = 14.0  # largest distance of an object's base from the receptacle at which, or over which, it ended
+SAME = 0.3  # least share of a thing that looks as before if it stayed what and where it was
+
+
+@dataclass(frozen=True)
+class Things:
+    """Masks in frame 0, bool: items (K, H, W), receptacles (R, H, W)."""
+
+    items: np.ndarray
+    receptacles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a clip shows: the hand that moved, index of the item that left its place, of the receptacle it ended at."""
+
+    hand: str | None
+    item: int | None
+    place: int | None
 
 
 @dataclass(frozen=True)
@@ -34,64 +56,88 @@ class Judgement:
     visible: float = 0.0
 
 
-@dataclass(frozen=True)
-class Observation:
-    """A clip (N, H, W, 3) uint8, the masks (H, W) in frame 0, empty where the prompt names nothing, and the hand."""
+def observe(frames: np.ndarray, things: Things) -> Observed:
+    """What a clip (N, H, W, 3) uint8 of a known scene shows."""
+    hand = pixels.acting_hand(frames)
+    stayed = [pixels.kept(frames, mask, LATE) for mask in things.items]
+    item = int(np.argmin(stayed))
+    if stayed[item] > LEFT:
+        return Observed(hand, None, None)
+    model = Appearance(frames[0], things.items[item])
+    groups = blobs(at_end(frames, model) & ~ndimage.binary_dilation(things.items[item]), max(5.0, 0.1 * model.area))
+    if not groups:
+        return Observed(hand, item, None)
+    points = np.argwhere(groups[0])
+    base = np.array([np.quantile(points[:, 0], 0.9), points[:, 1].mean()])
+    gaps = [np.linalg.norm(np.argwhere(pixels.outline(mask)) - base, axis=1).min() for mask in things.receptacles]
+    place = int(np.argmin(gaps))
+    return Observed(hand, item, place if gaps[place] < OVER * frames.shape[1] / HEIGHT else None)
 
-    frames: np.ndarray
-    target: np.ndarray
-    receptacle: np.ndarray
-    hand: str | None
 
-    def target_at_end(self, model: Appearance) -> np.ndarray:
-        """The target's pixels (H, W) bool in the last frames."""
-        return np.mean([model.track(frame) for frame in self.frames[-LAST:]], 0) > 0.5
+def at_end(frames: np.ndarray, model: Appearance) -> np.ndarray:
+    """An object's pixels (H, W) bool in the last frames."""
+    return np.mean([model.track(frame) for frame in frames[-LAST:]], 0) > 0.5
 
-    def arm(self, frame: int = -1) -> np.ndarray:
-        """The arm's pixels (H, W) bool in a frame."""
-        return pixels.arm(self.frames[frame], self.frames[0])
 
-    def drew_back(self, blob: np.ndarray, least: float = BACK) -> bool:
-        """Whether the hand ends farther from an object than it was before: a hand that holds it does not."""
-        late = range(len(self.frames) // 3, len(self.frames))
-        tips = (pixels.fingers(self.arm(frame), str(self.hand)) for frame in late)
-        gaps = [np.inf if tip is None else float(np.linalg.norm(tip - pixels.middle(blob))) for tip in tips]
-        return gaps[-1] - min(gaps) > least * len(blob) / HEIGHT if np.isfinite(gaps[-1]) else True
+def drew_back(frames: np.ndarray, hand: str, blob: np.ndarray, least: float) -> bool:
+    """Whether the hand ends farther from an object than it was before: a hand that holds it does not."""
+    late = frames[len(frames) // 3 :]
+    tips = (pixels.fingers(pixels.arm(frame, frames[0]), hand) for frame in late)
+    gaps = [np.inf if tip is None else float(np.linalg.norm(tip - pixels.middle(blob))) for tip in tips]
+    return max(gaps[-LAST:]) - min(gaps) > least * len(blob) / HEIGHT if np.isfinite(gaps[-1]) else True
 
 
 def judge_clip(
-    frames: np.ndarray,
-    target: np.ndarray,
-    receptacle: np.ndarray,
-    hand: str | None = None,
-    reference: np.ndarray | None = None,
+    frames: np.ndarray, things: Things, hand: str, item: int, place: int, reference: np.ndarray | None = None
 ) -> Judgement:
-    """Judge a clip (N, H, W, 3) uint8 by the masks (H, W) of frame 0 in a ground truth file, and the named hand.
+    """Whether a clip (N, H, W, 3) uint8 shows `hand` putting an item into a receptacle of the known scene.
 
     Args:
         reference: the known first frame (H, W, 3), to refuse a clip of another scene.
     """
     if not pixels.same_scene(frames, reference):
         return Judgement("undetermined", "this is not the known scene throughout")
-    return judge_place(Observation(frames, target, receptacle, hand))
+    judgement = judge_object(frames, things.items[item], things.receptacles[place], hand)
+    if judgement.outcome != "placed":
+        return judgement
+    moved = pixels.acting_hand(frames)
+    if moved != hand:
+        return Judgement("not placed", "the other hand moved" if moved else "no arm moved", judgement.visible)
+    if reason := changed(frames, things, item, place):
+        return Judgement("not placed", reason, judgement.visible)
+    return judgement
 
 
-def judge_place(clip: Observation) -> Judgement:
+def changed(frames: np.ndarray, things: Things, item: int, place: int) -> str:
+    """Which thing besides the target did not stay what and where it was; empty if all did.
+
+    The placed object hides part of them, and shades the receptacle's inside.
+    """
+    hidden = ndimage.binary_dilation(at_end(frames, Appearance(frames[0], things.items[item])), iterations=3)
+    for index, mask in enumerate(things.items):
+        if index != item and pixels.kept(frames, mask, hidden=hidden) < SAME:
+            return "another object changed"
+    for index, mask in enumerate(things.receptacles):
+        if pixels.kept(frames, mask, hidden=hidden) < SAME:
+            return "the receptacle changed" if index == place else "the other receptacle changed"
+    return ""
+
+
+def judge_object(frames: np.ndarray, target: np.ndarray, receptacle: np.ndarray, hand: str) -> Judgement:
     """The rules of placing, in order; the first that fails gives the reason."""
-    frames, target, receptacle = clip.frames, clip.target, clip.receptacle
     if target.sum() < 8 or receptacle.sum() < 20:
         return Judgement("undetermined", "target or receptacle is hardly visible in frame 0")
-    model = Appearance(frames[0], target)
+    model, arm = Appearance(frames[0], target), pixels.arm(frames[-1], frames[0])
     if model.recall < 0.35:
         return Judgement("undetermined", "the target's colours do not stand out in frame 0")
-    at_end = clip.target_at_end(model)
-    place = ndimage.binary_dilation(pixels.outline(receptacle), iterations=2)
-    home = ndimage.binary_dilation(target) & ~(place & ~target)
-    stayed = float((at_end & home).sum()) / model.area
-    at_end = at_end | model.arrived(frames[-LAST:], place) & ~ndimage.binary_dilation(clip.arm())
+    seen = at_end(frames, model)
+    area = ndimage.binary_dilation(pixels.outline(receptacle), iterations=2)
+    home = ndimage.binary_dilation(target) & ~(area & ~target)
+    stayed = float((seen & home).sum()) / model.area
+    seen = seen | model.arrived(frames[-LAST:], area) & ~ndimage.binary_dilation(arm)
     least = max(5.0, 0.10 * model.area)
-    groups = [group for group in blobs(at_end, least) if (group & ~home).sum() >= least]  # one may still touch its home
-    placed = [group for group in groups if pixels.rests_in(group, place, model.area)]
+    groups = [group for group in blobs(seen, least) if (group & ~home).sum() >= least]  # one may still touch its home
+    placed = [group for group in groups if pixels.rests_in(group, area, model.area)]
     visible = sum(int(group.sum()) for group in placed) / model.area
     if stayed >= 0.5:
         reason = "the object is seen twice" if placed else "the object is still in its place"
@@ -103,14 +149,11 @@ def judge_place(clip: Observation) -> Judgement:
         return Judgement("undetermined", "too little of the object is seen", visible)
     if model.recoloured(frames[-LAST:], np.any(placed, 0)):
         return Judgement("not placed", "the object changed its colour", visible)
-    outside = [group for group in groups if base_share(group, place) < 0.3 and group.sum() > 0.5 * model.area]
+    outside = [group for group in groups if base_share(group, area) < 0.3 and group.sum() > 0.5 * model.area]
     if outside or pixels.duplicated(model, frames, home) or pixels.residue(frames, target) > pixels.RESIDUE:
         return Judgement("not placed", "the object is seen twice", visible)
-    if not clip.drew_back(placed[0], BACK + CLEAR * pixels.touch(placed[0], clip.arm())):
+    if not drew_back(frames, hand, placed[0], BACK + CLEAR * pixels.touch(placed[0], arm)):
         return Judgement("not placed", "the object is still in the hand", visible)
     if visible > 3.0:
         return Judgement("not placed", "the object is too large: nearer to the camera than the receptacle", visible)
-    side = pixels.moved_side(frames)
-    if clip.hand is not None and side != clip.hand:
-        return Judgement("not placed", "the other hand moved" if side else "no arm moved", visible)
     return Judgement("placed", "", visible)

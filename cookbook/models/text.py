@@ -38,4 +38,9 @@ def encode_prompts(
     """
     ids = torch.stack([tokenize(tokenizer, prompt, length) for prompt in prompts]).to(encoder.device)
     states = encoder(ids, output_hidden_states=True).hidden_states[1:]
-    return torch.cat([(s - s.mean(-1, keepdim=True)) / (s.std(-1, keepdim=True) + 1e-8) for s in states], dim=-1)
+    return torch.cat([normalised(state) for state in states], dim=-1)
+
+
+def normalised(state: torch.Tensor) -> torch.Tensor:
+    """A layer's hidden states [..., hidden] with zero mean and unit deviation per token."""
+    return (state - state.mean(-1, keepdim=True)) / (state.std(-1, keepdim=True) + 1e-8)
