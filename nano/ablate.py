@@ -50,7 +50,7 @@ class Args(TrainingFlags):
     """ablation.jsonl, and `best/transformer/` with `--keep-best`."""
     only: tuple[str, ...]
     """Recipes: `learning_rate=1e-3,ema_rate=null,clips=40,frozen=attn2`; an empty word is the nano recipe itself."""
-    prompts: int = 32
+    scenes: int = 32
     seeds: int = 2
     keep_best: bool = False
     """Save the best row's network; without it only the table is kept."""
@@ -115,7 +115,7 @@ def ablate(args: Args, bench: Bench) -> list[dict]:
         "nano": runs.digest_of([asdict(NANO.recipe), asdict(CENTRE)]),
         "base": world.weights_fingerprint(args.models),
         "clips_trained_on": runs.fingerprint(args.train),
-        "measured": f"{len(bench.generator.scenes)} prompts x {args.seeds} seeds",
+        "measured": f"{len(bench.generator.scenes)} clips x {args.seeds} seeds",
         **measured_by(bench.generator),
     }
     for variant in map(parse, args.only):

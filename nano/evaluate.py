@@ -1,4 +1,4 @@
-"""Success rates before and after post-training: held-out first frames, the same noise, judged by rules on pixels.
+"""Success and obedience before and after post-training: new scenes, the same noise, judged by rules on pixels.
 
     python -m nano.evaluate --data DIR [DIR ...] --base DIR [--tuned DIR] --out DIR --seeds 4
     python -m nano.evaluate --data DIR --base DIR --tuned DIR --out DIR --grid
@@ -25,11 +25,11 @@ import tyro
 from cookbook import runs, show, video
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import pixels, rules
+from cookbook.judge.ground_truth import PARTS, facts, obedience
+from cookbook.judge.rules import Things
 from cookbook.judge.statistics import interval, share
 from cookbook.models import world
-from nano import task_rules
 from nano.generator import CENTRE, NANO, BatchGenerator, Flags, SimulatedClip, load_model
-from nano.task_rules import judge_task
 
 ON_SHEET = 8  # prompts on the contact sheet
 GRID = (
@@ -47,11 +47,8 @@ def judge(frames: np.ndarray, clip: SimulatedClip) -> dict:
         path = Path(folder) / "clip.mp4"
         video.write_video(path, frames, NANO.clip.fps)
         decoded, _ = video.read_video(path)
-    ground_truth, row = clip.ground_truth(), clip.row
-    masks = ground_truth["mask_target"], ground_truth["mask_receptacle"]
-    judgement = judge_task(decoded, *masks, row["hand"], row["task"], toward=row.get("toward"))
-    passed = judgement.outcome in rules.SUCCESS
-    return {**vars(judgement), "visible": round(judgement.visible, 4), "passed": passed}
+    known, named = clip.ground_truth(), {part: clip.row[part] for part in PARTS}
+    return facts(decoded, Things(known["masks_items"], known["masks_receptacles"]), named)
 
 
 def judges(workers: int) -> Executor:
@@ -80,7 +77,7 @@ def measure(
     measured, waiting, start = Measured(), [], time.monotonic()
     for index, seed, frames in generated:
         clip = generator.scenes[index]
-        row = {"model": model, "prompt": clip.row["prompt"], "seed": seed, "task": clip.row["task"]}
+        row = {"model": model, "prompt": clip.row["prompt"], "image": clip.row["scene"], "seed": seed}
         waiting.append((row | {"clip": clip.row["id"]}, pool.submit(judge, frames, clip)))
         measured.videos.setdefault(index, frames)
     measured.seconds_generating = round(time.monotonic() - start, 1)
@@ -89,11 +86,17 @@ def measure(
 
 
 def tally(rows: list[dict]) -> dict:
-    """Success rate with its 95 % CI clustered by prompt, and how often each outcome and reason occurred."""
-    prompts = [row["prompt"] for row in rows]
-    rate, edges = share(np.array([row["passed"] for row in rows]), prompts)
+    """Success rate with its 95 % CI over scenes, how often each outcome and reason occurred, obedience, and how often
+    each part of the instruction was followed."""
+    rate, edges = share(np.array([row["passed"] for row in rows]), [row["image"] for row in rows])
     counts = {key: dict(Counter(row[key] for row in rows).most_common()) for key in ("outcome", "reason")}
-    return {"clips": len(rows), "prompts": len(set(prompts)), "rate": rate, "interval": edges, **counts}
+    followed = {
+        part: round(float(np.mean([row["shown"][part] == row["named"][part] for row in rows])), 4) for part in PARTS
+    }
+    return {
+        "clips": len(rows), "rate": rate, "interval": edges, **counts, "obedience": obedience(rows),
+        "followed": followed,
+    }  # fmt: skip
 
 
 def measured_by(generator: BatchGenerator) -> dict[str, str]:
@@ -101,18 +104,14 @@ def measured_by(generator: BatchGenerator) -> dict[str, str]:
     clips = runs.digest_of([scene.row["sha256"] for scene in generator.scenes])
     return {
         "clips_measured": clips,
-        "rules": runs.digest_of([runs.digest(Path(m.__file__)) for m in (rules, pixels, task_rules)]),
+        "rules": runs.digest_of([runs.digest(Path(m.__file__)) for m in (rules, pixels)]),
     }
-
-
-def by_task(rows: list[dict]) -> dict[str, dict]:
-    return {task: tally([row for row in rows if row["task"] == task]) for task in sorted({r["task"] for r in rows})}
 
 
 def gain(base: list[dict], tuned: list[dict]) -> dict:
     """Tuned minus base on the same prompts and seeds, with the 95 % CI of the difference."""
     change = np.array([float(new["passed"]) - float(old["passed"]) for new, old in zip(tuned, base, strict=True)])
-    edges = interval([row["prompt"] for row in base], lambda rows: float(change[rows].mean()))
+    edges = interval([row["image"] for row in base], lambda rows: float(change[rows].mean()))
     return {"gain": round(float(change.mean()), 4), "interval": edges}
 
 
@@ -130,7 +129,7 @@ class Args(Flags):
     """rows.jsonl, summary.json and sheet.png; grid.jsonl with `--grid`."""
     tuned: Path | None = None
     """Folder with the post-trained `transformer/`."""
-    prompts: int = 60
+    scenes: int = 60
     seeds: int = 4
     steps: int = CENTRE.steps
     grid: bool = False
@@ -138,7 +137,7 @@ class Args(Flags):
 
 
 def draw_sheet(generator: BatchGenerator, measured: dict[str, Measured], path: Path) -> None:
-    """Base above tuned above the simulator, six frames each, first seed, for clips that are evenly spread."""
+    """Every model above the simulator, six frames each, first seed, for clips that are evenly spread."""
     count = len(generator.scenes)
     chosen = np.unique(np.linspace(0, count - 1, min(ON_SHEET, count)).round().astype(int))
     clips, titles = [], []
@@ -160,13 +159,14 @@ def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
     for model, folder in folders.items():
         transformer = load_model(folder, generator.device)
         measured[model] = measure(generator, generator.generate(transformer, setting, range(args.seeds)), model, pool)
+    silent = generator.generate(transformer, replace(setting, guidance=0.0), range(1), silent=True)
+    measured["no text"] = measure(generator, silent, "no text", pool)
     measured["simulator"] = measure(generator, generator.ceiling(), "simulator", pool)
     rows = [row for part in measured.values() for row in part.rows]
     runs.write_rows(args.out / "rows.jsonl", rows)
-    summary = {"models": {model: by_task(part.rows) for model, part in measured.items()}}
+    summary = {"models": {model: tally(part.rows) for model, part in measured.items()}}
     if args.tuned:
-        places = [[row for row in measured[model].rows if row["task"] == "place"] for model in folders]
-        summary |= {"gain": gain(*places) if all(places) else None}
+        summary |= {"gain": gain(measured["base"].rows, measured["tuned"].rows)}
     summary |= {
         "settings": {**asdict(setting), "seeds": args.seeds, "data": [str(path.name) for path in args.data]},
         "weights": {model: world.weights_fingerprint(folder) for model, folder in folders.items()},
@@ -178,9 +178,11 @@ def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
     }
     runs.write_json(args.out / "summary.json", summary)
     draw_sheet(generator, measured, args.out / "sheet.png")
-    for model, tasks in summary["models"].items():
-        for task, facts in tasks.items():
-            print(f"{model:10s} {task:6s} {percent(facts):20s} of {facts['clips']} clips; {facts['reason']}")
+    for model, row in summary["models"].items():
+        print(f"{model:10s} {percent(row):20s} of {row['clips']} clips; {row['reason']}")
+        for part, counts in row["obedience"].items():
+            print(f"{'':10s} {part}: {counts}")
+        print(f"{'':10s} followed: {row['followed']}")
     return summary
 
 

@@ -29,7 +29,7 @@ VIOLATIONS = ("the object is gone", "the object is seen twice", "the object chan
 
 @dataclass(kw_only=True)
 class Args(TrainingFlags):
-    prompts: int = 400
+    scenes: int = 400
     seeds: int = 1
 
 

@@ -54,14 +54,14 @@ class SimulatedClip:
 
 
 def read_scenes(folders: tuple[Path, ...], limit: int) -> list[SimulatedClip]:
-    """The first `limit` real clips of each task in each folder."""
+    """The real clips of the first `limit` scenes of each folder."""
     scenes = []
     for folder in folders:
         rows = [row for row in runs.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
         if not rows:
             raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; render some: `python -m simulator make`")
-        for task in sorted({row["task"] for row in rows}):
-            scenes += [SimulatedClip(folder, row) for row in rows if row["task"] == task][:limit]
+        first = list(dict.fromkeys(row["scene"] for row in rows))[:limit]
+        scenes += [SimulatedClip(folder, row) for row in rows if row["scene"] in first]
     return scenes
 
 
@@ -120,9 +120,9 @@ class BatchGenerator:
 
     @torch.no_grad()
     def generate(
-        self, transformer: CosmosTransformer3DModel, setting: Setting, seeds: range
+        self, transformer: CosmosTransformer3DModel, setting: Setting, seeds: range, silent: bool = False
     ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Every scene times every seed: (scene's index, seed, frames)."""
+        """Every scene times every seed: (scene's index, seed, frames); `silent`: with the empty prompt instead."""
         shape = (1, self.vae.config.z_dim, *NANO.clip.latent)
         noises = {seed: flow.initial_noise(shape, seed).to(self.device) for seed in seeds}
         jobs = [(index, seed) for index in range(len(self.scenes)) for seed in seeds]
@@ -133,7 +133,7 @@ class BatchGenerator:
             condition = torch.zeros_like(noise)
             condition[:, :, :1] = torch.stack([self.first[index] for index, _ in part])
             mask = flow.condition_mask(torch.ones(len(part), dtype=torch.long), noise)
-            text = torch.stack([self.text[index] for index, _ in part])
+            text = torch.stack([self.empty if silent else self.text[index] for index, _ in part])
             field = velocity(transformer, text, unconditional.expand_as(text), mask, setting.guidance)
             latents = flow.sample(field, noise, condition, mask, setting.steps, setting.shift)
             yield from ((*job, clip) for job, clip in zip(part, self.decode(latents), strict=True))
@@ -156,8 +156,8 @@ class Flags:
     data: tuple[Path, ...]
     """Folders of `simulator.make`."""
     out: Path
-    prompts: int
-    """Most clips of each folder and task."""
+    scenes: int
+    """Of each folder, at most, with all their instructions."""
     seeds: int
     """Generated videos of each clip."""
     batch: int | None = None
@@ -166,4 +166,4 @@ class Flags:
     """Processes that judge."""
 
     def batch_generator(self, base: Path) -> BatchGenerator:
-        return BatchGenerator(base, read_scenes(self.data, self.prompts), self.batch)
+        return BatchGenerator(base, read_scenes(self.data, self.scenes), self.batch)

@@ -18,7 +18,8 @@ from simulator.world import FRAMES, World
 Fault = Literal["", "missed", "dropped", "stopped"]
 ARC = 0.05  # metres by which the hand rises on its way out, over what stands near it
 UNREACHABLE = 0.02  # metres of IK error above which a plan is refused
-MOST_TURN = 0.4  # radians of the waist
+MOST_TURN = 0.6  # radians of the waist
+ASIDE = 0.18  # metres from the middle at which a hand that let go ends at least, on its own side
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def take_waypoints(grasp: np.ndarray, rotation: np.ndarray, rise: float) -> list
 def leave_waypoints(place: np.ndarray, rotation: np.ndarray, hand: str) -> list[Waypoint]:
     outward = -1 if hand == "right" else 1
     away = place - 0.05 * rotation[:, 2] + [-0.13, outward * 0.05, 0.12]
+    away[1] = outward * max(outward * away[1], ASIDE)
     turned = between(rotation, orient(hand, 0.5, 0.15, 0.2), 0.8)
-    return [Waypoint("open", 3, place, rotation, 0), Waypoint("retreat", 9, away, turned, 0)]
+    return [Waypoint("open", 3, place, rotation, 0), Waypoint("retreat", 11, away, turned, 0)]
 
 
 def place_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -74,15 +75,18 @@ def perform(env: Env, instruction: Instruction) -> Episode | None:
 def feasible(env: Env, task: Task, count: int) -> list[Episode]:
     """`count` instructions of a task that the expert can follow in a scene, or fewer where there are no more.
 
-    The first is drawn from all, then come those that differ from it in one of hand, object and place.
+    The first two differ in one part, hand, object or place, which is drawn by lot. Then come those nearest to the first.
     """
-    left = list(env.world.scene.rng(4).permutation(np.array(instructions(task), object)))
-    first = next(filter(None, (perform(env, left.pop()) for _ in range(len(left)))), None)
-    if first is None:
+    rng, run = env.world.scene.rng(4), functools.cache(functools.partial(perform, env))
+    every = list(rng.permutation(np.array(instructions(task), object)))
+    for part in rng.permutation(["hand", "item", "place"]):
+        pairs = (pair for pair in itertools.permutations(every, 2) if pair[0].differences(pair[1]) == {part})
+        if pair := next((pair for pair in pairs if run(pair[0]) and run(pair[1])), None):
+            break
+    else:
         return []
-    left.sort(key=lambda other: len(first.instruction.differences(other)))
-    others = filter(None, (perform(env, instruction) for instruction in left))
-    return [first, *itertools.islice(others, count - 1)]
+    rest = sorted(set(every) - set(pair), key=lambda other: (len(pair[0].differences(other)), every.index(other)))
+    return list(itertools.islice(filter(None, map(run, [*pair, *rest])), count))
 
 
 def simulate(number: int, options: Options) -> list[Episode]:

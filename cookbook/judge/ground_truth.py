@@ -1,19 +1,21 @@
-"""Ground truth of generated videos of known scenes, to compare the critic's scores with.
+"""Ground truth of generated videos of known scenes, to compare the critic's scores with, and their obedience.
 
-The simulator's photos come with masks of what each instruction names (`ground_truth/<n>.npz` beside the photos), so
-their videos can be judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos
-have no masks, and then there is no ground truth.
+The simulator's photos come with masks of their things (`ground_truth/<n>.npz` beside the photos), so their videos can be
+judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos have no masks, and then
+there is no ground truth.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 
 from cookbook import runs, show
-from cookbook.judge.rules import SUCCESS, judge_clip
+from cookbook.judge.rules import Things, judge_clip, observe
 from cookbook.judge.statistics import share
 from cookbook.layout import read_photos
 from cookbook.profiles import Profile
@@ -21,17 +23,26 @@ from cookbook.video import read_video
 
 NAME = "ground_truth.jsonl"
 MODELS = ("base", "tuned")
+PARTS = ("hand", "item", "place")  # of an instruction
 
 
-def known_scenes(profile: Profile) -> dict[str, Path]:
-    """Hash of a photo -> its ground truth file; empty where the profile's photos have none."""
+def known_scenes(profile: Profile) -> dict[tuple[str, str], Path]:
+    """(hash of a photo, instruction) -> its ground truth file; empty where the profile's photos have none."""
     if not profile.eval_data.ships:
         return {}
     folder = runs.ASSETS / profile.eval_data.location
     if not (folder / "ground_truth").is_dir():
         return {}
-    photos = {photo.name.split("_")[0]: photo.image for photo in read_photos(folder / profile.eval_subset)}
-    return {runs.digest(photos[path.stem]): path for path in (folder / "ground_truth").glob("*.npz")}
+    photos = {photo.name.split("_")[0]: photo for photo in read_photos(folder / profile.eval_subset)}
+    files = ((photos[path.stem], path) for path in (folder / "ground_truth").glob("*.npz"))
+    return {(runs.digest(photo.image), photo.prompt): path for photo, path in files}
+
+
+def facts(frames: np.ndarray, things: Things, named: dict) -> dict:
+    """What a video (N, H, W, 3) uint8 shows beside what was `named` (hand, item, place), and whether it succeeded."""
+    judgement = judge_clip(frames, things, **named)
+    shown = vars(observe(frames, things))
+    return {"named": named, "shown": shown, **vars(judgement), "passed": judgement.outcome == "placed"}
 
 
 def measure(profile: Profile, clips: Sequence[dict], path: Path) -> list[dict]:
@@ -42,13 +53,13 @@ def measure(profile: Profile, clips: Sequence[dict], path: Path) -> list[dict]:
     """
     scenes, rows = known_scenes(profile), runs.read_rows(path)
     done = {row["file"] for row in rows}
-    missing = [clip for clip in clips if clip["file"] not in done and clip["image"] in scenes]
+    missing = [clip for clip in clips if clip["file"] not in done and (clip["image"], clip["prompt"]) in scenes]
     for clip in show.progress(missing, "computing ground truth") if missing else ():
-        with np.load(scenes[clip["image"]]) as file:
-            masks, hand = (file["mask_target"], file["mask_receptacle"]), str(file["hand"])
-        judgement = judge_clip(read_video(clip["path"])[0], *masks, hand)
-        row = {key: clip[key] for key in ("file", "model", "name", "prompt", "seed")}
-        row |= {**vars(judgement), "passed": judgement.outcome in SUCCESS}
+        with np.load(scenes[clip["image"], clip["prompt"]]) as file:
+            things = Things(file["masks_items"], file["masks_receptacles"])
+            named = {"hand": str(file["hand"]), "item": int(file["item"]), "place": int(file["place"])}
+        row = {key: clip[key] for key in ("file", "model", "name", "prompt", "image", "seed")}
+        row |= facts(read_video(clip["path"])[0], things, named)
         runs.append_row(path, row)
         rows.append(row)
     return rows
@@ -63,3 +74,34 @@ def rates(rows: Sequence[dict]) -> dict:
         rate, edges = share(passed, [row["prompt"] for row in own]) if own else (None, None)
         facts |= {f"success_rate_{model}": rate, f"success_rate_{model}_interval": edges}
     return facts
+
+
+def obedience(rows: Sequence[dict]) -> dict[str, dict]:
+    """How often a video shows its own instruction, that of its partner, or neither, by the part that differs.
+
+    Partners are two videos of one model that share photo and seed and whose instructions differ in one part alone.
+
+    Args:
+        rows: of ground_truth.jsonl.
+
+    Returns:
+        hand, item, place -> {"clips", "own", "interval" (95 % CI over photos), "partner", "neither"}.
+    """
+    groups, counted = defaultdict(list), defaultdict(list)
+    for row in rows:
+        groups[row["model"], row["image"], row["seed"]].append(row)
+    for (_, image, _), group in groups.items():
+        for row, other in permutations(group, 2):
+            different = [part for part in PARTS if row["named"][part] != other["named"][part]]
+            if len(different) == 1:
+                part = different[0]
+                counted[part].append((image, row["shown"][part], row["named"][part], other["named"][part]))
+    result = {}
+    for part in filter(counted.get, PARTS):
+        own = np.array([shown == named for _, shown, named, _ in counted[part]])
+        partner = np.array([shown == named for _, shown, _, named in counted[part]])
+        rate, edges = share(own, [image for image, *_ in counted[part]])
+        other = round(float(partner.mean()), 4)
+        result[part] = {"clips": len(own), "own": rate, "interval": edges, "partner": other}
+        result[part]["neither"] = round(1 - rate - other, 4)
+    return result
