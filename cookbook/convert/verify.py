@@ -25,7 +25,6 @@ from cookbook.convert.weights import EMA, NET, Lazy, Weights
 from cookbook.errors import UserError, last_line
 from cookbook.models import names
 
-CHECKPOINT = "checkpoints/iter_000000000/model"  # written from a native file: a checkpoint at step 0
 ADAPTER = "lora/pytorch_lora_weights.safetensors"  # diffusers' own name for it
 
 
@@ -41,11 +40,12 @@ class Check:
 
 
 def expected(trained: Weights) -> dict[str, Mapping[str, Tensor]]:
-    """What each exported file must hold, in native names with their prefix. A native file becomes a checkpoint."""
-    net, ema, dtype = trained.net, trained.ema, trained.dtype
+    """What each exported file must hold, in native names with their prefix. A native file becomes diffusers/ alone."""
+    net, ema = trained.net, trained.ema
+    dtype = net[next(iter(net))].dtype  # the network was trained in it
     pipeline = {"diffusers/transformer": _state({NET: (ema, dtype)})}
     if trained.native:
-        return {CHECKPOINT: _state({NET: (net, None), EMA: (ema, torch.float32)})} | pipeline
+        return pipeline
     files = {
         "model.pt": _state({NET: (net, None), EMA: (ema, None)}, trained.buffers),
         "model_ema_fp32.pt": _state({NET: (ema, torch.float32)}, trained.buffers),
@@ -76,8 +76,6 @@ def read_export(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
         return names.as_native({re.sub(r"\.lora_([AB])\.", r".lora_\1.default.", n): t for n, t in state.items()})
-    if (path / ".metadata").exists():
-        return weights.read_folder(path)[0]
     if path.is_dir():
         return weights.read_transformer(path, NET)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

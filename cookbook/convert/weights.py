@@ -4,7 +4,6 @@ network, or refused. Each tensor is read when it is used, because a checkpoint m
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +52,6 @@ class Weights:
     lora: tuple[int, float] | None = None  # their rank and alpha
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # what NVIDIA's network holds beside its weights
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the network was trained in."""
-        return self.net[next(iter(self.net))].dtype
-
 
 def find(path: Path) -> Path:
     """The checkpoint at `path`: a `.pt` file, an `iter_...` folder, or the newest one of a `checkpoints` folder."""
@@ -96,10 +90,9 @@ def read(path: Path, models: Path) -> Weights:
     if not any(LORA in name for name in net):
         world.require_shapes(shapes, _shapes(models), path, models)
         return Weights(net, ema, native, buffers=buffers)
-    recipe = read_recipe(path)
+    recipe, base = read_recipe(path), read_transformer(models / "transformer")
     rank, alpha = recipe["lora_rank"], recipe["lora_alpha"]
-    base = _base(models)
-    _require_adapters(shapes, path, models)
+    _require_adapters(shapes, base, path, models)
     merged = (_merged(base, adapter, alpha / rank) for adapter in (net, ema))
     return Weights(*merged, native, ema, (rank, alpha), buffers)
 
@@ -121,9 +114,7 @@ def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
     def tensor(name: str) -> Tensor:
         state = {name: torch.empty(entries[name].size, dtype=entries[name].properties.dtype)}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
-                dcp.load(state, storage_reader=reader, no_dist=True)
+            dcp.load(state, storage_reader=reader, no_dist=True)
         except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(f"{folder} is damaged ({last_line(error)}); convert another checkpoint") from None
         return state[name]
@@ -157,9 +148,11 @@ def _shapes(models: Path) -> dict[str, torch.Size]:
     return {names.to_native(name): tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _require_adapters(shapes: Mapping[str, torch.Size], path: Path, models: Path) -> None:
-    """Refuse LoRA matrices that are not in pairs, or do not fit the network of `models`."""
+def _require_adapters(shapes: Mapping[str, torch.Size], base: Lazy, path: Path, models: Path) -> None:
+    """Refuse LoRA matrices that are not in pairs, or do not fit the network of `models`, and an incomplete network."""
     expected = _shapes(models)
+    if lost := expected.keys() ^ base.keys():
+        raise UserError(f"{models / 'transformer'}: {len(lost)} weights are missing or too many ({sorted(lost)[0]})")
     for name in sorted({name.split(LORA)[0] for name in shapes}):
         down, up = (shapes.get(f"{name}.lora_{side}.default.weight") for side in "AB")
         weight = expected.get(f"{name}.weight")
@@ -179,14 +172,6 @@ def _merged(base: Lazy, adapter: Lazy, scale: float) -> Lazy:
         return base[name].float() + scale * (up @ down)
 
     return Lazy(sorted(base), tensor)
-
-
-def _base(models: Path) -> Lazy:
-    """The weights of a diffusers folder, all of them, in native names without prefix."""
-    base = read_transformer(models / "transformer")
-    if lost := _shapes(models).keys() ^ base.keys():
-        raise UserError(f"{models / 'transformer'}: {len(lost)} weights are missing or too many ({sorted(lost)[0]})")
-    return base
 
 
 def read_transformer(folder: Path, prefix: str = "") -> Lazy:
