@@ -4,8 +4,9 @@ network, or refused. Each tensor is read when it is used, because a checkpoint m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,24 +22,23 @@ from cookbook.models import names, sizes, world
 from cookbook.models.names import EMA, NET
 
 LORA = ".lora_"
+Reads = dict[str, Callable[[], Tensor]]  # name -> what reads or computes the tensor
 
 
 class Lazy(Mapping[str, Tensor]):
     """A state dict that reads or computes a tensor at each access, and keeps none."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]):
-        self._names, self._read = dict.fromkeys(names), read
+    def __init__(self, reads: Reads):
+        self._reads = reads
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
+        return self._reads[name]()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._reads)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._reads)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def read(path: Path, models: Path) -> Weights:
 def _part(state: Mapping[str, Tensor], prefix: str) -> Lazy:
     """The tensors behind a prefix, without it."""
     own = sorted(name.removeprefix(prefix) for name in state if name.startswith(prefix))
-    return Lazy(own, lambda name: state[prefix + name])
+    return Lazy({name: partial(state.__getitem__, prefix + name) for name in own})
 
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
@@ -119,7 +119,7 @@ def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
             raise UserError(f"{folder} is damaged ({last_line(error)}); convert another checkpoint") from None
         return state[name]
 
-    return Lazy(entries, tensor), {name: entry.size for name, entry in entries.items()}
+    return Lazy({name: partial(tensor, name) for name in entries}), {n: entry.size for n, entry in entries.items()}
 
 
 def _metadata(folder: Path) -> Metadata:
@@ -171,11 +171,10 @@ def _merged(base: Lazy, adapter: Lazy, scale: float) -> Lazy:
         down, up = (adapter[f"{module}.lora_{side}.default.weight"].float() for side in "AB")
         return base[name].float() + scale * (up @ down)
 
-    return Lazy(sorted(base), tensor)
+    return Lazy({name: partial(tensor, name) for name in sorted(base)})
 
 
 def read_transformer(folder: Path, prefix: str = "") -> Lazy:
     """The weights of a diffusers `transformer` folder, mapped, in native names behind `prefix`."""
     files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
-    places = {prefix + names.to_native(name): (file, name) for file in files for name in file.keys()}
-    return Lazy(places, lambda name: places[name][0].get_tensor(places[name][1]))
+    return Lazy({prefix + names.to_native(n): partial(file.get_tensor, n) for file in files for n in file.keys()})
