@@ -1,4 +1,4 @@
-"""Stage `train`: the loss falls, checkpoints and errors, base weights of the user, sample clips during training."""
+"""Stage `train`: the loss falls, checkpoints and errors, base weights of the user."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from conftest import ALONE
 from tiny import losses
 
-from cookbook import engine, profiles, runs, show, video
+from cookbook import engine, profiles, runs, show
 from cookbook.engine import checkpoint
 from cookbook.engine.optim import PowerEma, trainable
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train import callbacks, dataset
+from cookbook.train import dataset, stage
 from cookbook.train.network import require_trained
 from cookbook.train.objective import batches
 from cookbook.train.stage import train
@@ -130,7 +130,7 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
         checkpoint.load(damaged, state, ALONE)
 
 
-# base weights of the user, and sample clips during training
+# base weights of the user, and what a user sees
 
 
 def native_file(path: Path, models: Path, change=lambda state: state) -> Path:
@@ -182,23 +182,11 @@ def test_invalid_flags_are_refused(tiny_clips, tiny_profile, tmp_path):
     where = {"run": tmp_path, "data": tiny_clips}
     with pytest.raises(UserError, match="none.pt: no such file; --base takes a .pt file"):
         train("tiny", **where, base=tmp_path / "none.pt")
-    with pytest.raises(UserError, match="sample_every is 0; it must be at least 1"):
-        train("tiny", **where, sample_every=0)
+    with pytest.raises(UserError, match="steps is 0; it must be at least 1"):
+        train("tiny", **where, steps=0)
     tiny_profile(steps=2, lora_rank=4)
     with pytest.raises(UserError, match="--base trains all weights"):
         train("tiny", **where, base=tmp_path / "none.pt")
-
-
-def test_sample_clips_have_fixed_seeds_and_change_no_loss(trained, tiny_profile, tiny_clips, tmp_path):
-    folder, _ = trained
-    tiny_profile(steps=12)
-    manifest = train("tiny", run=tmp_path, data=tiny_clips, sample_every=6)
-    assert losses(tmp_path) == losses(folder)
-    files = sorted((tmp_path / "checkpoints/samples").iterdir())
-    assert [file.name for file in files] == ["step_000000006_seed0.mp4", "step_000000012_seed0.mp4"]
-    assert {f"samples/{file.name}" for file in files} <= set(manifest["outputs"])
-    early, late = (video.read_video(file)[0].astype(int) for file in files)
-    assert early.shape == (9, 32, 48, 3) and np.abs(early - late).max() > 3, "other weights generate another clip"
 
 
 def test_in_a_notebook_one_picture_is_redrawn(tiny_profile, tiny_clips, tmp_path, monkeypatch):
@@ -206,7 +194,7 @@ def test_in_a_notebook_one_picture_is_redrawn(tiny_profile, tiny_clips, tmp_path
     from IPython.core.interactiveshell import InteractiveShell
 
     tiny_profile(steps=3)
-    monkeypatch.setattr(callbacks, "REDRAWN", 0.0)
+    monkeypatch.setattr(stage, "REDRAWN", 0.0)
     monkeypatch.delenv("HEADLESS", raising=False)
     assert not show.live()
     shell = InteractiveShell.instance()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cookbook import flow
 from cookbook.engine import Group
-from cookbook.profiles import Recipe, Sampling
+from cookbook.profiles import Recipe
 from cookbook.train.dataset import CachedClip
 
 SIGMAS = 8  # noise levels of the held-out loss
@@ -69,39 +69,21 @@ def batches(clips: list[CachedClip], recipe: Recipe, seed: int, group: Group) ->
     return at
 
 
-def velocity(model: nn.Module, latents: Tensor, mask: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B]; `mask` [B, 1, T, H, W] marks conditioning
-    frames, which are clean in `latents`; `text` is [B, tokens, features]."""
+def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of conditioning frames."""
     dtype = next(model.parameters()).dtype
+    mask = flow.condition_mask(batch.conditioning, batch.clean)
+    latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
     height, width = latents.shape[-2:]
-    return model(
+    velocity = model(
         hidden_states=latents.to(dtype),
         condition_mask=mask.to(dtype),
-        timestep=sigma,
-        encoder_hidden_states=text.to(dtype),
+        timestep=batch.sigma,
+        encoder_hidden_states=batch.text.to(dtype),
         padding_mask=latents.new_zeros(1, 1, 8 * height, 8 * width, dtype=dtype),
         return_dict=False,
     )[0]
-
-
-def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of conditioning frames."""
-    mask = flow.condition_mask(batch.conditioning, batch.clean)
-    latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
-    return velocity(model, latents, mask, batch.sigma, batch.text), mask
-
-
-@torch.no_grad()
-def preview(model: nn.Module, clip: CachedClip, sampling: Sampling, seed: int, device: torch.device) -> Tensor:
-    """Latents [1, C, T, H, W] generated from a clip's first frame and caption; all processes take part."""
-    clean, text = clip.window(0)[None].to(device), clip.text()[None].to(device)
-    mask = flow.condition_mask(torch.tensor([1]), clean)
-    noise = flow.initial_noise(tuple(clean.shape), seed).to(device)
-
-    def field(latents: Tensor, sigma: Tensor) -> Tensor:
-        return velocity(model, latents, mask, sigma.view(1), text).float()
-
-    return flow.sample(field, noise, clean, mask, sampling.steps, sampling.shift)
+    return velocity, mask
 
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
