@@ -16,7 +16,7 @@ from cookbook.generate.planning import cost
 from cookbook.generate.requests import Request
 from cookbook.judge.calibration import gather
 from cookbook.layout import write_metadata
-from cookbook.train import planning
+from cookbook.train.planning import estimate
 from tools import expected, publish
 
 BOOKS = notebooks.select()  # what `cookbook run` executes
@@ -47,26 +47,12 @@ def test_a_notebook_shows_the_costs_of_real_weights_and_stops(machine, capsys, p
     stages = [work for work in budget.stages(profiles.get(profile)) if path.stem[:2] in ("00", work.notebook)]
     assert stages
     for work in stages:
-        assert re.search(rf"^  {work.stage} .*(about [\d.]+ (s|min|h)|time not measured)", out, re.M), work.stage
+        assert re.search(rf"^  {work.stage} .*{': about [0-9.]+ (s|min|h)$' if work.seconds else ''}", out, re.M), (
+            work.stage
+        )
         for source in work.sources:
-            assert re.search(rf"^  download .*{source.location} \({source.licence}\)", out, re.M), source
-            assert not source.gated or f"accept it at https://huggingface.co/{source.location}" in out
-    assert ("GB on each GPU" in out) == (path.stem[:2] != "01")
-
-
-@pytest.mark.parametrize(
-    ("lack", "words"),
-    [
-        ({"token": False}, "no token here; accept it at https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
-        ({"online": False}, "the Hub cannot be reached"),
-        ({"accepted": False}, "NOT accepted: https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
-        ({}, "gated, accepted"),
-    ],
-)
-def test_each_state_of_a_licence_is_printed(machine, capsys, lack, words):
-    machine(**lack)
-    budget.plan("2b", "02")
-    assert words in capsys.readouterr().out
+            (line,) = re.findall(rf"^  download .*{source.location} \({source.licence}\).*", out, re.M)
+            assert (f"accept it at https://huggingface.co/{source.location}" in line) == source.gated
 
 
 def test_nano_downloads_nothing_and_never_uses_the_network(monkeypatch, capsys):
@@ -77,19 +63,14 @@ def test_nano_downloads_nothing_and_never_uses_the_network(monkeypatch, capsys):
     assert "nothing: weights and clips ship" in capsys.readouterr().out
 
 
-def test_estimates_are_those_of_the_plans_of_the_stages():
+def test_times_are_those_of_the_plans_of_the_stages():
     large = profiles.get("2b")
-    estimates, train = {work.stage: work for work in budget.stages(large)}, planning.estimate(large, 1, None, None)
-    assert estimates["train"].seconds == pytest.approx(train.seconds)
-    assert estimates["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
-    assert estimates["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"
+    times = {work.stage: work.seconds for work in budget.stages(large)}
+    assert times["train"] == pytest.approx(estimate(large, 1, None, None).seconds)
     row = {"name": "a", "prompt": "Wave.", "num_output_frames": 93, "resolution": "432,768", "guidance": 7}
     jobs = [(Request(inference_type="text2world", **row), seed) for seed in range(300)]
-    assert cost(large, jobs, gpu=True) == f"about {estimates['generate'].seconds / 3600:.1f} h on one H100"
-    assert estimates["judge"].seconds == pytest.approx(460 / 7.99, rel=0.01), "300 videos and 160 calibration clips"
-    wide = {work.stage: work for work in budget.stages(profiles.get("14b"))}
-    assert all(work.gpu_gb < profiles.get("14b").needs.gpu_gb for work in wide.values() if work.gpu_gb)
-    assert wide["judge"].gpu_gb > estimates["judge"].gpu_gb
+    assert cost(large, jobs, gpu=True) == f"about {times['generate'] / 3600:.1f} h on one H100"
+    assert times["judge"] == pytest.approx(460 / 7.99, rel=0.01), "300 videos and 160 calibration clips"
 
 
 @pytest.mark.parametrize(("clips", "number"), [(2, 20), (92, 152)])
