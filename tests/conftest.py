@@ -147,6 +147,6 @@ def machine(monkeypatch):
             monkeypatch.setattr(Machine, name, value, raising=False)
         monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
         monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))
-        monkeypatch.setattr(doctor, "find_spec", lambda name: True)
+        monkeypatch.setattr(doctor, "installed", lambda name: "1.0")
 
     return pretend
