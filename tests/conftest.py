@@ -15,6 +15,7 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from cookbook import doctor, engine, profiles  # noqa: E402
 from cookbook.convert.stage import convert  # noqa: E402
@@ -26,6 +27,18 @@ from cookbook.train.stage import train  # noqa: E402
 hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is not a wrong one
 hypothesis.settings.load_profile("busy machine")
 ALONE = engine.Group(0, 1, torch.device("cpu"))
+
+
+class Kernels(TorchDispatchMode):
+    """Within the block: notes every kernel that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.kernels.append(func)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="session", autouse=True)
