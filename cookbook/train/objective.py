@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -99,30 +98,25 @@ def noise_levels(shift: float) -> Tensor:
     return flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
 
 
-def probes(clips: list[CachedClip], shift: float) -> list[Callable[[], Batch]]:
-    """The held-out measurement: for each clip and each of `noise_levels`, a function that loads the clip's first window
-    with fixed noise and one conditioning frame."""
-
-    def probe(number: int, clip: CachedClip, sigma: Tensor) -> Batch:
-        clean = clip.window(0)[None]
-        noise = flow.initial_noise(tuple(clean.shape), number)
-        return Batch(clean, noise, sigma.view(1), torch.tensor([1]), clip.text()[None])
-
-    levels = noise_levels(shift)
-    return [partial(probe, number, clip, sigma) for number, clip in enumerate(clips) for sigma in levels]
+def probe(clips: list[CachedClip], shift: float, number: int) -> Batch:
+    """Held-out measurement `number` as a batch of one: the first window of clip `number // SIGMAS` with fixed noise at
+    noise level `number % SIGMAS`, one latent frame given."""
+    index, level = divmod(number, SIGMAS)
+    clean, text = clips[index].window(0)[None], clips[index].text()[None]
+    noise = flow.initial_noise(tuple(clean.shape), index)
+    return Batch(clean, noise, noise_levels(shift)[level].view(1), torch.tensor([1]), text)
 
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, clips: list[CachedClip], shift: float, group: Group) -> tuple[list[float], float]:
     """The mean loss at each of `noise_levels`, and of the zero-velocity baseline; the processes divide the work."""
-    work = probes(clips, shift)
-    sums = [0.0] * (SIGMAS + 1)
-    for turn in range(-(-len(work) // group.size)):
-        number = turn * group.size + group.rank
-        batch = Batch.stack([work[number % len(work)]()], group.device)  # all processes must take part in each forward
+    sums, total = [0.0] * (SIGMAS + 1), SIGMAS * len(clips)
+    for first in range(0, total, group.size):
+        number = first + group.rank
+        batch = Batch.stack([probe(clips, shift, number % total)], group.device)  # all take part in each forward
         predicted, mask = predict(model, batch)
-        if number < len(work):
+        if number < total:
             sums[number % SIGMAS] += float(flow.loss(predicted, batch.clean, batch.noise, mask))
             sums[SIGMAS] += float(flow.loss(torch.zeros_like(predicted), batch.clean, batch.noise, mask))
     *levels, baseline = group.total(sums)
-    return [level / len(clips) for level in levels], baseline / len(work)
+    return [level / len(clips) for level in levels], baseline / total
