@@ -12,9 +12,11 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from cookbook import doctor, engine, profiles  # noqa: E402
@@ -68,6 +70,17 @@ def critic(critic_folder) -> Critic:
 def tiny_clips(tmp_path_factory) -> Path:
     """Six short clips with captions in the layout of data/train."""
     return tiny.make_clips(tmp_path_factory.mktemp("tiny") / "clips")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Two photos with their instructions, in the layout of data/eval."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(2):
+        Image.fromarray(np.full((40, 60, 3), 90 * index, np.uint8)).save(folder / f"{index}_Wave..png")
+        (folder / f"{index}_Wave..txt").write_text("Wave.")
+    return folder
 
 
 @pytest.fixture(scope="session")
