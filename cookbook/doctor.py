@@ -144,18 +144,17 @@ def doctor(profile: str | None = None) -> bool:
     Returns:
         Whether that profile (by default nano) can run here; the command line turns it into the exit status.
     """
-    names = [profile] if profile else list(profiles.PROFILES)
-    chosen, machine = {name: profiles.get(name) for name in names}, Machine()
-    results = {name: checks(machine, settings) for name, settings in chosen.items()}
+    names, machine = [profile] if profile else list(profiles.PROFILES), Machine()
+    results = {name: checks(machine, profiles.get(name)) for name in names}
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, runs in {runs.HOME}\n")
     print("\n".join([_table(results), "", *problems(results)]))
     install = "to make new clips: pip install mujoco, apt-get install libegl1 libegl-mesa0 libopengl0"
     print(f"renderer of the simulator (optional): {'ready' if machine.renderer else install}\n")
-    able = {name: all(check.ok for check in checked) for name, checked in results.items()}
-    for name, settings in chosen.items():
-        print(f"{name}: {'can run here' if able[name] else 'cannot run here yet'} ({settings.needs})")
+    runnable = {name: all(check.ok for check in checked) for name, checked in results.items()}
+    for name, ready in runnable.items():
+        print(f"{name}: {'can run here' if ready else 'cannot run here yet'} ({profiles.get(name).needs})")
     print(f"\nchosen for this machine:\n{hardware.describe()}")
-    return able[profile or profiles.DEFAULT]
+    return runnable[profile or profiles.DEFAULT]
 
 
 def able(profile: str) -> Machine:

@@ -139,20 +139,16 @@ def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[
 
 def _picture(folder: Path) -> Callback:
     """The log of `folder` as one picture below the notebook's cell, redrawn while training continues."""
-    from IPython.display import display
+    from IPython.display import DisplayHandle
 
-    handle: Any = None
-    due = 0.0
+    handle, due = DisplayHandle(), 0.0
 
     def redraw(step: int, row: dict) -> None:
-        nonlocal handle, due
+        nonlocal due
         if time.monotonic() < due:
             return
         figure = show.loss(runs.read_rows(folder / LOG)).figure
-        if handle is None:
-            handle = display(figure, display_id=True)
-        else:
-            handle.update(figure)
+        handle.update(figure) if due else handle.display(figure)
         plt.close(figure)
         due = time.monotonic() + REDRAWN
 
