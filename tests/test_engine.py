@@ -131,7 +131,7 @@ def test_the_newest_checkpoints_are_kept(keep, tmp_path, capsys):
         saver.save(step, state_of(step))
     saver.close()
     assert capsys.readouterr().out.splitlines()[-1] == f"checkpoint: {tmp_path / 'iter_000000005'}"
-    kept = [checkpoint.folder_name(step) for step in range(1, 6)][-keep:]
+    kept = [f"iter_00000000{step}" for step in range(1, 6)][-keep:]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, checkpoint.POINTER]
 
 

@@ -22,24 +22,6 @@ def locate(source: Source) -> Path:
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: this checkout is incomplete, clone it again")
         return folder
-    return _download(source)
-
-
-def local(source: Source) -> Path | None:
-    """The local folder of a source if it is there already; never touches the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if source.ships:
-        return locate(source)
-    where = {"repo_id": source.location, "repo_type": source.kind, "revision": source.revision}
-    try:
-        return Path(snapshot_download(**where, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _download(source: Source) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -55,6 +37,20 @@ def _download(source: Source) -> Path:
         return Path(snapshot_download(source.location, repo_type=source.kind, revision=source.revision))
     except OSError as error:  # all errors of the Hub are
         raise UserError(f"{source.location}: {_explain(error, source, cache)}") from None
+
+
+def local(source: Source) -> Path | None:
+    """The local folder of a source if it is there already; never touches the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if source.ships:
+        return locate(source)
+    where = {"repo_id": source.location, "repo_type": source.kind, "revision": source.revision}
+    try:
+        return Path(snapshot_download(**where, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _explain(error: Exception, source: Source, cache: Path) -> str:
