@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from cookbook import cluster, hardware, profiles, runs
 from cookbook.errors import UserError
-from cookbook.generate import guardrail, planning, shortcuts
+from cookbook.generate import planning, shortcuts
 from cookbook.generate.generator import IN_FLIGHT, Generator, Setup, file_name
+from cookbook.generate.guardrail import CLAUSE
 from cookbook.generate.requests import Request, read_requests
 from cookbook.models import world
 from cookbook.models.hub import locate
@@ -48,7 +50,10 @@ def generate(
     """
     chosen = profiles.get(profile)
     if without_guardrail:
-        chosen = guardrail.switched_off(chosen)
+        if not chosen.guardrail:
+            raise UserError(f"--without-guardrail: profile {profile} has none, its weights are not NVIDIA's; leave it")
+        print(f"generate: NVIDIA's guardrail is off. {CLAUSE}")
+        chosen = replace(chosen, guardrail=False)
     root = runs.run_folder(run, profile)
     export = Path(weights) if weights else root / "export" / "diffusers" if model == "tuned" else None
     if export and not export.is_dir():
