@@ -24,7 +24,7 @@ from cookbook.train.network import require_trained
 from cookbook.train.objective import batches
 from cookbook.train.stage import train
 
-# the stage
+TWO = torch.zeros(2)
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +150,8 @@ def test_a_native_file_gives_the_weights_of_the_folder_it_came_from(tiny_world, 
     ("change", "complaint"),
     [
         (lambda state: dict(list(state.items())[1:]), r"base.pt: 1 weights do not fit the network of .* \(missing "),
-        (
-            lambda state: state | {"net.blocks.9.mlp.layer1.weight": torch.zeros(2)},
-            "unexpected transformer_blocks.9.ff",
-        ),
-        (
-            lambda state: state | {"net.x_embedder.proj.1.weight": torch.zeros(2)},
-            r"patch_embed.proj.weight is \[2\], exp",
-        ),
+        (lambda state: state | {"net.blocks.9.mlp.layer1.weight": TWO}, "unexpected transformer_blocks.9.ff"),
+        (lambda state: state | {"net.x_embedder.proj.1.weight": TWO}, r"patch_embed.proj.weight is \[2\], exp"),
         (lambda state: {"model": 1}, r"holds no weights named net\.\*"),
         (lambda state: state | {"net.x": print}, "is damaged or holds more than tensors"),
     ],

@@ -58,12 +58,11 @@ def _explain(error: Exception, source: Source, cache: Path) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    page = f"https://huggingface.co/{'datasets/' if source.kind == 'dataset' else ''}{source.location}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) and status != 401:
-        return f"403; accept its licence at {page} with the account of your token"
+        return f"403; accept its licence at {source.page} with the account of your token"
     if isinstance(error, RepositoryNotFoundError):
-        return f"{status}; type `hf auth login`, or check that {page} exists"
+        return f"{status}; type `hf auth login`, or check that {source.page} exists"
     if constants.HF_HUB_OFFLINE:
         return f"not in {cache}, and HF_HUB_OFFLINE is set; unset it, or copy the files there"
     if isinstance(error, HfHubHTTPError):
