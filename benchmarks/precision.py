@@ -49,40 +49,39 @@ class Row:
     held_out_after: float | None
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is trained on what."""
+def build(profile: Profile, run: Path | None, group: engine.Group) -> tuple[Callable, Callable, Callable | None]:
+    """The run's clips and the profile's weights; without a run random ones at a size that needs little time.
 
-    network: Callable[[], torch.nn.Module]  # float32, always the same
-    batch_at: Callable
-    heldout: Callable[[torch.nn.Module], float] | None
-
-
-def build(profile: Profile, run: Path | None, group: engine.Group) -> Work:
-    """The run's clips and the profile's weights; without a run random ones at a size that needs little time."""
+    Returns:
+        A function that makes the network, always the same, float32; number -> batch; network -> held-out loss.
+    """
     recipe = profile.recipe
     if run is None:
         small = replace(profile, clip=replace(profile.clip, frames=17, height=128, width=128), text_tokens=64)
         random = [random_batch(small, 1, group.device, seed) for seed in range(4)]
         network = lambda: random_network(small, None, torch.float32, group.device)  # noqa: E731
-        return Work(network, lambda number: random[number % 4], None)
+        return network, lambda number: random[number % 4], None
     models = hub.locate(profile.world)
     used, held = dataset.split(dataset.read_clips(run / "data" / "train"))
     entries = dataset.cache(used + held, profile, models, run / "cache", group)
     heldout = lambda model: mean(heldout_loss(model, entries[len(used) :], recipe.shift, group)[0])  # noqa: E731
-    return Work(lambda: world.load_transformer(models), batches(entries[: len(used)], recipe, 0, group), heldout)
+    return lambda: world.load_transformer(models), batches(entries[: len(used)], recipe, 0, group), heldout
 
 
-def train(work: Work, recipe: Recipe, group: engine.Group) -> Row:
+def train(network: Callable, batch_at: Callable, heldout: Callable | None, recipe: Recipe, group: engine.Group) -> Row:
     """Train one way, comparing the weights before and after every step."""
     dtype = torch.float32 if recipe.master_weights else torch.bfloat16
-    network = work.network().to(group.device, dtype).train()
-    training = Training(network, recipe, 0, group, torch.bfloat16)
-    start, before = copies(training), measured(work, training)
+    training = Training(network().to(group.device, dtype).train(), recipe, 0, group, torch.bfloat16)
+
+    def measured() -> float | None:
+        with autocast(training.model, group.device, torch.bfloat16):
+            return heldout(training.model) if heldout else None
+
+    start, before = copies(training), measured()
     shares, losses = [], []
     for _ in range(recipe.steps):
         last = copies(training)
-        losses.append(training.train_step(flow_loss, work.batch_at)["loss"])
+        losses.append(training.train_step(flow_loss, batch_at)["loss"])
         shares.append(survived(training, last))
     squares = sum(float((new.float() - old).square().sum()) for new, old in zip(copies(training), start, strict=True))
     tenth = max(1, recipe.steps // 10)
@@ -94,7 +93,7 @@ def train(work: Work, recipe: Recipe, group: engine.Group) -> Row:
         first_loss=mean(losses[:tenth]),
         last_loss=mean(losses[-tenth:]),
         held_out_before=before,
-        held_out_after=measured(work, training),
+        held_out_after=measured(),
     )
 
 
@@ -110,13 +109,6 @@ def survived(training: Training, before: list[Tensor]) -> float:
         changed += int((wanted & (parameter.detach() != old)).sum())
         due += int(wanted.sum())
     return changed / due
-
-
-def measured(work: Work, training: Training) -> float | None:
-    if work.heldout is None:
-        return None
-    with autocast(training.model, training.group.device, torch.bfloat16):
-        return work.heldout(training.model)
 
 
 def main(
@@ -147,7 +139,7 @@ def main(
             recipe = replace(chosen.recipe, steps=steps, batch=batch, learning_rate=rate, **flat)
             work = build(replace(chosen, recipe=recipe), run, group)
             for master in (False, True):
-                rows.append(train(work, replace(recipe, master_weights=master), group))
+                rows.append(train(*work, replace(recipe, master_weights=master), group))
                 print(json.dumps(asdict(rows[-1])), flush=True)
                 table = report(facts, rows, out)
     print(table)

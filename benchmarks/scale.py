@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 import tyro
-from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
-from measuring import report, say
+from diffusers import CosmosTransformer3DModel
+from generators import random_vae
+from measuring import built_on, report, say
 
 from cookbook import cluster, hardware, profiles
 from cookbook.errors import UserError, report_user_errors
@@ -44,12 +45,11 @@ def save_world(profile: Profile, folder: Path) -> None:
     small = profile.world if profile.world.ships else profiles.nano().world
     settings = sizes.config(profile.world)
     settings["crossattn_proj_in_channels"] = sizes.config(small)["crossattn_proj_in_channels"]
-    vae = AutoencoderKLWan.load_config(hub.locate(small) / "vae") if profile.world.ships else {}  # default: Wan 2.1
+    device = hardware.device()
     torch.manual_seed(0)
-    with hardware.device():
-        dtype = hardware.compute_dtype(hardware.device())
-        CosmosTransformer3DModel.from_config(settings).to(dtype).save_pretrained(folder / "transformer")
-        AutoencoderKLWan.from_config(vae).save_pretrained(folder / "vae")
+    with built_on(device, hardware.compute_dtype(device)):
+        CosmosTransformer3DModel.from_config(settings).save_pretrained(folder / "transformer")
+    random_vae(profile, torch.float32, device).save_pretrained(folder / "vae")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(hub.locate(small) / part, folder / part)
 

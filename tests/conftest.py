@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 import socket
-import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +17,7 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from cookbook import doctor, engine, profiles  # noqa: E402
@@ -119,18 +120,24 @@ def exported(tiny_world, tiny_clips, tmp_path_factory):
 
 
 @pytest.fixture
-def arena(tiny_world, tiny_clips, tmp_path, cached, monkeypatch):
+def forkserver(monkeypatch) -> BaseContext:
+    """A context whose processes import nothing, because their server has: real processes, quick to start."""
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny"])
+    return context
+
+
+@pytest.fixture
+def arena(tiny_world, tiny_clips, tmp_path, cached, forkserver):
     """A folder for `tiny.train_tiny`, latents already cached, and a function that runs it in a process of its own."""
     (tmp_path / "world").symlink_to(tiny_world)
     (tmp_path / "clips").symlink_to(tiny_clips)
     shutil.copytree(cached[0].latents.parent, tmp_path / "run/cache")
-    here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
-    context = multiprocessing.get_context("forkserver")  # imports once, then forks: real processes, quick to start
-    context.set_forkserver_preload(["tiny"])
 
     def start(*arguments):
-        process = context.Process(target=tiny.train_tiny, args=(tmp_path, 6, 2, *arguments))
+        process = forkserver.Process(target=tiny.train_tiny, args=(tmp_path, 6, 2, *arguments))
         process.start()
         return process
 
@@ -139,25 +146,15 @@ def arena(tiny_world, tiny_clips, tmp_path, cached, monkeypatch):
 
 @pytest.fixture
 def ranks(arena):
-    """A function that trains in FOLDER/RUN on several processes; if one fails the others are killed. The exit codes."""
-    context = multiprocessing.get_context("forkserver")
+    """A function that trains in FOLDER/RUN on several processes; if one fails the others are stopped. Their success."""
 
-    def train_on(size: int, *arguments, **recipe) -> list[int]:
-        port = free_port()
-        processes = [
-            context.Process(target=tiny.train_rank, args=(rank, size, port, arena[0], *arguments), kwargs=recipe)
-            for rank in range(size)
-        ]
-        for process in processes:
-            process.start()
-        while any(process.exitcode is None for process in processes):
-            if any(process.exitcode for process in processes):
-                for process in processes:
-                    process.kill()
-            time.sleep(0.05)
-        for process in processes:
-            process.join()
-        return [process.exitcode for process in processes]
+    def train_on(size: int, *arguments, **recipe) -> bool:
+        everything = (size, free_port(), recipe, arena[0], *arguments)
+        try:
+            start_processes(tiny.train_rank, everything, size, start_method="forkserver")
+        except (ProcessExitedException, ProcessRaisedException):
+            return False
+        return True
 
     return train_on
 

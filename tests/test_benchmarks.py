@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import tiny
 
 from cookbook import cluster, profiles
 
 
 def load(name: str, monkeypatch):
     """A program of benchmarks/ as a module."""
-    folder = Path(__file__).parents[1] / "benchmarks"
-    monkeypatch.syspath_prepend(str(folder))  # where the programs find each other
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look up annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def program(monkeypatch):
-    return load("train", monkeypatch)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")  # where the programs find each other
+    return importlib.import_module(name)
 
 
 @pytest.mark.slow
-def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world, monkeypatch, capsys, tmp_path):
-    profile = tiny.profile(tiny_world)
+def test_training_table_has_every_method_at_equal_first_loss(tiny_profile, monkeypatch, capsys, tmp_path):
+    program, profile = load("train", monkeypatch), tiny_profile()
     lora = replace(profile.recipe, name="lora", lora_rank=4)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: replace(profile, alternatives=(lora,)))
     rows = program.main("tiny", steps=2, out=tmp_path / "train.md")
@@ -55,8 +43,8 @@ def test_training_table_has_every_method_at_equal_first_loss(program, tiny_world
             program.main("tiny", **wrong)
 
 
-def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world, monkeypatch):
-    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world))
+def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(tiny_profile, monkeypatch):
+    program, _ = load("train", monkeypatch), tiny_profile()
 
     def full(*_):
         raise program.torch.OutOfMemoryError
@@ -67,18 +55,13 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(program, tiny_world
 
 
 @pytest.mark.slow
-def test_the_generation_table_has_every_method_and_exact_clips(tiny_world, monkeypatch, capsys, tmp_path):
-    program, profile = load("generate", monkeypatch), tiny.profile(tiny_world)
+def test_the_generation_table_has_every_method_and_exact_clips(tiny_profile, monkeypatch, capsys, tmp_path):
+    program, profile = load("generate", monkeypatch), tiny_profile()
     few = replace(profile, sampling=replace(profile.sampling, steps=4))
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
-    small = {
-        "vocab_size": 4096,
-        "hidden_size": 256,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    monkeypatch.setitem(program.TEXT, "text_config", program.TEXT["text_config"] | small | {"num_key_value_heads": 1})
+    small = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 32, "num_hidden_layers": 2}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    monkeypatch.setitem(program.TEXT, "text_config", small)
     monkeypatch.setitem(program.TEXT, "vision_config", {"depth": 1, "hidden_size": 16, "num_heads": 1})
     assert program.theirs(program.build(few, program.hardware.device()))(0, 4)[1:].std() > 1e-3, "flat: proves nothing"
     rows = program.main("tiny", out=tmp_path / "table.md")
@@ -122,9 +105,8 @@ def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, 
 
 
 @pytest.mark.parametrize("random", [True, False])
-def test_precision_table_shows_the_loss_by_rounding(random, tiny_world, tiny_clips, monkeypatch, tmp_path):
-    program, profile = load("precision", monkeypatch), tiny.profile(tiny_world)
-    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: profile)
+def test_precision_table_shows_the_loss_by_rounding(random, tiny_profile, tiny_clips, monkeypatch, tmp_path):
+    program, _ = load("precision", monkeypatch), tiny_profile()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train").symlink_to(tiny_clips)
     rows = program.main("tiny", None if random else tmp_path, steps=6, rates=(1e-5, 1e-1), out=tmp_path / "table.md")
@@ -143,12 +125,11 @@ def test_precision_table_shows_the_loss_by_rounding(random, tiny_world, tiny_cli
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="NOT RUN: needs pip install -e .[cluster]")
-def test_scaling_table_counts_every_clip_of_both(tiny_world, monkeypatch, capsys):
+def test_scaling_table_counts_every_clip_of_both(tiny_profile, monkeypatch, capsys):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    program = load("scale", monkeypatch)
-    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(tiny_world))
+    program, _ = load("scale", monkeypatch), tiny_profile()
     memory = {"object_store_memory": 80 * 2**20}
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
     for _ in range(2):

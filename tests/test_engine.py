@@ -63,7 +63,7 @@ def test_accumulation_equals_a_large_batch(arena, alone, tiny_profile, capsys):
     ],
 )
 def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, alone):
-    assert ranks(size, 4, 1, **recipe) == [0] * size
+    assert ranks(size, 4, 1, **recipe)
     assert_alike(arena[0] / "run", alone)
 
 
@@ -93,10 +93,10 @@ def test_a_mesh_that_would_not_synchronise_gradients_is_refused(tiny_world, tmp_
 @pytest.mark.parametrize(("first", "then"), [((2, 4, 2), (1, 4, 4)), ((1, 4, 4), (2, 4, 2))])
 def test_a_run_continues_with_another_number_of_processes(first, then, ranks, arena, alone):
     folder = arena[0] / "run"
-    assert any(ranks(*first, 6))  # killed before a rename: started.json, the log, three of iter 2, first of iter 4
+    assert not ranks(*first, 6)  # killed before a rename: started.json, the log, three of iter 2, first of iter 4
     assert (folder / "checkpoints/latest_checkpoint.txt").read_text() == "iter_000000002\n"
     before = losses(folder)[:2]
-    assert ranks(*then) == [0] * then[0]
+    assert ranks(*then)
     assert losses(folder)[:2] == before
     assert_alike(folder, alone)
 
@@ -174,9 +174,9 @@ LORA = {"lora_rank": 4, "learning_rate": 3e-2}
 
 @pytest.mark.slow
 def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
-    assert ranks(1, 4, 2, run="whole", **LORA) == [0]
-    assert any(ranks(1, 4, 2, 6, **LORA))
-    assert ranks(1, 4, 2, **LORA) == [0]
+    assert ranks(1, 4, 2, run="whole", **LORA)
+    assert not ranks(1, 4, 2, 6, **LORA)
+    assert ranks(1, 4, 2, **LORA)
     unbroken, resumed = ((losses(arena[0] / run), runs.read_manifest(arena[0] / run / "checkpoints")) for run in RUNS)
     assert unbroken[0] == resumed[0]
     for key in ("heldout_before", "heldout_after", "weights_changed"):
@@ -189,8 +189,8 @@ def test_lora_killed_and_resumed_ends_as_if_unbroken(ranks, arena):
 @pytest.mark.parametrize("bf16, tolerance", [(False, 1e-5), (True, 2e-2)])
 def test_lora_on_two_processes_gives_the_losses_of_one(bf16, tolerance, ranks, arena):
     """With frozen weights in bf16 and adapters in float32, as on a GPU, and with all in float32."""
-    assert ranks(1, 4, 4, run="whole", bf16=bf16, **LORA) == [0]
-    assert ranks(2, 4, 2, bf16=bf16, **LORA) == [0, 0]
+    assert ranks(1, 4, 4, run="whole", bf16=bf16, **LORA)
+    assert ranks(2, 4, 2, bf16=bf16, **LORA)
     single, shared = (losses(arena[0] / run) for run in RUNS)
     assert shared == pytest.approx(single, rel=tolerance)
 

@@ -1,9 +1,9 @@
 """Stage `generate`: published requests in, each clip generated once and the same every time, by base or tuned."""
 
 import json
-import os
-import subprocess
-import sys
+import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -187,53 +187,29 @@ def test_request_names_are_safe_file_names(index, stem):
     assert "/" not in name and len(name) <= 84 and name.startswith(f"{index:03d}_")
 
 
-KILLS = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-sys.path.insert(0, {tests!r})
-import tiny
-from cookbook import profiles
-from cookbook.generate.stage import generate
-
-torch.set_num_threads(1)
-profiles.PROFILES["tiny"] = lambda: tiny.profile(Path({world!r}))
-root, moments = Path(sys.argv[1]), random.Random(0)
-
-
-def start(folder):  # a process of its own for each attempt; forked, because to import everything takes most of the time
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        try:
-            generate("tiny", run=folder, requests=Path({photos!r}), weights=Path({world!r}), seeds=3)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-clock = time.monotonic()
-assert os.waitpid(start(root / "whole"), 0)[1] == 0
-duration = time.monotonic() - clock
-killed = 0
-for index in range({count}):
-    child = start(root / str(index))
-    time.sleep(moments.uniform(0, duration))
-    os.kill(child, signal.SIGKILL)
-    killed += os.waitpid(child, 0)[1] == signal.SIGKILL
-    assert os.waitpid(start(root / str(index)), 0)[1] == 0, f"attempt {{index}} does not continue"
-print(killed)
-"""
-
-
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_random_kills_leave_each_clip_once(tmp_path, photos, tiny_world, count):
-    script = KILLS.format(tests=os.path.dirname(tiny.__file__), world=str(tiny_world), photos=str(photos), count=count)
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "runs"], capture_output=True, text=True)
-    assert not done.returncode, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) >= count // 2, "too few were killed before they were done"
+def test_random_kills_leave_each_clip_once(tmp_path, photos, tiny_world, forkserver, count):
+    def start(name: str):
+        process = forkserver.Process(target=tiny.generate_tiny, args=(tiny_world, photos, tmp_path / "runs" / name))
+        process.start()
+        return process
+
+    def finish(name: str) -> float:
+        clock, process = time.monotonic(), start(name)
+        process.join()
+        assert process.exitcode == 0, f"{name} does not continue"
+        return time.monotonic() - clock
+
+    finish("first")  # the server imports everything
+    duration, moments, killed = finish("whole"), random.Random(0), 0
+    for index in range(count):
+        process = start(str(index))
+        process.join(moments.uniform(0, duration))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        finish(str(index))
+    assert killed >= count // 2, "too few were killed before they were done"
     clips = {}
     for folder in sorted((tmp_path / "runs").iterdir()):
         generated = folder / "generated" / "tuned"
@@ -241,7 +217,7 @@ def test_random_kills_leave_each_clip_once(tmp_path, photos, tiny_world, count):
         assert len(rows) == len({row["file"] for row in rows}) == 6 == len(list(generated.glob("*.mp4")))
         assert not [path for path in generated.glob(".*") if path.name != ".lock"], "temporary files are left"
         clips[folder.name] = {row["file"]: (row["sha256"], runs.digest(generated / row["file"])) for row in rows}
-    assert len(clips) == count + 1 and all(files == clips["whole"] for files in clips.values())
+    assert len(clips) == count + 2 and all(files == clips["whole"] for files in clips.values())
     assert all(noted == actual for noted, actual in clips["whole"].values())
 
 
