@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 import tyro
-from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
-from measuring import markdown, say
+from diffusers import CosmosTransformer3DModel
+from generators import random_vae
+from measuring import built_on, report, say
 
-from cookbook import cluster, hardware, profiles, runs
+from cookbook import cluster, hardware, profiles
 from cookbook.errors import UserError, report_user_errors
 from cookbook.generate.generator import IN_FLIGHT, Generator, Setup
 from cookbook.generate.requests import Request
@@ -34,8 +35,9 @@ from cookbook.profiles import Profile
 @dataclass(frozen=True)
 class Row:
     workers: int
-    seconds: float  # to the last mp4, loading and compiling included
-    rate: float  # clips per second once every worker has finished one
+    clips_per_second: float  # once every worker has finished one
+    total_s: float  # to the last mp4, loading and compiling included
+    speedup: float = 1.0
 
 
 def save_world(profile: Profile, folder: Path) -> None:
@@ -43,12 +45,11 @@ def save_world(profile: Profile, folder: Path) -> None:
     small = profile.world if profile.world.ships else profiles.nano().world
     settings = sizes.config(profile.world)
     settings["crossattn_proj_in_channels"] = sizes.config(small)["crossattn_proj_in_channels"]
-    vae = AutoencoderKLWan.load_config(hub.locate(small) / "vae") if profile.world.ships else {}  # default: Wan 2.1
+    device = hardware.device()
     torch.manual_seed(0)
-    with hardware.device():
-        dtype = hardware.compute_dtype(hardware.device())
-        CosmosTransformer3DModel.from_config(settings).to(dtype).save_pretrained(folder / "transformer")
-        AutoencoderKLWan.from_config(vae).save_pretrained(folder / "vae")
+    with built_on(device, hardware.compute_dtype(device)):
+        CosmosTransformer3DModel.from_config(settings).save_pretrained(folder / "transformer")
+    random_vae(profile, torch.float32, device).save_pretrained(folder / "vae")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(hub.locate(small) / part, folder / part)
 
@@ -62,7 +63,7 @@ def count(ray: str | None, setup: Setup, jobs: list[tuple[Request, int]], worker
             raise UserError(f"{row['file']} came back without a video")
         ends.append(time.perf_counter() - start)
         say(f"{workers} worker(s): clip {len(ends)} after {ends[-1]:.1f} s")
-    return Row(workers, ends[-1], (len(ends) - workers) / (ends[-1] - ends[workers - 1]))
+    return Row(workers, (len(ends) - workers) / (ends[-1] - ends[workers - 1]), ends[-1])
 
 
 def main(
@@ -102,18 +103,10 @@ def main(
         folder = Path(temporary)
         save_world(base, folder)
         setup = Setup(folder, folder, chosen, [request])
-        rows = [count(None, setup, jobs, 1), count(ray, setup, jobs, workers)]
-    here = runs.environment()
-    facts = (
-        f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
-        f"{here['device']}, torch {here['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
-    )
-    heads = ("workers", "clips per second", "speedup", "total time, s")
-    cells = [(r.workers, r.rate, f"{r.rate / rows[0].rate:.3f}", f"{r.seconds:.1f}") for r in rows]
-    table = markdown(facts, heads, cells)
-    print(table, flush=True)
-    if out:
-        out.write_text(table + "\n")
+        one, many = count(None, setup, jobs, 1), count(ray, setup, jobs, workers)
+    rows = [one, replace(many, speedup=many.clips_per_second / one.clips_per_second)]
+    facts = f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips"
+    print(report(facts, rows, out), flush=True)
     return rows
 
 

@@ -40,9 +40,9 @@
 # |---|---|---|---|---|---|
 # | `smoke` | 28 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 6.1 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-26 |
-# | `2b-smoke` | 10 s | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
-# | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
-# | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
+# | `2b-smoke` | 10 s | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
+# | `2b` | 42.3 min | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
+# | `14b` | 76.6 min | 8 GPUs of 80 GB | not measured | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
@@ -192,7 +192,7 @@ plan(profile, run=folder, recipe=recipe or None, steps=steps or None);
 # On several GPUs the same code runs under `torchrun`. Weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
 # transformer blocks are compiled. The compiler keeps at most the share of the activations that `activation_checkpointing` sets, and computes the rest again in the backward pass.
 #
-# For a run of hours: `--sample-every 200` generates clips of fixed seeds with the weights of that step. `--base model.pt` starts from weights in NVIDIA's own file format.
+# `cookbook train --base model.pt` starts from weights in NVIDIA's own file format.
 #
 # **What you should see:** the number of cached clips, a line a minute while it works, and a summary at the end.
 

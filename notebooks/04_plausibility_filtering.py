@@ -39,9 +39,9 @@
 # |---|---|---|---|---|---|
 # | `smoke` | 34 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 1.6 min | 2.1 GB | 1 MB | nothing, none | measured 2026-11-26 |
-# | `2b-smoke` | 4 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
-# | `2b` | 57 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
-# | `14b` | 26 s | 30 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
+# | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
+# | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
+# | `14b` | 26 s | 8 GPUs of 80 GB | not measured | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with

@@ -20,7 +20,7 @@ FLAGS = {
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
     "plan": STAGE | {"--recipe", "--steps"},
     "explain": {"--profile", "--recipe"},
-    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--base", "--sample-every", "--redo"},
+    "train": STAGE | {"--recipe", "--data", "--steps", "--seed", "--base", "--redo"},
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE
     | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--without-guardrail", "--redo"},

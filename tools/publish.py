@@ -155,23 +155,14 @@ def _calculated(profile: str, number: str) -> tuple[str, ...]:
         return "seconds", "no GPU", "nothing", "nothing, none", f"as at `{SHOWN}`"
     times = [budget.format_duration(stage.seconds) for stage in work if stage.seconds]
     times += [f"{stage.stage}: not measured" for stage in work if stage.seconds is None]
-    peak, disk = (max(stage.gpu_gb or 0 for stage in work), sum(stage.disk_gb or 0 for stage in work))
-    gpus = "one GPU" if p.needs.gpus == 1 else f"each of {p.needs.gpus} GPUs"
+    memory, basis = (str(p.needs), "calculated") if any(stage.seconds for stage in work) else ("no GPU", "-")
     downloads = {source.location: source for stage in work for source in stage.sources}
-    return (
-        " and ".join(times),
-        f"{peak:.0f} GB on {gpus}" if peak else "no GPU",
-        f"{disk:.1f} GB" if disk else "little",
-        "; ".join(map(_link, downloads.values())),
-        "calculated",
-    )
+    return " and ".join(times), memory, "not measured", "; ".join(map(_link, downloads.values())), basis
 
 
 def _link(source: profiles.Source) -> str:
-    kind = "datasets/" if source.kind == "dataset" else ""
     size = f"{source.gigabytes:g} GB" if source.gigabytes else "size on its page"
-    link = f"[{source.location.split('/')[1]}](https://huggingface.co/{kind}{source.location})"
-    return f"{link} {size}{', gated' if source.gated else ''}"
+    return f"[{source.location.split('/')[1]}]({source.page}) {size}{', gated' if source.gated else ''}"
 
 
 def _verified(run: dict) -> str:

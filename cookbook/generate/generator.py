@@ -76,12 +76,10 @@ class Generator:
         return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 
     def _negative(self, request: Request) -> str:
-        for text in (request.negative_prompt, self.profile.sampling.negative_prompt):
-            if text is not None:
-                return text
         from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 
-        return DEFAULT_NEGATIVE_PROMPT
+        texts = request.negative_prompt, self.profile.sampling.negative_prompt, DEFAULT_NEGATIVE_PROMPT
+        return next(text for text in texts if text is not None)
 
     def __call__(self, request: Request, seed: int) -> tuple[dict, bytes | None]:
         """Generate one clip.
