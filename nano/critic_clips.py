@@ -21,6 +21,7 @@ from cookbook.errors import UserError
 from cookbook.models import autoencoder
 from cookbook.models.frames import Sampled, sample_frames
 from nano.training import read_frames
+from simulator.scene import phrase
 
 FPS, TOKENS = 8, 1024  # as the nano profile judges
 # Kinds of fault that are never trained on. Each breaks a law that a trained kind breaks too, elsewhere in the clip, so
@@ -59,8 +60,7 @@ def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip
                 f"{folder / 'manifest.jsonl'} is missing or empty: render clips with `python -m simulator make`"
             )
         jobs += [(folder, row) for row in rows]
-    names = _names([row for _, row in jobs])
-
+    prompts = sorted({row["prompt"] for _, row in jobs})
     videos = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in jobs])
     return [
         LabelledClip(
@@ -71,34 +71,27 @@ def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip
             row["instruction"] if row["physics"] or row["label"] == "generated" else None,
             row["violation"][0] if row.get("violation") else None,
             row["id"] if row["label"] == "generated" else row["source_clip"] or row["id"],
-            negative_instructions(row, names, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
+            negative_instructions(row, prompts, np.random.default_rng([number, 11])) if row["label"] == "real" else (),
         )
         for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))
     ]
 
 
-def _names(rows: Sequence[dict]) -> dict[str, list[str]]:
-    fields = ("object", "destination", "prompt")
-    return {field: sorted({row[field] for row in rows if field in row}) for field in fields}
+def negative_instructions(row: dict, prompts: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    """Eight instructions that differ from the row's own: in the hand, the object or the place, or altogether.
 
-
-def negative_instructions(row: dict, names: dict[str, list[str]], rng: np.random.Generator) -> tuple[str, ...]:
-    """Eight instructions that differ from the row's own: in the hand, the thing, the place or the task, or altogether.
-
-    Those that differ in one word teach most: whole other instructions name things that are not in the scene.
+    Those that differ in one part teach most: whole other instructions name things that are not in the scene.
     """
     own = row["prompt"]
     texts = [other_hand(own)]
-    if "object" in row:
-        there = [name for name in row.get("distractors", []) if name != row["object"]]
-        texts += [own.replace(row["object"], str(name), 1) for name in (*there[:2], rng.choice(names["object"]))]
-        end = f" to {row['destination']}."
-        texts += [own.replace(end, f" to {name}.") for name in rng.choice(names["destination"], 2)]
-        if row["task"] != "place":
-            texts += [f"Use the {row['hand']} hand to pick up {row['object']} from {row['source']}{end}"] * 2
-    texts = [text for text in texts if text != own]
-    others = [str(text) for text in rng.choice(names["prompt"], 8) if text != own]
-    return tuple((texts[:7] + others + texts)[:8])
+    for names, named in (("objects", row["item"]), ("places", row["place"])):
+        if named is not None:
+            mine = row[names][named]
+            texts += [own.replace(mine, other, 1) for other in row[names] if other != mine]
+    if row["task"] != "place" and None not in (row["item"], row["place"]):
+        texts.append(phrase("place", row["hand"], row["objects"][row["item"]], row["places"][row["place"]]))
+    others = [str(text) for text in rng.choice(prompts, 8) if text != own]
+    return tuple((texts + others + texts)[:8])
 
 
 def other_hand(prompt: str) -> str:

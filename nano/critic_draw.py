@@ -70,8 +70,8 @@ class Draw:
         numbers: number of each instruction, as in `BatchedCritic`.
     """
 
-    def __init__(self, clips: Clips, numbers: Mapping[str, int], size: int, rng: np.random.Generator) -> None:
-        self.clips, self.size, self.rng = clips, size, rng
+    def __init__(self, clips: Clips, numbers: Mapping[str, int], size: int) -> None:
+        self.clips, self.size, self.rng = clips, size, np.random.default_rng(0)
         both = lambda text: (numbers[text], numbers[other_hand(text)])  # noqa: E731
         self.own = np.array([both(prompt) for prompt in clips.prompts])
         blank = [(0, 0)] * 8
@@ -94,8 +94,9 @@ class Draw:
         chosen = self.rng.integers(len(groups), size=count)
         return np.array([self.rng.choice(groups[index]) for index in chosen], dtype=int)
 
-    def __call__(self, short: bool = False) -> Batch:
-        """A batch; a short one has clips cut at both ends, and copies with frames dropped from the middle."""
+    def __call__(self, number: int, short: bool = False) -> Batch:
+        """Batch number 0, 1, ...; a short one has clips cut at both ends, and copies that lack frames in the middle."""
+        self.rng = np.random.default_rng([7, number])
         clips, rng, size = self.clips, self.rng, self.size
         generated = self._pick(self.generated, 0 if short or not self.generated else size * 4 // 16)
         invalid = self._pick(self.invalid, size * 5 // 16 - len(generated) // 2)

@@ -24,7 +24,10 @@ from nano.generator import CENTRE, NANO, BatchGenerator, SimulatedClip
 from nano.variants import Resident, TrainingFlags, make, post_train, training_clips
 
 # Reasons of the rules that violate physics, whatever the instruction
-VIOLATIONS = ("the object is gone", "the object is seen twice", "the object changed its colour")
+VIOLATIONS = (
+    "the object is gone", "the object is seen twice", "the object changed its colour", "another object changed",
+    "the receptacle changed", "the other receptacle changed",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)

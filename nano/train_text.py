@@ -20,7 +20,7 @@ from cookbook.errors import report_user_errors
 from cookbook.models.text import normalised, tokenize
 from nano import networks
 from nano.tokenizer import build_tokenizer, captions, corpus
-from nano.training import draws, recipe, train
+from nano.training import draws, fit_from_scratch, recipe
 
 
 @dataclass
@@ -70,7 +70,7 @@ def main(args: Args) -> None:
         return training[torch.randint(len(training), (args.batch,), generator=draws(number), device=device)]
 
     settings = recipe("text", args.steps, args.batch, args.learning_rate, 100)
-    train(reader, lambda model, ids: sum(model.losses(ids)), batch_at, settings, args.out)
+    fit_from_scratch(reader, lambda model, ids: sum(model.losses(ids)), batch_at, settings, args.out)
     reader.encoder.cpu().save_pretrained(args.out / "text_encoder")
     with torch.no_grad():
         following, own = reader.cpu().eval().losses(held_out.cpu())

@@ -20,7 +20,7 @@ from cookbook.engine.loop import autocast
 from cookbook.errors import report_user_errors
 from cookbook.models.autoencoder import channels_last, decode_whole, moments_whole, whole_clip
 from nano import networks
-from nano.training import draws, load_clips, recipe, train
+from nano.training import draws, fit_from_scratch, load_clips, recipe
 
 MOVED = 2 * 8 / 255  # a pixel in -1..1 has moved when it differs from frame 0 by more than 8 of 255 levels
 KL_WEIGHT = 1e-6  # enough to keep latents bounded; more of it costs sharpness
@@ -149,7 +149,8 @@ def main(args: Args) -> None:
             if name == "clips" and device.type == "cuda":  # compiling takes more than it saves on single frames
                 vae.encoder.compile(dynamic=False)
                 vae.decoder.compile(dynamic=False)
-            train(vae, loss, batch_at, recipe(name, steps, batch, args.learning_rate, 100, 1e-4), args.out / name)
+            settings = recipe(name, steps, batch, args.learning_rate, 100, 1e-4)
+            fit_from_scratch(vae, loss, batch_at, settings, args.out / name)
     set_latent_statistics(vae, training[:: max(1, len(training) // 256)])
     vae.save_pretrained(args.out / "vae")
     figures = quality(vae, held_out)

@@ -25,7 +25,7 @@ from cookbook.models.text import encode_prompts
 from cookbook.show import progress
 from nano import networks
 from nano.critic_clips import other_hand
-from nano.training import draws, load_clips, recipe, train
+from nano.training import draws, fit_from_scratch, load_clips, recipe
 
 ENCODED_AT_ONCE = 16
 MODELS = ("vae", "text_encoder", "tokenizer")  # that encode clips and captions
@@ -178,7 +178,7 @@ def main(args: Args) -> None:
     if device.type == "cuda":
         model.compile()
     settings = recipe("world", args.steps, args.scenes * scenes.shape[1], args.learning_rate, 300)
-    train(model, lambda network, batch: data.loss(network, *batch).mean(), batch_at, settings, args.out)
+    fit_from_scratch(model, lambda network, batch: data.loss(network, *batch).mean(), batch_at, settings, args.out)
     model.eval().save_pretrained(args.out / "transformer")
     with torch.no_grad(), autocast(model, device, hardware.compute_dtype(device)):
         figures = pair_accuracy(data, model, held_out, rows)

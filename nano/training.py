@@ -18,7 +18,9 @@ from cookbook.engine.loop import Batches, Loss, Trained
 from cookbook.video import read_video
 
 
-def recipe(name: str, steps: int, batch: int, learning_rate: float, warmup: int, weight_decay: float = 0.01):
+def recipe(
+    name: str, steps: int, batch: int, learning_rate: float, warmup: int, weight_decay: float = 0.01
+) -> profiles.Recipe:
     """A recipe from random weights: the rate rises over `warmup` steps, then falls to nothing."""
     return replace(
         profiles.nano().recipe,
@@ -28,7 +30,9 @@ def recipe(name: str, steps: int, batch: int, learning_rate: float, warmup: int,
     )  # fmt: skip
 
 
-def train(model: nn.Module, loss_fn: Loss, batch_at: Batches, settings: profiles.Recipe, out: Path) -> Trained:
+def fit_from_scratch(
+    model: nn.Module, loss_fn: Loss, batch_at: Batches, settings: profiles.Recipe, out: Path
+) -> Trained:
     """Train in place with the cookbook's loop, continuing from the newest checkpoint in `out`; ends with averages."""
     with processes() as group:
         dtype = hardware.compute_dtype(group.device)
