@@ -84,7 +84,11 @@ def load_labelled(folders: Sequence[Path], critic: Critic, vae: Path | None, jit
     folder = vae if (vae / "config.json").exists() else vae / "vae"
     if not (folder / "config.json").exists():
         raise UserError(f"{vae} holds no VAE: config.json is missing")
-    model = channels_last(AutoencoderKLWan.from_pretrained(folder, torch_dtype=hardware.compute_dtype(device))).to(device).eval()
+    model = (
+        channels_last(AutoencoderKLWan.from_pretrained(folder, torch_dtype=hardware.compute_dtype(device)))
+        .to(device)
+        .eval()
+    )
     add_reconstructions(clips, model.requires_grad_(False), jitter=jitter)
     with runs.replacing(cache) as temporary, open(temporary, "wb") as file:
         np.save(file, clips.pixels[len(clips) :].cpu().numpy())

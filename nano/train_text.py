@@ -48,7 +48,9 @@ class Reader(nn.Module):
         later[(ids[:, :-1] == self.padding) & (later == self.padding)] = -100  # the first marks the prompt's end
         following = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), later.flatten(), ignore_index=-100)
         real, states = ids != self.padding, output.hidden_states[1:]
-        own = [F.cross_entropy(head(normalised(s)[real]), ids[real]) for head, s in zip(self.heads, states, strict=True)]
+        own = [
+            F.cross_entropy(head(normalised(s)[real]), ids[real]) for head, s in zip(self.heads, states, strict=True)
+        ]
         return following, torch.stack(own).sum()
 
 
