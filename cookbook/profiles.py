@@ -220,12 +220,12 @@ def nano() -> Profile:
         clip=Geometry(frames=25, fps=8, height=96, width=160),
         text_tokens=96,
         recipe=recipe,
-        sampling=Sampling(steps=12, guidance=2.0, shift=5.0, negative_prompt="", seeds=4, base_seeds=1),
+        sampling=Sampling(steps=8, guidance=1.0, shift=5.0, negative_prompt="", seeds=2, base_seeds=1),
         calibration=Source("simulator/calibration", kind="dataset"),
         critic_fps=8,
         critic_tokens=1024,
         needs=Needs(cores=2, memory_gb=8, disk_gb=3),
-        prompts=10,
+        prompts=20,
         alternatives=(replace(recipe, name="lora", lora_rank=8, learning_rate=2e-3),),
     )
 

@@ -162,6 +162,7 @@ def summary(run: Path) -> dict:
             **{f"auc_{question}": critic[question]["auc"] for question in QUESTIONS},
             **{f"calibration_clips_{question}": critic[question]["n"] for question in QUESTIONS},
             **{key: judged[key] for rate in rates for key in (rate, f"{rate}_interval")},
+            "obedience": judged["obedience"],
             "follow_gain": gain(run),
             "against_ground_truth": critic_against_ground_truth(run),
         },
@@ -187,6 +188,18 @@ def table(facts: dict) -> str:
         ("instruction followed, by the critic (tuned)", _format(judge["follow_rate_tuned"], ".0%")),
         ("success rate, by the ground truth (base)", _format(judge["success_rate_base"], ".0%")),
         ("success rate, by the ground truth (tuned)", _format(judge["success_rate_tuned"], ".0%")),
+        *(
+            (
+                f"the named {part}, not that of the same photo's other instruction",
+                f"{judge['obedience'][part]['own']:.0%}",
+            )
+            for part in ("hand", "object", "place")
+            if part in judge["obedience"]
+        ),
+        (
+            "the same without text: hand, object, place",
+            ", ".join(f"{share:.0%}" for share in judge["obedience"]["no_text"].values()) or "not measured",
+        ),
         ("success rate, by the ground truth (kept)", _format(judge["against_ground_truth"]["kept"], ".0%")),
         ("critic's AUC against the ground truth", _format(judge["against_ground_truth"]["auc"], ".2f")),
         ("videos kept, dropped", f"{filtered['kept']}, {filtered['dropped']}"),

@@ -25,7 +25,7 @@ import tyro
 from cookbook import runs, show, video
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import pixels, rules
-from cookbook.judge.ground_truth import PARTS, facts, obedience
+from cookbook.judge.ground_truth import PARTS, facts, followed, obedience
 from cookbook.judge.rules import Things
 from cookbook.judge.statistics import interval, share
 from cookbook.models import world
@@ -90,12 +90,9 @@ def tally(rows: list[dict]) -> dict:
     each part of the instruction was followed."""
     rate, edges = share(np.array([row["passed"] for row in rows]), [row["image"] for row in rows])
     counts = {key: dict(Counter(row[key] for row in rows).most_common()) for key in ("outcome", "reason")}
-    followed = {
-        part: round(float(np.mean([row["shown"][part] == row["named"][part] for row in rows])), 4) for part in PARTS
-    }
     return {
         "clips": len(rows), "rate": rate, "interval": edges, **counts, "obedience": obedience(rows),
-        "followed": followed,
+        "followed": followed(rows),
     }  # fmt: skip
 
 

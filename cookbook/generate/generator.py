@@ -34,13 +34,15 @@ class Setup:
     profile: Profile
     requests: list[Request]  # all that will follow: each of their prompts is embedded once
     fast: frozenset[str] = frozenset()  # of `shortcuts.NAMES`
+    silent: bool = False  # give the network the empty prompt instead of the requests' prompts
 
 
 class Generator:
     """Generates clips. The text encoder is freed before the world model is loaded."""
 
     def __init__(self, setup: Setup):
-        self.profile, self.fast, self.device = setup.profile, setup.fast, hardware.device()
+        self.profile, self.fast, self.silent = setup.profile, setup.fast, setup.silent
+        self.device = hardware.device()
         self._turn = threading.Lock()
         dtype = hardware.compute_dtype(self.device)
         self.guardrail = load_guardrail() if self.profile.guardrail else None
@@ -72,6 +74,8 @@ class Generator:
 
     def _prompt(self, request: Request) -> str:
         """With the captions' prefix, as in training. Upstream trains with the prefix and generates without it."""
+        if self.silent:
+            return ""
         prefix = self.profile.prompt_prefix
         return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 

@@ -20,7 +20,7 @@ from cookbook.show import progress
 def generate(
     profile: str = "nano",
     run: Path | str | None = None,
-    model: Literal["tuned", "base"] = "tuned",
+    model: Literal["tuned", "base", "no_text"] = "tuned",
     requests: Path | None = None,
     weights: Path | None = None,
     seeds: int | None = None,
@@ -34,7 +34,8 @@ def generate(
     Args:
         profile: name of a profile; `cookbook doctor` lists them.
         run: run folder; runs/<profile> when empty.
-        model: tuned, from the run's export; or base, the weights that post-training began with.
+        model: tuned, from the run's export; base, the weights that post-training began with; or no_text, the run's
+            export with an empty prompt, one video of each photo, which shows what the photo alone suggests.
         requests: published jsonl, batch_input.json, or folder of photos with instructions; data/eval when empty.
         weights: diffusers folder to use instead of the run's export.
         seeds: clips per request; the profile's when empty.
@@ -55,7 +56,7 @@ def generate(
         print(f"generate: NVIDIA's guardrail is off. {CLAUSE}")
         chosen = replace(chosen, guardrail=False)
     root = runs.run_folder(run, profile)
-    export = Path(weights) if weights else root / "export" / "diffusers" if model == "tuned" else None
+    export = Path(weights) if weights else root / "export" / "diffusers" if model != "base" else None
     if export and not export.is_dir():
         raise UserError(f"{export} is missing; type {runs.command('convert', root, profile)} first, or give --weights")
     photos = root / "data" / "eval"
@@ -63,12 +64,14 @@ def generate(
         raise UserError(f"{photos} is missing; type {runs.command('prepare', root, profile)} first")
     todo = read_requests(Path(requests or photos), chosen)  # checked before any weights are read or downloaded
     todo = todo if requests else todo[: chosen.prompts]
-    setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast))
-    count = seeds or (chosen.sampling.seeds if model == "tuned" else chosen.sampling.base_seeds)
+    if silent := model == "no_text":
+        todo = list({runs.digest(Path(row.input_path)): row for row in reversed(todo) if row.input_path}.values())[::-1]
+    setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast), silent)
+    count = seeds or (chosen.sampling.seeds if model == "tuned" else 1 if silent else chosen.sampling.base_seeds)
     inputs = {"requests": _fingerprint(todo), "weights": world.weights_fingerprint(setup.weights)}
     if requests is None:
         inputs["prepare"] = runs.fingerprint(root / "data")
-    if model == "tuned" and weights is None:
+    if model != "base" and weights is None:
         inputs["convert"] = runs.fingerprint(root / "export")
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
     settings |= {"fast": sorted(setup.fast)} if setup.fast else {}

@@ -23,7 +23,9 @@ from cookbook.video import read_video
 
 NAME = "ground_truth.jsonl"
 MODELS = ("base", "tuned")
-PARTS = ("hand", "item", "place")  # of an instruction
+SILENT = "no_text"  # the tuned model with an empty prompt
+WORDS = {"hand": "hand", "item": "object", "place": "place"}  # parts of an instruction, as reported
+PARTS = tuple(WORDS)
 
 
 def known_scenes(profile: Profile) -> dict[tuple[str, str], Path]:
@@ -66,13 +68,18 @@ def measure(profile: Profile, clips: Sequence[dict], path: Path) -> list[dict]:
 
 
 def rates(rows: Sequence[dict]) -> dict:
-    """`success_rate_<model>` and its 95 % CI over prompts, None for a model without clips of known scenes."""
+    """`success_rate_<model>` and its 95 % CI over prompts, None for a model without clips of known scenes; `obedience`.
+
+    obedience: of the tuned model by part, and under `no_text` the shares of its videos without text that show the same.
+    """
     facts = {}
     for model in MODELS:
         own = [row for row in rows if row["model"] == model]
         passed = np.array([row["passed"] for row in own], bool)
         rate, edges = share(passed, [row["prompt"] for row in own]) if own else (None, None)
         facts |= {f"success_rate_{model}": rate, f"success_rate_{model}_interval": edges}
+    spoken = [row for row in rows if row["model"] == "tuned"]
+    facts["obedience"] = obedience(spoken) | {SILENT: followed([row for row in rows if row["model"] == SILENT])}
     return facts
 
 
@@ -85,7 +92,7 @@ def obedience(rows: Sequence[dict]) -> dict[str, dict]:
         rows: of ground_truth.jsonl.
 
     Returns:
-        hand, item, place -> {"clips", "own", "interval" (95 % CI over photos), "partner", "neither"}.
+        hand, object, place -> {"clips", "own", "interval" (95 % CI over photos), "partner", "neither"}.
     """
     groups, counted = defaultdict(list), defaultdict(list)
     for row in rows:
@@ -102,6 +109,15 @@ def obedience(rows: Sequence[dict]) -> dict[str, dict]:
         partner = np.array([shown == named for _, shown, _, named in counted[part]])
         rate, edges = share(own, [image for image, *_ in counted[part]])
         other = round(float(partner.mean()), 4)
-        result[part] = {"clips": len(own), "own": rate, "interval": edges, "partner": other}
-        result[part]["neither"] = round(1 - rate - other, 4)
+        neither = round(1 - rate - other, 4)
+        result[WORDS[part]] = {"clips": len(own), "own": rate, "interval": edges, "partner": other, "neither": neither}
     return result
+
+
+def followed(rows: Sequence[dict]) -> dict[str, float]:
+    """Share of videos that show the hand, the object and the place that were named, each by itself."""
+    return {
+        WORDS[part]: round(float(np.mean([row["shown"][part] == row["named"][part] for row in rows])), 4)
+        for part in PARTS
+        if rows
+    }

@@ -18,7 +18,7 @@ import numpy as np
 from cookbook import profiles, runs, show
 from cookbook.errors import UserError
 from cookbook.judge import calibration, ground_truth
-from cookbook.judge.ground_truth import MODELS
+from cookbook.judge.ground_truth import MODELS, SILENT
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
 from cookbook.judge.rubrics import prompt_hash, unusable_rubrics
 from cookbook.judge.scorer import Scorer, Task
@@ -74,7 +74,8 @@ def judge(
     clock = time.monotonic()
     verdicts, scored = judge_rows(folder / "verdicts.jsonl", scorer, rows, explain)
     per_clip = (time.monotonic() - clock) / max(1, scored)
-    outcomes = ground_truth.measure(chosen, rows, folder / ground_truth.NAME) if clips is None else []
+    silent = list_generated(root, (SILENT,))[0] if clips is None else []
+    outcomes = ground_truth.measure(chosen, rows + silent, folder / ground_truth.NAME) if clips is None else []
     facts = summarise(verdicts, critic_facts) | ground_truth.rates(outcomes)
     seconds = [row["seconds"] for row in rows if row.get("seconds") is not None]
     facts["best_of_n"] = best_of_n(verdicts, outcomes, fmean(seconds) + per_clip if seconds and scored else None)
@@ -94,10 +95,10 @@ def _announce(clips: int, tokens: int, cannot_write: bool) -> None:
         show.banner("this critic was trained to score, not to write: explanations stay empty")
 
 
-def list_generated(run: Path) -> tuple[list[dict], dict[str, str]]:
-    """Clips of generated/base and generated/tuned in order, and the fingerprints of the folders."""
+def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict], dict[str, str]]:
+    """Clips of generated/<model> of each of `models` in order, and the fingerprints of the folders."""
     rows, inputs = [], {}
-    for model in MODELS:
+    for model in models:
         folder = run / "generated" / model
         if runs.read_manifest(folder) is None:
             continue
@@ -107,7 +108,7 @@ def list_generated(run: Path) -> tuple[list[dict], dict[str, str]]:
                 facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
                 facts |= {"image": row["image_sha256"], "seconds": row.get("seconds")}
                 rows.append({"file": f"generated/{model}/{row['file']}", "path": folder / row["file"], **facts})
-    if not rows:
+    if not rows and models is MODELS:
         raise UserError(f"{run / 'generated'} holds no finished videos: type {runs.command('generate', run)} first")
     return sorted(rows, key=lambda row: row["file"]), inputs
 
