@@ -124,6 +124,19 @@ def browse(draw: Callable[..., None], **choices: Sequence) -> None:
     ipywidgets.interact(draw, **widgets)
 
 
+def ask(draw: Callable[[str], None], text: str) -> None:
+    """In a notebook, a box to type into, which begins with `text`, and a button that calls `draw(text)`.
+
+    Headless nothing is shown, as by `browse`.
+    """
+    if os.environ.get("HEADLESS"):
+        return
+    import ipywidgets
+
+    box = ipywidgets.Text(text, description="instruction", layout=ipywidgets.Layout(width="90%"))
+    ipywidgets.interact_manual.options(manual_name="Generate")(draw, text=box)
+
+
 def live() -> bool:
     """Whether this is a live notebook: there is a kernel, and it is not headless."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
