@@ -112,7 +112,7 @@ def build(device: torch.device) -> Critic:
         shipped.chat_template,
     )
     digits = tokenizer.convert_tokens_to_ids(list(DIGITS))
-    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", writes=True)
+    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", True, qwen.FAST)
 
 
 def make_clip(path: Path, number: int) -> None:

@@ -58,9 +58,7 @@ def count(ray: str | None, setup: Setup, jobs: list[tuple[Request, int]], worker
     """Generate all clips, in this process (`ray` None) or on a cluster, and time them."""
     start, ends = time.perf_counter(), []
     clips = cluster.each(ray, Generator, (setup,), jobs, lambda request, seed: f"seed {seed}", IN_FLIGHT)
-    for _, (row, video) in clips:
-        if video is None:
-            raise UserError(f"{row['file']} came back without a video")
+    for _ in clips:
         ends.append(time.perf_counter() - start)
         say(f"{workers} worker(s): clip {len(ends)} after {ends[-1]:.1f} s")
     return Row(workers, (len(ends) - workers) / (ends[-1] - ends[workers - 1]), ends[-1])

@@ -152,7 +152,8 @@ def ranks(arena):
         everything = (size, free_port(), recipe, arena[0], *arguments)
         try:
             start_processes(tiny.train_rank, everything, size, start_method="forkserver")
-        except (ProcessExitedException, ProcessRaisedException):
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            print(error)
             return False
         return True
 

@@ -33,26 +33,22 @@ ROW = {
 }
 
 
-def test_every_prompt_and_seed_is_generated_once_and_repeats(tmp_path, photos, tiny_profile, tiny_world):
+def test_every_prompt_and_seed_is_generated_once_repeats_and_is_recorded(tmp_path, photos, tiny_profile, tiny_world):
     tiny_profile()
+    tuned, base = tmp_path / "a" / "generated" / "tuned", tmp_path / "b" / "generated" / "base"
     first = generate("tiny", run=tmp_path / "a", requests=photos, weights=tiny_world, seeds=2)
-    again = generate("tiny", run=tmp_path / "b", requests=photos, weights=tiny_world, seeds=2)
-    rows = runs.read_rows(tmp_path / "a" / "generated" / "tuned" / "generated.jsonl")
+    again = generate("tiny", run=tmp_path / "b", requests=photos, model="base", seeds=2)
+    rows = runs.read_rows(tuned / "generated.jsonl")
     assert [row["file"] for row in rows] == [f"00{i}_{i}_Wave_seed{k}.mp4" for k in (0, 1) for i in (0, 1)]
     assert first["clips"] == 4 and len({row["sha256"] for row in rows}) == 4
     videos = {name: value for name, value in first["outputs"].items() if name.endswith(".mp4")}
     assert videos == {name: value for name, value in again["outputs"].items() if name.endswith(".mp4")}
-    info = video.probe(tmp_path / "a" / "generated" / "tuned" / rows[0]["file"])
+    info = video.probe(tuned / rows[0]["file"])
     assert (info.frames, info.height, info.width) == (9, 32, 48)
-
-
-def test_rows_record_how_a_clip_was_generated(tmp_path, photos, tiny_profile, tiny_world):
-    tiny_profile()
-    generate("tiny", run=tmp_path, model="base", requests=photos, seeds=1)
-    row = runs.read_rows(tmp_path / "generated" / "base" / "generated.jsonl")[0]
+    row = runs.read_rows(base / "generated.jsonl")[0]
     assert row["model"] == "base" and row["weights"] == world.weights_fingerprint(tiny_world)
     assert row["image_sha256"] == runs.digest(photos / "0_Wave..png")
-    assert row["sha256"] == runs.digest(tmp_path / "generated" / "base" / row["file"])
+    assert row["sha256"] == runs.digest(base / row["file"])
     assert {"steps", "guidance", "shift", "frames", "fps", "height", "width", "seconds", "blocked"} <= row.keys()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from cookbook import hardware, runs
-from cookbook.errors import UserError
 from cookbook.generate import planning
 from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
@@ -153,8 +152,6 @@ class Generator:
             frames = read_image(path)[None]
         else:
             frames = read_video(path)[0][-5:]
-            if len(frames) < 5:
-                raise UserError(f"{path}: {len(frames)} frames; video2world needs at least 5")
         return autoencoder.to_tensor(fit(np.asarray(frames), *request.size)).to(self.device)
 
 

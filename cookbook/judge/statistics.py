@@ -1,4 +1,7 @@
-"""How far a score can be trusted: ROC, thresholds, and bootstrap intervals over scenes or prompts."""
+"""How far a score can be trusted: ROC, thresholds, and bootstrap intervals over scenes or prompts.
+
+SciPy and scikit-learn are imported where they are used: they take half a second, and most commands need neither.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from collections.abc import Callable, Sequence
 from math import comb
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap
-from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
 PRECISION = 0.75  # at least three of four clips that pass are valid, if valid and invalid clips were equally many
 RESAMPLES = 500
@@ -16,6 +17,8 @@ RESAMPLES = 500
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Area under the ROC curve: the chance that a valid clip scores above an invalid one. None with one class only."""
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(labels, scores)) if len(set(labels.tolist())) == 2 else None
 
 
@@ -24,6 +27,8 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
 
     A resample on which the statistic is None is left out. None if there is only one group.
     """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
     names = sorted(set(groups))
     if len(names) < 2:
         return None
@@ -53,6 +58,8 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
     Returns:
         threshold, precision, recall (share of valid clips kept), false_alarms (share of invalid clips kept), rule.
     """
+    from sklearn.metrics import roc_curve
+
     false, true, cuts = (curve[1:] for curve in roc_curve(labels, scores, drop_intermediate=False))
     precision = true / np.maximum(true + false, 1e-12)
     fitting = np.flatnonzero((precision >= wanted) & (true >= 0.05))
@@ -74,6 +81,8 @@ def histogram(scores: np.ndarray) -> list[int]:
 
 def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes: Sequence[str]) -> dict:
     """The figures of one question: AUC with 95 % CI over scenes, AUC per kind of fault, threshold, ROC, histograms."""
+    from sklearn.metrics import roc_curve
+
     kinds, overall = np.asarray(kinds), auc(labels, scores)
     facts = {"n": len(labels), "valid": int(labels.sum()), "auc": None, "auc_interval": None, "per_kind": {}}
     if overall is None:
@@ -110,6 +119,8 @@ def kappa(digits: Sequence[int], ratings: Sequence[int]) -> float | None:
 
     None where both series are the same constant, for which kappa is undefined.
     """
+    from sklearn.metrics import cohen_kappa_score
+
     if len(set(digits)) == len(set(ratings)) == 1:
         return None
     return float(cohen_kappa_score(digits, ratings, weights="quadratic", labels=range(1, 6)))

@@ -14,18 +14,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
-from transformers.cache_utils import DynamicCache
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
-from transformers.video_utils import VideoMetadata
 
 from cookbook import hardware, runs
 from cookbook.errors import UserError
-from cookbook.models import qwen
 from cookbook.models.frames import Sampled
+
+if TYPE_CHECKING:
+    from transformers import Qwen3VLForConditionalGeneration
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+    from cookbook.models import qwen
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
@@ -71,7 +73,7 @@ class Critic:
     digits: list[int]  # token ids of 1 to 5
     fingerprint: str
     writes: bool  # whether it was trained to write text, not only to score
-    layers: tuple[qwen.Patch, ...] = qwen.FAST  # parts of the class that are replaced while it scores
+    layers: tuple[qwen.Patch, ...]  # parts of the class that are replaced while it scores
     lock: Lock = field(default_factory=Lock, repr=False)  # of the processor: its tokenizer is not thread-safe
 
     def __post_init__(self) -> None:
@@ -91,6 +93,10 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     Raises:
         UserError: a file is missing, the folder holds another model, or a digit is not one token.
     """
+    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+    from cookbook.models import qwen
+
     fingerprint = critic_fingerprint(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder)
@@ -101,7 +107,7 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     if any(len(ids) != 1 for ids in digits):
         raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so a digit has no single probability")
     model = model.to(device).eval().requires_grad_(False)
-    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, writes(folder))
+    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, writes(folder), qwen.FAST)
 
 
 def writes(folder: Path) -> bool:
@@ -141,6 +147,8 @@ def process(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[
 
     Pixels are on the model's device, where they are normalised; everything else is on the CPU.
     """
+    from transformers.video_utils import VideoMetadata
+
     metadata = []
     for clip in clips:
         size = dict(zip(("height", "width"), clip.frames.shape[1:3], strict=True))
@@ -232,6 +240,10 @@ def score(
 @torch.no_grad()
 def answer(critic: Critic, inputs: Inputs) -> np.ndarray:
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
+    from transformers.cache_utils import DynamicCache
+
+    from cookbook.models import qwen
+
     device, probabilities = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
     with qwen.patched(*critic.layers):
