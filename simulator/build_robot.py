@@ -22,7 +22,7 @@ from PIL import Image
 from cookbook.errors import UserError, report_user_errors
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-TEXTURES = ("light-wood", "cream-plaster", "light-gray-floor-tile", "light-gray-plaster")
+TEXTURES = ("light-wood", "light-gray-floor-tile", "light-gray-plaster")
 UNSEEN = ("torso", "head", "base", "waist", "thigh", "shank", "foot")
 STL = np.dtype([("normal", "<3f4"), ("corners", "<9f4"), ("attribute", "<u2")])
 

@@ -44,16 +44,14 @@ def weave_grid(vertices: np.ndarray, uv: np.ndarray) -> Mesh:
     return Mesh(points, faces[area > 1e-9], uv.reshape(-1, 2))
 
 
-def lathe(
-    profile: list[tuple[float, float]], around: int = 24, lobes: int = 0, depth: float = 0.0, dense: int = 3
-) -> Mesh:
-    """Turn a (radius, height) profile around the z axis; `lobes` ripples of relative `depth`."""
+def lathe(profile: list[tuple[float, float]], around: int = 24, dense: int = 3) -> Mesh:
+    """Turn a (radius, height) profile around the z axis."""
     knots = np.array(profile, float)
     if dense > 1:
         old, new = np.arange(len(knots)), np.linspace(0, len(knots) - 1, (len(knots) - 1) * dense + 1)
         knots = np.stack([PchipInterpolator(old, knots[:, k])(new) for k in range(2)], 1)
     angle = np.linspace(0, 2 * np.pi, around + 1)
-    radius = knots[:, :1] * (1 + depth * np.cos(lobes * angle))[None]
+    radius = np.repeat(knots[:, :1], around + 1, 1)
     height = np.broadcast_to(knots[:, 1:], radius.shape)
     along = np.broadcast_to(np.linspace(0, 1, len(knots))[:, None], radius.shape)
     turn = np.broadcast_to(angle / (2 * np.pi), radius.shape)
@@ -86,19 +84,6 @@ def sweep(path: np.ndarray, radius: np.ndarray, around: int = 14) -> Mesh:
     return weave_grid(path[:, None] + radius[:, None, None] * ring, uv)
 
 
-def superellipsoid(size: tuple[float, float, float], squareness: tuple[float, float], around: int = 20) -> Mesh:
-    def power(value: np.ndarray, exponent: float) -> np.ndarray:
-        return np.sign(value) * np.abs(value) ** exponent
-
-    latitude, longitude = np.meshgrid(
-        np.linspace(-np.pi / 2, np.pi / 2, around), np.linspace(-np.pi, np.pi, around + 1), indexing="ij"
-    )
-    ring = power(np.cos(latitude), squareness[0])
-    unit = [ring * power(np.cos(longitude), squareness[1]), ring * power(np.sin(longitude), squareness[1])]
-    vertices = np.stack([*unit, power(np.sin(latitude), squareness[0])], -1) * np.array(size)
-    return weave_grid(vertices, np.stack([longitude / (2 * np.pi) + 0.5, latitude / np.pi + 0.5], -1))
-
-
 def cloud(rng: Generator, size: int, octaves: int = 4) -> np.ndarray:
     """Smooth noise (size, size) in [-1, 1] that closes around the horizontal edge."""
     total = np.zeros((size, size))
@@ -110,23 +95,11 @@ def cloud(rng: Generator, size: int, octaves: int = 4) -> np.ndarray:
 
 
 def paint_skin(
-    rng: Generator,
-    colour: tuple[float, float, float],
-    second: tuple[float, float, float] | None = None,
-    vary: float = 0.1,
-    speck: float = 0.0,
-    stripes: int = 0,
-    size: int = 64,
+    rng: Generator, colour: tuple[float, float, float], vary: float = 0.1, speck: float = 0.0, size: int = 64
 ) -> np.ndarray:
-    """Fruit skin: cloudy, optionally shading into a second colour, specked or striped."""
+    """Fruit skin: cloudy, optionally specked."""
     image = np.ones((size, size, 3)) * colour
-    if second is not None:
-        share = np.clip(np.linspace(-0.2, 1, size)[:, None] + 0.5 * cloud(rng, size), 0, 1)[..., None] ** 1.5
-        image = image * (1 - share) + np.array(second) * share
     image *= 1 + vary * cloud(rng, size)[..., None]
-    if stripes:
-        wave = np.sin(2 * np.pi * stripes * np.arange(size)[None] / size + 2 * cloud(rng, size))
-        image *= 1 - 0.35 * (wave > 0.3)[..., None]
     image[rng.random((size, size)) < speck] *= 1.35
     return np.clip(image, 0, 1)
 
