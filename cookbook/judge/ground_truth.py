@@ -1,8 +1,8 @@
 """Ground truth of generated videos of known scenes, to compare the critic's scores with, and their obedience.
 
-The simulator's photos come with masks of their things (`ground_truth/<n>.npz` beside the photos). So their videos can be
-judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos have no masks, hence no
-ground truth.
+The simulator's photos come with masks of their things (`ground_truth/<n>.npz` beside the photos). So their videos can
+be judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`). Published photos have no masks, hence
+no ground truth.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Ground truth of a generated video of a known scene, by rules on pixels, without a learned model.
 
-Given are the masks in frame 0 of every object and receptacle (from the simulator). `observe` reports what a video shows,
-whatever was asked: which hand moved, which object left its place, at which receptacle it ended. So obedience is measured
-apart from success. `judge_clip` decides whether an instruction was carried out: the named object left its place, is
-visible once, whole and in its own colours, is out of the hand, and its base lies inside the named receptacle's outline;
-the named hand moved; and everything else stayed what and where it was. A clip that cannot be decided is `undetermined`,
-which counts as failure.
+Given are the masks in frame 0 of every object and receptacle (from the simulator). `observe` reports what a video
+shows, whatever was asked: which hand moved, which object left its place, at which receptacle it ended. So obedience is
+measured apart from success. `judge_clip` decides whether an instruction was carried out: the named object left its
+place, is visible once, whole and in its own colours, is out of the hand, and its base lies inside the named
+receptacle's outline; the named hand moved; and everything else stayed what and where it was. A clip that cannot be
+decided is `undetermined`, which counts as failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from cookbook.judge import pixels
-from cookbook.judge.pixels import LAST, Appearance, base_share, blobs
+from cookbook.judge.pixels import LAST, Appearance, base_share, blobs, outline
 
 Outcome = Literal["placed", "not placed", "undetermined"]
 HEIGHT = 96  # pixels of the frame in which the lengths below are given
@@ -26,8 +26,9 @@ BACK = 4.0  # least distance by which a hand draws back after letting go
 CLEAR = 12.0  # additional distance, times the share of the object on which the arm is still visible
 LEFT = 0.3  # an object left its place when at most this share of it is still seen there in the last `LATE` frames
 LATE = 8
-OVER = 14.0  # largest distance of an object's base from the receptacle at which, or over which, it ended
-SAME = 0.3  # least share of a thing that looks as before if it stayed what and where it was
+OVER = 12.0  # largest distance of an object's base from the receptacle at which, or over which, it ended
+SAME = 0.2  # least share of a thing that looks as before if it stayed what and where it was
+LARGEST = 1.5  # most growth of an object's area: a larger one is nearer to the camera than the receptacle
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,26 @@ class Judgement:
     visible: float = 0.0
 
 
+class Ending:
+    """Where an item is in the last frames of a clip (N, H, W, 3) uint8.
+
+    model: its colours; home: its first place; seen: its pixels; stayed: share of its area still seen at home; groups:
+    those that lie elsewhere, in part at least, largest first; arm: the arm; areas: of the receptacles. All (H, W) bool.
+    """
+
+    def __init__(self, frames: np.ndarray, things: Things, item: int) -> None:
+        target = things.items[item]
+        self.model, self.arm = Appearance(frames[0], target), pixels.arm(frames[-1], frames[0])
+        self.areas = [ndimage.binary_dilation(outline(mask), iterations=2) for mask in things.receptacles]
+        inside = np.any(self.areas, 0)
+        self.home = ndimage.binary_dilation(target) & ~(inside & ~target)
+        self.seen = np.mean([self.model.track(frame) for frame in frames[-LAST:]], 0) > 0.5
+        self.stayed = float((self.seen & self.home).sum()) / max(self.model.area, 1)
+        self.seen |= self.model.arrived(frames[-LAST:], inside) & ~ndimage.binary_dilation(self.arm)
+        least = max(5.0, 0.1 * self.model.area)
+        self.groups = [group for group in blobs(self.seen, least) if (group & ~self.home).sum() >= least]
+
+
 def observe(frames: np.ndarray, things: Things) -> Observed:
     """What a clip (N, H, W, 3) uint8 of a known scene shows."""
     hand = pixels.acting_hand(frames)
@@ -63,20 +84,14 @@ def observe(frames: np.ndarray, things: Things) -> Observed:
     item = int(np.argmin(stayed))
     if stayed[item] > LEFT:
         return Observed(hand, None, None)
-    model = Appearance(frames[0], things.items[item])
-    groups = blobs(at_end(frames, model) & ~ndimage.binary_dilation(things.items[item]), max(5.0, 0.1 * model.area))
-    if not groups:
+    ending = Ending(frames, things, item)
+    if not ending.groups:
         return Observed(hand, item, None)
-    points = np.argwhere(groups[0])
-    base = np.array([np.quantile(points[:, 0], 0.9), points[:, 1].mean()])
-    gaps = [np.linalg.norm(np.argwhere(pixels.outline(mask)) - base, axis=1).min() for mask in things.receptacles]
+    rows, columns = np.nonzero(ending.groups[0])
+    base = int(np.quantile(rows, 0.9)), int(columns.mean())
+    gaps = [ndimage.distance_transform_edt(~area)[base] for area in ending.areas]
     place = int(np.argmin(gaps))
     return Observed(hand, item, place if gaps[place] < OVER * frames.shape[1] / HEIGHT else None)
-
-
-def at_end(frames: np.ndarray, model: Appearance) -> np.ndarray:
-    """An object's pixels (H, W) bool in the last frames."""
-    return np.mean([model.track(frame) for frame in frames[-LAST:]], 0) > 0.5
 
 
 def drew_back(frames: np.ndarray, hand: str, blob: np.ndarray, least: float) -> bool:
@@ -97,23 +112,23 @@ def judge_clip(
     """
     if not pixels.same_scene(frames, reference):
         return Judgement("undetermined", "this is not the known scene throughout")
-    judgement = judge_object(frames, things.items[item], things.receptacles[place], hand)
-    if judgement.outcome != "placed":
-        return judgement
+    if things.items[item].sum() < 8 or things.receptacles[place].sum() < 20:
+        return Judgement("undetermined", "target or receptacle is hardly visible in frame 0")
+    ending = Ending(frames, things, item)
+    judgement = judge_object(frames, ending, ending.areas[place], hand)
+    reason = side_effect(frames, things, hand, item, place, ending.seen) if judgement.outcome == "placed" else ""
+    return Judgement("not placed", reason, judgement.visible) if reason else judgement
+
+
+def side_effect(frames: np.ndarray, things: Things, hand: str, item: int, place: int, seen: np.ndarray) -> str:
+    """Which hand or thing did what was not asked for; empty if none did.
+
+    The target, `seen` (H, W) at the end, hides part of the other things, and shades the receptacle's inside.
+    """
     moved = pixels.acting_hand(frames)
     if moved != hand:
-        return Judgement("not placed", "the other hand moved" if moved else "no arm moved", judgement.visible)
-    if reason := changed(frames, things, item, place):
-        return Judgement("not placed", reason, judgement.visible)
-    return judgement
-
-
-def changed(frames: np.ndarray, things: Things, item: int, place: int) -> str:
-    """Which thing besides the target did not stay what and where it was; empty if all did.
-
-    The placed object hides part of them, and shades the receptacle's inside.
-    """
-    hidden = ndimage.binary_dilation(at_end(frames, Appearance(frames[0], things.items[item])), iterations=3)
+        return "the other hand moved" if moved else "no arm moved"
+    hidden = ndimage.binary_dilation(seen, iterations=3)
     for index, mask in enumerate(things.items):
         if index != item and pixels.kept(frames, mask, hidden=hidden) < SAME:
             return "another object changed"
@@ -123,23 +138,14 @@ def changed(frames: np.ndarray, things: Things, item: int, place: int) -> str:
     return ""
 
 
-def judge_object(frames: np.ndarray, target: np.ndarray, receptacle: np.ndarray, hand: str) -> Judgement:
-    """The rules of placing, in order; the first that fails gives the reason."""
-    if target.sum() < 8 or receptacle.sum() < 20:
-        return Judgement("undetermined", "target or receptacle is hardly visible in frame 0")
-    model, arm = Appearance(frames[0], target), pixels.arm(frames[-1], frames[0])
+def judge_object(frames: np.ndarray, ending: Ending, area: np.ndarray, hand: str) -> Judgement:
+    """The rules of placing into an `area` (H, W), in order; the first that fails gives the reason."""
+    model, groups = ending.model, ending.groups
     if model.recall < 0.35:
         return Judgement("undetermined", "the target's colours do not stand out in frame 0")
-    seen = at_end(frames, model)
-    area = ndimage.binary_dilation(pixels.outline(receptacle), iterations=2)
-    home = ndimage.binary_dilation(target) & ~(area & ~target)
-    stayed = float((seen & home).sum()) / model.area
-    seen = seen | model.arrived(frames[-LAST:], area) & ~ndimage.binary_dilation(arm)
-    least = max(5.0, 0.10 * model.area)
-    groups = [group for group in blobs(seen, least) if (group & ~home).sum() >= least]  # one may still touch its home
     placed = [group for group in groups if pixels.rests_in(group, area, model.area)]
     visible = sum(int(group.sum()) for group in placed) / model.area
-    if stayed >= 0.5:
+    if ending.stayed >= 0.5:
         reason = "the object is seen twice" if placed else "the object is still in its place"
         return Judgement("not placed", reason, visible)
     if not placed:
@@ -150,10 +156,11 @@ def judge_object(frames: np.ndarray, target: np.ndarray, receptacle: np.ndarray,
     if model.recoloured(frames[-LAST:], np.any(placed, 0)):
         return Judgement("not placed", "the object changed its colour", visible)
     outside = [group for group in groups if base_share(group, area) < 0.3 and group.sum() > 0.5 * model.area]
-    if outside or pixels.duplicated(model, frames, home) or pixels.residue(frames, target) > pixels.RESIDUE:
+    residue = pixels.residue(frames, model.mask) > pixels.RESIDUE
+    if outside or residue or pixels.duplicated(model, frames, ending.home):
         return Judgement("not placed", "the object is seen twice", visible)
-    if not drew_back(frames, hand, placed[0], BACK + CLEAR * pixels.touch(placed[0], arm)):
+    if not drew_back(frames, hand, placed[0], BACK + CLEAR * pixels.touch(placed[0], ending.arm)):
         return Judgement("not placed", "the object is still in the hand", visible)
-    if visible > 3.0:
-        return Judgement("not placed", "the object is too large: nearer to the camera than the receptacle", visible)
+    if visible > LARGEST:
+        return Judgement("not placed", "the object is too large: it hangs in the air", visible)
     return Judgement("placed", "", visible)
