@@ -55,7 +55,8 @@ def write_assets(root: Path) -> Path:
     mask[10:16, 10:16] = True
     (root / "simulator" / "eval" / "ground_truth").mkdir(parents=True)
     for index in range(2):
-        facts = {"mask_target": mask, "mask_receptacle": np.roll(mask, 20, 1), "hand": "right"}
+        facts = {"masks_items": mask[None], "masks_receptacles": np.roll(mask, 20, 1)[None]}
+        facts |= {"hand": "right", "item": 0, "place": 0}
         np.savez(root / "simulator" / "eval" / "ground_truth" / f"{index}.npz", **facts)
         photo = root / "simulator" / "eval" / "gr1_object" / f"{index}_{PROMPT}.png"
         photo.parent.mkdir(exist_ok=True)
