@@ -18,7 +18,7 @@ from simulator.scene import ITEMS, TASKS, Task, sample
 from simulator.studio import CHOICE, Episode, feasible
 from simulator.world import build
 
-USABLE = 0.5  # bar: share of first attempts at a scene in which enough instructions are feasible
+USABLE = 0.9  # bar: share of first attempts at a scene in which enough instructions are feasible
 DEEPEST, FARTHEST = 0.003, 0.06  # bars: metres of hand penetration, metres of object motion per frame while not held
 
 

@@ -58,7 +58,7 @@ class Scene:
     look: Look
 
     def rng(self, stream: int) -> Generator:
-        """Independent random streams of one scene: 0 sampling, 1 building, 2 motion, 3 faults, 4 instructions, 5 pose."""
+        """Random streams of one scene: 0 sampling, 1 building, 2 motion, 3 and 6 faults, 4 instructions, 5 pose."""
         return np.random.default_rng([*self.seed, stream])
 
 

@@ -75,7 +75,7 @@ def perform(env: Env, instruction: Instruction) -> Episode | None:
 def feasible(env: Env, task: Task, count: int) -> list[Episode]:
     """`count` instructions of a task that the expert can follow in a scene, or fewer where there are no more.
 
-    The first two differ in one part, hand, object or place, which is drawn by lot. Then come those nearest to the first.
+    The first two differ in one part, hand, object or place, which is drawn by lot. Then come those most like the first.
     """
     rng, run = env.world.scene.rng(4), functools.cache(functools.partial(perform, env))
     every = list(rng.permutation(np.array(instructions(task), object)))
