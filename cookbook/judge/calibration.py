@@ -15,7 +15,7 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.judge.calibration_clips import CORRUPTIONS, CalibrationClip, listing_hash
 from cookbook.judge.rows import QUESTIONS, CalibrationScore, read_validated
-from cookbook.judge.rubrics import prompt_hash
+from cookbook.judge.rubrics import prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.models import hub
@@ -106,7 +106,7 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
     clips = main + held_out + repeated
     made_from = {
         "critic": scorer.fingerprint,
-        "prompts": {question: prompt_hash(question) for question in QUESTIONS},
+        "prompts": prompt_hashes(),
         "clips": listing_hash(clips),
         "critic_fps": profile.critic_fps,
         "critic_tokens": profile.critic_tokens,

@@ -23,7 +23,7 @@ from cookbook.errors import UserError
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.rubrics import ask, prompt_hash
+from cookbook.judge.rubrics import ask, prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import auc, interval
 from cookbook.models import hub, qwen
@@ -179,7 +179,7 @@ def _enter(chosen: profiles.Profile, source: Path, out: Path, examples: Sequence
     recipe, seed, redo = settings
     listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
     inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
-    inputs["prompts"] = runs.digest_of([prompt_hash(question) for question in QUESTIONS])
+    inputs["prompts"] = runs.digest_of([*prompt_hashes().values()])
     facts = {"steps": recipe.steps, "batch": recipe.batch, "learning_rate": recipe.learning_rate, "seed": seed}
     return runs.enter(out, "train-critic", chosen.name, inputs, facts, redo)
 

@@ -39,26 +39,21 @@ def read_rubric(question: str) -> tuple[str, str]:
     return text, cue + " "
 
 
-def unusable_rubrics() -> dict[str, str]:
-    """Question -> reason, for each question with a rubric that cannot be used."""
-    reasons = {}
-    for question in QUESTIONS:
-        try:
-            read_rubric(question)
-        except UserError as error:
-            reasons[question] = str(error)
-    return reasons
-
-
 def ask(question: str, instruction: str | None) -> Question:
     """The question about one clip."""
     text, cue = read_rubric(question)
     return Question(text.replace("{instruction}", instruction or ""), cue)
 
 
-def prompt_hash(question: str) -> str:
-    """Hash of the rubric's file, kept in every verdict."""
-    return runs.digest(PROMPTS / f"{question}.txt")
+def prompt_hashes() -> dict[str, str]:
+    """Question -> hash of its rubric's file, kept in every verdict.
+
+    Raises:
+        UserError: a rubric that cannot be used.
+    """
+    for question in QUESTIONS:
+        read_rubric(question)
+    return {question: runs.digest(PROMPTS / f"{question}.txt") for question in QUESTIONS}
 
 
 def expected(probabilities: np.ndarray) -> float:

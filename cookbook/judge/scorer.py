@@ -19,8 +19,7 @@ import numpy as np
 
 from cookbook import cluster, hardware
 from cookbook.errors import UserError
-from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.rubrics import ask, expected, parse_answer, prompt_hash, unusable_rubrics
+from cookbook.judge.rubrics import ask, expected, parse_answer, prompt_hashes
 from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, preprocess, writes
 from cookbook.models.frames import Sampled
 
@@ -55,8 +54,10 @@ class CriticWorker:
     def __init__(self, critic: Critic | Path, fps: float, tokens: int) -> None:
         self.critic = critic if isinstance(critic, Critic) else load_critic(critic, hardware.device())
         self.size = fps, tokens, self.critic.token_edge
-        self.origin = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
-        self.unusable = unusable_rubrics()
+        self.origin = {
+            question: {"prompt_sha256": prompt, "critic": self.critic.fingerprint}
+            for question, prompt in prompt_hashes().items()
+        }
         self._model_lock, self._readers = Lock(), ThreadPoolExecutor(READERS)
 
     def __call__(self, batch: Sequence[Task]) -> Answers:
@@ -64,16 +65,16 @@ class CriticWorker:
 
         An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
         visual_tokens, prompt_sha256, critic and error. A clip that cannot be read gets an error and no
-        score, and so does a question with a rubric that cannot be used; the others are scored.
+        score; the others are scored.
         """
         answers: Answers = {}
         groups: dict[tuple, list[int]] = {}  # clips of one shape and with the same questions share a forward pass
         clips = list(self._readers.map(self._read, batch))
         for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
-            reasons = dict.fromkeys(task.prompts, str(clip)) if isinstance(clip, UserError) else self.unusable
-            answers |= {(row, q): _without_score(reasons[q]) for q in task.prompts if q in reasons}
-            if usable := tuple(q for q in task.prompts if q not in reasons):
-                groups.setdefault((clip.shape, usable), []).append(row)
+            if isinstance(clip, UserError):
+                answers |= {(row, question): _without_score(str(clip)) for question in task.prompts}
+            else:
+                groups.setdefault((clip.shape, tuple(task.prompts)), []).append(row)
         for (_, names), rows in groups.items():
             questions = [[ask(name, batch[row].prompts[name]) for name in names] for row in rows]
             inputs = preprocess(self.critic, [clips[row] for row in rows], questions)
