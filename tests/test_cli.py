@@ -25,7 +25,7 @@ FLAGS = {
     "generate": STAGE
     | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--without-guardrail", "--redo"},
     "calibrate": STAGE | {"--critic", "--ray"},
-    "judge": STAGE | {"--explain", "--critic", "--ray", "--redo"},
+    "judge": STAGE | {"--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--redo"},
     "run": STAGE | {"--only", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},

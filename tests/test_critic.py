@@ -69,7 +69,7 @@ def test_chat_shows_video_first_and_frame_times(critic):
     text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
     assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
     assert "<0.1 seconds>" in text and "<0.6 seconds>" in text  # frames 0, 2, 4, 6, 8 at 8 fps, in pairs
-    assert critics.video_stats(critic, sampled, inputs, 0) == critics.VideoStats(5, 4.0, 3 * 4 * 6)
+    assert critics.video_stats(critic, sampled, inputs, 0) == {"frames": 5, "fps": 4.0, "visual_tokens": 3 * 4 * 6}
 
 
 @settings(deadline=None)  # other work on the machine may slow it down
@@ -105,11 +105,6 @@ def test_a_setting_that_the_processor_ignores_is_an_error(critic):
     slower = Sampled(sampled.frames, sampled.indices, 2.0)
     with pytest.raises(UserError, match="frame times"):
         critics.video_stats(critic, slower, inputs, 0)
-
-
-def test_untrained_critic_writes_nothing(critic):
-    sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
-    assert critics.explain(critic, sampled, questions(PROMPTS[0])[0]) is None
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])

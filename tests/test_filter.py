@@ -33,8 +33,8 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
                     "question": question,
                     "critic": "sha256:0",
                 }
-                row |= dict.fromkeys(("probabilities", "digit", "explanation", "error", "frames", "fps"))
-                row |= {"visual_tokens": None, "votes": [], "prompt_sha256": "sha256:1"}
+                row |= dict.fromkeys(("probabilities", "digit", "error", "frames", "fps"))
+                row |= {"visual_tokens": None, "prompt_sha256": "sha256:1"}
                 runs.append_row(outputs[0], row)
     if cut is not None:
         facts = {"threshold": cut, "rule": "precision 0.8"}
@@ -165,7 +165,7 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"score": 5.5}, "line 3: score: .*less than or equal to 5"), ({"votes": 4}, "line 3: votes"),
+    [({"score": 5.5}, "line 3: score: .*less than or equal to 5"), ({"probabilities": [1]}, "line 3: probabilities"),
      ({"colour": "red"}, "line 3: colour"), ({"question": "beauty"}, "line 3: question")],
 )  # fmt: skip
 def test_an_invalid_verdict_is_refused_with_its_line(tmp_path, change, message):

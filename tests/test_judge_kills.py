@@ -75,11 +75,11 @@ def many_verdicts(path: Path, critic: critics.Critic, rows: list[dict]) -> None:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             path.with_suffix(f".{count}").write_text(str(pages * os.sysconf("SC_PAGE_SIZE")))
 
-    stats = critics.VideoStats(3, 8.0, 4)
+    stats = {"frames": 3, "fps": 8.0, "visual_tokens": 4}
     runs.append_row = counted
     scorer.preprocess = lambda critic, clips, questions: critics.Inputs({}, questions, 0, [stats] * len(clips))
     scorer.answer = lambda critic, inputs: np.full((len(inputs.stats), 2, 5), 0.2)
-    stage.judge_rows(path, scorer.Scorer(critic, 8, 1024), rows, False)
+    stage.judge_rows(path, scorer.Scorer(critic, 8, 1024), rows)
 
 
 @pytest.mark.slow

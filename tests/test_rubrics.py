@@ -1,4 +1,4 @@
-"""Parsing of written answers, rubrics, statistics of scores, and corrupted copies."""
+"""Rubrics, statistics of scores, and corrupted copies."""
 
 from __future__ import annotations
 
@@ -12,24 +12,6 @@ from tiny import clip
 
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips, rubrics, statistics
-
-FORMS = ["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5", "Rating: {}/5", "{}.0"]
-FORMS += ["<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Score (1 to 5): {}"]
-
-
-@given(st.integers(1, 5), st.sampled_from(FORMS))
-def test_parser_reads_the_digit(digit, form):
-    assert rubrics.parse_answer(form.format(digit)) == digit
-
-
-@pytest.mark.parametrize("text", ["", "great", "6", "0/5", "between 3 and 4", "<think>4", "12", "3.7", "Score: 45"])
-def test_parser_returns_none(text):
-    assert rubrics.parse_answer(text) is None
-
-
-@given(st.text(max_size=60))
-def test_parser_never_fails(text):
-    assert rubrics.parse_answer(text) in (None, 1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(

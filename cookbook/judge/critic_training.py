@@ -163,8 +163,6 @@ def train_critic(
     dtype, loss = hardware.compute_dtype(group.device), partial(digit_loss, critic)
     trained = engine.fit(critic.model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype)
     critic.model.to(dtype).save_pretrained(out)
-    if not critic.writes:
-        (out / "generation_config.json").unlink(missing_ok=True)
     for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
         if path.name != "config.json" and "safetensors" not in path.name:
             shutil.copy(path, out / path.name)

@@ -29,8 +29,6 @@ class Answer(Row):
     score: Score | None
     probabilities: Annotated[list[Probability], Field(min_length=5, max_length=5)] | None
     digit: Digit | None
-    votes: list[Digit | None]
-    explanation: str | None
     error: str | None
     frames: Annotated[int, Field(ge=1)] | None
     fps: Annotated[float, Field(ge=0)] | None

@@ -1,8 +1,7 @@
-"""Questions and answers: rubrics as files, scores from probabilities, and a tolerant parser of written answers."""
+"""Questions and answers: rubrics as files, and scores from the probabilities of digits."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,6 @@ from cookbook.judge.rows import QUESTIONS
 from cookbook.models.critic import Question
 
 PROMPTS = Path(__file__).parent / "prompts"
-
-_LABELLED = re.compile(r"(?i)(?:score|answer|rating)(?:\s*\([^)]*\))?\W{0,6}([1-5])(?![\d.]*\d)(?!\s*(?:to|-|–)\s*5)")
-_OUT_OF_FIVE = re.compile(r"(?<![\d.])([1-5])(?:\.0)?\s*(?:/|out of)\s*5(?![\d.]*\d)")
-_ALONE = re.compile(r"(?<![\d./])([1-5])(?:\.0)?(?![\d/]|\.\d)")
 
 
 def read_rubric(question: str) -> tuple[str, str]:
@@ -59,20 +54,3 @@ def prompt_hashes() -> dict[str, str]:
 def expected(probabilities: np.ndarray) -> float:
     """Score 1 to 5: the mean of the digits under their probabilities [5]."""
     return float(np.dot(probabilities, np.arange(1, 6)))
-
-
-def parse_answer(text: str) -> int | None:
-    """The digit 1 to 5 of a written answer ("4", "Score: 4", "4/5", "**4**"), or None where it is ambiguous.
-
-    Reasoning before `</think>` is ignored. The last labelled digit ("Score: 4") wins; without a label, the answer must
-    hold one digit only, or the same digit each time.
-    """
-    answer = text.rsplit("</think>", 1)[-1] if "</think>" in text else text
-    if "<think>" in answer:  # the reasoning was cut off before the answer
-        return None
-    plain = answer.replace("*", "").replace("_", " ").replace("`", "")
-    for pattern in (_LABELLED, _OUT_OF_FIVE):
-        if digits := pattern.findall(plain):
-            return int(digits[-1])
-    alone = set(_ALONE.findall(plain))
-    return int(alone.pop()) if len(alone) == 1 else None

@@ -19,8 +19,8 @@ import numpy as np
 
 from cookbook import cluster, hardware
 from cookbook.errors import UserError
-from cookbook.judge.rubrics import ask, expected, parse_answer, prompt_hashes
-from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, preprocess, writes
+from cookbook.judge.rubrics import ask, expected, prompt_hashes
+from cookbook.models.critic import Critic, answer, critic_fingerprint, load_critic, preprocess
 from cookbook.models.frames import Sampled
 
 BATCH = 8  # clips per forward pass
@@ -35,7 +35,6 @@ class Task:
     sample: Callable[[float, int, int], Sampled]  # (fps, most tokens, a token's edge) -> the frames for the critic
     prompts: dict[str, str | None]  # question -> instruction; only the questions that apply
     done: frozenset[str] = frozenset()  # questions that have their row already
-    explained: bool = False  # the critic also writes its reasoning
     tag: Any = field(default=None, compare=False)
 
 
@@ -63,9 +62,8 @@ class CriticWorker:
     def __call__(self, batch: Sequence[Task]) -> Answers:
         """The answer to each question about each clip of a batch.
 
-        An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
-        visual_tokens, prompt_sha256, critic and error. A clip that cannot be read gets an error and no
-        score; the others are scored.
+        An answer holds score, probabilities, digit, frames, fps, visual_tokens, prompt_sha256, critic and error. A clip
+        that cannot be read gets an error and no score; the others are scored.
         """
         answers: Answers = {}
         groups: dict[tuple, list[int]] = {}  # clips of one shape and with the same questions share a forward pass
@@ -80,11 +78,9 @@ class CriticWorker:
             inputs = preprocess(self.critic, [clips[row] for row in rows], questions)
             with self._model_lock:
                 probabilities = answer(self.critic, inputs)
-                for place, row in enumerate(rows):
-                    for column, name in enumerate(names):
-                        written = batch[row].explained
-                        text = explain(self.critic, clips[row], questions[place][column]) if written else None
-                        answers[row, name] = _scored(probabilities[place, column], text) | vars(inputs.stats[place])
+            for place, row in enumerate(rows):
+                for column, name in enumerate(names):
+                    answers[row, name] = _scored(probabilities[place, column]) | inputs.stats[place]
         return {(row, name): facts | self.origin[name] for (row, name), facts in answers.items()}
 
     def _read(self, task: Task) -> Sampled | UserError:
@@ -105,7 +101,6 @@ class Scorer:
     def __init__(self, critic: Critic | Path, fps: float, tokens: int, ray: str | None = None) -> None:
         self.parts, self.ray = (critic, fps, tokens), ray
         self.fingerprint = critic.fingerprint if isinstance(critic, Critic) else critic_fingerprint(critic)
-        self.writes = critic.writes if isinstance(critic, Critic) else writes(critic)
 
     @cached_property
     def here(self) -> CriticWorker:
@@ -128,17 +123,15 @@ def _name(batch: Sequence[Task]) -> str:
     return f"{len(batch)} clips from {batch[0].tag['file']} on"
 
 
-def _scored(probabilities: np.ndarray, text: str | None) -> dict:
+def _scored(probabilities: np.ndarray) -> dict:
     return {
         "score": round(expected(probabilities), 6),
         "probabilities": [round(float(p), 6) for p in probabilities],
         "digit": int(probabilities.argmax()) + 1,
-        "votes": [] if text is None else [parse_answer(text) if text else None],
-        "explanation": text,
         "error": None,
     }
 
 
 def _without_score(reason: str) -> dict:
-    empty = {"score": None, "probabilities": None, "digit": None, "votes": [], "explanation": None, "error": reason}
-    return empty | {"frames": None, "fps": None, "visual_tokens": None}
+    empty = dict.fromkeys(("score", "probabilities", "digit", "frames", "fps", "visual_tokens"))
+    return empty | {"error": reason}

@@ -30,7 +30,6 @@ RATES = {"physics": "plausible", "instruction": "follow"}  # question -> name of
 def judge(
     profile: str = "nano",
     run: Path | str | None = None,
-    explain: bool = False,
     critic: Path | str | None = None,
     ray: str | None = None,
     redo: bool = False,
@@ -38,7 +37,6 @@ def judge(
     """Score every generated video of a run for physics and for following its instruction.
 
     Args:
-        explain: let the critic also write its reasoning (real models; the nano critic cannot write).
         critic: folder of another critic than the profile's, such as one of notebook 05; its verdicts go to
             `verdicts-<folder name>`.
         ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
@@ -56,17 +54,15 @@ def judge(
     if (root / calibration.RATINGS).exists():
         inputs["ratings"] = runs.digest(root / calibration.RATINGS)
     inputs |= {"critic": scorer.fingerprint, "prompts": runs.digest_of([*prompt_hashes().values()])}
-    settings = {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens, "explain": explain}
+    settings = {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens}
     stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     tokens = chosen.critic_tokens
     print(f"judge: {len(rows)} clips, {len(QUESTIONS)} questions each, up to {tokens} visual tokens a clip")
-    if explain and not scorer.writes:
-        show.banner("this critic was trained to score, not to write: explanations stay empty")
     critic_facts = calibration.measure_critic(chosen, root, folder, scorer)
     clock = time.monotonic()
-    verdicts, scored = judge_rows(folder / "verdicts.jsonl", scorer, rows, explain)
+    verdicts, scored = judge_rows(folder / "verdicts.jsonl", scorer, rows)
     per_clip = (time.monotonic() - clock) / max(1, scored)
     outcomes = ground_truth.measure(chosen, rows, folder / ground_truth.NAME)
     facts = summarise(verdicts, critic_facts) | ground_truth.rates(outcomes)
@@ -97,7 +93,7 @@ def list_generated(run: Path) -> tuple[list[dict], dict[str, str]]:
     return sorted(rows, key=lambda row: row["file"]), inputs
 
 
-def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict], explained: bool) -> tuple[list[dict], int]:
+def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
     verdicts = read_validated(path, Verdict)
     done: dict[str, set[str]] = {}
@@ -108,7 +104,6 @@ def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict], explained: bool
             sample=partial(sample_video, row["path"]),
             prompts=dict.fromkeys(QUESTIONS, row["prompt"]),
             done=frozenset(done.get(row["file"], ())),
-            explained=explained,
             tag=row,
         )
         for row in rows
@@ -126,7 +121,7 @@ def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict], explained: bool
 def summarise(verdicts: Sequence[dict], critic: dict) -> dict:
     """Facts for the manifest: the critic's AUC, and per model the share of clips that pass, with its 95 % CI."""
     failed = sorted({verdict["file"] for verdict in verdicts if verdict["score"] is None})
-    facts: dict = {"unjudged": failed, "unparsable": sum(v["votes"].count(None) for v in verdicts)}
+    facts: dict = {"unjudged": failed}
     for question, word in RATES.items():
         measured = critic["questions"][question]
         facts[f"auc_{question}"], cut = measured.get("auc"), measured.get("threshold")
@@ -191,7 +186,5 @@ def print_summary(facts: dict) -> None:
             f"best of {last['n']} by the critic: success rate {last['success']:.0%}, {last['gain']:+.0%} against a "
             f"random one ({low:+.0%} to {high:+.0%})"
         )
-    if facts["unparsable"]:
-        print(f"{facts['unparsable']} written answers held no digit; they count as missing")
     if facts["unjudged"]:
         print(f"{len(facts['unjudged'])} clips could not be judged, see verdicts.jsonl; first {facts['unjudged'][0]}")
