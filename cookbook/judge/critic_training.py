@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ def read_labelled(folder: Path) -> list[Example]:
     return examples
 
 
-def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Sequence[str] = QUESTIONS) -> list[Example]:
+def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Iterable[str] = QUESTIONS) -> list[Example]:
     """The labels of calibration clips as digits: 5 for valid, 1 for invalid."""
     return [
         Example(c.name, partial(_sampled, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)

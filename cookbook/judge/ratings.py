@@ -17,10 +17,6 @@ from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
 from cookbook.judge.stage import list_generated
 
 STILLS = 3  # clips shown without a widget: each adds 15 kB to a notebook that must stay below 400
-LABELS = {
-    "physics": "Could this be real? 1 impossible … 5 natural",
-    "instruction": "Was it done? 1 not at all … 5 fully",
-}
 
 
 class Rating:
@@ -84,7 +80,7 @@ class Rating:
             question: [widgets.Button(description=str(digit), layout={"width": "3em"}) for digit in range(1, 6)]
             for question in QUESTIONS
         }
-        rows = [widgets.VBox([widgets.Label(LABELS[q]), widgets.HBox(row)]) for q, row in buttons.items()]
+        rows = [widgets.VBox([widgets.Label(QUESTIONS[q].scale), widgets.HBox(row)]) for q, row in buttons.items()]
         page = widgets.VBox([text, film, *rows, skip])
 
         def update() -> None:

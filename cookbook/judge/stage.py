@@ -21,10 +21,8 @@ from cookbook.judge.ground_truth import MODELS
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
 from cookbook.judge.rubrics import prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
-from cookbook.judge.statistics import best_of, interval, share
+from cookbook.judge.statistics import best_of, share
 from cookbook.models.frames import sample_video
-
-RATES = {"physics": "plausible", "instruction": "follow"}  # question -> name of its rate in the manifest
 
 
 def judge(
@@ -96,14 +94,12 @@ def list_generated(run: Path) -> tuple[list[dict], dict[str, str]]:
 def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
     verdicts = read_validated(path, Verdict)
-    done: dict[str, set[str]] = {}
-    for verdict in verdicts:
-        done.setdefault(verdict["file"], set()).add(verdict["question"])
+    known = {(verdict["file"], verdict["question"]) for verdict in verdicts}
     tasks = [
         Task(
             sample=partial(sample_video, row["path"]),
             prompts=dict.fromkeys(QUESTIONS, row["prompt"]),
-            done=frozenset(done.get(row["file"], ())),
+            done=frozenset(q for q in QUESTIONS if (row["file"], q) in known),
             tag=row,
         )
         for row in rows
@@ -122,15 +118,15 @@ def summarise(verdicts: Sequence[dict], critic: dict) -> dict:
     """Facts for the manifest: the critic's AUC, and per model the share of clips that pass, with its 95 % CI."""
     failed = sorted({verdict["file"] for verdict in verdicts if verdict["score"] is None})
     facts: dict = {"unjudged": failed}
-    for question, word in RATES.items():
+    for question, about in QUESTIONS.items():
         measured = critic["questions"][question]
         facts[f"auc_{question}"], cut = measured.get("auc"), measured.get("threshold")
         for model in MODELS:
             rows = [v for v in verdicts if v["model"] == model and v["question"] == question and v["score"] is not None]
             rate = edges = None
             if rows and cut is not None:
-                rate, edges = share(np.array([row["score"] >= cut for row in rows]), [row["prompt"] for row in rows])
-            facts[f"{word}_rate_{model}"], facts[f"{word}_rate_{model}_interval"] = rate, edges
+                rate, edges = share([row["score"] >= cut for row in rows], [row["prompt"] for row in rows])
+            facts[f"{about.rate}_rate_{model}"], facts[f"{about.rate}_rate_{model}_interval"] = rate, edges
     return facts
 
 
@@ -155,16 +151,15 @@ def best_of_n(verdicts: Sequence[dict], outcomes: Sequence[dict], cost: float | 
     measured = bool(clips) and all(None not in prompt for prompt in successes)
     curve = []
     for take in range(1, min(map(len, scores), default=0) + 1):
-        values = {"score": np.array([best_of(prompt, take) for prompt in scores]), "success": None, "gain": None}
+        values = {"score": [best_of(prompt, take) for prompt in scores], "success": None, "gain": None}
         if measured:
             pairs = list(zip(scores, successes, strict=True))
-            values["success"] = np.array([best_of(score, take, success) for score, success in pairs])
-            values["gain"] = values["success"] - [best_of(score, 1, success) for score, success in pairs]
+            values["success"] = [best_of(score, take, success) for score, success in pairs]
+            values["gain"] = np.subtract(values["success"], [best_of(score, 1, success) for score, success in pairs])
         point: dict = {"n": take, "seconds": None if cost is None else round(take * cost, 2)}
         for name, value in values.items():
-            point[name] = None if value is None else round(float(value.mean()), 4)
-            edges = None if value is None else interval(list(clips), lambda rows, v=value: float(v[rows].mean()))
-            point[f"{name}_interval"] = edges
+            known = (None, None) if value is None else share(value, list(clips))
+            point[name], point[f"{name}_interval"] = known
         curve.append(point)
     return curve
 

@@ -74,13 +74,8 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
     }
 
 
-def histogram(scores: np.ndarray) -> list[int]:
-    """Counts in 16 equal bins from 1 to 5."""
-    return np.histogram(scores, bins=16, range=(1, 5))[0].tolist()
-
-
 def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes: Sequence[str]) -> dict:
-    """The figures of one question: AUC with 95 % CI over scenes, AUC per kind of fault, threshold, ROC, histograms."""
+    """The figures of one question: AUC with 95 % CI over scenes, AUC per kind of fault, threshold, ROC."""
     from sklearn.metrics import roc_curve
 
     kinds, overall = np.asarray(kinds), auc(labels, scores)
@@ -93,7 +88,6 @@ def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes
         "auc_interval": interval(scenes, lambda rows: auc(labels[rows], scores[rows])),
         **threshold(labels, scores),
         "roc": [[round(float(x), 4), round(float(y), 4)] for x, y in zip(false, true, strict=True)],
-        "histogram": {"valid": histogram(scores[labels == 1]), "invalid": histogram(scores[labels == 0])},
     }
     for kind in sorted(set(kinds[labels == 0])):
         rows = (labels == 1) | (kinds == kind)
@@ -127,16 +121,15 @@ def kappa(digits: Sequence[int], ratings: Sequence[int]) -> float | None:
 
 
 def retest(first: np.ndarray, second: np.ndarray, cut: float | None) -> dict:
-    """Test-retest of clips scored before and after re-encoding: mean |difference|, correlation, flipped decisions."""
-    varies = len(first) > 2 and first.std() > 0 and second.std() > 0
+    """Test-retest of clips scored before and after re-encoding: mean |difference|, share of flipped decisions."""
     return {
         "n": len(first),
         "difference": round(float(np.abs(first - second).mean()), 4) if len(first) else None,
-        "correlation": round(float(np.corrcoef(first, second)[0, 1]), 4) if varies else None,
         "flipped": round(float(((first >= cut) != (second >= cut)).mean()), 4) if len(first) and cut else None,
     }
 
 
-def share(passed: np.ndarray, groups: Sequence[str]) -> tuple[float, list[float] | None]:
-    """Share of clips that pass, with its 95 % CI over groups."""
+def share(passed: Sequence[float], groups: Sequence[str]) -> tuple[float, list[float] | None]:
+    """Share of clips that pass, or the mean of any other values, with its 95 % CI over groups."""
+    passed = np.asarray(passed)
     return round(float(passed.mean()), 4), interval(groups, lambda rows: float(passed[rows].mean()))
