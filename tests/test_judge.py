@@ -143,28 +143,13 @@ def test_a_video_that_cannot_be_judged_has_its_reason_and_the_others_are_judged(
 
 
 def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeypatch):
-    class Enough(Exception):
-        """Stops the first run."""
-
-    def stop(path, row, append=runs.append_row):
-        append(path, row)
-        if path.name == "verdicts.jsonl" and len(runs.read_rows(path)) == 5:
-            raise Enough
-
-    with monkeypatch.context() as patch, pytest.raises(Enough):
-        patch.setattr(runs, "append_row", stop)
-        judge("smoke", run)
-    before = rows_of(run)
+    monkeypatch.setattr(video, "decode", lambda *_, **__: pytest.fail("a clip was decoded"))
     for name in ("model.safetensors", "tokenizer.json"):
         file = tmp_path / "assets/nano/critic" / name
         file.rename(tmp_path / name)
-        with monkeypatch.context() as patch, pytest.raises(UserError, match=rf"critic/{name} is missing.*download"):
-            patch.setattr(video, "decode", lambda *_, **__: pytest.fail("a clip was decoded"))
+        with pytest.raises(UserError, match=rf"critic/{name} is missing.*download"):
             judge("smoke", run)
         (tmp_path / name).rename(file)
-    assert rows_of(run) == before and len(before) == 5
-    judge("smoke", run)
-    assert rows_of(run)[:5] == before and len(rows_of(run)) == 24
 
 
 def test_a_run_without_videos_is_refused(tmp_path):
@@ -182,10 +167,3 @@ def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, t
         (tmp_path / "prompts/physics.txt").write_text(text)
         with pytest.raises(UserError, match=message):
             judge("smoke", run)
-
-
-def test_bad_verdict_line(run):
-    (run / "verdicts").mkdir()
-    (run / "verdicts/verdicts.jsonl").write_text("{}}\n{}\n")
-    with pytest.raises(UserError, match="line 1"):
-        judge("smoke", run)
