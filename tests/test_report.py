@@ -55,19 +55,9 @@ def run(tmp_path) -> Path:
     every = clips(tmp_path)
     finish(tmp_path, "prepare", {})
     log = [{"step": step, "loss": 1 / step, "lr": 0.01} for step in range(1, 21)]
-    finish(
-        tmp_path,
-        "train",
-        {"log.jsonl": lines(log)},
-        recipe={"name": "recommended"},
-        steps=20,
-        loss_first=0.75,
-        loss_last=0.05,
-        heldout_before=0.6,
-        heldout_after=0.4,
-        heldout_zero_velocity=1.0,
-        weights_changed=0.01,
-    )
+    facts = {"loss_first": 0.75, "loss_last": 0.05, "weights_changed": 0.01}
+    facts |= {"heldout_before": 0.6, "heldout_after": 0.4, "heldout_zero_velocity": 1.0}
+    finish(tmp_path, "train", {"log.jsonl": lines(log)}, **facts)
     finish(tmp_path, "convert", {}, max_abs_diff=0.0)
     for model in ("base", "tuned"):
         finish(tmp_path, f"generate-{model}", {})
@@ -81,30 +71,16 @@ def run(tmp_path) -> Path:
     calibration["held_out_corruptions"] = {
         question: {"per_kind": {"reversed": {"auc": 1.0, "n": 2}}} for question in results.QUESTIONS
     }
-    rates = {
-        f"{rate}_rate_{model}{part}": value
-        for rate in ("follow", "success")
-        for model, value in (("base", 0.0), ("tuned", 0.5))
-        for part, value in (("", value), ("_interval", [0, 1]))
-    }
+    rates = {"follow_rate_base": 0.0, "follow_rate_tuned": 0.5}
+    rates |= {"success_rate_base": 0.0, "success_rate_tuned": 0.5}
     curve = [{"n": n, "success": n / 2, "success_interval": [n / 2, 1.0]} for n in (1, 2)]
     outcome = {
         True: {"outcome": "placed", "reason": "", "passed": True},
         False: {"outcome": "not placed", "reason": "no arm moved", "passed": False},
     }
     outcomes = [clip | outcome[high] for clip, high in zip(every, good, strict=True)]
-    finish(
-        tmp_path,
-        "judge",
-        {
-            "ground_truth.jsonl": lines(outcomes),
-            "verdicts.jsonl": lines(verdicts),
-            "calibration.json": json.dumps(calibration),
-            "calibration_clips.jsonl": "",
-        },
-        best_of_n=curve,
-        **rates,
-    )
+    files = {"ground_truth.jsonl": lines(outcomes), "verdicts.jsonl": lines(verdicts)}
+    finish(tmp_path, "judge", files | {"calibration.json": json.dumps(calibration)}, best_of_n=curve, **rates)
     rows = {True: [], False: []}
     for clip, high in zip(every, good, strict=True):
         if clip["model"] == "tuned":

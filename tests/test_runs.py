@@ -1,12 +1,8 @@
 """Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 
 import pytest
 from hypothesis import given
@@ -137,29 +133,6 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
-
-
-def test_after_a_kill_the_manifest_is_complete_or_absent(tmp_path):
-    program = textwrap.dedent(
-        f"""
-        from pathlib import Path
-        from cookbook import runs
-        while True:
-            stage = runs.enter(Path({str(tmp_path / "s")!r}), "train", "nano", {{"data": "a"}}, {{}}, redo=True)
-            (stage.folder / "result.txt").write_text("result")
-            print("round", flush=True)
-            stage.finish([stage.folder / "result.txt"])
-        """
-    )
-    for moment in range(3):
-        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ)
-        process.stdout.readline()
-        time.sleep(0.01 * moment)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        manifest = runs.read_manifest(tmp_path / "s")
-        assert manifest is None or manifest["outputs"].keys() == {"result.txt"}
 
 
 def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):
