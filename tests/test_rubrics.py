@@ -49,23 +49,18 @@ def test_threshold_and_auc():
     assert statistics.auc(np.ones(3), np.ones(3)) is None
 
 
-@given(st.lists(st.floats(1, 5), min_size=1, max_size=6), st.data())
-def test_best_of_is_the_mean_over_subsets(scores, data):
-    take = data.draw(st.integers(1, len(scores)))
-    subsets = [max(subset) for subset in combinations(scores, take)]
-    assert statistics.best_of(scores, take) == pytest.approx(sum(subsets) / len(subsets))
-
-
-def test_best_of_with_worth_is_the_mean_over_subsets():
-    scores, worth = [3.0, 1.0, 3.0, 4.0, 2.0], [1.0, 0.0, 0.0, 0.0, 1.0]
-    for take in range(1, 6):
-        yields = []
-        for subset in combinations(range(5), take):
-            best = max(scores[i] for i in subset)
-            yields.append(np.mean([worth[i] for i in subset if scores[i] == best]))
-        assert statistics.best_of(scores, take, worth) == pytest.approx(np.mean(yields))
-    assert statistics.best_of([1, 2, 3], 2, [0, 1, 0]) == pytest.approx(1 / 3)
-    assert statistics.best_of([1, 1, 1, 1], 3, [1, 0, 0, 1]) == 0.5  # equal scores: a random choice
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 1)), min_size=1, max_size=6), st.data())
+def test_best_of_is_the_mean_over_subsets(clips, data):
+    """Of clips with equal scores a random one is taken; without worth, a clip is worth its score."""
+    take = data.draw(st.integers(1, len(clips)))
+    scores, worth = zip(*clips, strict=True)
+    yields = []
+    for subset in combinations(clips, take):
+        best, _ = max(subset)
+        yields.append((best, np.mean([value for score, value in subset if score == best])))
+    expected = np.mean(yields, 0)
+    assert statistics.best_of(scores, take) == pytest.approx(expected[0])
+    assert statistics.best_of(scores, take, worth) == pytest.approx(expected[1])
 
 
 def test_kappa_of_agreement_chance_and_reversal():
