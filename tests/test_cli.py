@@ -24,7 +24,7 @@ FLAGS = {
     "convert": STAGE | {"--checkpoint", "--redo"},
     "generate": STAGE
     | {"--model", "--requests", "--weights", "--seeds", "--ray", "--fast", "--without-guardrail", "--redo"},
-    "calibrate": STAGE | {"--critic", "--ray"},
+    "calibrate": STAGE,
     "judge": STAGE | {"--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--redo"},
     "run": STAGE | {"--only", "-p", "--parameter", "--redo"},

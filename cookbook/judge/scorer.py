@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -35,7 +35,8 @@ class Task:
     sample: Callable[[float, int, int], Sampled]  # (fps, most tokens, a token's edge) -> the frames for the critic
     prompts: dict[str, str | None]  # question -> instruction; only the questions that apply
     done: frozenset[str] = frozenset()  # questions that have their row already
-    tag: Any = field(default=None, compare=False)
+    name: str = ""  # in messages
+    tag: Any = None  # for the caller
 
 
 Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answer
@@ -120,7 +121,7 @@ class Scorer:
 
 
 def _name(batch: Sequence[Task]) -> str:
-    return f"{len(batch)} clips from {batch[0].tag['file']} on"
+    return f"{len(batch)} clips from {batch[0].name} on"
 
 
 def _scored(probabilities: np.ndarray) -> dict:

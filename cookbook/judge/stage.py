@@ -22,6 +22,7 @@ from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
 from cookbook.judge.rubrics import prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import best_of, share
+from cookbook.models import hub
 from cookbook.models.frames import sample_video
 
 
@@ -46,8 +47,9 @@ def judge(
     """
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
-    folder = calibration.verdicts_folder(root, critic)
-    scorer = calibration.open_scorer(chosen, critic, ray)
+    folder = root / (f"verdicts-{Path(critic).absolute().name}" if critic else "verdicts")
+    weights = Path(critic).expanduser().absolute() if critic else hub.locate(chosen.critic)
+    scorer = Scorer(weights, chosen.critic_fps, chosen.critic_tokens, ray)
     rows, inputs = list_generated(root)
     if (root / calibration.RATINGS).exists():
         inputs["ratings"] = runs.digest(root / calibration.RATINGS)
@@ -100,6 +102,7 @@ def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[d
             sample=partial(sample_video, row["path"]),
             prompts=dict.fromkeys(QUESTIONS, row["prompt"]),
             done=frozenset(q for q in QUESTIONS if (row["file"], q) in known),
+            name=row["file"],
             tag=row,
         )
         for row in rows

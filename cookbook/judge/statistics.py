@@ -1,11 +1,10 @@
 """How far a score can be trusted: ROC, thresholds, and bootstrap intervals over scenes or prompts.
 
-SciPy and scikit-learn are imported where they are used: they take half a second, and most commands need neither.
+scikit-learn is imported where it is used: it takes half a second, and most commands do not need it.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from math import comb
 
@@ -27,23 +26,14 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
 
     A resample on which the statistic is None is left out. None if there is only one group.
     """
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
     names = sorted(set(groups))
     if len(names) < 2:
         return None
-    rows = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
-
-    def on_groups(indices: np.ndarray) -> float:
-        value = statistic(np.concatenate([rows[names[index]] for index in indices]))
-        return np.nan if value is None else value
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # resamples without a value are left out below
-        settings = {"vectorized": False, "n_resamples": RESAMPLES, "method": "percentile"}
-        resampled = bootstrap((np.arange(len(names)),), on_groups, **settings, rng=np.random.default_rng(0))
-    values = resampled.bootstrap_distribution[~np.isnan(resampled.bootstrap_distribution)]
-    return [round(float(edge), 4) for edge in np.quantile(values, (0.025, 0.975))] if len(values) else None
+    rows = [np.flatnonzero(np.asarray(groups) == name) for name in names]
+    draws = np.random.default_rng(0).integers(0, len(names), (RESAMPLES, len(names)))
+    values = np.array([statistic(np.concatenate([rows[group] for group in draw])) for draw in draws], float)
+    known = values[~np.isnan(values)]
+    return [round(float(edge), 4) for edge in np.quantile(known, (0.025, 0.975))] if len(known) else None
 
 
 def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION) -> dict:
