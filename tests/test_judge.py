@@ -144,7 +144,7 @@ def test_a_video_that_cannot_be_judged_has_its_reason_and_the_others_are_judged(
 
 def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "decode", lambda *_, **__: pytest.fail("a clip was decoded"))
-    for name in ("model.safetensors", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
         file = tmp_path / "assets/nano/critic" / name
         file.rename(tmp_path / name)
         with pytest.raises(UserError, match=rf"critic/{name} is missing.*download"):

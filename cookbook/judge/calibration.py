@@ -181,11 +181,7 @@ def _agreement(rows: Rows, question: str, clips: list[CalibrationClip]) -> dict:
     clear = [row for _, row in pairs if row["label"] is not None]
     labels, scores = (np.array([row[key] for row in clear]) for key in ("label", "score"))
     ratings, digits = [round(rating) for rating, _ in pairs], [round(row["score"]) for _, row in pairs]
-    return {
-        "n": len(pairs),
-        "kappa": kappa(digits, ratings) if pairs else None,
-        "auc": auc(labels, scores) if clear else None,
-    }
+    return {"n": len(pairs), "kappa": kappa(digits, ratings) if pairs else None, "auc": auc(labels, scores)}
 
 
 def print_calibration(calibration: dict) -> None:
