@@ -271,7 +271,7 @@ def _conclude(profile: Profile, folder: Path, before: dict[str, str]) -> dict:
         print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'executed'}")
     if before == after:
         print("every stage was finished before")
-    print(f"\n{results.table(summary)}\n\nexpected of any trained weights:")
+    print(f"\n{results.table(summary['results'])}\n\nexpected of any trained weights:")
     for check in results.checks(folder, profile):
         print(f"  {'ok    ' if check.ok else 'FAILED'}  {check.what}: {check.result} (expected: {check.expected})")
     print(f"\nreport: {folder / 'report' / 'report.html'}")

@@ -82,11 +82,11 @@ def plot_best_of_n(run: Path) -> Axes:
     return ax
 
 
-def pairs(run: Path, count: int = PAIRS) -> list[tuple[str, Path, Path]]:
+def pairs(run: Path) -> list[tuple[str, Path, Path]]:
     """(prompt, video of the base model, video of the tuned model), same photo and noise, for the first prompts."""
     table = results.scores(run).sort_values(["name", "seed"])
     rows = table.pivot(index=["name", "seed", "prompt"], columns="model", values="file").reindex(columns=list(MODELS))
-    rows = rows.dropna().reset_index().drop_duplicates("prompt").head(count)
+    rows = rows.dropna().reset_index().drop_duplicates("prompt").head(PAIRS)
     return [(row.prompt, run / row.base, run / row.tuned) for row in rows.itertuples()]
 
 

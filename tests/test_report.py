@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cookbook import profiles, report, results, runs, video
+from cookbook import notebooks, profiles, report, results, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 
@@ -168,10 +168,12 @@ def test_a_missing_stage_is_named(run):
         report.write_report("smoke", run)
 
 
-def test_a_run_with_no_video_past_the_guardrail_has_the_other_checks(run):
+def test_a_run_ends_with_its_results_and_checks_also_where_the_guardrail_blocked_every_video(run, capsys):
     (run / "generated/tuned/generated.jsonl").write_text(lines([{"name": "0", "blocked": True}]))
-    checks = results.checks(run, profiles.nano())
-    assert len(checks) == 5 and all(check.ok for check in checks)
+    assert notebooks._conclude(profiles.nano(), run, {}) == results.summary(run)
+    printed = capsys.readouterr().out
+    assert "train" in printed and "executed" in printed and results.table(results.summary(run)["results"]) in printed
+    assert printed.count("\n  ok  ") == 5 and "FAILED" not in printed
 
 
 def test_every_type_of_fault_is_described():
