@@ -146,8 +146,9 @@ def summary(run: Path) -> dict[str, Any]:
 def table(rows: dict[str, float | None]) -> str:
     """The results of a summary as lines of text."""
     width = max(map(len, rows))
+    forms = {name: ".0%" if "rate" in name or "followed" in name else ".4g" for name in rows}
     return "\n".join(
-        f"{name:<{width}}  {'unknown' if value is None else format(value, '.4g')}" for name, value in rows.items()
+        f"{name:<{width}}  {'unknown' if value is None else format(value, forms[name])}" for name, value in rows.items()
     )
 
 

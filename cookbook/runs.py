@@ -53,8 +53,18 @@ _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 
 def run_folder(run: Path | str | None, profile: str) -> Path:
-    """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME)."""
-    return Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME).
+
+    Raises:
+        UserError: an older version of the cookbook, with other names of files, wrote the folder.
+    """
+    folder = Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    if (folder / "dreams").exists() or (begun(folder / "data") or {}).get("stage") == "data":
+        raise UserError(
+            f"{folder} was written by an older version of the cookbook, with other file names; "
+            f"choose another folder with --run, or delete it: `{shlex.join(['rm', '-r', str(folder)])}`"
+        )
+    return folder
 
 
 def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str:

@@ -62,6 +62,20 @@ def test_a_deleted_stage_may_start_with_other_inputs(tmp_path):
     assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}).done
 
 
+@pytest.mark.parametrize("name", ["dreams", "started.json"])
+def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path):
+    (tmp_path / "data").mkdir()
+    if name == "dreams":
+        (tmp_path / name).mkdir()
+    else:
+        runs.write_json(tmp_path / "data" / name, {"stage": "data"})
+    with pytest.raises(
+        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
+    ) as e:
+        runs.run_folder(tmp_path, "nano")
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
 def test_a_missing_output_is_reported_and_redo_empties_the_folder(tmp_path):
     finished(tmp_path / "s")
     (tmp_path / "s" / "result.txt").unlink()
