@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tyro
 from safetensors.torch import save_file
 
 from cookbook import video
@@ -81,14 +80,6 @@ def training(tmp_path_factory) -> Path:
 def folders(tiny_world, heldout, training, tmp_path) -> dict:
     """The folders that `ablate` and `generate_clips` take."""
     return {"models": tiny_world, "train": training, "data": (heldout,), "out": tmp_path}
-
-
-def typed(**flags: object) -> list[str]:
-    """Flags on the command line: those given, little of everything, and two processes that judge."""
-    words = ["--prompts=1", "--seeds=1", "--workers=2"]
-    for name, value in flags.items():
-        words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return words
 
 
 def test_rules_judge_clips_after_h264(heldout):
@@ -212,7 +203,7 @@ def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
 def test_generated_videos_are_kept_with_their_labels(folders, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(generate_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
     monkeypatch.setattr(generate_clips, "CENTRE", SHORT)
-    generate_clips.main(tyro.cli(generate_clips.Args, args=typed(**folders, batch=2)))
+    generate_clips.main(generate_clips.Args(**folders, batch=2, prompts=1, seeds=1, workers=2))
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["id"][:9] for row in rows] == ["steps0000"] * 2 + ["steps0001"] * 2 + ["steps0003"] * 2
     clips = {clip.row["id"]: clip for clip in generator.read_scenes((heldout,), 1)}

@@ -66,6 +66,6 @@ def test_only_the_batches_in_flight_are_held(critic, monkeypatch):
         return np.full((len(inputs.stats), 1, 5), 0.2)
 
     monkeypatch.setattr(scorer, "answer", slow)
-    tasks = [scorer.Task(sample, {"physics": None}) for _ in range(10 * scorer.BATCH)]
+    tasks = [scorer.Task(sample, {"physics": None}, "clip") for _ in range(10 * scorer.BATCH)]
     assert len(list(scorer.Scorer(critic, 8, 1024).score(tasks))) == len(tasks)
     assert len(ahead) == 10 and max(ahead) <= scorer.IN_FLIGHT * scorer.BATCH

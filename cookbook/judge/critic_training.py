@@ -94,7 +94,7 @@ def _sampled(clip: CalibrationClip, fault: Fault | None, *size) -> Sampled:
 def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> np.ndarray:
     """The score from 1 to 5 that a critic gives each example; nan for a clip that cannot be judged."""
     chosen = profiles.get(profile)
-    tasks = [Task(e.sample, {e.question: e.prompt}) for e in examples]
+    tasks = [Task(e.sample, {e.question: e.prompt}, e.name) for e in examples]
     answers = show.progress(Scorer(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
     return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in answers])
 

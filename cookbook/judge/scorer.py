@@ -34,8 +34,8 @@ class Task:
 
     sample: Callable[[float, int, int], Sampled]  # (fps, most tokens, a token's edge) -> the frames for the critic
     prompts: dict[str, str | None]  # question -> instruction; only the questions that apply
+    name: str  # in messages
     done: frozenset[str] = frozenset()  # questions that have their row already
-    name: str = ""  # in messages
     tag: Any = None  # for the caller
 
 
