@@ -14,7 +14,6 @@ Figures from an H100, and what was not run: docs/gpu_figures.md.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,10 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 import tyro
-from measuring import markdown, peak, say
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile as record
+from measuring import fresh_peak, peak, report, say
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -36,19 +34,17 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLVideoProcessor,
 )
-from transformers.models.qwen3_vl import modeling_qwen3_vl
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from cookbook import hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import scorer
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.rubrics import ask, parse_answer
+from cookbook.judge.rubrics import ask
 from cookbook.judge.stage import judge_rows
 from cookbook.models import hub, qwen
-from cookbook.models.critic import DIGITS, Critic, answer, chat, preprocess
+from cookbook.models.critic import DIGITS, Critic, answer, chat
 from cookbook.models.frames import Sampled, sample_frames, sample_video
-from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
 
 # Qwen3-VL-2B, of which Cosmos-Reason2-2B is a further training: 2,127,532,032 parameters
@@ -81,14 +77,14 @@ ANSWER = 8  # tokens that the plain loop generates
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `difference` is the largest of any probability from one plain pass over the first clip's chat."""
+    """One method."""
 
     method: str
     clips: int
-    warmup: float  # seconds of the first batch, not in `rate`
-    rate: float  # clips per second
-    model: float | None  # seconds per clip in which the model worked
-    difference: float | None
+    first_batch_s: float  # not in the rate
+    clips_per_second: float
+    model_s_per_clip: float | None  # in which the model worked
+    max_difference: float | None  # of any probability from one plain pass over the first clip's chat
     peak_gib: float | None  # of the allocator; None on a CPU
 
 
@@ -112,7 +108,7 @@ def build(device: torch.device) -> Critic:
         shipped.chat_template,
     )
     digits = tokenizer.convert_tokens_to_ids(list(DIGITS))
-    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", True, qwen.FAST)
+    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", qwen.FAST)
 
 
 def make_clip(path: Path, number: int) -> None:
@@ -152,22 +148,22 @@ def plain_inputs(critic: Critic, clip: Sampled, text: str) -> dict[str, torch.Te
     return inputs.to(critic.model.device)
 
 
-def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[dict]) -> None:
-    """A clip and a question at a time, the answer generated and parsed."""
+def plain_loop(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
+    """A clip and a question at a time, the answer generated as text."""
     for row in rows:
         for question in QUESTIONS:
-            clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
+            clip = sample_frames(*read_video(row["path"]), FPS, TOKENS, critic.token_edge)
             start, rest = chat(critic, replace(ask(question, row["prompt"]), cue=""))
             inputs = plain_inputs(critic, clip, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
             text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            runs.append_row(folder / "plain.jsonl", {"file": row["file"], "digit": parse_answer(text)})
+            runs.append_row(table, {"file": row["file"], "answer": text})
 
 
 @torch.no_grad()
-def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
+def plain_probabilities(critic: Critic, row: dict) -> np.ndarray:
     """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
-    clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
+    clip = sample_frames(*read_video(row["path"]), FPS, TOKENS, critic.token_edge)
     probabilities = []
     for question in QUESTIONS:
         inputs = plain_inputs(critic, clip, "".join(chat(critic, ask(question, row["prompt"]))))
@@ -180,8 +176,7 @@ def measure(
 ) -> Row:
     """Time a method on `rows`, after its first `first` clips once to warm up."""
     device, worked = critic.model.device, [0.0]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    fresh_peak(device)
 
     def timed(*args: object) -> np.ndarray:
         start = time.perf_counter()
@@ -201,50 +196,24 @@ def measure(
     return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak(device))
 
 
-def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
+def reading_rate(edge: int, rows: Sequence[dict]) -> float:
     """Clips per second that the readers alone could deliver: decoded and brought to size."""
     start = time.perf_counter()
     with ThreadPoolExecutor(scorer.READERS) as pool:
-        size = (setting.critic_fps, setting.critic_tokens, edge)
-        list(pool.map(lambda row: sample_video(row["path"], *size).indices, rows))
+        list(pool.map(lambda row: sample_video(row["path"], FPS, TOKENS, edge).indices, rows))
     return len(rows) / (time.perf_counter() - start)
-
-
-def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
-    """Where one batch spends its time on the GPU."""
-    size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
-    clips = [sample_video(row["path"], *size) for row in rows]
-    inputs = preprocess(critic, clips, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
-    with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        answer(critic, inputs)
-    rows = sorted(profiled.key_averages(), key=lambda event: -event.self_device_time_total)[:14]
-    return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
-
-
-def table(rows: Sequence[Row], reading: float) -> str:
-    """The rows in Markdown, under a line that says what was measured on what."""
-    environment = runs.environment()
-    facts = (
-        f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {environment['device']}, "
-        f"{os.cpu_count()} CPU cores, torch {environment['versions']['torch']}, "
-        f"transformers {environment['versions']['transformers']}; reading alone {reading:.3g} clips/s"
-    )
-    heads = ("method", "clips", "clips/s", "model, s per clip", "first batch, s", "max difference", "peak GiB")
-    cells = [(row.method, row.clips, row.rate, row.model, row.warmup, row.difference, row.peak_gib) for row in rows]
-    return markdown(facts, heads, cells, digits=3)
 
 
 def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[Row]:
     """Measure all methods, print the table and write it to a file after each.
 
     Args:
-        clips: distinct clips for our method; a quarter of them for its variants.
+        clips: distinct clips for our method; a quarter of them for the same with the class's own layers.
         few: clips for the plain loop.
         out: where the table goes.
     """
     if not 1 <= few <= clips:
         raise UserError(f"few is {few}; it must be at least 1 and at most clips, {clips}")
-    setting = replace(profiles.get("2b"), critic_fps=FPS, critic_tokens=TOKENS)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -252,47 +221,35 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
         say(f"{clips} clips of {sum(row['path'].stat().st_size for row in videos) / clips / 1e6:.2f} MB")
         critic = build(hardware.device())
         say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
-        reading = reading_rate(setting, critic.token_edge, videos)
-        reference = plain_probabilities(critic, setting, videos[0])
-        on_gpu = critic.model.device.type == "cuda"
-
-        def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
-            def work(some: Sequence[dict], part: str) -> None:
-                judge_rows(folder / f"{label}-{part}.jsonl", scorer.Scorer(chosen, FPS, TOKENS), some, False)
-
-            row = measure(label, chosen, work, clips, scorer.BATCH)
-            verdicts = runs.read_rows(folder / f"{label}-timed.jsonl")
-            assert len(verdicts) == 2 * len(clips) and not any(v["error"] for v in verdicts), "verdicts are missing"
-            scored = np.array([verdict["probabilities"] for verdict in verdicts[:2]])
-            note(replace(row, difference=float(np.abs(scored - reference).max())))
+        reading = reading_rate(critic.token_edge, videos)
+        reference = plain_probabilities(critic, videos[0])
+        facts = (
+            f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, "
+            f"transformers {transformers.__version__}; reading alone {reading:.3g} clips/s"
+        )
 
         def note(row: Row) -> None:
             rows.append(row)
-            out.write_text(table(rows, reading) + "\n")
-            say(f"{row.method}: {row.rate:.3g} clips/s")
+            report(facts, rows, out)
+            say(f"{row.method}: {row.clips_per_second:.3g} clips/s")
 
-        ours("cookbook judge", critic, videos)
-        if on_gpu:
-            say("one batch on the GPU\n" + kernels(critic, setting, videos[: scorer.BATCH]))
-        part = videos[: clips // 4 or 1]
-        ours("the same, the class's own layers", replace(critic, layers=()), part)
-        plain = partial(plain_loop, critic, setting, folder)
-        note(measure("plain generate loop", critic, lambda some, _: plain(some), videos[:few], 1))
-        if on_gpu:
-            for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
-                ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
-    print(table(rows, reading), flush=True)
+        own = {"cookbook judge": (critic, videos)}
+        own["the same, the class's own layers"] = (replace(critic, layers=()), videos[: clips // 4 or 1])
+        for method, (chosen, some) in own.items():
+            place = folder / method
+
+            def judge(part: Sequence[dict], name: str, chosen: Critic = chosen, place: Path = place) -> None:
+                judge_rows(place / f"{name}.jsonl", scorer.Scorer(chosen, FPS, TOKENS), part)
+
+            row = measure(method, chosen, judge, some, scorer.BATCH)
+            verdicts = runs.read_rows(place / "timed.jsonl")
+            assert len(verdicts) == 2 * len(some) and not any(v["error"] for v in verdicts), "verdicts are missing"
+            scored = np.array([verdict["probabilities"] for verdict in verdicts[:2]])
+            note(replace(row, max_difference=float(np.abs(scored - reference).max())))
+        plain = partial(plain_loop, critic, folder / "plain.jsonl")
+        note(measure("plain generate loop", critic, lambda part, _: plain(part), videos[:few], 1))
+    print(report(facts, rows), flush=True)
     return rows
-
-
-def compiled() -> tuple[qwen.Patch, ...]:
-    """Parts of the class that consist of many small kernels, each compiled into one."""
-    parts = [
-        (modeling_qwen3_vl, "apply_rotary_pos_emb_vision"),
-        (modeling_qwen3_vl, "apply_rotary_pos_emb"),
-        (modeling_qwen3_vl.Qwen3VLTextMLP, "forward"),
-    ]
-    return tuple((place, name, torch.compile(getattr(place, name), dynamic=True)) for place, name in parts)
 
 
 if __name__ == "__main__":

@@ -175,11 +175,11 @@ def require(profile: str) -> None:
     Raises:
         UserError: as from `able`.
     """
-    import diffusers
-    import transformers
+    from huggingface_hub.utils import disable_progress_bars
 
-    for library in (diffusers, transformers):  # loading bars are widgets, which freeze at 0 % once the page is saved
-        library.utils.logging.disable_progress_bar()
+    disable_progress_bars()  # they are widgets, which freeze at 0 % once the page is saved; transformers obeys, too
+    if "transformers" in sys.modules:  # unless it is imported already
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
     machine = able(profile)
     gpus = f", {len(machine.gpus)} x {machine.gpus[0][0]}" if machine.gpus else ""
     print(f"doctor: {profile} can run here ({machine.cores} cores, {machine.memory_gb:.0f} GB memory{gpus})")

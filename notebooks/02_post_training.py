@@ -59,7 +59,7 @@ steps: int = 0  # optimizer steps, 0 for those of the recipe
 seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
-from cookbook import budget, doctor, profiles, report, runs, samples, show
+from cookbook import budget, doctor, profiles, runs, samples, show
 from cookbook.train.planning import plan
 from cookbook.train.stage import train
 
@@ -185,9 +185,9 @@ plan(profile, run=folder, recipe=recipe or None, steps=steps or None);
 # of memory while training. Then comes a loop that fits on two pages (`cookbook/engine/loop.py`): AdamW, warm-up and decay, gradient clipping, and a running average of the
 # weights. That average (*power EMA*) is what gets used in the end,
 #
-# $$ \bar\theta_i = \beta_i\,\bar\theta_{i-1} + (1-\beta_i)\,\theta_i, \qquad \beta_i = \Big(1-\frac{1}{i+1}\Big)^{\gamma+1}, $$
+# $$ \bar\theta_i = \beta_i\,\bar\theta_{i-1} + (1-\beta_i)\,\theta_i, \qquad \beta_i = \Big(1-\frac{1}{i+1}\Big)^{\gamma+1} . $$
 #
-# whose window grows with the run: the first steps are forgotten, the last are averaged.
+# The window of this average grows with the run: the first steps are forgotten, the last are averaged.
 #
 # On several GPUs the same code runs under `torchrun`. Weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
 # transformer blocks are compiled. The compiler keeps at most the share of the activations that `activation_checkpointing` sets, and computes the rest again in the backward pass.
@@ -204,7 +204,7 @@ manifest = train(profile, run=folder, recipe=recipe or None, steps=steps or None
 # steps to see anything.
 
 # %%
-report.plot_loss(folder);
+show.loss(runs.read_rows(folder / "checkpoints" / "log.jsonl"));
 
 # %% [markdown]
 # ### Did it learn? Held-out loss, before and after
@@ -276,7 +276,7 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # * **Post-training is what counts**: from 4 % to more than half in every row, a LoRA like all weights. After it, perhaps, **clips**: with 40 of them the loss stays highest, and few are placed, though even this interval overlaps all others.
 # * **Everything else is noise.** The nano recipe with another seed comes to 69 instead of 58 %, so eleven points mean nothing with 128 videos, and hardly a row differs significantly from another (on 240 videos of 60 photos the recipe reaches 62 %,
 #   see the [model card](../assets/nano/README.md)). A table like this without intervals would have crowned the first line.
-# * **The loss ranks otherwise.** The lowest loss (LoRA, 0.124) places hardly more than the highest rate, whose loss is 0.153. Held-out loss shows whether a model learnt; which of two learnt the *task* better takes clips and a judge.
+# * **The loss ranks otherwise.** The lowest loss (LoRA, 0.124) places hardly more than the highest rate, which has a loss of 0.153. Held-out loss shows whether a model learnt; which of two learnt the *task* better takes clips and a judge.
 
 # %% [markdown]
 # ### Stopping and resuming

@@ -86,7 +86,7 @@ folder = samples.with_checkpoint(profile, runs.run_folder(run or None, profile))
 # The published loader is not strict: a name that does not match is left out with a warning, and the model then generates noise, or videos just like those of the base model. So here every written file is
 # **read again in a new process** and compared with the checkpoint, tensor by tensor.
 #
-# **What you should see:** one row per file (four; five where LoRA was trained, whose adapter is a file too), each *equal bit by bit*, and a largest difference of exactly 0: no tolerance, as nothing is computed.
+# **What you should see:** one row per file (four; after LoRA five, because its adapter is a file too), each *equal bit by bit*, and a largest difference of exactly 0: no tolerance, as nothing is computed.
 
 # %%
 exported = convert(profile, run=folder)
@@ -133,7 +133,7 @@ base = generate(profile, run=folder, model="base")
 #
 # Several seeds per prompt, because the next notebook picks the best of them.
 #
-# **What you should see:** at `nano` twice as many clips as before, in twice the time: a step costs the same, whosever weights it uses.
+# **What you should see:** at `nano` twice as many clips as before, in twice the time: a step costs the same with the weights of either model.
 
 # %%
 tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)

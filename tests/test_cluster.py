@@ -165,9 +165,9 @@ def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    shared, _ = judge_rows(table, Scorer(critic_folder, 8, 1024, ray_cluster.address), rows, False)
+    shared, _ = judge_rows(table, Scorer(critic_folder, 8, 1024, ray_cluster.address), rows)
     killer.join()
-    alone, _ = judge_rows(tmp_path / "alone.jsonl", Scorer(critic_folder, 8, 1024), rows, False)
+    alone, _ = judge_rows(tmp_path / "alone.jsonl", Scorer(critic_folder, 8, 1024), rows)
     order = itemgetter("file", "question")
     assert sorted(shared, key=order) == sorted(alone, key=order)
     assert len(runs.read_rows(table)) == 80

@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 
 from cookbook import budget, profiles, results, runs
 from cookbook.errors import UserError, report_user_errors
-from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own, select
+from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own
 from tools import expected
 
 SHOWN = profiles.DEFAULT  # the profile of the committed outputs
@@ -59,7 +59,7 @@ def publish(*folders: Path | str) -> None:
 
 def every() -> list[Path]:
     """All notebooks, those beyond the guide included."""
-    return select() + [path for number in FURTHER for path in NOTEBOOKS.glob(f"{number}_*.ipynb")]
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def picture_of(book: NotebookNode) -> bytes | None:
@@ -85,7 +85,7 @@ def outputs(folder: Path) -> None:
     """Copy the outputs of a run's executed notebooks into notebooks/."""
     for source in every():
         copy = folder / "notebooks" / source.name
-        if source not in select() and not copy.exists():
+        if source.stem[:2] in FURTHER and not copy.exists():
             continue
         book, executed = (nbformat.read(path, as_version=4) for path in (source, copy))
         cells = [cell for cell in book.cells if cell.cell_type == "code"]

@@ -31,19 +31,6 @@ if TYPE_CHECKING:
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
-THINK = (
-    "\n\nAnswer the question using the following format:\n\n<think>\nYour reasoning.\n</think>\n\n"
-    "Write your final answer immediately after the </think> tag."
-)  # the instruction that switches on Reason 2's reasoning
-
-
-@dataclass(frozen=True)
-class VideoStats:
-    """What the model received of a video, read back from its inputs."""
-
-    frames: int
-    fps: float
-    visual_tokens: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ class Inputs:
     videos: dict[str, torch.Tensor]  # the chats up to the end of the video
     questions: list[tuple[torch.Tensor, torch.Tensor]]  # of each question: tokens [B, L], index of the last one [B]
     start: int  # position of the first token of a question
-    stats: list[VideoStats]
+    stats: list[dict]  # what the model received of each clip, as `video_stats` returns it
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,6 @@ class Critic:
     processor: Qwen3VLProcessor
     digits: list[int]  # token ids of 1 to 5
     fingerprint: str
-    writes: bool  # whether it was trained to write text, not only to score
     layers: tuple[qwen.Patch, ...]  # parts of the class that are replaced while it scores
     lock: Lock = field(default_factory=Lock, repr=False)  # of the processor: its tokenizer is not thread-safe
 
@@ -107,12 +93,7 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     if any(len(ids) != 1 for ids in digits):
         raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so a digit has no single probability")
     model = model.to(device).eval().requires_grad_(False)
-    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, writes(folder), qwen.FAST)
-
-
-def writes(folder: Path) -> bool:
-    """Whether the critic was trained to write: only then has it a configuration for sampling text."""
-    return (folder / "generation_config.json").exists()
+    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, qwen.FAST)
 
 
 def critic_fingerprint(folder: Path) -> str:
@@ -193,8 +174,8 @@ def preprocess(critic: Critic, clips: Sequence[Sampled], questions: Sequence[Seq
     return Inputs(videos, tokens, int(positions.max()) + 1, stats)
 
 
-def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> VideoStats:
-    """What one row of the inputs holds of its clip.
+def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> dict:
+    """What one row of the inputs holds of its clip: `frames`, their rate `fps`, `visual_tokens`.
 
     Raises:
         UserError: the processor ignored the clip's size or frame times.
@@ -212,7 +193,7 @@ def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], 
     times, prompt = _timestamps(clip), critic.processor.tokenizer.decode(ids)
     if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in prompt]:
         raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
-    return VideoStats(len(clip.indices), round(clip.fps, 3), tokens)
+    return {"frames": len(clip.indices), "fps": round(clip.fps, 3), "visual_tokens": tokens}
 
 
 def _timestamps(clip: Sampled) -> list[float]:
@@ -231,7 +212,7 @@ def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device)
 
 def score(
     critic: Critic, clips: Sequence[Sampled], questions: Sequence[Sequence[Question]]
-) -> tuple[np.ndarray, list[VideoStats]]:
+) -> tuple[np.ndarray, list[dict]]:
     """Probabilities [clips, questions, 5] of the digits 1 to 5, and the stats of each clip; see `preprocess`."""
     inputs = preprocess(critic, clips, questions)
     return answer(critic, inputs), inputs.stats
@@ -259,18 +240,3 @@ def answer(critic: Critic, inputs: Inputs) -> np.ndarray:
             probabilities.append(logits[:, critic.digits].float().softmax(-1))
             cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
     return torch.stack(probabilities, 1).cpu().numpy()
-
-
-@torch.no_grad()
-def explain(critic: Critic, clip: Sampled, question: Question, length: int = 1024) -> str | None:
-    """The critic's reasoning and answer in words (greedy, Reason 2's think format), or None if it cannot write."""
-    if not critic.writes:
-        return None
-    start, rest = chat(critic, Question(question.text + THINK, ""))
-    with critic.lock:
-        inputs = process(critic, [clip], [start + rest])
-    inputs = {name: value.to(critic.model.device) for name, value in inputs.items()}
-    critic.model.model.rope_deltas = None  # cached by an earlier clip
-    ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)
-    with critic.lock:
-        return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
