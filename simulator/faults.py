@@ -8,6 +8,7 @@ inclusive.
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
+from simulator import objects
 from simulator.env import Env, Log, item_path, rollout
 from simulator.expert import UNREACHABLE, Plan, intended, make_plan
 from simulator.robot import Robot, min_jerk
 from simulator.scene import ITEMS, TABLE, Instruction, Task, instructions
+from simulator.shapes import COLOURS
 from simulator.world import FRAMES, World
 
 TIMES = np.arange(FRAMES)
@@ -137,7 +140,9 @@ def float_release(source: Source) -> InjectedFault:
 def morph(source: Source) -> InjectedFault:
     """The target changes its colour."""
     frame = int(source.rng.integers(source.event("lift"), source.event("lower")))
-    hue = float(source.rng.uniform(0.25, 0.75))
+    kind = objects.KINDS[source.world.scene.items[source.item].kind]
+    own, _, _ = colorsys.rgb_to_hsv(*COLOURS[kind.colour])
+    hue = float((own + source.rng.uniform(0.25, 0.75)) % 1)
     return InjectedFault(source.log.qpos.copy(), (frame, FRAMES - 1), Recolour(frame, hue))
 
 
