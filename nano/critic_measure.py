@@ -35,15 +35,13 @@ def scores(batched: BatchedCritic, clips: Clips, view: View, instructions: np.nd
     return torch.cat(predicted).cpu().numpy()
 
 
-def measure(batched: BatchedCritic, clips: Clips, limit: int | None = None) -> dict[str, float | None]:
+def measure(batched: BatchedCritic, clips: Clips) -> dict[str, float | None]:
     """AUC per question and per kind, for the clips as they are and, after `vae:`, for their VAE reconstructions.
 
     `physics` is over the kinds that were trained on, `physics/untrained` over the others; `corrupted` are copies that
     need no simulator. Valid for physics are all clips without a physics fault, for an instruction those that follow it.
     """
     rows = np.arange(len(clips))
-    if limit is not None:  # any of them: a stride might meet the same kind in every scene
-        rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
     texts = [_instructions(clips, row) for row in rows]
     instructions = np.array([[batched.numbers[text] for text in own] for own in texts])
     facts = {}

@@ -26,7 +26,7 @@ from nano.variants import Resident, TrainingFlags, make, post_train, training_cl
 # Reasons of the rules that violate physics, whatever the instruction
 VIOLATIONS = (
     "the object is gone", "the object is seen twice", "the object changed its colour", "another object changed",
-    "the receptacle changed", "the other receptacle changed",
+    "the receptacle changed", "the other receptacle changed", "the object is too large: it hangs in the air",
 )  # fmt: skip
 
 

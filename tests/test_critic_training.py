@@ -23,6 +23,7 @@ from cookbook.models.frames import Sampled, sample_frames
 from nano import critic_clips, critic_draw, critic_measure, critic_training
 from nano.critic_forward import BatchedCritic
 from nano.critic_model import MERGE, PATCH
+from nano.training import fit_from_scratch, recipe
 
 THINGS, PLACES = ("red apple", "corn", "lemon"), ("white plate", "tan basket", "blue bowl")
 PROMPTS = [f"Use the right hand to pick up {a} from table to {b}." for a, b in zip(THINGS, PLACES, strict=True)]
@@ -39,11 +40,11 @@ def write_faults(folder: Path, scenes: int) -> Path:
                 frames[4:] = clip(index)[:1].mean(dtype=np.uint8)
             video.write_video(folder / f"videos/{name}.mp4", frames if kind != "wrong_place" else frames[::-1], 8)
             row = {
-                "id": name, "fps": 8, "label": kind, "prompt": PROMPTS[index % 3], "hand": "right", "task": "place",
-                "object": THINGS[index % 3], "source": "table", "destination": PLACES[index % 3],
-                "distractors": [THINGS[(index + 1) % 3]], "source_clip": None if kind == "real" else f"place_{index}",
-                "physics": int(not invalid), "instruction": int(kind == "real"),
-                "violation": [4, 8] if invalid else None,
+                "id": name, "scene": f"place_{index}", "fps": 8, "label": kind, "prompt": PROMPTS[index % 3],
+                "hand": "right", "task": "place", "item": index % 3, "place": index % 2, "objects": THINGS,
+                "places": (PLACES[index % 3], "grey tray")[:: 1 if index % 2 == 0 else -1],
+                "source_clip": None if kind == "real" else f"place_{index}", "physics": int(not invalid),
+                "instruction": int(kind == "real"), "violation": [4, 8] if invalid else None,
             }  # fmt: skip
             runs.append_row(folder / "manifest.jsonl", row)
     return folder
@@ -114,10 +115,10 @@ def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, example
     videos = critic_clips.read_labelled_clips([write_generated(tmp_path)], 16)
     clips = critic_clips.collect([*examples, *videos], 16, CPU)
     batched = batched_critic(critic, clips)
-    draw = critic_draw.Draw(clips, batched.numbers, 16, np.random.default_rng(0))
+    draw = critic_draw.Draw(clips, batched.numbers, 16)
     drawn_labels = set()
-    for _ in range(20):
-        batch = draw()
+    for number in range(20):
+        batch = draw(number)
         videos = np.flatnonzero(clips.kinds[batch.view.clip] == "generated")
         assert len(videos) == 4 and (batch.per_token[videos] == -1).all() and (batch.negative_label[videos] == -1).all()
         for row in videos:
@@ -126,7 +127,7 @@ def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, example
             assert (batch.per_frame[row, :-1] == -1).all() and int(batch.per_frame[row, -1]) == labels[0]
             drawn_labels.add(labels)
     assert drawn_labels == {(1, 1), (0, 0), (-1, 0)}
-    assert not (clips.kinds[draw(short=True).view.clip] == "generated").any()
+    assert not (clips.kinds[draw(20, short=True).view.clip] == "generated").any()
     measured = critic_measure.measure(batched, clips)
     assert 0 <= measured["generated"] <= 1 and not any(key.endswith("/generated") for key in measured)
 
@@ -189,22 +190,31 @@ def test_faults_are_where_clips_differ_from_their_originals(clips):
     assert not invalid[:1].any() and invalid[2:].flatten(1).any(1).all()  # frame 4 begins the third pair
 
 
-def test_negative_instructions_are_wrong_by_a_word(examples):
-    negatives = examples[0].negatives
-    assert len(negatives) == 8 and examples[0].prompt not in negatives
-    assert negatives[:2] == (PROMPTS[0].replace("right", "left"), PROMPTS[0].replace("red apple", "corn"))
-    assert critic_clips.other_hand(negatives[0]) == PROMPTS[0]
-    moved = "Use the right hand to pick up corn from table and put it down farther left."
-    assert critic_clips.other_hand(moved) == moved.replace("left", "L").replace("right", "left").replace("L", "right")
+def test_negative_instructions_differ_in_one_part_first(examples):
+    negatives, own = examples[0].negatives, PROMPTS[0]
+    assert len(negatives) == 8 and own not in negatives
+    assert set(negatives[:4]) == {
+        own.replace("right", "left"), own.replace("red apple", "corn"), own.replace("red apple", "lemon"),
+        own.replace("white plate", "grey tray"),
+    }  # fmt: skip
+    assert set(negatives[4:]) <= {*PROMPTS[1:], *negatives[:4]}
+    assert critic_clips.other_hand(negatives[0]) == own
+    row = {"prompt": "Use the left hand to lift corn from table and put it back.", "task": "lift", "hand": "left"}
+    row |= {"item": 1, "place": None, "objects": THINGS, "places": PLACES}
+    lifts = critic_clips.negative_instructions(row, PROMPTS, np.random.default_rng(0))
+    assert [text.count("lift") for text in lifts] == [1] * 3 + [0] * 5  # hand and two objects, then whole others
+    row |= {"prompt": "Use the left hand to pick up corn from table and hold it over tan basket.", "task": "carry"}
+    carried = critic_clips.negative_instructions(row | {"place": 1}, PROMPTS, np.random.default_rng(0))
+    assert "Use the left hand to pick up corn from table to tan basket." in carried  # not let go of
 
 
 @pytest.mark.parametrize("short", [False, True])
 def test_batches_have_the_right_labels(critic, clips, short):
     batched = batched_critic(critic, clips)
-    draw = critic_draw.Draw(clips, batched.numbers, 32, np.random.default_rng(1))
+    draw = critic_draw.Draw(clips, batched.numbers, 32)
     texts = sorted(clips.texts())
-    for _ in range(4):
-        batch = draw(short)
+    for number in range(4):
+        batch = draw(number, short)
         kinds = clips.kinds[batch.view.clip.numpy()]
         assert "sink" in clips.kinds and "sink" not in kinds  # never trained on
         assert batch.view.when.shape == (32, 6 if short else 9) and int(batch.view.when.max()) <= 8
@@ -227,6 +237,15 @@ def test_batches_have_the_right_labels(critic, clips, short):
             assert (batch.physics[:10] == 0).all() and (batch.instruction[:10] == -1).all()
             assert (batch.per_frame[:10, 0] == 1).all() and (batch.per_frame[:10, -1] == 0).all()
             assert (batch.instruction[10:20] == 1).all() and (batch.negative_label[10:20] == 0).all()
+
+
+def test_a_number_gives_the_same_batch_again(critic, clips):
+    numbers = batched_critic(critic, clips).numbers
+    one, other = critic_draw.Draw(clips, numbers, 16), critic_draw.Draw(clips, numbers, 16)
+    other(0)
+    tensors = [[*vars(batch.view).values(), *vars(batch).values()] for batch in (one(3), other(3), one(4))]
+    same, again, later = ([value for value in part if isinstance(value, torch.Tensor)] for part in tensors)
+    assert all(map(torch.equal, same, again)) and not all(map(torch.equal, same, later))
 
 
 def test_vae_reconstructions_are_appended(clips):
@@ -255,29 +274,31 @@ def test_balanced_loss():
 
 
 @pytest.mark.slow
-def test_training_lowers_every_loss(critic, clips):
-    batched, learner = batched_critic(critic, clips), critic_training.Learner(critic, CPU)
-    batch = critic_draw.Draw(clips, batched.numbers, 16, np.random.default_rng(0))()
-    torch.manual_seed(0)
-    history = []
-    for _ in range(25):
-        losses = critic_training.loss_on(batched, clips, batch)
-        learner.update(losses, 0.0)
+def test_training_lowers_every_loss(critic, clips, tmp_path):
+    batched, history = batched_critic(critic, clips), []
+    batch = critic_draw.Draw(clips, batched.numbers, 16)(0)
+
+    def loss(_: torch.nn.Module, drawn: critic_draw.Batch) -> torch.Tensor:
+        losses = critic_training.loss_on(batched, clips, drawn)
         history.append({name: float(value.detach()) for name, value in losses.items()})
+        return sum(losses.values())
+
+    critic.model.float().requires_grad_(True)
+    fit_from_scratch(critic.model, loss, lambda _: batch, recipe("critic", 25, 16, 1e-3, 5), tmp_path)
     first, last = history[0], history[-1]
     assert all(last[name] < 0.95 * first[name] for name in first), (first, last)
 
 
 @pytest.mark.slow
-def test_training_resumes_measures_and_saves(critic_folder, tmp_path):
-    data, held, out = write_faults(tmp_path / "data", 12), write_faults(tmp_path / "held", 3), tmp_path / "critic"
+def test_training_resumes_measures_and_saves(critic_folder, tmp_path, capsys):
+    data, held, out = write_faults(tmp_path / "data", 6), write_faults(tmp_path / "held", 3), tmp_path / "critic"
     shutil.copytree(critic_folder, out)
-    first = critic_training.train((data,), out, (held,), minutes=0.02, batch=16).keys()
+    first = critic_training.train((data,), out, (held,), steps=2, batch=16).keys()
     assert {"physics", "physics/vanish", "physics/untrained", "instruction/wrong_place", "instruction/swapped"} <= first
     assert {"corrupted physics", "corrupted physics/dropped", "shuffled physics"} <= first
-    row = runs.read_rows(out / "train_log.jsonl")[-1]
-    last = critic_training.train((data,), out, (held,), minutes=row["seconds"] / 60 + 0.5, budget=0.01, batch=16)
-    assert row["step"] < runs.read_rows(out / "train_log.jsonl")[-1]["step"]
+    last = critic_training.train((data,), out, (held,), steps=4, batch=16)
+    assert "continuing from" in capsys.readouterr().out
+    assert [row["step"] for row in runs.read_rows(out / "training/log.jsonl")] == [1, 2, 3, 4]
     assert critics.critic_fingerprint(out) != critics.critic_fingerprint(critic_folder)
     assert last["shuffled physics"] == pytest.approx(0.5, abs=0.2)
     figures, again = json.loads((out / "metrics.json").read_text()), critic_training.assess(out, (held,))

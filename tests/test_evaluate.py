@@ -1,4 +1,4 @@
-"""Measuring and comparing recipes of post-training: tiny models, and clips in which a bar carries a square."""
+"""Measuring and comparing recipes of post-training: tiny models, and clips in which an arm carries a box."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.torch import save_file
 
-from cookbook import video
+from cookbook import runs, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
+from cookbook.judge import rules
+from cookbook.judge.ground_truth import PARTS
+from cookbook.judge.rules import Things, judge_clip
 from cookbook.models import autoencoder, world
 from cookbook.train.dataset import CachedClip
 from cookbook.train.objective import batches
@@ -29,40 +33,10 @@ ALONE = Group(0, 1, torch.device("cpu"))
 SHORT = replace(CENTRE, steps=2)
 
 
-def drawn(offset: int = 0, carried: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames [25, 96, 160, 3] in which a bar from the right carries a red square onto a blue pad, and both masks."""
-    frames = np.full((25, 96, 160, 3), (200, 200, 190), np.uint8)
-    frames[:, 50:80, 40:80] = (40, 70, 200)
-    target, pad = np.zeros((96, 160), bool), np.zeros((96, 160), bool)
-    target[55 + offset : 67 + offset, 110:122] = True
-    pad[50:80, 40:80] = True
-    for time, frame in enumerate(frames):
-        left = 110 if not carried else round(110 - 56 * min(time, 16) / 16)
-        frame[55 + offset : 67 + offset, left : left + 12] = (210, 30, 30)
-        if 0 < time < 20:
-            frame[58:63, left + 12 :] = (120, 120, 120)
-    return frames, target, pad
-
-
-def write_folder(folder: Path, tasks: tuple[str, ...]) -> Path:
-    """A folder in the layout of `simulator.make`."""
-    (folder / "ground_truth").mkdir(parents=True)
-    rows = []
-    for index, task in enumerate(tasks):
-        name = f"{task}_{index}"
-        frames, target, pad = drawn(index)
-        video.write_video(folder / "videos" / f"{name}.mp4", frames, 8)
-        np.savez(folder / "ground_truth" / f"{name}.npz", mask_target=target, mask_receptacle=pad)
-        prompt = f"Use the right hand to pick up red box {index} from table to blue pad."
-        rows.append({"id": name, "label": "real", "task": task, "prompt": prompt, "hand": "right", "sha256": name})
-        rows.append(rows[-1] | {"id": f"{name}-vanish", "label": "vanish"})
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def heldout(tmp_path_factory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("evaluate") / "heldout", ("place", "place", "reach"))
+    """Three scenes, each with two instructions."""
+    return tiny.make_scenes(tmp_path_factory.mktemp("evaluate") / "heldout", ("place", "place", "carry"))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +44,7 @@ def training(tmp_path_factory) -> Path:
     """Four clips as `assets/simulator/train` has them."""
     folder = tmp_path_factory.mktemp("evaluate") / "train"
     for index in range(4):
-        video.write_video(folder / "gr1" / f"{index}.mp4", drawn(index)[0], 8)
+        video.write_video(folder / "gr1" / f"{index}.mp4", tiny.carrying(index)[0], 8)
     lines = [f"{index}.mp4,Use the right hand to pick up red box {index} from table to blue pad." for index in range(4)]
     (folder / "metadata.csv").write_text("\n".join(["file,prompt", *lines]) + "\n")
     return folder
@@ -78,67 +52,79 @@ def training(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folders(tiny_world, heldout, training, tmp_path) -> dict:
-    """The folders that `ablate` and `generate_clips` take."""
-    return {"models": tiny_world, "train": training, "data": (heldout,), "out": tmp_path}
+    """The folders that `ablate` and `generate_clips` take, and least sizes."""
+    sizes = {"scenes": 1, "seeds": 1, "workers": 1}
+    return {"models": tiny_world, "train": training, "data": (heldout,), "out": tmp_path, **sizes}
 
 
 def test_rules_judge_clips_after_h264(heldout):
-    clip = generator.read_scenes((heldout,), 1)[0]
-    placed, left = (evaluate.judge(drawn(carried=carried)[0], clip) for carried in (True, False))
-    assert (placed["outcome"], placed["passed"]) == ("placed", True), placed
-    assert (left["outcome"], left["passed"]) == ("not placed", False)
+    blue, violet = generator.read_scenes((heldout,), 1)
+    shown = (tiny.carrying(), tiny.carrying(place=1), tiny.carrying(carried=False))
+    placed, elsewhere, left = (evaluate.judge(frames, blue) for frames, *_ in shown)
+    assert placed["passed"] and placed["shown"] == placed["named"] == {"hand": "right", "item": 0, "place": 0}
+    assert not elsewhere["passed"] and elsewhere["shown"] == {part: violet.row[part] for part in PARTS}
+    assert (left["outcome"], left["shown"]["item"]) == ("not placed", None)
 
 
-def test_clips_are_real_and_limited_per_task(heldout, tmp_path):
-    assert [scene.row["id"] for scene in generator.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
-    assert len(generator.read_scenes((heldout, heldout), 9)) == 6
+def test_all_real_clips_of_the_first_scenes_are_read(heldout, tmp_path):
+    assert [clip.row["id"] for clip in generator.read_scenes((heldout,), 1)] == ["place_0_0", "place_0_1"]
+    assert len(generator.read_scenes((heldout, heldout), 2)) == 8
+    rows = runs.read_rows(heldout / "manifest.jsonl")
+    runs.write_rows(tmp_path / "manifest.jsonl", [rows[0] | {"label": "vanish"}, *rows])
+    assert [clip.row for clip in generator.read_scenes((tmp_path,), 9)] == rows
+    runs.write_rows(tmp_path / "manifest.jsonl", [rows[0] | {"label": "vanish"}])
     with pytest.raises(UserError, match=r"manifest\.jsonl lists no clips"):
         generator.read_scenes((tmp_path,), 1)
 
 
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
-    batches = BatchGenerator(tiny_world, generator.read_scenes((heldout,), 2)[:2], batch=3)
+@pytest.mark.parametrize(("guidance", "silent"), [(0.0, True), (2.0, False)])
+def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance, silent):
+    batches = BatchGenerator(tiny_world, generator.read_scenes((heldout,), 1), batch=3)
     model = generator.load_model(tiny_world, batches.device)
-    videos = list(batches.generate(model, replace(SHORT, guidance=guidance), range(2)))
+    videos = list(batches.generate(model, replace(SHORT, guidance=guidance), range(2), silent))
     assert [video[:2] for video in videos] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     index, seed, frames = videos[3]
-    first = autoencoder.to_tensor(batches.clips[index][:1])
-    text, empty = batches.text[index][None], batches.empty[None]
+    first, empty = autoencoder.to_tensor(batches.clips[index][:1]), batches.empty[None]
+    text = empty if silent else batches.text[index][None]
     settings = (NANO.clip.latent, SHORT.steps, guidance, SHORT.shift, seed)
     alone = autoencoder.to_frames(make_clip(model, batches.vae, first, text, empty, *settings))
     assert np.abs(frames.astype(int) - alone.astype(int)).max() <= 1  # rounding to 8 bits
 
 
-def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path, capsys):
+def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path, monkeypatch, capsys):
+    """The ceiling is measured on clips that were not encoded: the tiny VAE's weights are random."""
+    monkeypatch.setattr(BatchGenerator, "ceiling", lambda self: ((k, 0, clip) for k, clip in enumerate(self.clips)))
     folders = {"data": (heldout,), "base": tiny_world, "tuned": tiny_world, "out": tmp_path}
-    args = evaluate.Args(**folders, seeds=2, prompts=2, steps=1, workers=1)
-    evaluate.main(args)
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 * 3 * 2 + 3
-    assert {"model", "prompt", "seed", "task", "outcome", "reason", "visible", "passed"} <= rows[0].keys()
-    models = json.loads((tmp_path / "summary.json").read_text())
-    assert models["gain"] == {"gain": 0.0, "interval": [0.0, 0.0]}  # the same weights twice
-    facts = models["models"]["tuned"]["place"]
-    assert (facts["clips"], facts["prompts"], sum(facts["reason"].values())) == (4, 2, 4)
-    assert models["models"]["simulator"]["reach"]["rate"] == 0.0  # undetermined is failure
+    evaluate.main(evaluate.Args(**folders, seeds=1, scenes=2, steps=1, workers=1))
+    rows = runs.read_rows(tmp_path / "rows.jsonl")
+    counts = {model: sum(row["model"] == model for row in rows) for model in ("base", "tuned", "no text", "simulator")}
+    assert counts == {"base": 4, "tuned": 4, "no text": 4, "simulator": 4}
+    assert rows[0]["named"] == {"hand": "right", "item": 0, "place": 0} and rows[0]["shown"].keys() == set(PARTS)
+    assert rows[0].keys() >= {"model", "clip", "prompt", "image", "seed", "outcome", "reason", "visible", "passed"}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["gain"] == {"gain": 0.0, "interval": [0.0, 0.0]}  # the same weights twice
+    ceiling, tuned = (summary["models"][model] for model in ("simulator", "tuned"))
+    assert ceiling["rate"] == ceiling["obedience"]["place"]["own"] == ceiling["followed"]["hand"] == 1.0
+    assert (tuned["clips"], sum(tuned["reason"].values()), tuned["obedience"]["place"]["clips"]) == (4, 4, 4)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
-    assert "place" in capsys.readouterr().out
+    assert "place: {'clips': 4, 'own': 1.0" in capsys.readouterr().out
 
 
-def test_gain_pairs_clips_and_intervals_cluster_prompts():
-    base = [{"prompt": f"p{index // 4}", "passed": index % 4 == 0, "outcome": "", "reason": ""} for index in range(16)]
+def test_gain_pairs_clips_and_intervals_cluster_scenes():
+    named = dict.fromkeys(PARTS, 0)
+    common = {"model": "base", "outcome": "", "reason": "", "seed": 0, "named": named, "shown": named}
+    base = [common | {"image": f"scene {index // 4}", "passed": index % 4 == 0} for index in range(16)]
     tuned = [row | {"passed": True} for row in base]
     assert evaluate.gain(base, tuned)["gain"] == 0.75
-    assert evaluate.tally(base)["interval"] == [0.25, 0.25]  # every prompt has one in four
+    assert evaluate.tally(base)["interval"] == [0.25, 0.25]  # every scene has one in four
 
 
 def test_grid_skips_finished_settings(tiny_world, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "GRID", (SHORT, replace(SHORT, guidance=0.0)))
     folders = {"data": (heldout,), "base": tiny_world, "tuned": tiny_world, "out": tmp_path}
-    args = evaluate.Args(**folders, seeds=1, prompts=1, workers=1, grid=True)
+    args = evaluate.Args(**folders, seeds=1, scenes=1, workers=1, grid=True)
     evaluate.main(args)
-    rows = [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
+    rows = runs.read_rows(tmp_path / "grid.jsonl")
     assert [row["network_evaluations"] for row in rows] == [4, 2] and all("rate" in row for row in rows)
     monkeypatch.setattr(BatchGenerator, "generate", lambda *_: pytest.fail("generated again"))
     evaluate.main(args)
@@ -171,11 +157,10 @@ def test_clips_in_memory_give_the_batches_of_the_cache(tmp_path):
 def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path, monkeypatch, capsys):
     short = "steps=2,batch=1,learning_rate=1e-2,warmup=1"
     only = ("steps=0", f"{short},lora_rank=2", f"{short},frozen=attn2,clips=2,ema_rate=null")
-    settings = {"prompts": 1, "seeds": 1, "workers": 1, "keep_best": True}
     monkeypatch.setattr(ablate, "CENTRE", SHORT)
-    args = ablate.Args(**folders, only=only, **settings)
+    args = ablate.Args(**folders, only=only, keep_best=True)
     ablate.main(args)
-    rows = [json.loads(line) for line in (tmp_path / "ablation.jsonl").read_text().splitlines()]
+    rows = runs.read_rows(tmp_path / "ablation.jsonl")
     assert [row["differs"]["steps"] for row in rows] == [0, 2, 2]
     assert [row["heldout_after"] == row["heldout_before"] for row in rows[:2]] == [True, False]
     best = world.load_transformer(tmp_path / "best").state_dict()
@@ -194,7 +179,7 @@ def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
         raise UserError("step 1: gradients are not finite")
 
     monkeypatch.setattr(ablate, "post_train", diverge)
-    args = ablate.Args(**folders, only=("",), prompts=1, seeds=1)
+    args = ablate.Args(**folders, only=("",))
     row, model = ablate.Bench(args, ALONE, None, [], [], None).row(variants.make())
     assert model is None and row["rate"] is None and "not finite" in ablate.line(row)
 
@@ -203,20 +188,23 @@ def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
 def test_generated_videos_are_kept_with_their_labels(folders, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(generate_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
     monkeypatch.setattr(generate_clips, "CENTRE", SHORT)
-    generate_clips.main(generate_clips.Args(**folders, batch=2, prompts=1, seeds=1, workers=2))
-    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    generate_clips.main(generate_clips.Args(**{**folders, "workers": 2}, batch=2))
+    rows = runs.read_rows(tmp_path / "manifest.jsonl")
     assert [row["id"][:9] for row in rows] == ["steps0000"] * 2 + ["steps0001"] * 2 + ["steps0003"] * 2
     clips = {clip.row["id"]: clip for clip in generator.read_scenes((heldout,), 1)}
     for row in rows:
         frames, _ = video.read_video(tmp_path / "videos" / f"{row['id']}.mp4")
-        masks = clips[row["source_clip"]].ground_truth()
-        judgement = evaluate.judge_task(
-            frames, masks["mask_target"], masks["mask_receptacle"], row["hand"], row["task"]
-        )
-        assert row["instruction"] == (judgement.outcome in evaluate.rules.SUCCESS) and row["reason"] == judgement.reason
-        assert row["physics"] == (
-            1 if row["instruction"] else 0 if judgement.reason in generate_clips.VIOLATIONS else -1
-        )
+        source = clips[row["source_clip"]]
+        masks, named = source.ground_truth(), {part: source.row[part] for part in PARTS}
+        judgement = judge_clip(frames, Things(masks["masks_items"], masks["masks_receptacles"]), **named)
+        done, reason = judgement.outcome == "placed", judgement.reason
+        assert (row["instruction"], row["reason"], row["prompt"]) == (done, reason, source.row["prompt"])
+        assert row["physics"] == (1 if done else 0 if reason in generate_clips.VIOLATIONS else -1)
+
+
+def test_violations_are_reasons_of_the_rules():
+    text = Path(rules.__file__).read_text()
+    assert all(f'"{reason}"' in text for reason in generate_clips.VIOLATIONS)
 
 
 @pytest.mark.slow
@@ -226,7 +214,7 @@ def test_commands_of_the_recipe_parse():
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text().replace("\\\n", " ")
     commands = re.findall(r"python3? -m ((?:nano|simulator)\S*(?: make| train)?) (-.*)", text)
-    assert len(commands) == 8
+    assert len(commands) == 7
     for program, flags in commands:
         command = [sys.executable, "-m", *program.split(), "--help"]
         usage = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

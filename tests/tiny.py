@@ -138,6 +138,51 @@ def make_clips(folder: Path, count: int = 6) -> Path:
     return folder
 
 
+def carrying(offset: int = 0, place: int = 0, carried: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames [25, 96, 160, 3] in which an arm from the right carries a red box to the blue or to the violet pad.
+
+    Also the masks of three boxes, the red one first, and of both pads. The arm moves without the box if not `carried`.
+    """
+    boxes, pads = [(55 + offset, 110), (78, 100), (78, 130)], [(50, 40), (8, 30)]
+    frames = np.full((25, 96, 160, 3), (200, 200, 190), np.uint8)
+    items, receptacles = np.zeros((3, 96, 160), bool), np.zeros((2, 96, 160), bool)
+    for mask, (top, left), colour in zip(receptacles, pads, ((40, 70, 200), (150, 50, 170)), strict=True):
+        mask[top : top + 30, left : left + 40] = True
+        frames[:, mask] = colour
+    for mask, (top, left), colour in zip(items, boxes, ((210, 30, 30), (230, 200, 40), (40, 150, 60)), strict=True):
+        mask[top : top + 12, left : left + 12] = True
+        if colour[0] != 210 or not carried:
+            frames[:, mask] = colour
+    start, end = np.array(boxes[0]), np.array(pads[place]) + (9, 14)
+    for time, frame in enumerate(frames):
+        top, left = (start + (end - start) * min(time, 16) / 16).round().astype(int)
+        if carried:
+            frame[top : top + 12, left : left + 12] = (210, 30, 30)
+        if 0 < time < 20:
+            frame[top + 3 : top + 8, left + 12 :] = (60, 60, 60)
+    return frames, items, receptacles
+
+
+def make_scenes(folder: Path, tasks: tuple[str, ...]) -> Path:
+    """A folder in the layout of `simulator.make`: of every scene two clips, whose instructions differ in the place."""
+    (folder / "ground_truth").mkdir(parents=True)
+    for index, task in enumerate(tasks):
+        for place, pad in enumerate(("blue pad", "violet pad")):
+            name = f"{task}_{index}_{place}"
+            frames, items, receptacles = carrying(index, place)
+            video.write_video(folder / "videos" / f"{name}.mp4", frames, 8)
+            masks = {"masks_items": items, "masks_receptacles": receptacles}
+            np.savez(folder / "ground_truth" / f"{name}.npz", **masks)
+            row = {
+                "id": name, "scene": f"{task}_{index}", "label": "real", "task": task, "sha256": name, "hand": "right",
+                "item": 0, "place": place, "objects": ["red box", "lemon", "green box"],
+                "places": ["blue pad", "violet pad"],
+                "prompt": f"Use the right hand to pick up red box from table to {pad}.",
+            }  # fmt: skip
+            runs.append_row(folder / "manifest.jsonl", row)
+    return folder
+
+
 def profile(world: Path, steps: int = 6, **recipe) -> Profile:
     """The profile `tiny`; more fields of its recipe by name. Its base weights are random, so any first loss will do."""
     full = profiles.nano()
