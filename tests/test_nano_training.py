@@ -94,5 +94,4 @@ def test_the_text_encoder_learns_its_own_words_and_keeps_hands_apart(tmp_path):
     assert figures["held_out_own_token"] < 0.5 * networks.TEXT_LAYERS * math.log(len(encoder.tokenizer))
     prompts = [phrase("place", hand, "red apple", "white plate") for hand in ("left", "right")]
     left, right = encode_prompts(encoder.model, encoder.tokenizer, prompts, 64)
-    print("apart", ((left - right).norm(dim=-1) / left.norm(dim=-1)).max(), figures, losses[::10])
     assert ((left - right).norm(dim=-1) / left.norm(dim=-1)).max() > 0.3
