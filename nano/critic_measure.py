@@ -47,8 +47,8 @@ def measure(batched: BatchedCritic, clips: Clips) -> dict[str, float | None]:
     facts = {}
     for name, offset in (("", 0), ("vae:", len(clips)))[: 1 + clips.reconstructed]:
         predicted = scores(batched, clips, plain_view(clips, rows + offset), instructions)
-        facts |= {name + key: value for key, value in _aucs(clips, rows, predicted, texts).items()}
-        facts |= {name + key: value for key, value in _corruptions(batched, clips, rows, predicted, offset).items()}
+        facts |= {name + key: value for key, value in _aucs(clips, predicted, texts).items()}
+        facts |= {name + key: value for key, value in _corruptions(batched, clips, predicted, offset).items()}
     return {key: None if value is None else round(value, 4) for key, value in facts.items()}
 
 
@@ -60,13 +60,11 @@ def _instructions(clips: Clips, row: int) -> tuple[str, ...]:
     return own, other, *(clips.negatives[row] or (own, own))[:2]
 
 
-def _aucs(
-    clips: Clips, rows: np.ndarray, predicted: np.ndarray, texts: Sequence[Sequence[str]]
-) -> dict[str, float | None]:
-    done, is_generated = clips.instruction[rows], clips.kinds[rows] == "generated"
+def _aucs(clips: Clips, predicted: np.ndarray, texts: Sequence[Sequence[str]]) -> dict[str, float | None]:
+    done, is_generated = clips.instruction, clips.kinds == "generated"
     facts = {"generated": auc(done[is_generated], predicted[is_generated, :2].mean(1))} if is_generated.any() else {}
-    kept = np.flatnonzero(~is_generated)
-    rows, predicted, texts = rows[kept], predicted[kept], [texts[number] for number in kept]
+    rows = np.flatnonzero(~is_generated)
+    predicted, texts = predicted[rows], [texts[row] for row in rows]
     physics, kinds = clips.physics[rows], clips.kinds[rows]
     untrained = np.isin(kinds, UNTRAINED)
     facts["physics"] = auc(physics[~untrained], predicted[~untrained, 0])
@@ -82,14 +80,11 @@ def _aucs(
     valid = kinds == "real"
     for column, name in ((1, "swapped"), (2, "other_hand"), (3, "one_word")):
         differs = valid & np.array([own[column] != own[0] for own in texts])
-        right = predicted[valid, 1]
-        wrong = predicted[differs, 1 + column]
-        facts[f"instruction/{name}"] = auc(np.repeat([1, 0], [len(right), len(wrong)]), np.concatenate([right, wrong]))
+        facts[f"instruction/{name}"] = _against(predicted[valid, 1], predicted[differs, 1 + column])
     rng = np.random.default_rng(0)
     for column, (question, labels) in enumerate((("physics", physics), ("instruction", done))):
-        labelled, mixed = labels >= 0, []
-        for _ in range(SHUFFLES):
-            mixed.append(auc(rng.permutation(labels[labelled]), predicted[labelled, column]))
+        labelled = labels >= 0
+        mixed = [auc(rng.permutation(labels[labelled]), predicted[labelled, column]) for _ in range(SHUFFLES)]
         facts[f"shuffled {question}"] = None if None in mixed else float(np.mean(mixed))
     return facts
 
@@ -147,12 +142,9 @@ def _ranked(predicted: np.ndarray, done: np.ndarray, photos: dict[str, list[int]
     }
 
 
-def _corruptions(
-    batched: BatchedCritic, clips: Clips, rows: np.ndarray, predicted: np.ndarray, offset: int
-) -> dict[str, float | None]:
+def _corruptions(batched: BatchedCritic, clips: Clips, predicted: np.ndarray, offset: int) -> dict[str, float | None]:
     """AUC of valid clips against their corrupted copies, per question: by kind and over all."""
-    rng, place = np.random.default_rng(1), np.flatnonzero(clips.kinds[rows] == "real")
-    valid = rows[place]
+    rng, valid = np.random.default_rng(1), np.flatnonzero(clips.kinds == "real")
     if len(valid) < 2:
         return {}
     instructions = np.array([[batched.numbers[clips.prompts[row]]] for row in valid])
@@ -168,9 +160,9 @@ def _corruptions(
         for column, (question, label) in enumerate(zip(bad, labels, strict=True)):
             if label == 0:
                 bad[question].append(corrupted[:, column])
-                facts[f"corrupted {question}/{kind}"] = _against(predicted[place, column], corrupted[:, column])
+                facts[f"corrupted {question}/{kind}"] = _against(predicted[valid, column], corrupted[:, column])
     for column, (question, parts) in enumerate(bad.items()):
-        facts[f"corrupted {question}"] = _against(predicted[place, column], np.concatenate(parts))
+        facts[f"corrupted {question}"] = _against(predicted[valid, column], np.concatenate(parts))
     return facts
 
 

@@ -133,16 +133,10 @@ def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, example
 
 
 def test_the_best_video_of_a_photo_is_compared_with_all_of_them(monkeypatch, critic):
-    names = [
-        f"steps{k}_{photo}_{seed}" for k in ("0000", "0300") for photo in ("place_1", "place_2") for seed in (0, 1)
-    ]
+    names = [f"steps{steps}_place_{photo}_{seed}" for steps in ("0000", "0300") for photo in (1, 2) for seed in (0, 1)]
     done, score = np.array([0, 0, 1, 0, 1, 0, 0, 1]), np.array([1.0, 2, 3, 4, 5, 1, 2, 3])
-    examples = [
-        critic_clips.LabelledClip(
-            Sampled(clip(index), tuple(range(9)), 8.0), "generated", PROMPTS[0], -1, int(done[index]), None, name, ()
-        )
-        for index, name in enumerate(names)
-    ]
+    common = (Sampled(clip(0), tuple(range(9)), 8.0), "generated", PROMPTS[0], -1)
+    examples = [critic_clips.LabelledClip(*common, *rest, ()) for rest in zip(done, [None] * 8, names, strict=True)]
     clips = critic_clips.collect(examples, 16, CPU)
     monkeypatch.setattr(critic_measure, "scores", lambda *_: np.stack([score, score], 1))
     facts = critic_measure.generated(batched_critic(critic, clips), clips)
@@ -220,11 +214,8 @@ def test_batches_have_the_right_labels(critic, clips, short):
         assert batch.view.when.shape == (32, 6 if short else 9) and int(batch.view.when.max()) <= 8
         assert (clips.original[batch.view.clip[:10]] == batch.view.clip[10:20].numpy()).all()
         assert set(batch.physics[:10].tolist()) <= {0, 1} and (batch.physics[10:26] == 1).all()
-        assert (
-            (batch.per_frame[10:26] == 1).all()
-            and (batch.per_token[10:20] == 1).all()
-            and (batch.per_token[26:] == -1).all()
-        )
+        assert (batch.per_frame[10:26] == 1).all() and (batch.per_token[10:20] == 1).all()
+        assert (batch.per_token[26:] == -1).all()
         for row in range(26):
             own = clips.prompts[int(batch.view.clip[row])]
             instruction = texts[int(batch.own[row])]

@@ -11,9 +11,10 @@ import torch
 
 from cookbook import runs
 from cookbook.errors import UserError
-from cookbook.models import world
+from cookbook.models import autoencoder, world
 from cookbook.models.text import encode_prompts
-from nano import networks, train_text, train_world
+from nano import networks, train_text, train_vae, train_world
+from nano.training import load_clips
 from simulator.scene import phrase
 
 SCENES = torch.tensor([[0, 1], [2, 3], [4, 5]])
@@ -82,6 +83,22 @@ def test_the_world_model_trains_resumes_and_is_measured(tiny_world, tmp_path, mo
     runs.write_rows(clips / "manifest.jsonl", [row | {"task": "place"} for row in rows])
     with pytest.raises(UserError, match="leave out clips of `place`"):
         train_world.main(train_world.Args(**args))
+
+
+@pytest.mark.slow
+def test_the_vae_trains_and_standardises_its_latents(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "build_vae", lambda: world.load_vae(tiny_world).train().requires_grad_(True))
+    clips = tiny.make_scenes(tmp_path / "clips", ("place", "carry"))
+    sizes = {"frame_steps": 1, "clip_steps": 1, "image_batch": 2, "clip_batch": 1, "held_out": 1}
+    train_vae.main(train_vae.Args((clips,), tmp_path, **sizes))
+    figures = json.loads((tmp_path / "quality.json").read_text())
+    assert len(figures["psnr_per_frame"]) == 25 and 0 < figures["psnr_moved"] < 60
+    vae = world.load_vae(tmp_path)
+    frames, _ = load_clips((clips,))
+    with torch.no_grad():
+        latents = torch.cat([autoencoder.encode(vae, autoencoder.to_tensor(clip)) for clip in frames[1:]])
+    channels = latents.transpose(0, 1).flatten(1)
+    assert channels.mean(1).abs().max() < 1e-3 and (channels.std(1) - 1).abs().max() < 1e-3
 
 
 @pytest.mark.slow
