@@ -1,6 +1,6 @@
 """Speed of the critic: `cookbook judge` beside a plain `generate` loop, in one run, on the same videos.
 
-    python benchmarks/judge.py                          one GPU, the size of Cosmos-Reason2-2B, 240 clips of 92 frames
+    python benchmarks/judge.py                          one GPU, the size of Cosmos-Reason2-2B, 208 clips of 92 frames
 
 Weights are random in the exact configuration; the vocabulary has its full size, but the words are those of the nano
 tokenizer, so that nothing is downloaded. The clips are rendered first: motion of the shipped clips, enlarged to
@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,7 @@ import torch
 import transformers
 import tyro
 from measuring import fresh_peak, peak, report, say
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    Qwen2VLImageProcessor,
-    Qwen3VLConfig,
-    Qwen3VLVideoProcessor,
-)
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig
 
 from cookbook import hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
@@ -90,24 +82,17 @@ class Row:
 
 def build(device: torch.device) -> Critic:
     """A critic with random weights in bf16 (float32 on a CPU), around the tokenizer and chat template that ship."""
-    shipped = AutoProcessor.from_pretrained(hub.locate(profiles.get("nano").critic))
-    tokenizer = shipped.tokenizer
-    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
-    names |= {f"vision_{end}": f"<|vision_{end}|>" for end in ("start", "end")}
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    folder = hub.locate(profiles.get("nano").critic)
+    processor, shipped = AutoProcessor.from_pretrained(folder), Qwen3VLConfig.from_pretrained(folder)
+    processor.video_processor.patch_size = 16
+    names = [f"{name}_token_id" for name in ("image", "video", "vision_start", "vision_end")]
+    ids = {name: getattr(shipped, name) for name in names}
     config = Qwen3VLConfig(text_config=TEXT, vision_config=VISION, tie_word_embeddings=True, **ids)
-    config.text_config.pad_token_id = tokenizer.pad_token_id
+    config.text_config.pad_token_id = processor.tokenizer.pad_token_id
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=hardware.compute_dtype(device))
-    halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    processor = Qwen3VLProcessor(
-        Qwen2VLImageProcessor(patch_size=16, **halves),
-        tokenizer,
-        Qwen3VLVideoProcessor(patch_size=16, **halves),
-        shipped.chat_template,
-    )
-    digits = tokenizer.convert_tokens_to_ids(list(DIGITS))
+    digits = processor.tokenizer.convert_tokens_to_ids(list(DIGITS))
     return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", qwen.FAST)
 
 
@@ -148,6 +133,11 @@ def plain_inputs(critic: Critic, clip: Sampled, text: str) -> dict[str, torch.Te
     return inputs.to(critic.model.device)
 
 
+def judge(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
+    """The stage's own way."""
+    judge_rows(table, scorer.Scorer(critic, FPS, TOKENS), rows)
+
+
 def plain_loop(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
     """A clip and a question at a time, the answer generated as text."""
     for row in rows:
@@ -172,9 +162,15 @@ def plain_probabilities(critic: Critic, row: dict) -> np.ndarray:
 
 
 def measure(
-    method: str, critic: Critic, judge: Callable[[Sequence[dict], str], None], rows: Sequence[dict], first: int
+    method: str,
+    critic: Critic,
+    function: Callable,
+    rows: Sequence[dict],
+    first: int,
+    folder: Path,
+    reference: np.ndarray,
 ) -> Row:
-    """Time a method on `rows`, after its first `first` clips once to warm up."""
+    """Time `function(critic, table, rows)`, after the first `first` clips once to warm up."""
     device, worked = critic.model.device, [0.0]
     fresh_peak(device)
 
@@ -185,15 +181,20 @@ def measure(
         return probabilities
 
     start = time.perf_counter()
-    judge(rows[:first], "warm")
+    function(critic, folder / "warm.jsonl", rows[:first])
     warmup, scorer.answer = time.perf_counter() - start, timed
     try:
         start = time.perf_counter()
-        judge(rows, "timed")
+        function(critic, folder / "timed.jsonl", rows)
         seconds = time.perf_counter() - start
     finally:
         scorer.answer = answer
-    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak(device))
+    written = runs.read_rows(folder / "timed.jsonl")
+    assert len(written) == 2 * len(rows) and not any(row.get("error") for row in written), "answers are missing"
+    scored = [row["probabilities"] for row in written[:2] if "probabilities" in row]  # the plain loop writes text
+    difference = float(np.abs(np.array(scored) - reference).max()) if scored else None
+    model_s = worked[0] / len(rows) or None
+    return Row(method, len(rows), warmup, len(rows) / seconds, model_s, difference, peak(device))
 
 
 def reading_rate(edge: int, rows: Sequence[dict]) -> float:
@@ -228,26 +229,15 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
             f"transformers {transformers.__version__}; reading alone {reading:.3g} clips/s"
         )
 
-        def note(row: Row) -> None:
-            rows.append(row)
+        own_layers = replace(critic, layers=())
+        for method, chosen, function, some, first in (
+            ("cookbook judge", critic, judge, videos, scorer.BATCH),
+            ("the same, the class's own layers", own_layers, judge, videos[: clips // 4 or 1], scorer.BATCH),
+            ("plain generate loop", critic, plain_loop, videos[:few], 1),
+        ):
+            rows.append(measure(method, chosen, function, some, first, folder / method, reference))
             report(facts, rows, out)
-            say(f"{row.method}: {row.clips_per_second:.3g} clips/s")
-
-        own = {"cookbook judge": (critic, videos)}
-        own["the same, the class's own layers"] = (replace(critic, layers=()), videos[: clips // 4 or 1])
-        for method, (chosen, some) in own.items():
-            place = folder / method
-
-            def judge(part: Sequence[dict], name: str, chosen: Critic = chosen, place: Path = place) -> None:
-                judge_rows(place / f"{name}.jsonl", scorer.Scorer(chosen, FPS, TOKENS), part)
-
-            row = measure(method, chosen, judge, some, scorer.BATCH)
-            verdicts = runs.read_rows(place / "timed.jsonl")
-            assert len(verdicts) == 2 * len(some) and not any(v["error"] for v in verdicts), "verdicts are missing"
-            scored = np.array([verdict["probabilities"] for verdict in verdicts[:2]])
-            note(replace(row, max_difference=float(np.abs(scored - reference).max())))
-        plain = partial(plain_loop, critic, folder / "plain.jsonl")
-        note(measure("plain generate loop", critic, lambda part, _: plain(part), videos[:few], 1))
+            say(f"{method}: {rows[-1].clips_per_second:.3g} clips/s")
     print(report(facts, rows), flush=True)
     return rows
 

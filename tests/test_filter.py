@@ -107,22 +107,19 @@ def test_bad_input(tmp_path):
 
 def test_top_keeps_the_best_of_each_prompt(tmp_path, capsys):
     scores = {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (2.0, 5.0), "b_seed0": (3.5, 3.5)}
-    filter_clips("nano", write_run(tmp_path, scores), top=1)
+    filter_clips("nano", write_run(tmp_path, scores | {"c_seed0": (1.5, 1.0), "c_seed1": (1.0, 2.5)}), top=1)
     assert [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
     dropped = {row["video"]: row for row in runs.read_rows(tmp_path / "kept/dropped.jsonl")}
     assert dropped["a_seed0.mp4"]["failed"] == ["rank"] and "number 2 of its prompt" in dropped["a_seed0.mp4"]["reason"]
     assert dropped["a_seed2.mp4"]["failed"] == ["physics"]
-    assert "  2 dropped: 1 for physics, 1 behind better ones of their prompt\n" in capsys.readouterr().out
+    assert "  4 dropped: 1 for physics, 2 for both, 1 behind better ones of their prompt\n" in capsys.readouterr().out
     with pytest.raises(UserError, match="--redo filter"):
         filter_clips("nano", tmp_path, top=2)
     with pytest.raises(UserError, match="top is 0"):
         filter_clips("nano", tmp_path, top=0)
-
-
-def test_best_of_n_keeps_one_of_each_prompt_at_any_score(tmp_path):
-    scores = {"a_seed0": (1.5, 1.2), "a_seed1": (2.5, 1.2), "b_seed0": (1.0, 1.0)}
-    filter_clips("nano", write_run(tmp_path, scores), top=1, threshold=1)
-    assert [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
+    filter_clips("nano", tmp_path, top=1, threshold=1, redo=True)  # the best of each prompt at any score
+    kept = [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")]
+    assert kept == ["a_seed1.mp4", "b_seed0.mp4", "c_seed1.mp4"]
 
 
 def test_clips_that_look_the_same_are_kept_once(tmp_path):

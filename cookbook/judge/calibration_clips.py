@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -156,14 +157,10 @@ def stratified(clips: Sequence[CalibrationClip], limit: int) -> list[Calibration
     groups: dict[str, list[CalibrationClip]] = {}
     for clip in sorted(clips, key=lambda c: runs.digest_of([c.path.name, c.kind])):
         groups.setdefault(clip.kind, []).append(clip)
-    chosen = groups.pop("real", [])[: max(1, limit // 3)]
-    while groups and len(chosen) < limit:
-        for kind in sorted(groups):
-            if len(chosen) < limit:
-                chosen.append(groups[kind].pop(0))
-            if not groups[kind]:
-                del groups[kind]
-    return sorted(chosen, key=lambda c: c.path.name)
+    valid = groups.pop("real", [])[: max(1, limit // 3)]
+    rounds = zip_longest(*(groups[kind] for kind in sorted(groups)))  # one clip of each fault, as long as it has any
+    invalid = [clip for clips in rounds for clip in clips if clip]
+    return sorted([*valid, *invalid][:limit], key=lambda c: c.path.name)
 
 
 def training_clips(folder: Path) -> list[CalibrationClip]:
@@ -172,11 +169,9 @@ def training_clips(folder: Path) -> list[CalibrationClip]:
     if not path.exists():
         first = runs.command("prepare", folder.parents[1])
         raise UserError(f"{path} is missing, but the critic is calibrated on training clips; type {first} first")
-    videos = {video.stem: video for video in sorted((folder / "videos").glob("*.mp4"))}
     prompts = read_metadata(path)
-    labels = dict.fromkeys(QUESTIONS, 1)
-    shown = [(stem, video) for stem, video in videos.items() if stem in prompts]
-    return [CalibrationClip(video, "real", prompts[stem], scene=stem, **labels) for stem, video in shown]
+    videos = [video for video in sorted((folder / "videos").glob("*.mp4")) if video.stem in prompts]
+    return [CalibrationClip(video, "real", prompts[video.stem], 1, 1, scene=video.stem) for video in videos]
 
 
 def corrupted(valid: Sequence[CalibrationClip], each: int) -> list[CalibrationClip]:
@@ -184,16 +179,15 @@ def corrupted(valid: Sequence[CalibrationClip], each: int) -> list[CalibrationCl
     copies = []
     if len(valid) < 2:
         raise UserError(f"{len(valid)} valid clips are too few to corrupt; at least 2 are needed")
-    unknown = dict.fromkeys(QUESTIONS)
     for position, (kind, (_, physics, instruction)) in enumerate(CORRUPTIONS.items()):
-        labels = unknown | {"physics": physics, "instruction": instruction}
+        labels = {"physics": physics, "instruction": instruction}
         for index in range(min(each, len(valid))):
             clip, other = (valid[(position + index + step) % len(valid)] for step in (0, 1))
             copies.append(replace(clip, kind=kind, **labels, corruption=kind, other=other.path))
     for index, clip in enumerate(valid[:each]):
         stranger = next((c for c in (*valid[index:], *valid) if c.prompt != clip.prompt), None)
         if stranger:
-            copies.append(replace(clip, kind="swapped", prompt=stranger.prompt, **(unknown | {"instruction": 0})))
+            copies.append(replace(clip, kind="swapped", prompt=stranger.prompt, physics=None, instruction=0))
     return copies
 
 

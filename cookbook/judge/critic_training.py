@@ -148,7 +148,11 @@ def train_critic(
         cycle=steps, save_every=steps, ema_rate=None, lora_rank=None, weight_decay=0.01, clip_norm=1.0,
     )  # fmt: skip
     source, group = hub.locate(chosen.critic), engine.Group(0, 1, hardware.device())
-    stage = _enter(chosen, source, out, examples, recipe, seed, redo)
+    listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
+    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
+    inputs["prompts"] = runs.digest_of([*prompt_hashes().values()])
+    settings = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    stage = runs.enter(out, "train-critic", chosen.name, inputs, settings, redo)
     if stage.done:
         return stage.manifest
     critic = load_critic(source, group.device)
@@ -171,15 +175,6 @@ def train_critic(
     facts = {"loss_first": float(np.mean(losses[:tenth])), "loss_last": float(np.mean(losses[-tenth:]))}
     outputs = [p for p in out.iterdir() if p.suffix in (".json", ".jinja", ".safetensors") and p.name != "started.json"]
     return stage.finish(outputs, examples=len(examples), weights_changed=trained.changed, **facts)
-
-
-def _enter(chosen: profiles.Profile, source: Path, out: Path, examples: Sequence[Example], *settings) -> runs.Stage:
-    recipe, seed, redo = settings
-    listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
-    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
-    inputs["prompts"] = runs.digest_of([*prompt_hashes().values()])
-    facts = {"steps": recipe.steps, "batch": recipe.batch, "learning_rate": recipe.learning_rate, "seed": seed}
-    return runs.enter(out, "train-critic", chosen.name, inputs, facts, redo)
 
 
 def draw(examples: Sequence[Example], seed: int, number: int) -> Example:
