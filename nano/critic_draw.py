@@ -77,6 +77,7 @@ class Draw:
         blank = [(0, 0)] * 8
         self.negative = np.array([[both(text) for text in texts] or blank for texts in clips.negatives])
         real, is_generated = clips.kinds == "real", clips.kinds == "generated"
+        self.obedient = np.array([bool(texts) for texts in clips.negatives])
         self.valid = np.flatnonzero(real & (clips.instruction == 1))
         self.invalid = self._by_kind((clips.physics == 0) & ~np.isin(clips.kinds, UNTRAINED) & ~is_generated)
         # clips of other tasks have no faults, and are a kind of their own
@@ -124,7 +125,7 @@ class Draw:
             instruction[row] = -1 if done is None or short else done
             only_end[row] = kind in AT_THE_END or physical is None
         mirrored = rng.random(size) < 0.5
-        real = (clips.kinds[rows] == "real") & (np.arange(size) < first) & (not short)
+        obedient = self.obedient[rows] & (np.arange(size) < first) & (not short)
         side = mirrored.astype(int)
         view.mirrored[:] = torch.from_numpy(mirrored)
         view.shift[:] = torch.from_numpy(rng.integers(-SHIFT, SHIFT + 1, (size, 2)))
@@ -142,10 +143,10 @@ class Draw:
             put(self.negative[rows, rng.integers(8, size=size), side]),
             put(physics),
             put(instruction),
-            put(np.where(real, 0, -1)),
+            put(np.where(obedient, 0, -1)),
             put(per_frame),
             self._per_token(rows, start // 2, pairs, mirrored, first),
-            put(real),
+            put(obedient),
         )
 
     def _put(self, array: np.ndarray) -> torch.Tensor:

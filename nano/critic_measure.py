@@ -111,13 +111,15 @@ def generated(batched: BatchedCritic, clips: Clips) -> dict[str, dict]:
     """By world model: how well the mean of both scores ranks its generated videos, and the gain of each photo's best.
 
     The filter ranks by that mean. Videos are named as by `generate_clips`, `<model>_<photo>_<seed>`. A gain is the
-    success rate of the best videos minus that of all; 95 % CIs are over photos.
+    success rate of the best videos minus that of all; 95 % CIs are over photos. `other_words`: the AUC of the
+    instruction's score of successful videos, their own against four that differ in the hand, the object or the place.
     """
     rows = np.flatnonzero(clips.kinds == "generated")
     if not len(rows):
         return {}
-    instructions = np.array([[batched.numbers[clips.prompts[row]]] for row in rows])
-    predicted = scores(batched, clips, plain_view(clips, rows), instructions).mean(1)
+    texts = [(clips.prompts[row], *clips.negatives[row][:4]) for row in rows]
+    instructions = np.array([[batched.numbers[text] for text in (*own, *[own[0]] * 4)[:5]] for own in texts])
+    predicted = scores(batched, clips, plain_view(clips, rows), instructions)
     models: dict[str, dict[str, list[int]]] = {}
     for place, row in enumerate(rows):
         model, _, rest = clips.scenes[row].partition("_")
@@ -125,17 +127,20 @@ def generated(batched: BatchedCritic, clips: Clips) -> dict[str, dict]:
     return {model: _ranked(predicted, clips.instruction[rows], photos) for model, photos in models.items()}
 
 
-def _ranked(predicted: np.ndarray, done: np.ndarray, photos: dict[str, list[int]]) -> dict:
-    """`photos`: photo -> places of its videos in `predicted` (scores) and `done` (0 or 1)."""
+def _ranked(scored: np.ndarray, done: np.ndarray, photos: dict[str, list[int]]) -> dict:
+    """`photos`: photo -> places of its videos in `scored` (physics, own instruction, others) and `done` (0 or 1)."""
+    predicted = scored[:, :2].mean(1)
     places, taken = np.concatenate(list(photos.values())), min(map(len, photos.values()))
     names = [name for name, group in photos.items() for _ in group]
     gains = np.array([best_of(predicted[g], taken, done[g]) - done[g].mean() for g in photos.values()])
+    obeyed = scored[places][done[places] == 1]
     predicted, done = predicted[places], done[places]
     return {
         "n": len(places),
         "success_rate": round(float(done.mean()), 4),
         "auc": auc(done, predicted),
         "auc_interval": interval(names, lambda drawn: auc(done[drawn], predicted[drawn])),
+        "other_words": _against(obeyed[:, 1], obeyed[:, 2:].ravel()),
         "best_of": taken,
         "gain": round(float(gains.mean()), 4),
         "gain_interval": interval(list(photos), lambda drawn: float(gains[drawn].mean())),

@@ -42,7 +42,7 @@ def label(name: str, frames: np.ndarray, clip: SimulatedClip, out: Path) -> dict
     path = out / "videos" / f"{name}.mp4"
     video.write_video(path, frames, NANO.clip.fps)
     physics = 1 if judgement["passed"] else 0 if judgement["reason"] in VIOLATIONS else -1
-    instruction = {key: clip.row[key] for key in ("task", "hand", "prompt")}
+    instruction = {key: clip.row[key] for key in ("task", "hand", "item", "place", "objects", "places", "prompt")}
     return instruction | {
         "id": name, "label": "generated", "source_clip": clip.row["id"], "fps": NANO.clip.fps,
         "sha256": runs.digest(path), "physics": physics, "instruction": int(judgement["passed"]),
