@@ -117,37 +117,32 @@ def kept_of_n(run: Path) -> list[float]:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """What `report/summary.json` holds; `results` has values by name, rates from 0 to 1, and None where unknown."""
+    """What `report/summary.json` holds: `results` by name, rates from 0 to 1, and None where unknown."""
     folders = {name: folder for name, folder in runs.FOLDERS.items() if name != "report"}
     manifests = {name: facts for name, folder in folders.items() if (facts := runs.read_manifest(run / folder))}
     train, judged, critic = manifest(run, "train"), manifest(run, "judge"), calibration(run)
     models, truth = scores(run)["model"].value_counts(), critic_against_ground_truth(run)
-    rates = {"instruction followed, by the critic": "follow", "success rate, by the ground truth": "success"}
+    obeyed = {part: facts for part, facts in judged["obedience"].items() if part != "no_text"}
     return {
         "profile": train["profile"],
         "device": train["device"],
         "seconds": {name: facts["seconds"] for name, facts in manifests.items()},
         "obedience": judged["obedience"],
         "results": {
-            "training loss, first tenth": train["loss_first"],
-            "training loss, last tenth": train["loss_last"],
-            "held-out loss, before": train["heldout_before"],
-            "held-out loss, after": train["heldout_after"],
-            "checkpoint to export, max |difference|": manifest(run, "convert")["max_abs_diff"],
-            **{f"videos ({model})": int(models.get(model, 0)) for model in MODELS},
-            **{f"critic's AUC on calibration clips ({question})": critic[question]["auc"] for question in QUESTIONS},
-            **{f"{name} ({model})": judged[f"{key}_rate_{model}"] for name, key in rates.items() for model in MODELS},
-            **{
-                f"rate of the named {part}, not the partner's": judged["obedience"][part]["own"]
-                for part in ("hand", "object", "place")
-                if part in judged["obedience"]
-            },
-            **{
-                f"rate of the named {part}, without text": rate for part, rate in judged["obedience"]["no_text"].items()
-            },
-            "success rate, by the ground truth (kept)": truth["kept"],
-            "critic's AUC against the ground truth": truth["auc"],
-            **{f"videos {name}": len(runs.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")},
+            "training_loss_first_tenth": train["loss_first"],
+            "training_loss_last_tenth": train["loss_last"],
+            "heldout_loss_before": train["heldout_before"],
+            "heldout_loss_after": train["heldout_after"],
+            "export_max_difference": manifest(run, "convert")["max_abs_diff"],
+            **{f"videos_{model}": int(models.get(model, 0)) for model in MODELS},
+            **{f"critic_auc_{question}": critic[question]["auc"] for question in QUESTIONS},
+            **{f"followed_rate_{model}_by_critic": judged[f"follow_rate_{model}"] for model in MODELS},
+            **{f"success_rate_{model}": judged[f"success_rate_{model}"] for model in MODELS},
+            "success_rate_kept": truth["kept"],
+            **{f"obedience_rate_{part}": facts["own"] for part, facts in obeyed.items()},
+            **{f"no_text_rate_{part}": rate for part, rate in judged["obedience"]["no_text"].items()},
+            "critic_auc_success": truth["auc"],
+            **{f"videos_{name}": len(runs.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")},
         },
     }
 
@@ -155,9 +150,10 @@ def summary(run: Path) -> dict[str, Any]:
 def table(rows: dict[str, float | None]) -> str:
     """The results of a summary as lines of text."""
     width = max(map(len, rows))
-    forms = {name: ".0%" if "rate" in name or "followed" in name else ".4g" for name in rows}
+    forms = {name: ".0%" if "rate" in name else ".4g" for name in rows}
     return "\n".join(
-        f"{name:<{width}}  {'unknown' if value is None else format(value, forms[name])}" for name, value in rows.items()
+        f"{name.replace('_', ' '):<{width}}  {'unknown' if value is None else format(value, forms[name])}"
+        for name, value in rows.items()
     )
 
 

@@ -130,14 +130,14 @@ ROWS = {
     "`ratings.jsonl`": ["ratings.jsonl"],
     "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
 }
-STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "report")}
+STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "generate-no_text", "report")}
 
 
 def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every field of an object as the page names it: `a.b`, or `a.<word>` if the page has a word for the key."""
     word = next((field for field in documented if re.fullmatch(re.escape(prefix) + r"<\w+>", field)), None)
     for key, child in value.items():
-        path = word or prefix + key
+        path = prefix + key if prefix + key in documented else word or prefix + key
         yield path, child
         if isinstance(child, dict) and any(field.startswith(path + ".") for field in documented):
             yield from walk(child, documented, path + ".")

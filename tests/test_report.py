@@ -59,7 +59,7 @@ def run(tmp_path) -> Path:
     facts |= {"heldout_before": 0.6, "heldout_after": 0.4, "heldout_zero_velocity": 1.0}
     finish(tmp_path, "train", {"log.jsonl": lines(log)}, **facts)
     finish(tmp_path, "convert", {}, max_abs_diff=0.0)
-    for model in ("base", "tuned"):
+    for model in ("base", "tuned", "no_text"):
         finish(tmp_path, f"generate-{model}", {})
     good = [clip["model"] == "tuned" and clip["seed"] == 0 for clip in every]
     verdicts = [
@@ -73,6 +73,8 @@ def run(tmp_path) -> Path:
     }
     rates = {"follow_rate_base": 0.0, "follow_rate_tuned": 0.5}
     rates |= {"success_rate_base": 0.0, "success_rate_tuned": 0.5}
+    hand = {"clips": 4, "own": 0.75, "interval": [0.5, 1.0], "partner": 0.25, "neither": 0.0}
+    rates["obedience"] = {"hand": hand, "no_text": {"hand": 0.5}}
     curve = [{"n": n, "success": n / 2, "success_interval": [n / 2, 1.0]} for n in (1, 2)]
     outcome = {
         True: {"outcome": "placed", "reason": "", "passed": True},
@@ -93,26 +95,29 @@ def test_the_summary_has_the_figures_of_every_stage(run, capsys):
     report.write_report("smoke", run)
     facts = json.loads((run / "report" / "summary.json").read_text())
     assert facts["profile"] == "smoke" and set(facts["seconds"]) == set(runs.FOLDERS) - {"report"}
+    assert facts["obedience"]["hand"]["interval"] == [0.5, 1.0]
     assert facts["results"] == {
-        "training loss, first tenth": 0.75,
-        "training loss, last tenth": 0.05,
-        "held-out loss, before": 0.6,
-        "held-out loss, after": 0.4,
-        "checkpoint to export, max |difference|": 0,
-        "videos (base)": 2,
-        "videos (tuned)": 4,
-        "critic's AUC on calibration clips (physics)": 0.9,
-        "critic's AUC on calibration clips (instruction)": 0.8,
-        "instruction followed, by the critic (base)": 0.0,
-        "instruction followed, by the critic (tuned)": 0.5,
-        "success rate, by the ground truth (base)": 0.0,
-        "success rate, by the ground truth (tuned)": 0.5,
-        "success rate, by the ground truth (kept)": 1.0,
-        "critic's AUC against the ground truth": 1.0,
-        "videos kept": 2,
-        "videos dropped": 2,
+        "training_loss_first_tenth": 0.75,
+        "training_loss_last_tenth": 0.05,
+        "heldout_loss_before": 0.6,
+        "heldout_loss_after": 0.4,
+        "export_max_difference": 0,
+        "videos_base": 2,
+        "videos_tuned": 4,
+        "critic_auc_physics": 0.9,
+        "critic_auc_instruction": 0.8,
+        "followed_rate_base_by_critic": 0.0,
+        "followed_rate_tuned_by_critic": 0.5,
+        "success_rate_base": 0.0,
+        "success_rate_tuned": 0.5,
+        "success_rate_kept": 1.0,
+        "obedience_rate_hand": 0.75,
+        "no_text_rate_hand": 0.5,
+        "critic_auc_success": 1.0,
+        "videos_kept": 2,
+        "videos_dropped": 2,
     }
-    assert results.table({"kept": 4, "success rate": None}) == "kept          4\nsuccess rate  unknown"
+    assert results.table({"kept": 4, "success_rate": None}) == "kept          4\nsuccess rate  unknown"
     assert results.gain(run) == {"pairs": 2, "gain": 1.0, "interval": [1.0, 1.0]}
     truth = {"clips": 4, "auc": 1.0, "all": 0.5, "kept": 1.0, "gain": 0.5, "interval": [0.5, 0.5]}
     assert results.critic_against_ground_truth(run) == truth
