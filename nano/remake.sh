@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the four nano models from random weights, in about 30 minutes on two GPUs and 32 cores, longer on one:
+# Trains the four nano models from random weights, in about half an hour on two GPUs and 32 cores, longer on one:
 #
 #   bash nano/remake.sh FOLDER [SCALE]
 #
@@ -24,12 +24,12 @@ clips() { # in the order in which they are needed
   make vae-carry carry 150 37 2 none
   make vae-lift lift 100 39 2 none
   touch "$data/for-vae"
-  make carry carry 800 38 4 none
+  make carry carry 700 38 4 none
   make tour tour 450 33 4 none
   make lift lift 400 32 4 none
   make reach reach 450 34 4 none
   touch "$data/for-world"
-  make critic place 700 11 2 4 # with four faults of each clip
+  make critic place 450 11 2 4 # with four faults of each clip
   make critic-held place 70 13 1 all
 }
 
@@ -61,7 +61,7 @@ generate() { # GPU, folder, folder of the first frames, how many scenes, videos 
 }
 generate "$other" generated-held critic-held 70 4 &
 held=$!
-generate 0 generated critic 400 1
+generate 0 generated critic 250 1
 wait "$held"
 CUDA_VISIBLE_DEVICES=0 python3 -m nano.critic train --data "$data"/{critic,carry,tour,generated} --held-out "$data"/{critic-held,generated-held} \
   --vae "$models/vae" --tokenizer "$models/tokenizer" --out "$models/critic"

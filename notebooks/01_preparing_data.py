@@ -105,8 +105,8 @@ print((train / "metas" / f"{videos[0].stem}.txt").read_text())
 # %% [markdown]
 # ### Preview of the Training Dataset
 #
-# **What you should see:** each clip beside its instruction. The named hand moves, the named object starts at the first place and ends
-# at the second. If a clip and its caption disagree here, the model learns the disagreement.
+# **What you should see:** each clip beside its instruction. The named hand takes the named object and puts it down in the named place. If a clip and its caption disagree here, the model learns the disagreement.
+# At `smoke` and `nano` the first two clips begin with the same picture: each scene was filmed with two instructions. A photo that allows only one thing would teach the model to ignore its instruction.
 
 # %%
 captions = [(train / "metas" / f"{clip.stem}.txt").read_text() for clip in videos[:3]]
@@ -159,7 +159,7 @@ show.show_sheet(ways, ["cropped", "squashed"], columns=1, width=320)
 # Evaluation starts from one photo and one instruction that training never saw: pairs of `.png` and `.txt` with the same name
 # (in the published set with two dots, and with one pair that is misnamed; both are handled).
 #
-# **What you should see:** three of the photos that notebook 03 starts from (at `nano` it uses the first ten of the twenty). Each shows the robot before the task, and the objects that the instruction names are on the table.
+# **What you should see:** three of the photos that notebook 03 starts from. Each shows the table before the task, with the objects that the instruction names. At `nano` the twenty pairs have ten pictures: each comes with two instructions.
 
 # %%
 photos = layout.read_photos(folder / "data" / "eval")[: settings.prompts]
