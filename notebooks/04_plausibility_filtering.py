@@ -248,9 +248,9 @@ report.outcomes(folder)
 results.critic_against_ground_truth(folder)
 
 # %% [markdown]
-# **Read it before you train on `kept/`.** If `auc` is near or below 0.5, the filter is no better than chance, however good the ROC on calibration clips is. Injected faults are not the faults of a world model. The first critic of
-# this cookbook reached AUC 0.84 and 0.82 on injected faults but only 0.48 on generated videos (by the score for the instruction alone). What its filter kept, at the thresholds of that time, succeeded *less* often than all videos (57 against 68 %).
-# Its successor was trained longer, on more clips, including generated videos with their ground truth; the effect of each change was not measured. [05](05_training_the_critic.ipynb) shows such a training; without a simulator, the labels are your ratings of 4.2. So measure your critic on videos of your own world model before you use its filter.
+# **Read it before you train on `kept/`.** If `auc` is near or below 0.5, the filter is no better than chance, however good the ROC on calibration clips is: injected faults are not the faults of a world model. The shipped critic reaches
+# AUC 0.98 and 0.97 on injected faults, but 0.78 on 280 videos of the tuned model ([model card](../assets/nano/README.md)), and its training already included generated videos with their ground truth. [05](05_training_the_critic.ipynb) shows such a training; without a simulator, the labels are
+# your ratings of 4.2. So measure your critic on videos of your own world model before you use its filter.
 
 # %% [markdown]
 # ### 4.5 Best of N
