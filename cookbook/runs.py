@@ -46,7 +46,7 @@ READS = {
     "generate-base": ("prepare",),
     "generate-tuned": ("prepare", "convert"),
     "generate-no_text": ("prepare", "convert"),
-    "judge": ("generate-base", "generate-tuned"),
+    "judge": ("generate-base", "generate-tuned", "generate-no_text"),
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),
 }

@@ -51,6 +51,8 @@ def judge(
     weights = Path(critic).expanduser().absolute() if critic else hub.locate(chosen.critic)
     scorer = Scorer(weights, chosen.critic_fps, chosen.critic_tokens, ray)
     rows, inputs = list_generated(root)
+    silent, more = list_generated(root, (SILENT,))
+    inputs |= more
     if (root / calibration.RATINGS).exists():
         inputs["ratings"] = runs.digest(root / calibration.RATINGS)
     inputs |= {"critic": scorer.fingerprint, "prompts": runs.digest_of([*prompt_hashes().values()])}
@@ -64,7 +66,6 @@ def judge(
     clock = time.monotonic()
     verdicts, scored = judge_rows(folder / "verdicts.jsonl", scorer, rows)
     per_clip = (time.monotonic() - clock) / max(1, scored)
-    silent = list_generated(root, (SILENT,))[0]
     outcomes = ground_truth.measure(chosen, rows + silent, folder / ground_truth.NAME)
     facts = summarise(verdicts, critic_facts) | ground_truth.rates(outcomes)
     seconds = [row["seconds"] for row in rows if row.get("seconds") is not None]
