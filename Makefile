@@ -37,7 +37,8 @@ bundle: .venv/ready
 # Back to the start of a class: the results of one profile go, and the notebooks are as committed.
 reset:
 	rm -rf "$${COOKBOOK_HOME:-.}/runs/$(PROFILE)" "$${COOKBOOK_HOME:-.}/runs/$(PROFILE)-samples"
-	git checkout -- notebooks
+	git stash push -q -m "notebooks before make reset" -- notebooks
+	@echo "notebooks are as committed; git stash pop brings your edits back"
 
 # Removes the environment and caches. Your results in runs/ are kept.
 clean:

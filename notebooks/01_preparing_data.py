@@ -77,9 +77,9 @@ doctor.require(profile)
 #
 # ### Download and preprocess
 #
-# In the guide these are four shell commands; here it is one function, because three things go wrong silently when done by hand:
-# captions with commas are cut at the wrong place, a video shorter than one training window stops a run hours later, and one photo of the
-# evaluation set is misnamed and gets lost. `prepare` decodes every clip to its end, reads every caption, and stops with the **list of all**
+# In the guide these are shell commands; here it is one function, because three things can go wrong silently when done by hand:
+# captions with commas are cut at the wrong place, a video shorter than one training window is replaced by another one in training, and one photo of the
+# evaluation set is misnamed and can get lost. `prepare` decodes every clip to its end, reads every caption, and stops with the **list of all**
 # problems, not with the first.
 #
 # **What you should see:** how many clips and photos were found: exactly 96 and 20 at `nano`, 4 and 20 at `smoke`, none skipped. Run the cell twice: the second time it says *found, skipping*.

@@ -155,13 +155,13 @@ from cookbook.models import autoencoder, hub, world
 vae = world.load_vae(hub.locate(settings.world)).to(hardware.device())
 frames, fps = video.read_video(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
 window = video.window(frames, fps, settings.clip, 0.0, settings.recipe.resample, settings.recipe.crop)
-clean = autoencoder.encode(vae, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
-noise = flow.initial_noise(tuple(clean.shape), seed).to(clean.device)
-mask = flow.condition_mask(torch.tensor([1]), clean)
+encoded = autoencoder.encode(vae, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
+noise = flow.initial_noise(tuple(encoded.shape), seed).to(encoded.device)
+mask = flow.condition_mask(torch.tensor([1]), encoded)
 
 
 def noised_frames(noise_level):
-    latents = flow.noised(clean, noise, torch.tensor([noise_level], device=clean.device), mask)
+    latents = flow.noised(encoded, noise, torch.tensor([noise_level], device=encoded.device), mask)
     return autoencoder.to_frames(autoencoder.decode(vae, latents))
 
 
@@ -214,7 +214,7 @@ show.loss(runs.read_rows(folder / "checkpoints" / "log.jsonl"));
 # no velocity at all; a base model that is near it was not loaded.
 #
 # **What you should see:** *after* below *before*, both far below *zero velocity*, and weights that moved. The curves say where it learnt: at every noise level, or only at some. At `smoke` four steps
-# lower it already, on the one clip that is held out; the ranges are those of `nano`.
+# are too few to teach anything, and one clip is too few to show it; the ranges are those of `nano`.
 #
 # <!-- figures: held-out loss -->
 #

@@ -219,7 +219,13 @@ show.show_sheet(videos_of([{"prompt": text} for text in asked]), asked)
 # **What you should see:** in Jupyter, a box and a button. The video appears below it after some seconds.
 
 # %%
-show.ask(lambda text: show.show_video(videos_of([{"prompt": text}])[0], height=144), swapped[0])
+def answer(text):
+    clips = videos_of([{"prompt": text}])
+    show.show_video(clips[0], height=144)
+    show.show_sheet(clips, [text])
+
+
+show.ask(answer, swapped[0])
 
 # %% [markdown]
 # Four videos are an impression. The measure is **obedience**: of two videos that share photo and noise and differ in one word of the instruction, how often does each show its own word? Chance is 50 %, because a model that

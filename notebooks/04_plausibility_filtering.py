@@ -232,7 +232,7 @@ filtered = filter_clips(profile, run=folder, threshold=threshold or None, top=to
 
 # %%
 kept, dropped = report.kept_and_dropped(folder)
-pd.concat([kept, dropped])[["video", "kept", "reason"]].head(12)
+pd.concat([dropped, kept])[["video", "kept", "reason"]].head(12)
 
 # %% [markdown]
 # **How far can I trust this?** At `smoke` and `nano` the photos come from our simulator, so there is a ground truth without a critic. The masks of the named object and place are known in the photo. The object is

@@ -10,6 +10,7 @@ import os
 import re
 import statistics
 import subprocess
+import symtable
 import sys
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def home(tmp_path_factory) -> Path:
 @pytest.fixture
 def book(path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
+
+
+def test_no_cell_redefines_what_an_earlier_function_reads(book, path):
+    """A slider calls its function after all cells ran, exercises included."""
+    tables = [symtable.symtable(cell.source, path.name, "exec") for cell in code(book)]
+    for number, table in enumerate(tables):
+        reads = {s.get_name() for part in table.get_children() for s in part.get_symbols() if s.is_global()}
+        later = {s.get_name() for other in tables[number + 1 :] for s in other.get_symbols() if s.is_assigned()}
+        assert not reads & later, table.get_lineno()
 
 
 def test_every_notebook_exists():

@@ -37,7 +37,7 @@ def test_threshold_and_auc():
     labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([5, 4, 3, 2, 2, 1.0])
     facts = statistics.measure(labels, scores, ["real"] * 3 + ["a", "a", "b"], list("abcdef"))
     assert (facts["auc"], facts["threshold"], facts["precision"]) == (1, 3, 1)
-    assert facts["rule"] == "best separation, precision 0.75"
+    assert facts["rule"] == "best separation, precision at least 0.75"
     assert facts["per_kind"] == {"a": {"auc": 1, "n": 2}, "b": {"auc": 1, "n": 1}}
     worse = statistics.threshold(labels, -scores)
     assert "cannot be reached" in worse["rule"]

@@ -54,7 +54,7 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
     precision = true / np.maximum(true + false, 1e-12)
     fitting = np.flatnonzero((precision >= wanted) & (true >= 0.05))
     best = max(fitting if len(fitting) else range(len(cuts)), key=lambda place: true[place] - false[place])
-    reached = f"precision {wanted:g}" if len(fitting) else f"precision {wanted:g} cannot be reached"
+    reached = f"precision at least {wanted:g}" if len(fitting) else f"a precision of {wanted:g} cannot be reached"
     return {
         "threshold": round(float(cuts[best]), 6),
         "precision": round(float(precision[best]), 4),
