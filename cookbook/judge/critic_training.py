@@ -26,6 +26,7 @@ from cookbook.judge.rows import QUESTIONS
 from cookbook.judge.rubrics import ask, prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import auc, interval
+from cookbook.layout import existing, files
 from cookbook.models import hub, qwen
 from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, process
 from cookbook.models.frames import Sampled, sample_frames, sample_video
@@ -54,13 +55,13 @@ def read_labelled(folder: Path) -> list[Example]:
     Raises:
         UserError: no table, or a row with a missing value or clip, with its line number.
     """
-    tables = sorted(folder.glob("*.csv"))
+    tables = files(folder, (".csv",))
     if len(tables) != 1:
         raise UserError(f"{folder} holds {len(tables)} tables (.csv); one is needed")
     examples = []
     with open(tables[0], newline="", encoding="utf-8") as file:
         for line, row in enumerate(csv.DictReader(file), 2):
-            clip = folder / "videos" / Path(row.get("video_url") or "").name
+            clip = existing(folder / "videos" / Path(row.get("video_url") or "").name)
             digits = {question: row.get(column) for column, question in COLUMNS.items() if row.get(column)}
             if not clip.is_file() or not row.get("caption"):
                 raise UserError(f"{tables[0]}, line {line}: no caption, or no such clip: {clip}")
