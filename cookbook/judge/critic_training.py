@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cookbook import engine, hardware, profiles, runs, show
-from cookbook.errors import UserError
+from cookbook.errors import UserError, require_whole
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.rows import QUESTIONS
@@ -141,6 +141,8 @@ def train_critic(
     Returns:
         The manifest, with the facts `loss_first`, `loss_last` (means over the first and last tenth), `weights_changed`.
     """
+    require_whole(1, steps=steps, batch=batch)
+    require_whole(0, seed=seed)
     if not examples:
         raise UserError("no labelled clips to train the critic on")
     chosen = profiles.get(profile)
