@@ -61,8 +61,8 @@ def require_positions(requests: Sequence[Request], models: Path) -> None:
     for request in requests:
         if max(1 + (request.num_output_frames - 1) // 4, *(side // 16 for side in request.size)) > most:
             raise UserError(
-                f"{request.name}: {request.num_output_frames} frames of {request.resolution} are too large for the network "
-                f"of {models}: it has positions for {4 * most - 3} frames and {16 * most} pixels a side"
+                f"{request.name}: {request.num_output_frames} frames of {request.resolution} are too large for the "
+                f"network of {models}: it has positions for {4 * most - 3} frames and {16 * most} pixels a side"
             )
 
 
