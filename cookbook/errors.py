@@ -35,6 +35,13 @@ def report_user_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def require_whole(least: int, **values: int | None) -> None:
+    """Raise a UserError for a value, by its name, that is neither None nor a whole number from `least`."""
+    for name, value in values.items():
+        if value is not None and (type(value) is not int or value < least):
+            raise UserError(f"{name} is {value!r}; it must be a whole number from {least}")
+
+
 def last_line(error: Exception | str) -> str:
     """The last line of an error's message, at most 200 characters: long messages of PyTorch end with the reason."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

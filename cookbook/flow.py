@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cookbook.errors import UserError
+
 if TYPE_CHECKING:
     from diffusers import UniPCMultistepScheduler
 
@@ -90,6 +92,9 @@ def sample(
 
     Returns:
         Standardised latents [B, C, T, H, W], the conditioning frames unchanged.
+
+    Raises:
+        UserError: they are not finite.
     """
     solver = scheduler(shift)
     solver.set_timesteps(steps, device=noise.device)
@@ -99,4 +104,6 @@ def sample(
         sigma = solver.sigmas[index].to(noise.device)
         predicted = velocity(mask * clean + (1 - mask) * latents, sigma)
         latents = solver.step(exact_velocity + (1 - mask) * predicted, timestep, latents, return_dict=False)[0]
+    if not latents.isfinite().all():
+        raise UserError("the clip became NaN or infinite while it was sampled; use less guidance, or other weights")
     return mask * clean + (1 - mask) * latents

@@ -7,12 +7,20 @@ Layouts and quirks: https://huggingface.co/datasets/nvidia/GR1-100 and nvidia/EV
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
 
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.video import IMAGES
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
+TEXTS = (".txt",)
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,52 @@ def require_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no such folder")
 
 
+def files(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
+    """Files of a folder with one of these suffixes, in any case; sorted, without hidden ones and those of systems."""
+    found = (path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.is_dir())
+    visible = (path for path in found if not re.search(runs.BOOKKEEPING, f"/{path.name}"))
+    return sorted(path for path in visible if not suffixes or path.suffix.lower() in suffixes)
+
+
+def plain(name: str) -> str:
+    """A name as it looks: macOS writes `é` as two code points, other systems as one."""
+    return normalize("NFC", name)
+
+
+def existing(path: Path) -> Path:
+    """The path, or where it is missing the file beside it whose name looks the same."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    return next((other for other in path.parent.iterdir() if plain(other.name) == plain(path.name)), path)
+
+
+def find_videos(*folders: Path) -> list[Path]:
+    """The videos of these folders, sorted.
+
+    Raises:
+        UserError: two have the same stem, so that one caption would serve both and one copy replace the other.
+    """
+    found: dict[str, Path] = {}
+    for video in (video for folder in folders for video in files(folder, VIDEOS)):
+        if (other := found.setdefault(plain(video.stem), video)) is not video:
+            raise UserError(f"{other} and {video} have the same name; rename or delete one of them")
+    return sorted(found.values())
+
+
+def says_something(text: str) -> bool:
+    """Whether a text has a letter or digit: one of zero-width characters only looks empty."""
+    return any(map(str.isalnum, text))
+
+
 def read_utf8(path: Path) -> str:
     """A text file, without its byte order mark; a UserError where it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"{path}: not UTF-8 (it has zero bytes, as UTF-16 does); save it as UTF-8")
+    return text
 
 
 def read_text(path: Path) -> str:
@@ -53,60 +101,118 @@ def read_text(path: Path) -> str:
         UserError: missing, empty, or not UTF-8.
     """
     try:
-        text = read_utf8(path).strip()
+        text = read_utf8(existing(path)).strip()
     except FileNotFoundError:
         raise UserError(f"{path}: no such caption file; write one sentence into it") from None
-    if not text:
-        raise UserError(f"{path}: the caption is empty; write one sentence into it")
+    if not says_something(text):
+        raise UserError(f"{path}: the caption is empty (no letter or digit in it); write one sentence into it")
     return text
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """`metadata.csv` (header `file,prompt`, prompts with a comma in double quotes) -> stem of the video: prompt.
+class Row(NamedTuple):
+    """A row of `metadata.csv`."""
+
+    file: str
+    prompt: str
+    where: str  # the table and the line that the row begins on
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """`metadata.csv` (header `file,prompt`, by the rules of csv) -> stem of the video: its row.
 
     Unquoted commas belong to the prompt, as in upstream's parser.
+
+    Raises:
+        UserError: with the line: not csv, another header, no prompt, or a file that has a row already.
     """
-    lines = read_text(path).splitlines()
-    if [cell.strip() for cell in lines[0].split(",")] != ["file", "prompt"]:
-        raise UserError(f"{path}, line 1: the header is {lines[0]!r}; it must be file,prompt")
-    prompts: dict[str, str] = {}
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        cells = next(csv.reader([line]))
-        if len(cells) < 2 or not ",".join(cells[1:]).strip():
-            raise UserError(f"{path}, line {number}: no prompt after the file name; write file,prompt")
-        prompts[Path(cells[0].strip()).stem] = ",".join(cells[1:]).strip()
-    return prompts
+    rows: dict[str, Row] = {}
+    line = 1  # that the next row begins on
+    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True)
+    try:
+        for cells in reader:
+            where, head, line = f"{path}, line {line}", line == 1, reader.line_num + 1
+            prompt = ",".join(cells[1:]).strip()
+            if head and [cell.strip() for cell in cells] != ["file", "prompt"]:
+                raise UserError(f"{where}: the header is {','.join(cells)!r}; it must be file,prompt")
+            if head or not "".join(cells).strip():
+                continue
+            if not says_something(prompt):
+                raise UserError(f"{where}: no prompt after the file name; write file,prompt")
+            if re.match(r'\s+"', cells[1]):
+                raise UserError(f"{where}: a space stands before the double quote; delete it")
+            row = Row(cells[0].strip(), prompt, where)
+            if (other := rows.setdefault(plain(Path(row.file).stem), row)) is not row:
+                raise UserError(f"{where}: the file {row.file} has a row already ({other.where}); delete one of them")
+    except csv.Error as error:
+        fix = "put the prompt in double quotes, and write each of its own twice"
+        raise UserError(f"{path}, line {line}: not csv ({error}); {fix}") from None
+    if line == 1:
+        raise UserError(f"{path} is empty; its first line must be file,prompt")
+    return rows
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Stem of the video -> prompt; errors as in `read_rows`."""
+    return {stem: row.prompt for stem, row in read_rows(path).items()}
 
 
 def write_metadata(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write `metadata.csv` from (file name, prompt), quoting exactly the prompts that contain a comma."""
+    """Write `metadata.csv` from (file name, prompt), quoting exactly the prompts with a comma, quote or line break."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "prompt"])
-        writer.writerows(rows)
+        writer.writerows((name, re.sub("\r\n?", "\n", prompt)) for name, prompt in rows)  # it would not quote \r
 
 
-def find_clips(folder: Path) -> list[tuple[Path, Path | str]]:
-    """Videos of a folder in any of three layouts, sorted, each with its caption: a text, or the file to read it from.
+def find_clips(folder: Path, prefix: str = "") -> list[tuple[Path, Path | str | UserError]]:
+    """Clips of a folder in any of three layouts, sorted, each with its caption: a text, the file to read it from, or
+    the reason why the clip cannot be used.
 
-    These are the downloaded GR1-100 (`gr1/*.mp4` and `metadata.csv`), a prepared folder (`videos/`, `metas/` or
-    `metadata.csv`) and a plain folder of `<stem>.mp4` with `<stem>.txt`.
+    The layouts are the downloaded GR1-100 (`gr1/*.mp4` and `metadata.csv`), a prepared folder (`videos/`, `metas/` or
+    `metadata.csv`) and a plain folder of `<stem>.mp4` with `<stem>.txt`; any of `VIDEOS` may stand for mp4.
+
+    Args:
+        prefix: what may stand before the caption in a file and not in the table.
 
     Raises:
-        UserError: the folder is missing or holds no mp4.
+        UserError: the folder is missing or holds no video, two videos have the same name, or two tables differ.
     """
     require_folder(folder)
-    videos = sorted(p for sub in (folder, folder / "videos", folder / "gr1") if sub.is_dir() for p in sub.glob("*.mp4"))
-    if not videos:
-        raise UserError(
-            f"{folder}: no mp4 in it, in its videos/ or its gr1/; `cookbook prepare --help` lists the layouts"
-        )
-    tables = [p for p in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if p.exists()]
-    prompts = read_metadata(tables[0]) if tables else {}
-    captions = folder / "metas" if (folder / "metas").is_dir() else None
-    return [(v, prompts.get(v.stem) or (captions or v.parent) / f"{v.stem}.txt") for v in videos]
+    places = [folder, folder / "videos", folder / "gr1"]
+    if not (videos := find_videos(*places)):
+        found = f"{folder}: no video ({', '.join(VIDEOS)}) in it, in its videos/ or its gr1/"
+        raise UserError(f"{found}; `cookbook prepare --help` lists the layouts")
+    tables = [path for path in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if path.exists()]
+    if len(set(map(read_utf8, tables))) > 1:
+        raise UserError(f"{tables[0]} and {tables[1]} differ; delete one of them")
+    rows = read_rows(tables[0]) if tables else {}
+    metas = folder / "metas" if (folder / "metas").is_dir() else None
+    written = [path for place in (metas, *places) if place for path in files(place, TEXTS)]
+    texts = {(path.parent, plain(path.stem)): path for path in written}
+    clips: dict[str, tuple[Path, Path | str | UserError]] = {}
+    for video in videos:
+        stem, place = plain(video.stem), metas or video.parent
+        text = texts.get((place, stem), place / f"{video.stem}.txt")
+        clips[stem] = video, _caption(rows.pop(stem, None), text, prefix)
+    others = [path for place in places for path in files(place) if path.suffix.lower() not in (*VIDEOS, *TEXTS, ".csv")]
+    for path in others:  # with a caption, so meant to be a clip
+        stem = plain(path.stem)
+        if stem not in clips and (rows.pop(stem, None) or (metas or path.parent, stem) in texts):
+            clips[stem] = path, UserError(f"no video of a known kind ({', '.join(VIDEOS)}); convert it to mp4")
+    for stem, row in rows.items():
+        clips[stem] = folder / row.file, UserError(f"no such video; add it, or delete its row ({row.where})")
+    return sorted(clips.values(), key=lambda clip: clip[0])
+
+
+def _caption(row: Row | None, text: Path, prefix: str) -> Path | str | UserError:
+    """The caption of a clip from its row and its text file; where they differ, that as an error."""
+    if row is None or not text.exists():
+        return row.prompt if row else text
+    try:
+        same = read_text(text).removeprefix(prefix).strip() == row.prompt.removeprefix(prefix).strip()
+    except UserError as error:
+        return error
+    return row.prompt if same else UserError(f"{text} and {row.where} differ; correct or delete one of them")
 
 
 def read_photos(folder: Path) -> list[Photo]:
@@ -115,24 +221,32 @@ def read_photos(folder: Path) -> list[Photo]:
     A photo `12_Do this.png` is also paired with `12_Do this..txt`: one published pair has such names.
 
     Raises:
-        UserError: no photos, or photos without a caption (the first five are named).
+        UserError: no photos, photos without a caption (the first five are named), two with the same caption, or a
+            picture of another kind with one.
     """
     require_folder(folder)
-    images = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=_numbered)
+    images = sorted(files(folder, IMAGES), key=_numbered)
     if not images:
         raise UserError(f"{folder}: no png or jpg in it")
-    photos, orphans = [], []
-    for image in images:
+    texts = {plain(path.stem): path for path in files(folder, TEXTS)}
+    photos: dict[Path, Photo] = {}  # by caption
+    orphans = []
+    for image in [*images, *(path for path in files(folder) if path.suffix.lower() not in (*IMAGES, *TEXTS))]:
         stems = (image.stem, f"{image.stem}.", image.stem.rstrip("."))
-        caption = next((path for stem in stems if (path := folder / f"{stem}.txt").exists()), None)
-        if caption is None:
+        caption = next((texts[stem] for stem in map(plain, stems) if stem in texts), None)
+        if image.suffix.lower() not in IMAGES:
+            if caption and caption not in photos:
+                raise UserError(f"{image}: no picture of a known kind ({', '.join(IMAGES)}); convert it to png")
+        elif caption is None:
             orphans.append(image.name)
+        elif caption in photos:
+            raise UserError(f"{photos[caption].image} and {image} share {caption.name}; rename or delete one of them")
         else:
-            photos.append(Photo(image, read_text(caption), caption.stem))
+            photos[caption] = Photo(image, read_text(caption), caption.stem)
     if orphans:
         named = ", ".join(orphans[:5])
         raise UserError(f"{folder}: no .txt beside {named} ({len(orphans)} in all); write one for each")
-    return photos
+    return list(photos.values())
 
 
 def _numbered(path: Path) -> tuple[int, str]:

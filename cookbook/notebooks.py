@@ -6,7 +6,6 @@ never ran. Executed copies are kept in the run's `notebooks/`, also of a noteboo
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cookbook import budget, doctor, profiles, results, runs
 from cookbook.errors import UserError
@@ -36,7 +36,13 @@ from cookbook.report import write_report
 
 ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
-PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "cwd": str(ROOT), "extra_arguments": ["--log-level=50"]}
+PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=50"]}
+KINDS = {  # annotation of a notebook's parameter -> how its text is read, and what it must be; no number is negative
+    "bool": (bool, "true or false"),
+    "int": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "float": (Annotated[float, Field(ge=0, allow_inf_nan=False)], "a number from 0"),
+    "str": (str, "a text"),
+}
 CHECKING = "00"  # reports what is missing, so it must run on any machine
 WRITES = {  # notebook -> the folders of a run that it writes
     "01": ["data"],
@@ -65,17 +71,22 @@ def run_all(
         profile: name of a profile; `cookbook doctor` lists them.
         run: run folder; without it runs/<profile>.
         only: this notebook alone, by its number or name (02).
-        parameters: a notebook parameter and its value, as in -p steps 50; may be repeated.
+        parameters: a notebook parameter and its value, as in -p steps 50; may be repeated. A folder is relative to
+            where the command is typed.
         redo: first remove this stage and all stages that depend on it (one of the names in manifests).
 
     Returns:
         The report's summary, or an empty dict while stages for it are missing.
 
     Raises:
-        UserError: unknown parameter, a machine that cannot run the profile, a cell that failed or did not run.
+        UserError: a parameter that is unknown or of another type, a machine that cannot run the profile, a cell that
+            failed or did not run.
     """
+    own = {"profile": profile, "run": run} | dict(parameters)  # the same flag twice, where -p names one of these
+    profile, run = own["profile"], own["run"]
     settings, folder = profiles.get(profile), runs.run_folder(run, profile)
     chosen = select(only)
+    parameters = [pair for pair in parameters if pair[0] not in ("profile", "run")]
     values = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     budget.plan(profile)
     if any(path.stem[:2] != CHECKING for path in chosen):
@@ -110,19 +121,27 @@ def select(only: str | None = None) -> list[Path]:
 def match_parameters(
     chosen: Sequence[Path], defaults: dict[str, str], parameters: Sequence[tuple[str, str]]
 ) -> dict[Path, dict[str, Any]]:
-    """The parameters of each notebook: only those it declares. Each of `parameters` must be declared somewhere."""
-    declared = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
+    """The parameters of each notebook: only those it declares, read by their annotations.
+
+    Each of `parameters` must be declared somewhere.
+    """
+    declared = {path: papermill.inspect_notebook(str(path)) for path in chosen}
     every = set().union(*declared.values())
     if unknown := [name for name, _ in parameters if name not in every]:
         raise UserError(f"no notebook parameter {unknown[0]!r}; there are {', '.join(sorted(every))}")
-    values = {**defaults, **{name: _literal(text) for name, text in parameters}}
-    return {path: {name: value for name, value in values.items() if name in names} for path, names in declared.items()}
+    texts, kind = {**defaults, **dict(parameters)}, "inferred_type_name"
+    return {
+        path: {name: _parsed(name, texts[name], own[name][kind]) for name in own if name in texts}
+        for path, own in declared.items()
+    }
 
 
-def _literal(text: str) -> Any:
-    with suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    return text
+def _parsed(name: str, text: str, annotation: str) -> Any:
+    kind, words = KINDS[annotation]
+    try:
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError:
+        raise UserError(f"-p {name} {text}: {name} must be {words}") from None
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
@@ -137,7 +156,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
     try:
         with _headless(), _memory() as samples:
-            papermill.execute_notebook(str(target), str(target), parameters, **PAPERMILL)
+            papermill.execute_notebook(str(target), str(target), parameters, cwd=str(Path.cwd()), **PAPERMILL)
     except PapermillExecutionError as error:
         message = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).strip()  # without terminal colours
         raise UserError(f"{source.name}: cell {error.exec_count} failed with {error.ename}: {message} {copy}") from None

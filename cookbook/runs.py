@@ -50,7 +50,8 @@ READS = {
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),
 }
-BOOKKEEPING = r"/(\.|(manifest|started)\.json$)"
+# No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
+BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cookbook.convert.stage import convert, write
 from cookbook.convert.weights import EMA, NET
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
-from cookbook.models import names, world
+from cookbook.models import critic, names, world
 from cookbook.train.network import add_lora
 from cookbook.train.stage import train
 
@@ -108,7 +109,9 @@ def test_any_damage_to_a_file_fails_the_check(exported, tiny_world, tmp_path, fi
         target.mkdir(parents=True)
         state = names.as_native(load_file(source / "diffusion_pytorch_model.safetensors"))
         damage(state)
-        save_file({k: v.clone() for k, v in names.as_diffusers(state).items()}, target / "model.safetensors")
+        save_file(
+            {k: v.clone() for k, v in names.as_diffusers(state).items()}, target / "diffusion_pytorch_model.safetensors"
+        )
     else:
         state = torch.load(source, weights_only=True)
         damage(state)
@@ -183,6 +186,49 @@ def test_partial_and_foreign_checkpoints_are_refused(copied, tiny_world, change,
     with pytest.raises(UserError, match=message) as caught:
         weights.read(copied, tiny_world)
     assert "\n" not in str(caught.value)
+
+
+def test_a_weight_that_is_not_finite_is_refused_by_name(copied, tiny_world, tmp_path):
+    def spoil(state):
+        state["net_ema.t_embedding_norm.weight"][0] = float("inf")
+        return state
+
+    rewrite(copied, spoil)
+    with pytest.raises(UserError, match="iter_000000004: net_ema.t_embedding_norm.weight holds NaN or infinity"):
+        write(weights.read(copied, tiny_world), tmp_path / "export", tiny_world, 5.0)
+
+
+PARTS = {
+    "transformer": (world.load_transformer, world.DIFFUSERS),
+    "vae": (world.load_vae, world.DIFFUSERS),
+    "text_encoder": (world.load_text_encoder, world.TRANSFORMERS),
+    ".": (lambda folder: critic.load_critic(folder, torch.device("cpu")), world.TRANSFORMERS),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_only_the_named_weights_are_loaded_whole_and_finite(tiny_world, critic_folder, tmp_path, part):
+    """A backup beside them, a missing tensor (which the library would draw at random) and NaN are refused by name."""
+    load, name = PARTS[part]
+    models = Path(shutil.copytree(critic_folder if part == "." else tiny_world, tmp_path / "models"))
+    file = models / part / f"{name}.safetensors"
+    load(models)
+    (file.parent / f"._{file.name}").write_bytes(b"of macOS")
+    shutil.copy(file, file.with_name("backup.safetensors"))
+    with pytest.raises(UserError, match=r"backup.safetensors is not what the model is loaded from"):
+        load(models)
+    (file.parent / "backup.safetensors").unlink()
+    state = load_file(file)
+    first = next(name for name, tensor in state.items() if tensor.is_floating_point() and name in sorted(state)[:40])
+    save_file({n: t.clone().fill_(float("nan")) if n == first else t for n, t in state.items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"{re.escape(first)} holds NaN"):
+        load(models)
+    save_file({n: t for n, t in state.items() if n != first}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"missing.*{re.escape(first)}"):
+        load(models)
+    file.with_suffix(".safetensors.index.json").write_text('{"weight_map": {"a": "other.safetensors"}}')
+    with pytest.raises(UserError, match="other.safetensors is missing"):
+        load(models)
 
 
 def test_a_checkpoint_changed_after_training_is_refused(exported, tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cookbook import flow, profiles, video
+from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
 from cookbook.models import autoencoder, hub, text, world
 from cookbook.profiles import Geometry
@@ -75,6 +76,13 @@ def test_sampler_with_the_true_velocity_gives_the_clip():
     mask = flow.condition_mask(torch.tensor([1]), clean)
     result = flow.sample(lambda latents, sigma: noise - clean, noise, clean, mask, STEPS, 5.0)
     assert torch.allclose(result, clean, atol=1e-5)
+
+
+def test_a_clip_that_is_not_finite_is_refused():
+    noise = torch.ones(1, 4, 3, 2, 2)
+    mask = flow.condition_mask(torch.tensor([1]), noise)
+    with pytest.raises(UserError, match="became NaN or infinite"):
+        flow.sample(lambda latents, sigma: latents / 0, noise, noise, mask, STEPS, 5.0)
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,11 @@ BAD = [
     ({"inference_type": "sound2world"}, "inference_type", '"sound2world"'),
     ({"prompt": None}, "prompt", "null"),
     ({"prompt": " "}, "prompt", '" "'),
+    ({"prompt": "\u200b"}, "prompt", '"\u200b"'),
+    ({"num_output_frames": "9"}, "num_output_frames", '"9"'),
+    ({"seed": True}, "seed", "true"),
+    ({"num_steps": 2.5}, "num_steps", "2.5"),
+    ({"num_steps": 10_000}, "num_steps", "10000"),
     ({"prompt_path": "a.txt"}, "prompt", "prompt_path is given too"),
     ({"prompt": None, "prompt_path": "gone.txt"}, "prompt_path", "no such"),
     ({"num_steps": -1}, "num_steps", "-1"),
@@ -136,6 +141,18 @@ def test_bad_requests_are_refused_before_models_are_loaded(tmp_path, rows_file, 
     monkeypatch.setitem(PROFILES, "tiny", lambda: tiny.profile(tmp_path / "no weights here"))
     with pytest.raises(UserError, match="line 1: resolution"):
         generate("tiny", run=tmp_path, requests=rows_file({"resolution": "30,48"}), model="base")
+
+
+@pytest.mark.parametrize("change", [{"num_output_frames": 4_000_001}, {"resolution": "160000,160000"}, {"seeds": -1}])
+def test_sizes_and_numbers_beyond_all_bounds_are_refused_before_anything_is_loaded(
+    tmp_path, rows_file, tiny_profile, tiny_world, monkeypatch, change
+):
+    tiny_profile()
+    monkeypatch.setattr(world, "load_text_encoder", lambda *_: pytest.fail("models are loaded"))
+    seeds = {"seeds": change.pop("seeds")} if "seeds" in change else {}
+    with pytest.raises(UserError, match="row0: .* positions for 61 frames and 256 pixels|seeds is -1; it must be"):
+        generate("tiny", run=tmp_path / "run", requests=rows_file(change), weights=tiny_world, **seeds)
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_fields_come_from_the_profile(tmp_path, rows_file):

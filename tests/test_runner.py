@@ -22,7 +22,8 @@ def written(tmp_path, monkeypatch):
 
     def write(*cells: str) -> Path:
         parameters = nbformat.v4.new_code_cell(
-            'profile: str = "nano"  # profile\nrun: str = ""  # folder\ncount: int = 1  # how many',
+            'profile: str = "nano"  # profile\nrun: str = ""  # folder\ncount: int = 1  # how many\n'
+            "skip: bool = True  # whether\nshare: float = 0.0  # how much\nname: str = 'a'  # who",
             metadata={"tags": ["parameters"]},
         )
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -98,9 +99,40 @@ def test_a_cell_that_did_not_run_is_a_failure(written, tags, cell):
 
 def test_an_unknown_parameter_is_refused_before_the_run(written):
     run = written("print('never')")
-    with pytest.raises(UserError, match="no notebook parameter 'cuont'; there are count, profile, run"):
+    with pytest.raises(
+        UserError, match="no notebook parameter 'cuont'; there are count, name, profile, run, share, skip"
+    ):
         notebooks.run_all("smoke", run=run, parameters=(("cuont", "3"),))
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    "pair, words",
+    [
+        (("count", "two"), "-p count two: count must be a whole number from 0"),
+        (("count", "2.5"), "count must be a whole number"),
+        (("count", "-3"), "count must be a whole number from 0"),
+        (("share", "nan"), "share must be a number from 0"),
+        (("skip", "maybe"), "skip must be true or false"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused_before_the_run(written, pair, words):
+    run = written("print('never')")
+    with pytest.raises(UserError, match=words):
+        notebooks.run_all("smoke", run=run, parameters=(("name", "x"), pair))
+    assert not run.exists()
+
+
+def test_parameters_are_read_as_their_type_and_folders_from_where_the_command_was_typed(written, tmp_path, monkeypatch):
+    written(
+        "from pathlib import Path\nassert (skip, share, name, profile) == (False, 2.0, '123', 'smoke')",
+        "(Path(run) / 'found.txt').write_text(str(Path('clips').resolve()))",
+    )
+    monkeypatch.chdir(tmp_path)
+    given = (("skip", "false"), ("share", "2"), ("name", "123"), ("run", "mine"), ("profile", "smoke"))
+    notebooks.run_all(parameters=given)
+    assert (tmp_path / "mine" / "found.txt").read_text() == str(tmp_path / "clips")
+    assert (tmp_path / "mine" / "notebooks" / "00_try.ipynb").exists(), "-p run is --run"
 
 
 def test_missing_requirements_are_reported_before_the_run(machine, tmp_path, capsys):

@@ -168,7 +168,7 @@ def test_invalid_flags_are_refused(tiny_clips, tiny_profile, tmp_path):
     where = {"run": tmp_path, "data": tiny_clips}
     with pytest.raises(UserError, match="none.pt: no such file; --base takes a .pt file"):
         train("tiny", **where, base=tmp_path / "none.pt")
-    with pytest.raises(UserError, match="steps is 0; it must be at least 1"):
+    with pytest.raises(UserError, match="steps is 0; it must be a whole number from 1"):
         train("tiny", **where, steps=0)
     tiny_profile(steps=2, lora_rank=4)
     with pytest.raises(UserError, match="--base trains all weights"):

@@ -63,7 +63,7 @@ def test_long_clips_give_several_windows_and_short_ones_are_refused(tmp_path):
 
 
 def test_bad_folders_are_refused_by_name(tmp_path, tiny_clips):
-    with pytest.raises(UserError, match="holds 0 mp4 files"):
+    with pytest.raises(UserError, match="holds 0 videos"):
         dataset.read_clips(tmp_path)
     shutil.copytree(tiny_clips, tmp_path / "clips")
     (tmp_path / "clips/metas/003.txt").unlink()

@@ -78,7 +78,7 @@ def read(path: Path, models: Path) -> Weights:
     else:
         state, shapes = read_folder(path / "model")
     average = NET if native and not any(name.startswith(EMA) for name in shapes) else EMA
-    net, ema = (_part(state, prefix) for prefix in (NET, average))
+    net, ema = (_part(state, prefix, path) for prefix in (NET, average))
     if not ema:
         raise UserError(f"{path}: no EMA weights (names with {EMA}); train with a recipe that has an ema_rate")
     if lost := sorted(net.keys() ^ ema.keys()):
@@ -97,10 +97,14 @@ def read(path: Path, models: Path) -> Weights:
     return Weights(*merged, native, ema, (rank, alpha), buffers)
 
 
-def _part(state: Mapping[str, Tensor], prefix: str) -> Lazy:
-    """The tensors behind a prefix, without it."""
-    own = sorted(name.removeprefix(prefix) for name in state if name.startswith(prefix))
-    return Lazy({name: partial(state.__getitem__, prefix + name) for name in own})
+def _part(state: Mapping[str, Tensor], prefix: str, path: Path) -> Lazy:
+    """The tensors behind a prefix, without it; one that is not finite is refused when it is read."""
+
+    def tensor(name: str) -> Tensor:
+        return world.finite(state[name], name, path)
+
+    own = sorted(name for name in state if name.startswith(prefix))
+    return Lazy({name.removeprefix(prefix): partial(tensor, name) for name in own})
 
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
@@ -176,5 +180,5 @@ def _merged(base: Lazy, adapter: Lazy, scale: float) -> Lazy:
 
 def read_transformer(folder: Path, prefix: str = "") -> Lazy:
     """The weights of a diffusers `transformer` folder, mapped, in native names behind `prefix`."""
-    files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+    files = [safe_open(file, "pt") for file in world.weight_files(folder, world.DIFFUSERS)]
     return Lazy({prefix + names.to_native(n): partial(file.get_tensor, n) for file in files for n in file.keys()})

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cookbook.errors import UserError
-from cookbook.layout import read_photos, read_text, read_utf8
+from cookbook.layout import existing, read_photos, read_text, read_utf8
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, read_video
 
@@ -31,7 +31,7 @@ ALLOWED = {
     "resolution": '"height,width", both multiples of 16, for example "432,768"',
     "seed": "a whole number from 0 to 2**31",
     "guidance": "0 (none) or more",
-    "num_steps": "a whole number from 1",
+    "num_steps": "a whole number from 1 to 1000",
     "shift": "more than 0",
     "negative_prompt": "a text, which may be empty",
 }
@@ -53,17 +53,17 @@ def _whole_patches(resolution: str) -> str:
 class Request(BaseModel):
     """One clip to generate (several seeds are several clips of one request)."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)  # true is no number, "9" is a text
 
     inference_type: Literal["image2world", "video2world", "text2world"] = "image2world"
     name: str = Field(pattern=r"^[\w\-.]+$")
-    prompt: str = Field(pattern=r"\S")
+    prompt: str = Field(pattern=r"[\p{L}\p{N}]")
     input_path: str | None = None  # absolute once read
     num_output_frames: Annotated[int, AfterValidator(_whole_latents)]
     resolution: Annotated[str, Field(pattern=r"^\d+,\s*\d+$"), AfterValidator(_whole_patches)]  # height,width
     seed: int = Field(0, ge=0, le=2**31)
     guidance: float = Field(ge=0)
-    num_steps: int | None = Field(None, ge=1)  # None, here and below: the profile's
+    num_steps: int | None = Field(None, ge=1, le=1000)  # None, here and below: the profile's
     shift: float | None = Field(None, gt=0)
     negative_prompt: str | None = None
 
@@ -183,7 +183,7 @@ def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
         try:
             row["prompt"] = read_text(folder / str(text))
         except (UserError, OSError) as error:
-            row["prompt"] = "-"  # so that it is not reported as missing too
+            row["prompt"] = "x"  # so that it is not reported as missing too
             yield "prompt_path", str(error)
     kind, value = row.get("inference_type", "image2world"), row.get("input_path")
     if kind == "text2world":
@@ -192,7 +192,7 @@ def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     elif not isinstance(value, str) or not value:
         yield "input_path", "missing" if value is None else _short(value)
     else:
-        source = (folder / value).resolve()
+        source = existing((folder / value).resolve())
         row["input_path"] = str(source)
         if problem := _unreadable(source, kind):
             yield "input_path", f"{source} {problem}"

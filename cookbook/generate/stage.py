@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cookbook import cluster, hardware, profiles, runs
-from cookbook.errors import UserError
+from cookbook.errors import UserError, require_whole
 from cookbook.generate import planning, shortcuts
 from cookbook.generate.generator import IN_FLIGHT, Generator, Setup, file_name
 from cookbook.generate.guardrail import CLAUSE
@@ -50,6 +50,7 @@ def generate(
         The manifest, with the facts `clips`, `blocked`, `weights`.
     """
     chosen = profiles.get(profile)
+    require_whole(1, seeds=seeds)
     if without_guardrail:
         if not chosen.guardrail:
             raise UserError(f"--without-guardrail: profile {profile} has none, its weights are not NVIDIA's; leave it")
@@ -69,6 +70,7 @@ def generate(
     setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast), silent)
     count = seeds or (chosen.sampling.seeds if model == "tuned" else 1 if silent else chosen.sampling.base_seeds)
     inputs = {"requests": _fingerprint(todo), "weights": world.weights_fingerprint(setup.weights)}
+    planning.require_positions(todo, setup.weights)
     if requests is None:
         inputs["prepare"] = runs.fingerprint(root / "data")
     if model != "base" and weights is None:

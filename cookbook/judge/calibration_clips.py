@@ -16,7 +16,7 @@ import numpy as np
 from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
-from cookbook.layout import read_metadata
+from cookbook.layout import find_videos, plain, read_metadata
 from cookbook.video import fit
 
 FAULTS = {  # kind of clip -> how it differs from a valid clip: faults of the simulator, then `CORRUPTIONS`
@@ -170,8 +170,8 @@ def training_clips(folder: Path) -> list[CalibrationClip]:
         first = runs.command("prepare", folder.parents[1])
         raise UserError(f"{path} is missing, but the critic is calibrated on training clips; type {first} first")
     prompts = read_metadata(path)
-    videos = [video for video in sorted((folder / "videos").glob("*.mp4")) if video.stem in prompts]
-    return [CalibrationClip(video, "real", prompts[video.stem], 1, 1, scene=video.stem) for video in videos]
+    videos = [(video, plain(video.stem)) for video in find_videos(folder / "videos")]
+    return [CalibrationClip(v, "real", prompts[stem], 1, 1, scene=v.stem) for v, stem in videos if stem in prompts]
 
 
 def corrupted(valid: Sequence[CalibrationClip], each: int) -> list[CalibrationClip]:

@@ -19,13 +19,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from cookbook import engine, hardware, profiles, runs, show
-from cookbook.errors import UserError
+from cookbook.errors import UserError, require_whole
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.rows import QUESTIONS
 from cookbook.judge.rubrics import ask, prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import auc, interval
+from cookbook.layout import existing, files
 from cookbook.models import hub, qwen
 from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, process
 from cookbook.models.frames import Sampled, sample_frames, sample_video
@@ -54,13 +55,13 @@ def read_labelled(folder: Path) -> list[Example]:
     Raises:
         UserError: no table, or a row with a missing value or clip, with its line number.
     """
-    tables = sorted(folder.glob("*.csv"))
+    tables = files(folder, (".csv",))
     if len(tables) != 1:
         raise UserError(f"{folder} holds {len(tables)} tables (.csv); one is needed")
     examples = []
     with open(tables[0], newline="", encoding="utf-8") as file:
         for line, row in enumerate(csv.DictReader(file), 2):
-            clip = folder / "videos" / Path(row.get("video_url") or "").name
+            clip = existing(folder / "videos" / Path(row.get("video_url") or "").name)
             digits = {question: row.get(column) for column, question in COLUMNS.items() if row.get(column)}
             if not clip.is_file() or not row.get("caption"):
                 raise UserError(f"{tables[0]}, line {line}: no caption, or no such clip: {clip}")
@@ -140,6 +141,8 @@ def train_critic(
     Returns:
         The manifest, with the facts `loss_first`, `loss_last` (means over the first and last tenth), `weights_changed`.
     """
+    require_whole(1, steps=steps, batch=batch)
+    require_whole(0, seed=seed)
     if not examples:
         raise UserError("no labelled clips to train the critic on")
     chosen = profiles.get(profile)

@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from cookbook import profiles, runs, show
-from cookbook.errors import UserError
+from cookbook.errors import UserError, require_whole
 from cookbook.judge import calibration
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
 from cookbook.layout import write_metadata
@@ -44,8 +44,7 @@ def filter_clips(
     verdicts = root / "verdicts"
     if runs.read_manifest(verdicts) is None:
         raise UserError(f"{verdicts} is not finished: type {runs.command('judge', root, chosen.name)} first")
-    if top is not None and top < 1:
-        raise UserError(f"top is {top}; it must be at least 1")
+    require_whole(1, top=top)
     cuts, rule = _thresholds(verdicts, threshold)
     rule += f", and it is among the best {top} of its prompt" if top else ""
     settings = {"thresholds": cuts} | ({"top": top} if top else {})

@@ -7,7 +7,6 @@ is a short continuation. The result equals, up to rounding, a plain call of proc
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +20,8 @@ import torch
 
 from cookbook import hardware, runs
 from cookbook.errors import UserError
+from cookbook.layout import files
+from cookbook.models import world
 from cookbook.models.frames import Sampled
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     fingerprint = critic_fingerprint(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=hardware.compute_dtype(device))
+        dtype = hardware.compute_dtype(device)
+        model = world.load_pretrained(Qwen3VLForConditionalGeneration, folder, world.TRANSFORMERS, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: the critic cannot be loaded ({str(error).splitlines()[0]})") from None
     digits = [processor.tokenizer.encode(digit, add_special_tokens=False) for digit in DIGITS]
@@ -102,14 +104,11 @@ def critic_fingerprint(folder: Path) -> str:
     Raises:
         UserError: a file that a critic needs is missing.
     """
-    index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
-    if index.exists():
-        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    for name in ("config.json", "tokenizer.json", "preprocessor_config.json", *weights):
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: copy or download the critic again")
-    files = [path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)]
-    return runs.digest_of({path.name: runs.digest(path) for path in sorted(files)})
+    parts = world.weight_files(folder, world.TRANSFORMERS) + files(folder, (".json", ".jinja"))
+    return runs.digest_of({path.name: runs.digest(path) for path in parts})
 
 
 def chat(critic: Critic, question: Question) -> tuple[str, str]:

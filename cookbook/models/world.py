@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 
 from cookbook import runs
 from cookbook.errors import UserError, last_line
+from cookbook.layout import files
 from cookbook.models import names, sizes
 from cookbook.models.autoencoder import channels_last
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
     from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+
+TRANSFORMERS, DIFFUSERS = "model", "diffusion_pytorch_model"  # what each library calls its weight files
 
 
 @dataclass
@@ -48,12 +52,59 @@ def load_transformer(
         tensors = read_native(native)
         state = names.as_diffusers({name: tensors[name] for name in tensors if name.startswith(names.NET)})
     else:
-        for file in sorted(path.glob("*.safetensors")):
+        for file in weight_files(path, DIFFUSERS):
             state |= load_file(file)
     shapes, expected = ({name: tensor.shape for name, tensor in s.items()} for s in (state, model.state_dict()))
     require_shapes(shapes, expected, native or path, folder)
+    for name, tensor in state.items():
+        finite(tensor, name, native or path)
     model.load_state_dict(state)
     return model if dtype == torch.float32 else model.to(dtype)
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The weight files of one model: those that its index lists, or the one of the standard name.
+
+    Args:
+        name: `TRANSFORMERS` or `DIFFUSERS`.
+
+    Raises:
+        UserError: one is missing, or another .safetensors is there: it might be the one that was meant.
+    """
+    index, wanted = folder / f"{name}.safetensors.index.json", {f"{name}.safetensors"}
+    if index.exists():
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{index} is damaged; copy or download it again") from None
+    found = {path.name for path in files(folder, (".safetensors",))}
+    if lost := sorted(wanted - found):
+        raise UserError(f"{folder / lost[0]} is missing: copy or download the model again")
+    if other := sorted(found - wanted):
+        raise UserError(f"{folder / other[0]} is not what the model is loaded from ({min(wanted)}); move it elsewhere")
+    return [folder / file for file in sorted(wanted)]
+
+
+def finite(tensor: torch.Tensor, name: str, origin: Path) -> torch.Tensor:
+    """The tensor; a UserError where a number of it is NaN or infinite."""
+    if not tensor.isfinite().all():
+        raise UserError(f"{origin}: {name} holds NaN or infinity; take another copy or an earlier checkpoint")
+    return tensor
+
+
+def load_pretrained(model: Any, folder: Path, name: str, **settings: Any) -> Any:
+    """A model by its own `from_pretrained`, which would fill what is missing with random numbers.
+
+    Raises:
+        UserError: a file or tensor is missing, has another shape, or is not finite; or there is a file too many.
+    """
+    weight_files(folder, name)
+    loaded, found = model.from_pretrained(folder, output_loading_info=True, **settings)
+    if lost := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise UserError(f"{folder}: {len(lost)} weights are missing or of another shape (first {lost[0]})")
+    for key, tensor in loaded.state_dict().items():
+        finite(tensor, key, folder)
+    return loaded
 
 
 def read_native(path: Path) -> dict[str, torch.Tensor]:
@@ -104,7 +155,7 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLW
     from diffusers import AutoencoderKLWan
 
     _require(folder / "vae" / "config.json", folder)
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=dtype)
+    vae = load_pretrained(AutoencoderKLWan, folder / "vae", DIFFUSERS, torch_dtype=dtype)
     return channels_last(vae).eval().requires_grad_(False)
 
 
@@ -113,7 +164,7 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextE
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
     _require(folder / "text_encoder" / "config.json", folder)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=dtype)
+    model = load_pretrained(Qwen2_5_VLForConditionalGeneration, folder / "text_encoder", TRANSFORMERS, dtype=dtype)
     return TextEncoder(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder / "tokenizer"))
 
 
@@ -124,5 +175,5 @@ def _require(file: Path, folder: Path) -> None:
 
 def weights_fingerprint(folder: Path) -> str:
     """One hash over the transformer's weight files, as kept in every row of generated.jsonl."""
-    files = sorted((folder / "transformer").glob("*.safetensors"))
-    return runs.digest_of([runs.digest(file) for file in files])
+    _require(folder / "transformer" / "config.json", folder)
+    return runs.digest_of([runs.digest(file) for file in weight_files(folder / "transformer", DIFFUSERS)])

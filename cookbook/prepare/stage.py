@@ -87,9 +87,13 @@ def _check(
 
 def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]:
     """Decode every clip and read every caption; usable clips, and {file, reason} for each of the others."""
-    clips, problems = [], []
-    for video, caption in progress(find_clips(folder)[: profile.train_clips], "checking clips"):
+    clips, problems, found = [], [], find_clips(folder, profile.prompt_prefix)
+    if (most := profile.train_clips) and len(found) > most:
+        print(f"prepare: profile {profile.name} takes the first {most} of {len(found)} clips")
+    for video, caption in progress(found[:most], "checking clips"):
         try:
+            if isinstance(caption, UserError):
+                raise caption
             prompt = caption if isinstance(caption, str) else read_text(caption)
             info = probe(video)
             if info.frames < needed_frames(info.fps, profile.clip, profile.recipe.resample):

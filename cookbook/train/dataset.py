@@ -18,7 +18,7 @@ from torch import Tensor
 from cookbook import hardware, runs, show, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
-from cookbook.layout import Clip, read_text
+from cookbook.layout import Clip, find_videos, read_text
 from cookbook.models import autoencoder, text, world
 from cookbook.profiles import Geometry, Profile, Recipe
 
@@ -46,11 +46,11 @@ def read_clips(folder: Path) -> list[Clip]:
     """All pairs of a training folder, sorted by name.
 
     Raises:
-        UserError: fewer than two videos, or a caption is missing, empty or not UTF-8.
+        UserError: fewer than two videos, two of the same name, or a caption is missing, empty or not UTF-8.
     """
-    videos = sorted((folder / "videos").glob("*.mp4"))
+    videos = find_videos(folder / "videos")
     if len(videos) < 2:
-        raise UserError(f"{folder / 'videos'} holds {len(videos)} mp4 files; training needs 2, one to hold out")
+        raise UserError(f"{folder / 'videos'} holds {len(videos)} videos; training needs 2, one to hold out")
     return [Clip(path, read_text(folder / "metas" / f"{path.stem}.txt")) for path in videos]
 
 

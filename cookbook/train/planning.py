@@ -10,7 +10,7 @@ import torch
 from cookbook import engine, hardware, profiles, runs
 from cookbook.engine.activations import share_of
 from cookbook.engine.distributed import Group, mesh_shape
-from cookbook.errors import UserError, count
+from cookbook.errors import count, require_whole
 from cookbook.models import hub, sizes
 from cookbook.profiles import Profile
 from cookbook.train import dataset
@@ -67,8 +67,7 @@ def choose(profile: str, recipe: str | None, steps: int | None) -> Profile:
     chosen = profiles.get(profile, recipe)
     if steps is None:
         return chosen
-    if steps < 1:
-        raise UserError(f"steps is {steps}; it must be at least 1")
+    require_whole(1, steps=steps)
     return replace(chosen, recipe=replace(chosen.recipe, steps=steps))
 
 

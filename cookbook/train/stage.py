@@ -18,7 +18,7 @@ from cookbook import engine, hardware, runs, show
 from cookbook.engine import Group
 from cookbook.engine.checkpoint import POINTER
 from cookbook.engine.loop import LOG, Callback, autocast
-from cookbook.errors import UserError
+from cookbook.errors import UserError, require_whole
 from cookbook.layout import Clip
 from cookbook.models import hub, names, world
 from cookbook.profiles import Profile
@@ -74,6 +74,7 @@ def train(
         The stage's manifest.
     """
     chosen = planning.choose(profile, recipe, steps)
+    require_whole(0, seed=seed)
     base = Path(base).expanduser().absolute() if base else None
     if base and chosen.recipe.lora_rank:
         raise UserError("--base trains all weights: adapters (LoRA) are merged into the profile's own when converted")
