@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.container.streams import StreamContainer
 from av.stream import Disposition
 from numpy.typing import ArrayLike
@@ -28,6 +29,7 @@ UNSTEADY_FPS = 60.0  # a file whose rate varies is read as if it had this rate
 JITTER = 0.01  # most seconds by which a frame of a constant rate may be early or late: some formats round to 1/100 s
 KEPT = 2**27  # bytes of decoded frames that are held; a larger video is decoded again when its frames are read
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
+SAY_THEIR_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # of others FFmpeg only guesses it
 TO_SDR = "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable,zscale=t=bt709:m=bt709,format=yuv420p"
 
 
@@ -96,7 +98,7 @@ def decode(path: Path, threads: int = 0) -> Iterator[tuple[av.VideoStream, Itera
         with av.open(f"file:{path}") as container:
             stream = _track(path, container.streams)
             stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
-            yield stream, _alike(path, container.decode(stream))
+            yield stream, _alike(path, _whole(path, container, stream))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except MemoryError:
@@ -116,6 +118,20 @@ def _track(path: Path, streams: StreamContainer) -> av.VideoStream:
     if track.codec_context is None:
         raise UserError(f"{path}: its video codec is not known here; convert it to H.264")
     return track
+
+
+def _whole(path: Path, container: InputContainer, track: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """The frames of a track, and then an error if the file ends before the time that it says."""
+    end, longest = 0.0, 0.1  # seconds; the last picture may last as long as any other
+    for packet in container.demux():
+        if packet.pts is not None:
+            before, end = end, max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            longest = max(longest, end - before) if before else longest
+        if packet.stream is track:
+            yield from packet.decode()
+    said = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+    if end and container.format.name in SAY_THEIR_LENGTH and said - end > longest + 0.001:
+        raise UserError(f"{path}: cut off after {end:.2f} of {said:.2f} seconds; copy the whole file again")
 
 
 def _alike(path: Path, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:

@@ -203,6 +203,26 @@ def test_a_size_that_changes_is_listed_and_skipped(tmp_path):
     assert "the size of the picture changes from 48 x 32 to 96 x 64 at frame 30" in problem["reason"]
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")]
+)
+def test_a_file_that_is_cut_between_two_frames_is_noticed(tmp_path, name, codec):
+    """A transport stream is not: nothing in it says how long it was."""
+    path, noise = tmp_path / name, np.random.default_rng(0).integers(0, 255, (30, 32, 48, 3)).astype(np.uint8)
+    if name == "a.mp4":
+        video.write_video(path, noise, 10)
+    else:
+        encode(path, noise, codec=codec)
+    assert video.probe(path).frames == 30
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = path.read_bytes()
+    for place in (places[10], places[20], places[27], places[20] - 8):
+        path.write_bytes(data[:place])
+        with pytest.raises(UserError, match=f"{name}: (cut off after .* of 3.00 seconds|not a readable video)"):
+            video.probe(path)
+
+
 def tracks(path: Path, thumbnail: bool, film: bool, sound: bool) -> None:
     """A file with these tracks, in this order."""
     with av.open(str(path), "w") as container:
