@@ -29,7 +29,7 @@ UNSTEADY_FPS = 60.0  # a file whose rate varies is read as if it had this rate
 JITTER = 0.01  # most seconds by which a frame of a constant rate may be early or late: some formats round to 1/100 s
 KEPT = 2**27  # bytes of decoded frames that are held; a larger video is decoded again when its frames are read
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
-SAY_THEIR_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # of others FFmpeg only guesses it
+SAY_THEIR_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # of others FFmpeg only guesses it
 TO_SDR = "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable,zscale=t=bt709:m=bt709,format=yuv420p"
 
 

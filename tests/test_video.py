@@ -203,11 +203,9 @@ def test_a_size_that_changes_is_listed_and_skipped(tmp_path):
     assert "the size of the picture changes from 48 x 32 to 96 x 64 at frame 30" in problem["reason"]
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")]
-)
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")])
 def test_a_file_that_is_cut_between_two_frames_is_noticed(tmp_path, name, codec):
-    """A transport stream is not: nothing in it says how long it was."""
+    """A transport stream and an avi are not: without their end, nothing says how long they were."""
     path, noise = tmp_path / name, np.random.default_rng(0).integers(0, 255, (30, 32, 48, 3)).astype(np.uint8)
     if name == "a.mp4":
         video.write_video(path, noise, 10)
