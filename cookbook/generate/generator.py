@@ -19,7 +19,7 @@ from cookbook.generate.sampler import make_clip
 from cookbook.models import autoencoder, sizes, world
 from cookbook.models.text import encode_prompts
 from cookbook.profiles import Profile
-from cookbook.video import IMAGES, fit, read_image, read_video, write_video
+from cookbook.video import IMAGES, fit, probe, read_image, write_video
 
 IN_FLIGHT = 2  # clips that one generator holds at a time: it denoises one while it encodes the previous one as mp4
 
@@ -151,7 +151,8 @@ class Generator:
         if request.inference_type == "image2world" or path.suffix.lower() in IMAGES:
             frames = read_image(path)[None]
         else:
-            frames = read_video(path)[0][-5:]
+            film = probe(path)
+            frames = film.read(range(len(film.times))[-5:])
         return autoencoder.to_tensor(fit(np.asarray(frames), *request.size)).to(self.device)
 
 

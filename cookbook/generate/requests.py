@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cookbook.errors import UserError
 from cookbook.layout import existing, read_photos, read_text, read_utf8
 from cookbook.profiles import Profile
-from cookbook.video import IMAGES, read_video
+from cookbook.video import IMAGES, probe
 
 # field -> its allowed values, as printed where a row has another
 ALLOWED = {
@@ -204,7 +204,7 @@ def _unreadable(source: Path, kind: str) -> str | None:
         return "does not exist"
     try:
         if kind == "video2world" and source.suffix.lower() not in IMAGES:
-            frames = len(read_video(source)[0])
+            frames = len(probe(source).times)
             return f"has {frames} frames" if frames < 5 else None
         with Image.open(source) as image:
             image.verify()

@@ -67,18 +67,16 @@ def sample_frames(frames: np.ndarray, fps: float, wanted_fps: float, tokens: int
 
 
 def sample_video(path: Path, wanted_fps: float, tokens: int, edge: int) -> Sampled:
-    """`sample_frames` of a file, without holding all its frames as RGB; decodes in one thread, as many run at a time.
+    """`sample_frames` of a file, without holding all its pixels; decodes in one thread, as many run at a time.
 
     Raises:
         UserError: also where the file is not a readable video.
     """
-    frames, fps = video.decode(path, threads=1)
-    size = frames[0].height, frames[0].width
-    indices, height, width = choose_frames(len(frames), fps, *size, wanted_fps, tokens, edge)
-    chosen = np.empty((len(indices), height, width, 3), np.uint8)
-    for place, index in enumerate(indices):
-        chosen[place] = _resized(frames[index].to_ndarray(format="rgb24"), height, width)
-    return Sampled(chosen, tuple(indices.tolist()), fps)
+    film = video.probe(path, threads=1)
+    size = film.height, film.width
+    indices, height, width = choose_frames(film.frames, film.fps, *size, wanted_fps, tokens, edge)
+    chosen = film.read(film.nearest(indices), lambda picture: _resized(picture, height, width))
+    return Sampled(chosen, tuple(indices.tolist()), film.fps)
 
 
 def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:

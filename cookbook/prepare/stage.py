@@ -12,7 +12,7 @@ from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, req
 from cookbook.models.hub import locate
 from cookbook.profiles import Profile
 from cookbook.show import progress
-from cookbook.video import needed_frames, probe, read_image
+from cookbook.video import probe, read_image
 
 
 def prepare(
@@ -96,7 +96,7 @@ def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]
                 raise caption
             prompt = caption if isinstance(caption, str) else read_text(caption)
             info = probe(video)
-            if info.frames < needed_frames(info.fps, profile.clip, profile.recipe.resample):
+            if info.spare(profile.clip, profile.recipe.resample) < 0:
                 raise UserError(
                     f"{info.frames} frames at {info.fps:.3g} fps are shorter than one training window "
                     f"({profile.clip.frames} frames at {profile.clip.fps} fps)"

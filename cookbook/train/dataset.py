@@ -103,14 +103,12 @@ def _files(clip: Clip, profile: Profile, prints: dict[str, str], folder: Path) -
 
 def windows(path: Path, clip: Geometry, recipe: Recipe) -> list[np.ndarray]:
     """Up to `WINDOWS` evenly spread windows of a video, each uint8 [frames, height, width, 3]; one if it just fits."""
-    frames, fps = video.read_video(path)
-    needed = video.needed_frames(fps, clip, recipe.resample)
-    if (spare := len(frames) - needed) < 0:
-        raise UserError(
-            f"{path}: {len(frames)} frames at {fps:g} per second are too few, {needed} are needed; remove it"
-        )
+    film = video.probe(path)
+    if (spare := film.spare(clip, recipe.resample)) < 0:
+        have, needed = f"{film.frames} frames at {film.fps:g} per second", film.frames - spare
+        raise UserError(f"{path}: {have} are too few, {needed} are needed; remove it")
     starts = np.linspace(0, 1, min(WINDOWS, spare + 1)) if spare else [0.0]
-    return [video.window(frames, fps, clip, start, recipe.resample, recipe.crop) for start in starts]
+    return film.windows(clip, starts, recipe.resample, recipe.crop)
 
 
 def _encode_videos(work: list[tuple[Path, Path]], profile: Profile, models: Path, group: Group) -> None:
