@@ -47,7 +47,7 @@ CHECKING = "00"  # reports what is missing, so it must run on any machine
 WRITES = {  # notebook -> the folders of a run that it writes
     "01": ["data"],
     "02": ["checkpoints"],
-    "03": ["export", "generated/base", "generated/tuned"],
+    "03": ["export", "generated/base", "generated/tuned", "generated/no_text"],
     "04": ["verdicts", "kept"],
     "05": ["critic"],
 }

@@ -68,8 +68,8 @@ def test_rows_of_a_jsonl_have_their_own_type_size_seed_and_settings(
     generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
     out = tmp_path / "run" / "generated" / "tuned"
     rows = runs.read_rows(out / "generated.jsonl")
-    assert " 5 to 9 frames, 3 to 12 steps, 6 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
-    assert [row["steps"] for row in rows] == [12, 3, 12, 12, 12, 12]
+    assert " 5 to 9 frames, 3 to 8 steps, 6 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
+    assert [row["steps"] for row in rows] == [8, 3, 8, 8, 8, 8]
     assert [row["shift"] for row in rows] == [5.0, 5.0, 2.0, 5.0, 5.0, 5.0]
     photo, clip = runs.digest(tmp_path / "a.png"), runs.digest(tmp_path / "long.mp4")
     assert [row["image_sha256"] for row in rows] == [photo, photo, photo, photo, clip, None]

@@ -29,7 +29,7 @@ def test_hours_follow_from_the_size_of_the_work():
     nano = request(num_output_frames=25, resolution="96,160")
     assert (
         planning.cost(profiles.get("nano"), [(nano, seed) for seed in range(20)], gpu=False)
-        == "about 54 s on two CPU cores"
+        == "about 36 s on two CPU cores"
     )
 
 
