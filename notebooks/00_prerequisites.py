@@ -39,12 +39,12 @@
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
 # | `smoke` | 15 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
-# | `nano` | 16 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
+# | `nano` | 10 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 #
-# **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-28 at `nano`, commit 85dde00: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.

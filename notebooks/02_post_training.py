@@ -39,12 +39,12 @@
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
 # | `smoke` | 28 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
-# | `nano` | 6.1 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-26 |
+# | `nano` | 5.4 min | 2.0 GB | 331 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | 10 s | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `2b` | 42.3 min | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `14b` | 76.6 min | 8 GPUs of 80 GB | not measured | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
 #
-# **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-28 at `nano`, commit 85dde00: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -112,15 +112,15 @@ table[table.reason != ""]
 #
 # | network | rate | weights | updates that survive | a weight moved by | held-out loss |
 # |---|---|---|---|---|---|
-# | nano, shipped weights | 1.08e-5 (upstream's mean) | bf16 | 2.7 % | 3.0e-5 | 0.370 to 0.359 |
-# | | | float32 | 100 % | 1.1e-4 | 0.370 to **0.263** |
-# | nano, shipped weights | 6e-4 (nano's own) | bf16 | 60 % | 3.4e-3 | 0.370 to 0.218 |
-# | | | float32 | 100 % | 3.5e-3 | 0.370 to 0.221 |
+# | nano, shipped weights | 1.08e-5 (upstream's mean) | bf16 | 2.9 % | 3.4e-5 | 0.684 to 0.670 |
+# | | | float32 | 100 % | 1.3e-4 | 0.684 to **0.541** |
+# | nano, shipped weights | 6e-4 (nano's own) | bf16 | 63 % | 3.3e-3 | 0.684 to 0.535 |
+# | | | float32 | 100 % | 3.3e-3 | 0.684 to 0.552 |
 # | 2B, random weights | 1.08e-5 | bf16 | 3.8 % | 2.5e-5 | not measured |
 # | | | float32 | 99.9 % | 5.2e-5 | not measured |
 #
 # So at the published rates a float32 copy matters much, and at nano's large rate not at all. Nano: `python benchmarks/precision.py --run runs/nano --batch 1 --steps 40 --rates
-# 1.08e-5 6e-4`, two CPU cores, one thread, PyTorch 2.14.1, 2026-11-25; one run each. 2B: [figures from GPUs](../docs/gpu_figures.md).
+# 1.08e-5 6e-4`, two CPU cores (AMD EPYC), PyTorch 2.14.1, 2026-11-28; one run each. 2B: [figures from GPUs](../docs/gpu_figures.md).
 #
 # The nano values differ once more (`batch`, `learning_rate`, `steps`, `clip_norm`, `save_every`), because a network of a few million parameters learns
 # with a larger step than one of two billion.
@@ -220,9 +220,9 @@ show.loss(runs.read_rows(folder / "checkpoints" / "log.jsonl"));
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | held-out loss, zero velocity | 1.7 | 1.53 to 1.87 |
-# | held-out loss, before | 0.182 | 0.164 to 0.2 |
-# | held-out loss, after | 0.131 | 0.118 to 0.144 |
+# | held-out loss, zero velocity | 2.72 | 2.45 to 2.99 |
+# | held-out loss, before | 0.685 | 0.616 to 0.753 |
+# | held-out loss, after | 0.327 | 0.294 to 0.36 |
 #
 # `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
 # Expect 10 % to each side: digits repeat on one kind of machine, others round differently.

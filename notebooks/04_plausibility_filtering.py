@@ -38,12 +38,12 @@
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
 # | `smoke` | 34 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-26 |
-# | `nano` | 1.6 min | 2.1 GB | 1 MB | nothing, none | measured 2026-11-26 |
+# | `nano` | 89 s | 2.2 GB | 2 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 8 GPUs of 80 GB | not measured | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
-# **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
+# **Last verified** 2026-11-28 at `nano`, commit 85dde00: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -108,8 +108,8 @@ show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for 
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | physics: AUC | 0.976 | 0.95 to 0.995 |
-# | instruction: AUC | 0.997 | 0.99 to 1 |
+# | physics: AUC | 0.984 | 0.966 to 0.996 |
+# | instruction: AUC | 0.972 | 0.934 to 0.997 |
 #
 # `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
 # Expect its 95 % CI over scenes. Below the lower end, suspect the critic's files.
@@ -176,9 +176,9 @@ pd.DataFrame(critic["human"]).T
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | tuned: instruction followed, by the critic | 0.8 | 0.562 to 1 |
-# | tuned: success rate, by the ground truth | 0.65 | 0.375 to 0.9 |
-# | gain: followed, tuned minus base, by the critic | 0.7 | 0.4 to 0.9 |
+# | tuned: instruction followed, by the critic | 0.8 | 0.632 to 0.929 |
+# | tuned: success rate, by the ground truth | 0.8 | 0.596 to 0.941 |
+# | gain: followed, tuned minus base, by the critic | 0.7 | 0.5 to 0.9 |
 #
 # `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
 # Expect the 95 % CI over prompts: other machines round differently, so that their videos differ.
