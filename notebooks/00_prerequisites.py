@@ -38,7 +38,7 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 15 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 10 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-28 |
 # | `nano` | 10 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |

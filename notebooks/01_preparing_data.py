@@ -38,7 +38,7 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 14 s | 1.0 GB | 1 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 5 s | 0.7 GB | 0 MB | nothing, none | measured 2026-11-28 |
 # | `nano` | 5 s | 0.8 GB | 2 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
 # | `2b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |

@@ -38,7 +38,7 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 28 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 17 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-28 |
 # | `nano` | 5.4 min | 2.0 GB | 331 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | 10 s | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
 # | `2b` | 42.3 min | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |

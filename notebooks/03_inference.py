@@ -37,7 +37,7 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 56 s | 2.0 GB | 181 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 43 s | 2.0 GB | 182 MB | nothing, none | measured 2026-11-28 |
 # | `nano` | 3.6 min | 2.1 GB | 183 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | 2.8 min and convert: not measured | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 # | `2b` | 3.5 h and convert: not measured | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |

@@ -37,7 +37,7 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 34 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-26 |
+# | `smoke` | 23 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-28 |
 # | `nano` | 89 s | 2.2 GB | 2 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
