@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,10 +32,10 @@ import numpy as np
 import torch
 import tyro
 from generators import TEXT, Models, build, ours, theirs, unit
-from measuring import built_on, fresh_peak, peak, psnr, report, say
+from measuring import fresh_peak, markdown, peak, say
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import flow, hardware, profiles
+from cookbook import flow, hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.generate import shortcuts
 from cookbook.generate.generator import IN_FLIGHT
@@ -50,21 +50,32 @@ class Row:
     """One method or part. None: does not apply, or not measured."""
 
     method: str
-    frames_s: float | None = None  # from the photo to frames in memory, or of the part; scaled, see `measure`
-    mp4_s: float | None = None  # to write the mp4; of random weights, noise, which is slow to encode
-    each_further_s: float | None = None  # each further clip, in all
-    evaluation_s: float | None = None  # one network evaluation, median
+    pixels: float | None = None  # seconds from the photo to frames in memory, or of the part; scaled, see `measure`
+    mp4: float | None = None  # seconds to write the mp4; of random weights, noise, which is slow to encode
+    next: float | None = None  # seconds of each further clip, in all
+    one: float | None = None  # seconds of one network evaluation, median
     evaluations: int | None = None  # of the network, in one clip of `steps`
-    steps_run: int | None = None
+    steps: int | None = None  # that were run
     peak_gib: float | None = None  # of the allocator; None on a CPU
-    max_difference: float | None = None  # of any pixel (0..1) from the clip it is compared with, before encoding
-    psnr_db: float | None = None  # from the same
+    difference: float | None = None  # largest of any pixel (0..1) from the clip it is compared with, before encoding
+    psnr: float | None = None  # dB, from the same
+
+
+HEADS = (
+    "method", "frames, s", "mp4, s", "each further, s", "evaluation, s", "evaluations", "steps run", "peak GiB",
+    "max difference", "PSNR, dB",
+)  # fmt: skip
 
 
 def embed(profile: Profile, device: torch.device) -> Row:
     """The text encoder: a prompt and the negative prompt, as one clip needs them."""
-    with built_on(device, hardware.compute_dtype(device)):
-        encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**TEXT)).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(hardware.compute_dtype(device))
+    try:
+        with device:
+            encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**TEXT)).eval()
+    finally:
+        torch.set_default_dtype(before)
     tokenizer = AutoTokenizer.from_pretrained(hub.locate(profiles.nano().world) / "tokenizer")
     fresh_peak(device)
 
@@ -104,12 +115,19 @@ def in_a_row(
 
 
 def measure(
-    method: str, models: Models, make: Callable, steps: int, clips: int = 1, mp4: bool = False
+    method: str,
+    models: Models,
+    make: Callable,
+    steps: int,
+    reference: np.ndarray | None = None,
+    clips: int = 1,
+    mp4: bool = False,
 ) -> tuple[Row, np.ndarray]:
     """Time a method; the row, and its first clip.
 
     Args:
         steps: of the timed clips; times are scaled to the profile's where they are fewer.
+        reference: the first clip of the method that this is compared with.
     """
     evaluations: list = []  # the end of each: seconds, or on a GPU an event, since waiting for it would cost time
 
@@ -132,12 +150,18 @@ def measure(
     later = (ends[-1][1] - end) / (clips - 1) + missing if clips > 1 else None
     used, count = peak(models.transformer.device), len(evaluations) // clips
     wrote = end - there if mp4 else None
-    return Row(method, there + missing, wrote, later, one, count, steps, used), frames
+    row = Row(method, there + missing, wrote, later, one, count, steps, used, *distance(frames, reference))
+    say(str(row))
+    return row, frames
 
 
-def compared(row: Row, frames: np.ndarray, reference: np.ndarray) -> Row:
-    """The row with the distance of its frames from those of another method."""
-    return replace(row, max_difference=float(np.abs(frames - reference).max()), psnr_db=psnr(frames, reference))
+def distance(frames: np.ndarray, reference: np.ndarray | None) -> tuple[float | None, float | None]:
+    """Largest difference and PSNR; no PSNR of equal clips."""
+    if reference is None:
+        return None, None
+    error = np.abs(frames - reference)
+    square = float(np.square(error, dtype=np.float64).mean())
+    return float(error.max()), -10 * float(np.log10(square)) if square else None
 
 
 def measure_shortcuts(models: Models, steps: int, exact: np.ndarray) -> Iterator[Row]:
@@ -147,7 +171,7 @@ def measure_shortcuts(models: Models, steps: int, exact: np.ndarray) -> Iterator
         name = label.removesuffix(every)
         fast = shortcuts.choose([name] if name in shortcuts.NAMES else [])
         shortcuts.CHANGE = limit if label == name else float("inf")
-        yield compared(*measure(f"cookbook generate --fast {label}", models, ours(models, fast), steps), exact)
+        yield measure(f"cookbook generate --fast {label}", models, ours(models, fast), steps, exact)[0]
     shortcuts.CHANGE = limit
 
 
@@ -159,7 +183,20 @@ def decoding(method: str, models: Models) -> Row:
     fresh_peak(device)
     start = time.perf_counter()
     autoencoder.decode(models.vae, latents).amax().item()
-    return Row(method, time.perf_counter() - start, peak_gib=peak(device))
+    row = Row(method, time.perf_counter() - start, peak_gib=peak(device))
+    say(str(row))
+    return row
+
+
+def table(profile: Profile, rows: list[Row]) -> str:
+    """The rows in Markdown, under a line with the workload and the machine."""
+    here, clip, sampling = runs.environment(), profile.clip, profile.sampling
+    facts = (
+        f"{profile.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
+        f"{sampling.steps} steps (times of fewer are scaled), guidance {sampling.guidance:g}, on {here['device']}, "
+        f"torch {here['versions']['torch']}, diffusers {here['versions']['diffusers']}, {time.strftime('%Y-%m-%d')}"
+    )
+    return markdown(facts, HEADS, [astuple(row) for row in rows])
 
 
 def main(
@@ -191,20 +228,17 @@ def main(
     steps, peer_steps = steps or full, peer_steps or full
     if clips < 1 or min(steps, peer_steps) < 2 < full:
         raise UserError(f"clips is {clips}, steps {steps} and {peer_steps}; at least 1 clip and 2 steps are needed")
-    clip, sampling, rows = chosen.clip, chosen.sampling, []
-    facts = (
-        f"{chosen.world.location}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
-        f"{full} steps (times of fewer are scaled), guidance {sampling.guidance:g}"
-    )
+    rows: list[Row] = []
 
-    def add(row: Row) -> str:
-        say(str(row))
+    def add(row: Row) -> None:
         rows.append(row)
-        return report(facts, rows, out)
+        if out:
+            out.write_text(table(chosen, rows) + "\n")
 
     if parts:
         say("text encoder")
         add(embed(chosen, device))
+        say(str(rows[-1]))
         fresh_peak(device)
     say("random weights")
     built = build(chosen, device)
@@ -215,11 +249,19 @@ def main(
     autoencoder.channels_last(built.vae)  # as world.load_vae hands it out
     if parts:
         add(decoding("VAE decoding, channels last", built))
-    row, exact = measure("cookbook generate", built, ours(built), steps, clips=clips, mp4=True)
-    table = add(compared(row, unit(ours(built)(0, peer_steps)), peer))
+        built.vae.enable_tiling()
+        add(decoding("VAE decoding, channels last, tiled", built))
+        built.vae.disable_tiling()
+    same = peer_steps == steps
+    row, exact = measure("cookbook generate", built, ours(built), steps, peer if same else None, clips, mp4=True)
+    add(row)
+    if not same:
+        gap, psnr = distance(unit(ours(built)(0, peer_steps)), peer)
+        say(f"clips of {peer_steps} steps: {gap:.4g} from diffusers' at most")
+        add(replace(rows.pop(), difference=gap, psnr=psnr))
     for row in measure_shortcuts(built, steps, exact) if fast else ():
-        table = add(row)
-    print(table, flush=True)
+        add(row)
+    print(table(chosen, rows), flush=True)
     return rows
 
 

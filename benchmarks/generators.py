@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
-from train import random_network  # the program beside this one
 
 from cookbook import flow, hardware
 from cookbook.generate.sampler import make_clip
-from cookbook.models import autoencoder, hub
+from cookbook.models import autoencoder, hub, sizes
 from cookbook.profiles import Profile
 
 # Cosmos-Reason1-7B is Qwen2.5-VL-7B; its vision tower takes memory too
@@ -57,21 +56,23 @@ class Models:
 
 def build(profile: Profile, device: torch.device) -> Models:
     """Random weights in the profile's configurations, in the dtype that the stage computes in."""
-    dtype, clip = hardware.compute_dtype(device), profile.clip
-    transformer = random_network(profile, None, dtype, device).eval()
-    vae = random_vae(profile, dtype, device).eval().requires_grad_(False)
-    random = torch.Generator().manual_seed(1)
-    text = torch.randn(2, profile.text_tokens, transformer.config.crossattn_proj_in_channels, generator=random)
-    text = text.to(device, dtype)
-    photo = np.random.default_rng(0).integers(0, 255, (clip.height, clip.width, 3), np.uint8)
-    return Models(profile, transformer, vae, photo, text[:1], text[1:])
-
-
-def random_vae(profile: Profile, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
-    """Random weights in the configuration of the profile's VAE."""
-    settings = AutoencoderKLWan.load_config(hub.locate(profile.world) / "vae") if profile.world.ships else {}
+    dtype, settings = hardware.compute_dtype(device), sizes.config(profile.world)
     with device:
-        return AutoencoderKLWan.from_config(settings).to(dtype)  # diffusers' defaults are Wan 2.1
+        torch.manual_seed(0)
+        transformer = CosmosTransformer3DModel.from_config(settings)
+        if profile.world.ships:
+            vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(hub.locate(profile.world) / "vae"))
+        else:
+            vae = AutoencoderKLWan()  # diffusers' defaults are Wan 2.1
+        for parameter in transformer.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.02)
+    random = torch.Generator().manual_seed(1)
+    text = torch.randn(2, profile.text_tokens, settings["crossattn_proj_in_channels"], generator=random)
+    clip = profile.clip
+    photo = np.random.default_rng(0).integers(0, 255, (clip.height, clip.width, 3), np.uint8)
+    text, vae = text.to(device, dtype), vae.to(dtype).eval().requires_grad_(False)
+    return Models(profile, transformer.to(dtype).eval(), vae, photo, text[:1], text[1:])
 
 
 def theirs(models: Models) -> Callable[[int, int], np.ndarray]:

@@ -1,6 +1,6 @@
 """Speed of the critic: `cookbook judge` beside a plain `generate` loop, in one run, on the same videos.
 
-    python benchmarks/judge.py                          one GPU, the size of Cosmos-Reason2-2B, 208 clips of 92 frames
+    python benchmarks/judge.py                          one GPU, the size of Cosmos-Reason2-2B, 240 clips of 92 frames
 
 Weights are random in the exact configuration; the vocabulary has its full size, but the words are those of the nano
 tokenizer, so that nothing is downloaded. The clips are rendered first: motion of the shipped clips, enlarged to
@@ -14,29 +14,41 @@ Figures from an H100, and what was not run: docs/gpu_figures.md.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 import tyro
-from measuring import fresh_peak, peak, report, say
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig
+from measuring import markdown, peak, say
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as record
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLVideoProcessor,
+)
+from transformers.models.qwen3_vl import modeling_qwen3_vl
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from cookbook import hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import scorer
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.rubrics import ask
+from cookbook.judge.rubrics import ask, parse_answer
 from cookbook.judge.stage import judge_rows
 from cookbook.models import hub, qwen
-from cookbook.models.critic import DIGITS, Critic, answer, chat
+from cookbook.models.critic import DIGITS, Critic, answer, chat, preprocess
 from cookbook.models.frames import Sampled, sample_frames, sample_video
+from cookbook.profiles import Profile
 from cookbook.video import fit, read_video, write_video
 
 # Qwen3-VL-2B, of which Cosmos-Reason2-2B is a further training: 2,127,532,032 parameters
@@ -69,31 +81,38 @@ ANSWER = 8  # tokens that the plain loop generates
 
 @dataclass(frozen=True)
 class Row:
-    """One method."""
+    """One method. `difference` is the largest of any probability from one plain pass over the first clip's chat."""
 
     method: str
     clips: int
-    first_batch_s: float  # not in the rate
-    clips_per_second: float
-    model_s_per_clip: float | None  # in which the model worked
-    max_difference: float | None  # of any probability from one plain pass over the first clip's chat
+    warmup: float  # seconds of the first batch, not in `rate`
+    rate: float  # clips per second
+    model: float | None  # seconds per clip in which the model worked
+    difference: float | None
     peak_gib: float | None  # of the allocator; None on a CPU
 
 
 def build(device: torch.device) -> Critic:
     """A critic with random weights in bf16 (float32 on a CPU), around the tokenizer and chat template that ship."""
-    folder = hub.locate(profiles.get("nano").critic)
-    processor, shipped = AutoProcessor.from_pretrained(folder), Qwen3VLConfig.from_pretrained(folder)
-    processor.video_processor.patch_size = 16
-    names = [f"{name}_token_id" for name in ("image", "video", "vision_start", "vision_end")]
-    ids = {name: getattr(shipped, name) for name in names}
+    shipped = AutoProcessor.from_pretrained(hub.locate(profiles.get("nano").critic))
+    tokenizer = shipped.tokenizer
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    names |= {f"vision_{end}": f"<|vision_{end}|>" for end in ("start", "end")}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
     config = Qwen3VLConfig(text_config=TEXT, vision_config=VISION, tie_word_embeddings=True, **ids)
-    config.text_config.pad_token_id = processor.tokenizer.pad_token_id
+    config.text_config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=hardware.compute_dtype(device))
-    digits = processor.tokenizer.convert_tokens_to_ids(list(DIGITS))
-    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", qwen.FAST)
+    halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(patch_size=16, **halves),
+        tokenizer,
+        Qwen3VLVideoProcessor(patch_size=16, **halves),
+        shipped.chat_template,
+    )
+    digits = tokenizer.convert_tokens_to_ids(list(DIGITS))
+    return Critic(model.eval().requires_grad_(False), processor, digits, "random weights", writes=True)
 
 
 def make_clip(path: Path, number: int) -> None:
@@ -133,27 +152,22 @@ def plain_inputs(critic: Critic, clip: Sampled, text: str) -> dict[str, torch.Te
     return inputs.to(critic.model.device)
 
 
-def judge(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
-    """The stage's own way."""
-    judge_rows(table, scorer.Scorer(critic, FPS, TOKENS), rows)
-
-
-def plain_loop(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
-    """A clip and a question at a time, the answer generated as text."""
+def plain_loop(critic: Critic, setting: Profile, folder: Path, rows: Sequence[dict]) -> None:
+    """A clip and a question at a time, the answer generated and parsed."""
     for row in rows:
         for question in QUESTIONS:
-            clip = sample_frames(*read_video(row["path"]), FPS, TOKENS, critic.token_edge)
+            clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
             start, rest = chat(critic, replace(ask(question, row["prompt"]), cue=""))
             inputs = plain_inputs(critic, clip, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
             text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            runs.append_row(table, {"file": row["file"], "answer": text})
+            runs.append_row(folder / "plain.jsonl", {"file": row["file"], "digit": parse_answer(text)})
 
 
 @torch.no_grad()
-def plain_probabilities(critic: Critic, row: dict) -> np.ndarray:
+def plain_probabilities(critic: Critic, setting: Profile, row: dict) -> np.ndarray:
     """Probabilities [questions, 5] of the digits from one pass over each whole chat, with the class as it is."""
-    clip = sample_frames(*read_video(row["path"]), FPS, TOKENS, critic.token_edge)
+    clip = sample_frames(*read_video(row["path"]), setting.critic_fps, setting.critic_tokens, critic.token_edge)
     probabilities = []
     for question in QUESTIONS:
         inputs = plain_inputs(critic, clip, "".join(chat(critic, ask(question, row["prompt"]))))
@@ -162,17 +176,12 @@ def plain_probabilities(critic: Critic, row: dict) -> np.ndarray:
 
 
 def measure(
-    method: str,
-    critic: Critic,
-    function: Callable,
-    rows: Sequence[dict],
-    first: int,
-    folder: Path,
-    reference: np.ndarray,
+    method: str, critic: Critic, judge: Callable[[Sequence[dict], str], None], rows: Sequence[dict], first: int
 ) -> Row:
-    """Time `function(critic, table, rows)`, after the first `first` clips once to warm up."""
+    """Time a method on `rows`, after its first `first` clips once to warm up."""
     device, worked = critic.model.device, [0.0]
-    fresh_peak(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
     def timed(*args: object) -> np.ndarray:
         start = time.perf_counter()
@@ -181,40 +190,61 @@ def measure(
         return probabilities
 
     start = time.perf_counter()
-    function(critic, folder / "warm.jsonl", rows[:first])
+    judge(rows[:first], "warm")
     warmup, scorer.answer = time.perf_counter() - start, timed
     try:
         start = time.perf_counter()
-        function(critic, folder / "timed.jsonl", rows)
+        judge(rows, "timed")
         seconds = time.perf_counter() - start
     finally:
         scorer.answer = answer
-    written = runs.read_rows(folder / "timed.jsonl")
-    assert len(written) == 2 * len(rows) and not any(row.get("error") for row in written), "answers are missing"
-    scored = [row["probabilities"] for row in written[:2] if "probabilities" in row]  # the plain loop writes text
-    difference = float(np.abs(np.array(scored) - reference).max()) if scored else None
-    model_s = worked[0] / len(rows) or None
-    return Row(method, len(rows), warmup, len(rows) / seconds, model_s, difference, peak(device))
+    return Row(method, len(rows), warmup, len(rows) / seconds, worked[0] / len(rows) or None, None, peak(device))
 
 
-def reading_rate(edge: int, rows: Sequence[dict]) -> float:
+def reading_rate(setting: Profile, edge: int, rows: Sequence[dict]) -> float:
     """Clips per second that the readers alone could deliver: decoded and brought to size."""
     start = time.perf_counter()
     with ThreadPoolExecutor(scorer.READERS) as pool:
-        list(pool.map(lambda row: sample_video(row["path"], FPS, TOKENS, edge).indices, rows))
+        size = (setting.critic_fps, setting.critic_tokens, edge)
+        list(pool.map(lambda row: sample_video(row["path"], *size).indices, rows))
     return len(rows) / (time.perf_counter() - start)
+
+
+def kernels(critic: Critic, setting: Profile, rows: Sequence[dict]) -> str:
+    """Where one batch spends its time on the GPU."""
+    size = (setting.critic_fps, setting.critic_tokens, critic.token_edge)
+    clips = [sample_video(row["path"], *size) for row in rows]
+    inputs = preprocess(critic, clips, [[ask(question, PROMPT) for question in QUESTIONS]] * len(rows))
+    with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        answer(critic, inputs)
+    rows = sorted(profiled.key_averages(), key=lambda event: -event.self_device_time_total)[:14]
+    return "\n".join(f"{row.self_device_time_total / 1e3:8.1f} ms {row.count:6d} x {row.key[:90]}" for row in rows)
+
+
+def table(rows: Sequence[Row], reading: float) -> str:
+    """The rows in Markdown, under a line that says what was measured on what."""
+    environment = runs.environment()
+    facts = (
+        f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, on {environment['device']}, "
+        f"{os.cpu_count()} CPU cores, torch {environment['versions']['torch']}, "
+        f"transformers {environment['versions']['transformers']}; reading alone {reading:.3g} clips/s"
+    )
+    heads = ("method", "clips", "clips/s", "model, s per clip", "first batch, s", "max difference", "peak GiB")
+    cells = [(row.method, row.clips, row.rate, row.model, row.warmup, row.difference, row.peak_gib) for row in rows]
+    return markdown(facts, heads, cells, digits=3)
 
 
 def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[Row]:
     """Measure all methods, print the table and write it to a file after each.
 
     Args:
-        clips: distinct clips for our method; a quarter of them for the same with the class's own layers.
+        clips: distinct clips for our method; a quarter of them for its variants.
         few: clips for the plain loop.
         out: where the table goes.
     """
     if not 1 <= few <= clips:
         raise UserError(f"few is {few}; it must be at least 1 and at most clips, {clips}")
+    setting = replace(profiles.get("2b"), critic_fps=FPS, critic_tokens=TOKENS)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -222,24 +252,47 @@ def main(clips: int = 208, few: int = 4, out: Path = Path("judge.md")) -> list[R
         say(f"{clips} clips of {sum(row['path'].stat().st_size for row in videos) / clips / 1e6:.2f} MB")
         critic = build(hardware.device())
         say(f"{sum(p.numel() for p in critic.model.parameters()):,} parameters")
-        reading = reading_rate(critic.token_edge, videos)
-        reference = plain_probabilities(critic, videos[0])
-        facts = (
-            f"Cosmos-Reason2-2B's size, random weights: {FRAMES} frames, two questions a clip, "
-            f"transformers {transformers.__version__}; reading alone {reading:.3g} clips/s"
-        )
+        reading = reading_rate(setting, critic.token_edge, videos)
+        reference = plain_probabilities(critic, setting, videos[0])
+        on_gpu = critic.model.device.type == "cuda"
 
-        own_layers = replace(critic, layers=())
-        for method, chosen, function, some, first in (
-            ("cookbook judge", critic, judge, videos, scorer.BATCH),
-            ("the same, the class's own layers", own_layers, judge, videos[: clips // 4 or 1], scorer.BATCH),
-            ("plain generate loop", critic, plain_loop, videos[:few], 1),
-        ):
-            rows.append(measure(method, chosen, function, some, first, folder / method, reference))
-            report(facts, rows, out)
-            say(f"{method}: {rows[-1].clips_per_second:.3g} clips/s")
-    print(report(facts, rows), flush=True)
+        def ours(label: str, chosen: Critic, clips: Sequence[dict]) -> None:
+            def work(some: Sequence[dict], part: str) -> None:
+                judge_rows(folder / f"{label}-{part}.jsonl", scorer.Scorer(chosen, FPS, TOKENS), some, False)
+
+            row = measure(label, chosen, work, clips, scorer.BATCH)
+            verdicts = runs.read_rows(folder / f"{label}-timed.jsonl")
+            assert len(verdicts) == 2 * len(clips) and not any(v["error"] for v in verdicts), "verdicts are missing"
+            scored = np.array([verdict["probabilities"] for verdict in verdicts[:2]])
+            note(replace(row, difference=float(np.abs(scored - reference).max())))
+
+        def note(row: Row) -> None:
+            rows.append(row)
+            out.write_text(table(rows, reading) + "\n")
+            say(f"{row.method}: {row.rate:.3g} clips/s")
+
+        ours("cookbook judge", critic, videos)
+        if on_gpu:
+            say("one batch on the GPU\n" + kernels(critic, setting, videos[: scorer.BATCH]))
+        part = videos[: clips // 4 or 1]
+        ours("the same, the class's own layers", replace(critic, layers=()), part)
+        plain = partial(plain_loop, critic, setting, folder)
+        note(measure("plain generate loop", critic, lambda some, _: plain(some), videos[:few], 1))
+        if on_gpu:
+            for names, more in (("rotary embedding", compiled()[:2]), ("rotary embedding and MLP", compiled())):
+                ours(f"the first, {names} compiled", replace(critic, layers=(*critic.layers, *more)), part)
+    print(table(rows, reading), flush=True)
     return rows
+
+
+def compiled() -> tuple[qwen.Patch, ...]:
+    """Parts of the class that consist of many small kernels, each compiled into one."""
+    parts = [
+        (modeling_qwen3_vl, "apply_rotary_pos_emb_vision"),
+        (modeling_qwen3_vl, "apply_rotary_pos_emb"),
+        (modeling_qwen3_vl.Qwen3VLTextMLP, "forward"),
+    ]
+    return tuple((place, name, torch.compile(getattr(place, name), dynamic=True)) for place, name in parts)
 
 
 if __name__ == "__main__":

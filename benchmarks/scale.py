@@ -20,11 +20,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from diffusers import CosmosTransformer3DModel
-from generators import random_vae
-from measuring import built_on, report, say
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from measuring import markdown, say
 
-from cookbook import cluster, hardware, profiles
+from cookbook import cluster, hardware, profiles, runs
 from cookbook.errors import UserError, report_user_errors
 from cookbook.generate.generator import IN_FLIGHT, Generator, Setup
 from cookbook.generate.requests import Request
@@ -35,9 +34,8 @@ from cookbook.profiles import Profile
 @dataclass(frozen=True)
 class Row:
     workers: int
-    clips_per_second: float  # once every worker has finished one
-    total_s: float  # to the last mp4, loading and compiling included
-    speedup: float = 1.0
+    seconds: float  # to the last mp4, loading and compiling included
+    rate: float  # clips per second once every worker has finished one
 
 
 def save_world(profile: Profile, folder: Path) -> None:
@@ -45,11 +43,12 @@ def save_world(profile: Profile, folder: Path) -> None:
     small = profile.world if profile.world.ships else profiles.nano().world
     settings = sizes.config(profile.world)
     settings["crossattn_proj_in_channels"] = sizes.config(small)["crossattn_proj_in_channels"]
-    device = hardware.device()
+    vae = AutoencoderKLWan.load_config(hub.locate(small) / "vae") if profile.world.ships else {}  # default: Wan 2.1
     torch.manual_seed(0)
-    with built_on(device, hardware.compute_dtype(device)):
-        CosmosTransformer3DModel.from_config(settings).save_pretrained(folder / "transformer")
-    random_vae(profile, torch.float32, device).save_pretrained(folder / "vae")
+    with hardware.device():
+        dtype = hardware.compute_dtype(hardware.device())
+        CosmosTransformer3DModel.from_config(settings).to(dtype).save_pretrained(folder / "transformer")
+        AutoencoderKLWan.from_config(vae).save_pretrained(folder / "vae")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(hub.locate(small) / part, folder / part)
 
@@ -58,10 +57,12 @@ def count(ray: str | None, setup: Setup, jobs: list[tuple[Request, int]], worker
     """Generate all clips, in this process (`ray` None) or on a cluster, and time them."""
     start, ends = time.perf_counter(), []
     clips = cluster.each(ray, Generator, (setup,), jobs, lambda request, seed: f"seed {seed}", IN_FLIGHT)
-    for _ in clips:
+    for _, (row, video) in clips:
+        if video is None:
+            raise UserError(f"{row['file']} came back without a video")
         ends.append(time.perf_counter() - start)
         say(f"{workers} worker(s): clip {len(ends)} after {ends[-1]:.1f} s")
-    return Row(workers, (len(ends) - workers) / (ends[-1] - ends[workers - 1]), ends[-1])
+    return Row(workers, ends[-1], (len(ends) - workers) / (ends[-1] - ends[workers - 1]))
 
 
 def main(
@@ -101,10 +102,18 @@ def main(
         folder = Path(temporary)
         save_world(base, folder)
         setup = Setup(folder, folder, chosen, [request])
-        one, many = count(None, setup, jobs, 1), count(ray, setup, jobs, workers)
-    rows = [one, replace(many, speedup=many.clips_per_second / one.clips_per_second)]
-    facts = f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips"
-    print(report(facts, rows, out), flush=True)
+        rows = [count(None, setup, jobs, 1), count(ray, setup, jobs, workers)]
+    here = runs.environment()
+    facts = (
+        f"{base.world.location}, random weights: {size}, {frames} frames, {steps} step(s), {clips} clips, "
+        f"{here['device']}, torch {here['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
+    )
+    heads = ("workers", "clips per second", "speedup", "total time, s")
+    cells = [(r.workers, r.rate, f"{r.rate / rows[0].rate:.3f}", f"{r.seconds:.1f}") for r in rows]
+    table = markdown(facts, heads, cells)
+    print(table, flush=True)
+    if out:
+        out.write_text(table + "\n")
     return rows
 
 

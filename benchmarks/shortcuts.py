@@ -3,7 +3,7 @@
     python benchmarks/shortcuts.py                      the export in runs/nano, 10 prompts, 1 seed, 12 steps
     python benchmarks/shortcuts.py --steps 36           as many steps as the real weights take
 
-Every clip has the same noise as the exact one. PSNR is of the pixels before encoding, mean over clips.
+Every clip has the same noise as the exact one. PSNR and SSIM are of the pixels before encoding, means over clips.
 `success rate` is the ground truth of the video after encoding (`cookbook/judge/rules.py`), `same outcome` the share of
 clips with the outcome of the exact one. No clip is kept.
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from measuring import psnr, report
+from measuring import markdown
+from scipy.ndimage import uniform_filter
 
 from cookbook import profiles, runs
 from cookbook.errors import UserError, report_user_errors
@@ -40,9 +41,28 @@ class Row:
     method: str
     evaluations: float  # of the network, per clip: 2 for a step with guidance
     seconds: float  # per clip, without encoding
-    psnr_db: float | None  # None for the exact clips themselves
+    psnr: float | None  # dB; None for the exact clips themselves
+    ssim: float | None  # 0 to 1
     success_rate: float | None  # None where the ground truth of the scenes is not known
     same_outcome: float | None  # share with the outcome of the exact clip
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Structural similarity of two grey videos [T, H, W] in 0..1, mean over frames (Wang et al. 2004; windows of 7 x 7,
+    every pixel in them counts the same)."""
+    mean = [uniform_filter(x, (0, 7, 7)) for x in (one, other, one * one, other * other, one * other)]
+    spread = (mean[2] - mean[0] ** 2) + (mean[3] - mean[1] ** 2)
+    shared = mean[4] - mean[0] * mean[1]
+    small = 0.01**2, 0.03**2
+    similarity = (2 * mean[0] * mean[1] + small[0]) * (2 * shared + small[1])
+    return float((similarity / ((mean[0] ** 2 + mean[1] ** 2 + small[0]) * (spread + small[1]))).mean())
+
+
+def distance(clips: list[np.ndarray], exact: list[np.ndarray]) -> tuple[float, float]:
+    """PSNR in dB and SSIM, means over clips [T, H, W, 3] in 0..1."""
+    decibels = [-10 * np.log10(max(np.square(a - b).mean(), 1e-12)) for a, b in zip(clips, exact, strict=True)]
+    similarities = [ssim(a.mean(-1), b.mean(-1)) for a, b in zip(clips, exact, strict=True)]
+    return float(np.mean(decibels)), float(np.mean(similarities))
 
 
 def run(
@@ -65,6 +85,16 @@ def run(
         outcomes = ground_truth.measure(profile, rows, Path(folder) / ground_truth.NAME)
     hook.remove()
     return clips, sum(evaluations) / len(clips), seconds / len(clips), [row["outcome"] for row in outcomes]
+
+
+def table(profile: Profile, rows: list[Row], clips: int) -> str:
+    here = runs.environment()
+    facts = (
+        f"{profile.name}, {profile.sampling.steps} steps, guidance {profile.sampling.guidance:g}, {clips} clips, "
+        f"{here['device']}, torch {here['versions']['torch']}, {time.strftime('%Y-%m-%d')}"
+    )
+    heads = ("method", "evaluations per clip", "s per clip", "PSNR, dB", "SSIM", "success rate", "same outcome")
+    return markdown(facts, heads, [astuple(row) for row in rows])
 
 
 def main(
@@ -92,21 +122,24 @@ def main(
         raise UserError(f"{folder} is missing; run `cookbook run --profile {profile}` first, or give --weights")
     photos = hub.locate(chosen.eval_data) / chosen.eval_subset
     requests = from_photos(photos, chosen)[:prompts]
-    sampling = chosen.sampling
-    facts = f"{profile}, {sampling.steps} steps, guidance {sampling.guidance:g}, {len(requests) * seeds} clips"
-    rows, table, exact, exact_outcomes = [], "", None, []
+    rows: list[Row] = []
+    exact, exact_outcomes = [], []
     for method in ("exact", *NAMES, "all"):
         fast = frozenset(NAMES if method == "all" else () if method == "exact" else (method,))
         generator = Generator(Setup(folder, hub.locate(chosen.world), chosen, requests, fast))
         clips, evaluations, seconds, outcomes = run(generator, chosen, requests, seeds)
-        near = float(np.mean([psnr(*pair) for pair in zip(clips, exact, strict=True)])) if exact else None
-        exact, exact_outcomes = exact or clips, exact_outcomes or outcomes
+        if method == "exact":
+            exact, exact_outcomes, near = clips, outcomes, (None, None)
+        else:
+            near = distance(clips, exact)
         success = float(np.mean([outcome == "placed" for outcome in outcomes])) if outcomes else None
-        same = float(np.mean(np.equal(outcomes, exact_outcomes))) if outcomes else None
-        rows.append(Row(method, evaluations, seconds, near, success, same))
+        pairs = zip(outcomes, exact_outcomes, strict=True)
+        same = float(np.mean([a == b for a, b in pairs])) if outcomes else None
+        rows.append(Row(method, evaluations, seconds, *near, success, same))
         print(rows[-1], flush=True)
-        table = report(facts, rows, out)
-    print(table, flush=True)
+        if out:
+            out.write_text(table(chosen, rows, len(clips)) + "\n")
+    print(table(chosen, rows, len(clips)), flush=True)
     return rows
 
 

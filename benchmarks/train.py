@@ -1,12 +1,13 @@
 """Speed and memory of a training step: ours beside a plain diffusers step, full fine-tuning and LoRA, in one run.
 
-    python benchmarks/train.py                                       one GPU, Cosmos Predict 2.5 2B
+    python benchmarks/train.py --out DIR                             one GPU, Cosmos Predict 2.5 2B
     torchrun --nproc_per_node=2 benchmarks/train.py                  ours on several GPUs, for clips per second
     python benchmarks/train.py --profile 14b --trained lora          14B; --layers N takes as many blocks as fit
 
 Weights, latents and text embeddings are random, in the exact configuration; so nothing is downloaded, and nothing is
 encoded, as in training with a full cache. A step is forward, backward, clipping and AdamW; ours also averages (EMA).
-Each method is printed as a line of JSON as soon as it is measured, so that a run that is cut short keeps what it has.
+Each method is printed as a line of JSON as soon as it is measured, and DIR/train.jsonl and DIR/train.md are kept up to
+date, so that a run that is cut short keeps what it has.
 
 Figures from an H100, and what was not run: docs/gpu_figures.md.
 """
@@ -19,14 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import torch
 import tyro
 from diffusers import CosmosTransformer3DModel
-from measuring import built_on, fresh_peak, peak, report
+from measuring import fresh_peak, markdown
 
-from cookbook import engine, hardware, profiles
+from cookbook import engine, hardware, profiles, runs
 from cookbook.engine.loop import Training
 from cookbook.engine.optim import trainable
 from cookbook.errors import UserError, report_user_errors
@@ -38,34 +38,40 @@ from cookbook.train.objective import Batch, flow_loss
 PEAK = 989e12  # FLOP per second of an H100 in bf16, dense
 PLAIN = "diffusers"
 METHODS = (PLAIN, "selective", "0.25")  # the plain step, and values of the recipe's activation_checkpointing
+TRAINED = ("all", "lora")
 
 Step = Callable[[], tuple[float, float]]  # -> the loss and the norm of its gradients
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method. Without timed steps it did not fit into the memory."""
+    """One method. None in `seconds` means that it did not fit."""
 
     method: str
     trained: str
-    first_loss: float | None = None
-    first_norm: float | None = None  # of its gradients, before clipping
-    first_step_s: float | None = None  # compilation included
-    s_per_step: float | None = None  # median
-    of_steps: int = 0
-    clips_per_second: float | None = None
-    mfu: float | None = None  # of an H100; None on other devices
-    peak_gib: float | None = None  # of the allocator, largest of all processes; None on a CPU
+    first_loss: float | None
+    first_norm: float | None  # of its gradients, before clipping
+    first_step: float | None  # seconds, compilation included
+    seconds: float | None  # per step, median
+    timed: int  # steps
+    clips_per_second: float | None
+    mfu: float | None  # of an H100; None on other devices
+    peak_gib: float | None  # of the allocator, largest of all processes; None on a CPU
 
 
 def random_network(profile: Profile, layers: int | None, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
     """The profile's network, or its first `layers` blocks, with weights of deviation 0.02."""
-    with built_on(device, dtype):
-        torch.manual_seed(0)
-        network = CosmosTransformer3DModel.from_config(configuration(profile, layers))
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.02)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # a 14B network in float32 would leave no room to make it smaller
+    try:
+        with device:
+            torch.manual_seed(0)
+            network = CosmosTransformer3DModel.from_config(configuration(profile, layers))
+            for parameter in network.parameters():
+                if parameter.ndim > 1:
+                    torch.nn.init.normal_(parameter, std=0.02)
+    finally:
+        torch.set_default_dtype(usual)
     return network
 
 
@@ -106,7 +112,7 @@ def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: t
 
 def our_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, group: engine.Group) -> Step:
     """The step of `cookbook train`."""
-    training = Training(ready(network, recipe, 0, group), recipe, 0, group, hardware.compute_dtype(group.device))
+    training = Training(ready(network, recipe, 0, group), recipe, 0, group, hardware.compute_dtype(group.device), str)
 
     def step() -> tuple[float, float]:
         row = training.train_step(flow_loss, lambda number: batch)
@@ -121,7 +127,7 @@ def measure(
     """Build one method from nothing, and time its steps: `steps`, or fewer in `seconds`, but at least 5."""
     recipe, device = (profile.with_recipe("lora") if lora else profile).recipe, group.device
     name = "plain diffusers" if method == PLAIN else f"ours, {method}"
-    trained, gpu = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda"
+    trained, gpu, first = f"LoRA {recipe.lora_rank}" if lora else "all", device.type == "cuda", (None, None)
     compute = hardware.compute_dtype(device)
     torch._dynamo.reset()
     fresh_peak(device)
@@ -138,15 +144,15 @@ def measure(
         while len(taken) < steps and (len(taken) < 5 or group.largest(sum(taken)) < seconds):
             taken.append(timed(step, gpu)[1])
     except torch.OutOfMemoryError:
-        return Row(name + ", out of memory", trained)
+        return Row(name, trained, *first, None, None, 0, None, None, None)
     second = median(taken)
     settings = configuration(profile, layers)
     parameters = sum(p.numel() for p in sizes.on_meta(settings).parameters())
     flop = 3 * recipe.batch * sizes.forward_flop(settings, parameters, profile.clip.tokens)
     h100 = gpu and any(card in torch.cuda.get_device_name() for card in ("H100", "H200"))
-    most = group.largest(peak(device)) if gpu else None
+    peak = group.largest(torch.cuda.max_memory_allocated() / 2**30) if gpu else None
     rate = recipe.batch * group.size / second
-    return Row(name, trained, *first, slow, second, len(taken), rate, flop / second / PEAK if h100 else None, most)
+    return Row(name, trained, *first, slow, second, len(taken), rate, flop / second / PEAK if h100 else None, peak)
 
 
 def timed(step: Step, gpu: bool) -> tuple[tuple[float, float], float]:
@@ -158,10 +164,28 @@ def timed(step: Step, gpu: bool) -> tuple[tuple[float, float], float]:
     return result, time.perf_counter() - start
 
 
+def table(profile: Profile, rows: list[Row], group: engine.Group, layers: int | None) -> str:
+    """The rows in Markdown, under a line that names sizes, device and versions."""
+    machine, clip = runs.environment(), profile.clip
+    shape = f"{clip.height}x{clip.width}, {clip.frames} frames, {clip.tokens} tokens"
+    part = f" ({layers} blocks of it)" if layers else ""
+    facts = (
+        f"{profile.world.location}{part}, random weights: {shape}, batch {profile.recipe.batch} per process, "
+        f"{group.size} process(es) on {machine['device']}, torch {machine['versions']['torch']}, "
+        f"diffusers {machine['versions']['diffusers']}; medians; {time.strftime('%Y-%m-%d')}"
+    )
+    heads = (
+        "method", "trained", "first loss", "norm", "first step, s", "s per step", "of steps", "clips/s", "MFU",
+        "peak GiB",
+    )  # fmt: skip
+    full = "out of memory"
+    return markdown(facts, heads, [(asdict(row) | {"seconds": row.seconds or full}).values() for row in rows])
+
+
 def main(
     profile: str = "2b",
     methods: tuple[str, ...] = METHODS,
-    trained: tuple[Literal["all", "lora"], ...] = ("all", "lora"),
+    trained: tuple[str, ...] = TRAINED,
     steps: int = 20,
     seconds: float = 60.0,
     layers: int | None = None,
@@ -177,22 +201,22 @@ def main(
         steps: timed steps of each method, after two that are not.
         seconds: no new step of a method after this time, if there are five.
         layers: this many blocks instead of all.
-        out: file that gets the table too, after each row.
+        out: folder for the rows and the table.
     """
-    chosen, rows, table = profiles.get(profile), [], ""
+    chosen, rows = profiles.get(profile), []
     if steps < 1 or (layers or 1) < 1:
         raise UserError("steps and layers must be at least 1")
-    clip, part = chosen.clip, f" ({layers} blocks of it)" if layers else ""
-    facts = (
-        f"{chosen.world.location}{part}, random weights: {clip.height}x{clip.width}, {clip.frames} frames, "
-        f"{clip.tokens} tokens, batch {chosen.recipe.batch} per process, "
-    )
+    if unknown := set(trained) - set(TRAINED):
+        raise UserError(f"trained is {', '.join(unknown)}; it must be all, lora or both")
     with engine.processes() as group:
         for kind, method in ((k, m) for k in trained for m in methods if m != PLAIN or group.size == 1):
             rows.append(measure(chosen, method, kind == "lora", group, steps, seconds, layers))
+            text = table(chosen, rows, group, layers)
             group.print(json.dumps(asdict(rows[-1]) | {"processes": group.size}))
-            table = report(facts + f"{group.size} process(es); medians", rows, out if group.main else None)
-        group.print(table)
+            if out and group.main:
+                runs.append_row(out / "train.jsonl", asdict(rows[-1]) | {"processes": group.size})
+                (out / "train.md").write_text(text + "\n")
+        group.print(text)
     return rows
 
 

@@ -19,8 +19,6 @@ from cookbook import __version__
 from cookbook.errors import StaleStage, UserError, closest
 
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
-ABOUT = "\nFrom one robot photo and one instruction to a filtered set of robot videos.\n"
-START = "\nStart with: cookbook doctor, then cookbook run (profile nano: two CPU cores, offline)."
 
 # verb -> (module, function, what it does)
 VERBS = {
@@ -41,8 +39,19 @@ VERBS = {
 
 def usage() -> str:
     """The help page."""
-    lines = [f"  {verb:<{max(map(len, VERBS))}}  {text}" for verb, (_, _, text) in VERBS.items()]
-    return "\n".join(["usage: cookbook VERB [flags]     cookbook VERB --help shows the flags", ABOUT, *lines, START])
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, _, text) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: cookbook VERB [flags]     cookbook VERB --help shows the flags",
+            "",
+            "From one robot photo and one instruction to a filtered set of robot videos.",
+            "",
+            *lines,
+            "",
+            "Start with: cookbook doctor, then cookbook run (profile nano: two CPU cores, offline).",
+        ]
+    )
 
 
 def find(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -68,13 +77,13 @@ def function(verb: str) -> Callable[..., Any]:
 
 
 def signature(verb: str) -> Callable[..., Any]:
-    """A verb's parameters and docstring, for `--help`: read from the source, as an import would load PyTorch."""
+    """The function of a verb without its body: for `--help` its module is read, not imported with all of PyTorch."""
     module, name, _ = VERBS[verb]
-    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text()
-    stub = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-    stub.body, stub.returns = stub.body[:1], None  # the docstring is all that is left of it
+    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    node = next(node for node in ast.parse(path.read_text()).body if getattr(node, "name", None) == name)
+    node.body, node.returns = node.body[:1], None  # the docstring
     names = {"Path": Path, "Annotated": Annotated, "Literal": Literal, "tyro": tyro}
-    exec(ast.unparse(stub), names)
+    exec(compile(ast.Module([node], []), path, "exec"), names)
     return names[name]
 
 

@@ -41,17 +41,21 @@ def connected(address: str) -> Iterator[Any]:
         try:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         except (OSError, ValueError):
-            fix = "start one with `ray start --head`, use its address"
-            raise UserError(f"no Ray cluster at {address}; {fix}") from None
-    place = {"address": None, "include_dashboard": False} if address == "local" else {"address": address}
-    try:
-        ray.init(**place, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"no Ray cluster at {address} ({last_line(error)}); see `ray start --help`") from None
+            raise UserError(
+                f"no Ray cluster at {address}; start one with `ray start --head`, use its address"
+            ) from None
+    ours, local = not ray.is_initialized(), address == "local"
+    if ours:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            ray.init(None if local else address, include_dashboard=False if local else None, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"no Ray cluster at {address} ({last_line(error)}); see `ray start --help`") from None
     try:
         yield ray
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def each(

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import ceil
 
 from cookbook import hardware, profiles, runs
@@ -56,13 +57,29 @@ def checks(machine: Machine, profile: Profile) -> list[Check]:
 
 
 def _hardware(machine: Machine, profile: Profile) -> list[Check]:
-    needs, cores, memory, disk = profile.needs, machine.cores, machine.memory_gb, machine.disk_gb
-    more, larger = "use a machine with more", "export COOKBOOK_HOME=/folder/on/a/larger/disk"
-    enough = memory >= 0.9 * needs.memory_gb  # what a machine reports is less than what is built in
+    needs, memory, disk = profile.needs, machine.memory_gb, machine.disk_gb
     rows = [
-        Check("processor cores", str(cores), cores >= needs.cores, f"{more} cores", count(needs.cores, "core")),
-        Check("memory", f"{memory:.1f} GB", enough, f"{more} memory", f"{needs.memory_gb:g} GB"),
-        Check("free disk", f"{disk:.0f} GB", disk >= needs.disk_gb, larger, f"{needs.disk_gb:g} GB"),
+        Check(
+            "processor cores",
+            str(machine.cores),
+            machine.cores >= needs.cores,
+            "use a machine with more cores",
+            count(needs.cores, "core"),
+        ),
+        Check(
+            "memory",
+            f"{memory:.1f} GB",
+            memory >= 0.9 * needs.memory_gb,
+            "use a machine with more memory",
+            f"{needs.memory_gb:g} GB",
+        ),
+        Check(
+            "free disk",
+            f"{disk:.0f} GB",
+            disk >= needs.disk_gb,
+            "export COOKBOOK_HOME=/folder/on/a/larger/disk",
+            f"{needs.disk_gb:g} GB",
+        ),
     ]
     if needs.gpus:
         here = ", ".join(f"{name} {gb:.0f} GB" for name, gb in machine.gpus) or "none"
@@ -84,14 +101,15 @@ def _software(machine: Machine, profile: Profile) -> list[Check]:
         lost = [source.location for source in shipped if not machine.has(source)]
         rows.append(Check("shipped files", f"no {lost[0]}" if lost else "present", not lost, "git checkout -- assets"))
     if profile.guardrail:
-        here = installed("cosmos_guardrail")
-        rows.append(Check("guardrail package", here or "not installed", bool(here), "pip install cosmos_guardrail"))
+        here = installed("cosmos_guardrail") or "not installed"
+        present = find_spec("cosmos_guardrail") is not None
+        rows.append(Check("guardrail package", here, present, "pip install cosmos_guardrail"))
     return rows
 
 
 def _hub(machine: Machine, profile: Profile) -> list[Check]:
     absent = [source for source in sources(profile) if not source.ships and not machine.has(source)]
-    closed = [source for source in absent if not machine.may_download(source)]
+    closed = [source.location for source in absent if not machine.may_download(source)]
     offline = [name for name in OFFLINE if os.environ.get(name)]
     connect = f"unset {' '.join(offline)}" if offline else "connect this machine to the internet"
     refused = machine.token and machine.online and machine.refused
@@ -99,7 +117,7 @@ def _hub(machine: Machine, profile: Profile) -> list[Check]:
     token_ok = (machine.token and not refused) or not any(source.gated for source in absent)
     login = "unset HF_TOKEN; hf auth login  (the Hub rejects this token)" if refused else "hf auth login"
     licences = f"{len(closed)} not accepted, or unknown" if closed else "accepted"
-    pages = " and ".join(source.page for source in closed)
+    pages = " and ".join(f"https://huggingface.co/{location}" for location in closed)
     return [
         Check("Hub reachable", online, not absent or machine.online, connect),
         Check("Hub token", "refused (401)" if refused else token, token_ok, login),
@@ -109,16 +127,17 @@ def _hub(machine: Machine, profile: Profile) -> list[Check]:
 
 def problems(results: dict[str, list[Check]]) -> list[str]:
     """Profile -> its checks; one line for each requirement that is not met: what, needed, here, fix."""
-    failed: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    failed: dict[tuple[str, str], dict[str, Check]] = {}
     for name, rows in results.items():
         for check in rows:
             if not check.ok:
-                failed.setdefault((check.what, check.here, check.fix), []).append((name, check.needed))
+                failed.setdefault((check.what, check.fix), {})[name] = check
     lines = []
-    for (what, here, fix), profiles_needed in failed.items():
-        names = ", ".join(name for name, _ in profiles_needed)
-        needed = ", ".join(f"{name} needs {amount}" for name, amount in profiles_needed if amount)
-        lines.append(f"{what} ({names}): {needed}{', here ' if needed else ''}{here}; {fix}")
+    for (what, fix), by_profile in failed.items():
+        needed = [f"{name} needs {check.needed}" for name, check in by_profile.items() if check.needed]
+        here = next(iter(by_profile.values())).here
+        amount = f"{', '.join(needed)}, here {here}" if needed else here
+        lines.append(f"{what} ({', '.join(by_profile)}): {amount}; {fix}")
     return lines
 
 
@@ -144,17 +163,18 @@ def doctor(profile: str | None = None) -> bool:
     Returns:
         Whether that profile (by default nano) can run here; the command line turns it into the exit status.
     """
-    names, machine = [profile] if profile else list(profiles.PROFILES), Machine()
-    results = {name: checks(machine, profiles.get(name)) for name in names}
+    names = [profile] if profile else list(profiles.PROFILES)
+    chosen, machine = {name: profiles.get(name) for name in names}, Machine()
+    results = {name: checks(machine, settings) for name, settings in chosen.items()}
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, runs in {runs.HOME}\n")
     print("\n".join([_table(results), "", *problems(results)]))
     install = "to make new clips: pip install mujoco, apt-get install libegl1 libegl-mesa0 libopengl0"
     print(f"renderer of the simulator (optional): {'ready' if machine.renderer else install}\n")
-    runnable = {name: all(check.ok for check in checked) for name, checked in results.items()}
-    for name, ready in runnable.items():
-        print(f"{name}: {'can run here' if ready else 'cannot run here yet'} ({profiles.get(name).needs})")
+    able = {name: all(check.ok for check in checked) for name, checked in results.items()}
+    for name, settings in chosen.items():
+        print(f"{name}: {'can run here' if able[name] else 'cannot run here yet'} ({settings.needs})")
     print(f"\nchosen for this machine:\n{hardware.describe()}")
-    return runnable[profile or profiles.DEFAULT]
+    return able[profile or profiles.DEFAULT]
 
 
 def able(profile: str) -> Machine:
@@ -175,12 +195,17 @@ def require(profile: str) -> None:
     Raises:
         UserError: as from `able`.
     """
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()  # they are widgets, which freeze at 0 % once the page is saved; transformers obeys, too
-    if "transformers" in sys.modules:  # unless it is imported already
-        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    _disable_progress_bars()
     machine = able(profile)
     gpus = f", {len(machine.gpus)} x {machine.gpus[0][0]}" if machine.gpus else ""
     print(f"doctor: {profile} can run here ({machine.cores} cores, {machine.memory_gb:.0f} GB memory{gpus})")
     print(hardware.describe())
+
+
+def _disable_progress_bars() -> None:
+    """The libraries' loading bars are widgets in a notebook, which freeze at 0 % once the page is saved."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -19,7 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # By speed at 31,104 tokens of 16 heads x 128 on an H100, forward and backward: cuDNN 48 ms, flash 83 ms. PyTorch takes
 # the first that supports the case at hand: cuDNN supports neither float32 nor the VAE's wide heads.
-_ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 Forward = Callable[..., torch.Tensor]
 
@@ -83,12 +88,14 @@ def choices() -> dict[str, tuple[str, str]]:
     gpu, kernels, dtype = on.type == "cuda", attention_kernels(on), compute_dtype(on)
     order = " before ".join(kernel.name.removesuffix("_ATTENTION").lower() for kernel in kernels)
     slower = "on a CPU bf16 is slower, unless the processor has instructions for it"
-    why_dtype = slower if dtype == torch.float32 else "half the memory, and faster"
     compilation = ("blocks of the network", "each step is faster, the first slower")
     none = ("none", "on a CPU it takes longer than the nano model saves")
     return {
         "device": (torch.cuda.get_device_name(on), "PyTorch finds it") if gpu else (on.type, "PyTorch finds no GPU"),
-        "dtype": (str(dtype).removeprefix("torch."), why_dtype),
+        "dtype": (
+            str(dtype).removeprefix("torch."),
+            slower if dtype == torch.float32 else "half the memory, and faster",
+        ),
         "attention": (order, "by speed on an H100") if kernels else ("PyTorch's own", "a CPU has one kernel"),
         "compile": compilation if compiles(on) else none,
         "video": (f"PyAV {version('av')}, on the CPU", "FFmpeg is in its wheel, so nothing has to be installed"),

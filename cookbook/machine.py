@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes.util import find_library
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -21,10 +22,12 @@ from cookbook.environment import installed
 from cookbook.models import hub
 from cookbook.profiles import Source
 
+T = TypeVar("T")
 
-def within(seconds: float, probe: Callable[[], bool]) -> bool:
-    """The result of a probe, or False if it fails or takes longer."""
-    results = []
+
+def within(seconds: float, probe: Callable[[], T]) -> T | None:
+    """The result of a probe, or None if it fails or takes longer."""
+    results: list[T] = []
 
     def attempt() -> None:
         with suppress(Exception):  # whatever goes wrong, the answer is: not available
@@ -33,7 +36,7 @@ def within(seconds: float, probe: Callable[[], bool]) -> bool:
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(seconds)
-    return any(results)
+    return results[0] if results else None
 
 
 class Machine:
@@ -110,7 +113,7 @@ class Machine:
                 return error.response.status_code == 401
             return False
 
-        return within(8, probe)
+        return within(8, probe) or False
 
     @cached_property
     def online(self) -> bool:
@@ -122,15 +125,19 @@ class Machine:
         if constants.HF_HUB_OFFLINE:
             return False
         request = Request(constants.ENDPOINT, method="HEAD", headers={"User-Agent": "cookbook-doctor"})
-        return within(4, lambda: urlopen(request, timeout=3).status < 500)
+        return within(4, lambda: urlopen(request, timeout=3).status < 500) or False
 
     def has(self, source: Source) -> bool:
         """Whether weights or data are on this machine already."""
         if source.ships:
             return (runs.ASSETS / source.location).is_dir()
-        return within(5, lambda: hub.local(source) is not None)
+        return within(5, lambda: hub.local(source) is not None) or False
 
-    @cache  # noqa: B019 - a machine lives as long as the command; each source is asked for once
+    @cached_property
+    def _accepted(self) -> dict[str, bool]:
+        """Location -> whether the Hub grants access to it; only locations that were queried."""
+        return {}
+
     def may_download(self, source: Source) -> bool:
         """Whether a source is here, is open, or its licence was accepted by the account of the token."""
         from huggingface_hub import auth_check
@@ -139,4 +146,7 @@ class Machine:
             return True
         if not (self.token and self.online):
             return False
-        return within(8, lambda: auth_check(source.location, repo_type=source.kind) is None)
+        if source.location not in self._accepted:
+            granted = within(8, lambda: auth_check(source.location, repo_type=source.kind) is None)
+            self._accepted[source.location] = granted or False
+        return self._accepted[source.location]

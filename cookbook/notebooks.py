@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ import nbformat
 import papermill
 import psutil
 import tyro
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
@@ -77,6 +79,7 @@ def run_all(
     settings, folder = profiles.get(profile), runs.run_folder(run, profile)
     chosen = select(only)
     values = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
+    _check_kernel()
     budget.plan(profile)
     if any(path.stem[:2] != CHECKING for path in chosen):
         doctor.able(profile)
@@ -114,7 +117,8 @@ def match_parameters(
     declared = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
     every = set().union(*declared.values())
     if unknown := [name for name, _ in parameters if name not in every]:
-        raise UserError(f"no notebook parameter {unknown[0]!r}; there are {', '.join(sorted(every))}")
+        books, takes = ", ".join(path.stem for path in chosen), "takes" if len(chosen) == 1 else "take"
+        raise UserError(f"no notebook parameter {unknown[0]!r}; {books} {takes} {', '.join(sorted(every))}")
     values = {**defaults, **{name: _literal(text) for name, text in parameters}}
     return {path: {name: value for name, value in values.items() if name in names} for path, names in declared.items()}
 
@@ -123,6 +127,18 @@ def _literal(text: str) -> Any:
     with suppress(ValueError, SyntaxError):
         return ast.literal_eval(text)
     return text
+
+
+def _check_kernel() -> None:
+    """The kernel must be this Python, or the notebooks would run in another environment."""
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    try:
+        interpreter = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        raise UserError(f"no Jupyter kernel python3 in this environment: {doctor.INSTALL}") from None
+    if interpreter not in ("python", "python3", sys.executable):
+        fix = "type `jupyter kernelspec remove python3`"
+        raise UserError(f"the kernel python3 is {interpreter}, not {sys.executable}; {fix}")
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
@@ -171,7 +187,10 @@ def own(cell: NotebookNode) -> bool:
 
 def _cell_timing(cell: NotebookNode, samples: Sequence[tuple[datetime, int]]) -> dict:
     """Seconds and peak memory of an executed cell; memory from the samples while it ran and the last one before."""
-    start, end = (datetime.fromisoformat(cell.metadata.papermill[key]) for key in ("start_time", "end_time"))
+    times = [cell.metadata["papermill"][key] for key in ("start_time", "end_time")]
+    if not all(times):  # an empty cell
+        return {"seconds": 0.0, "peak_memory_gb": 0.0}
+    start, end = map(datetime.fromisoformat, times)
     before = [sample for sample in samples if sample[0] <= start][-1:]
     during = [sample for sample in samples if start < sample[0] <= end]
     return {"seconds": round((end - start).total_seconds(), 2), "peak_memory_gb": _peak([*before, *during])}
@@ -182,16 +201,20 @@ def _peak(samples: Sequence[tuple[datetime, int]]) -> float:
 
 
 def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
-    """Numbers (from 1) of the code cells of an executed copy that did not run to their end."""
-    done = [cell.execution_count is not None and cell.metadata.papermill.status == "completed" for cell in cells]
-    return [number for number, completed in enumerate(done, 1) if not completed]
+    """Numbers (from 1) of code cells that are not empty and did not run to their end."""
+
+    def completed(cell: NotebookNode) -> bool:
+        status = cell.metadata.get("papermill", {}).get("status", "completed")
+        return cell.execution_count is not None and status == "completed"
+
+    return [number for number, cell in enumerate(cells, 1) if cell.source.strip() and not completed(cell)]
 
 
 @contextmanager
 def _headless() -> Iterator[None]:
-    """Within the block, kernels start in this environment's Python, without progress bars and widgets."""
+    """Within the block, kernels start without progress bars and widgets."""
     before = dict(os.environ)
-    os.environ.update(HEADLESS="1", TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
+    os.environ.update(HEADLESS="1", TQDM_DISABLE="1")
     try:
         yield
     finally:
@@ -271,7 +294,7 @@ def _conclude(profile: Profile, folder: Path, before: dict[str, str]) -> dict:
         print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'executed'}")
     if before == after:
         print("every stage was finished before")
-    print(f"\n{results.table(summary['results'])}\n\nexpected of any trained weights:")
+    print(f"\n{results.table(summary)}\n\nexpected of any trained weights:")
     for check in results.checks(folder, profile):
         print(f"  {'ok    ' if check.ok else 'FAILED'}  {check.what}: {check.result} (expected: {check.expected})")
     print(f"\nreport: {folder / 'report' / 'report.html'}")

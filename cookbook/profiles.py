@@ -30,11 +30,6 @@ class Source:
     def ships(self) -> bool:
         return self.revision is None
 
-    @property
-    def page(self) -> str:
-        """Address on the Hub, where a licence is accepted."""
-        return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.location}"
-
 
 @dataclass(frozen=True)
 class Needs:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from pathlib import Path
 
 import jinja2
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from PIL import Image
 
-from cookbook import profiles, results, runs, show
+from cookbook import profiles, results, runs, show, video
 from cookbook.judge.calibration_clips import FAULTS
 from cookbook.results import MODELS, QUESTIONS
 
 PAIRS = 4  # prompts shown side by side
+WIDTH = 320  # largest width of a video in the page, pixels
+
+
+def plot_loss(run: Path) -> Axes:
+    """Training loss per logged step, with its running mean."""
+    return show.loss(runs.read_rows(run / "checkpoints" / "log.jsonl"))
 
 
 def plot_roc(run: Path) -> Axes:
@@ -68,7 +76,7 @@ def plot_scores(run: Path) -> Axes:
 def plot_best_of_n(run: Path) -> Axes:
     """The chance that at least one of N videos of a prompt is kept and, with ground truth, the success rate of the
     critic's choice among N, with its 95 % CI over prompts."""
-    chances, curve = results.kept_of_n(run), results.manifest(run, "judge")["best_of_n"]
+    chances, curve = results.best_of_n(results.kept_by_prompt(run)), results.manifest(run, "judge")["best_of_n"]
     ax, accent = show.axes(), show.COLOURS["accent"]
     ax.plot(range(1, len(chances) + 1), chances, "o-", color=show.COLOURS["tuned"], label="one of N is kept")
     if curve and curve[0]["success"] is not None:
@@ -82,30 +90,38 @@ def plot_best_of_n(run: Path) -> Axes:
     return ax
 
 
-def pairs(run: Path) -> list[tuple[str, Path, Path]]:
+PLOTS = {"loss": plot_loss, "roc": plot_roc, "scores": plot_scores, "best_of_n": plot_best_of_n}
+
+
+def pairs(run: Path, count: int = PAIRS) -> list[tuple[str, Path, Path]]:
     """(prompt, video of the base model, video of the tuned model), same photo and noise, for the first prompts."""
     table = results.scores(run).sort_values(["name", "seed"])
     rows = table.pivot(index=["name", "seed", "prompt"], columns="model", values="file").reindex(columns=list(MODELS))
-    rows = rows.dropna().reset_index().drop_duplicates("prompt").head(PAIRS)
+    rows = rows.dropna().reset_index().drop_duplicates("prompt").head(count)
     return [(row.prompt, run / row.base, run / row.tuned) for row in rows.itertuples()]
 
 
 def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of kept.jsonl and dropped.jsonl."""
-    columns = ["file", "video", "prompt", "kept", "reason"]
-    tables = [runs.read_rows(run / "kept" / f"{name}.jsonl") for name in ("kept", "dropped")]
-    return tuple(pd.DataFrame(rows, columns=columns) for rows in tables)
+    return tuple(pd.DataFrame(runs.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped"))
+
+
+def one_each(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first video of each of the first `count` prompts: seeds of one prompt look much alike."""
+    return rows if rows.empty else rows.drop_duplicates("prompt").head(count)
 
 
 def outcomes(run: Path) -> pd.DataFrame:
     """Number of each model's videos by outcome and reason; empty without ground truth."""
-    rows = runs.read_rows(run / "verdicts" / "ground_truth.jsonl")
-    table = pd.DataFrame(rows, columns=["outcome", "reason", "model"]).replace({"reason": ""}, "-")
-    return table.value_counts().unstack(fill_value=0).sort_index()
+    table = results.ground_truth(run)
+    if table.empty:
+        return table
+    table["reason"] = table["reason"].replace("", "-")
+    return table.groupby(["outcome", "reason", "model"]).size().unstack(fill_value=0)
 
 
 def write_report(profile: str = "nano", run: Path | str | None = None, redo: bool = False) -> dict:
-    """Write report.html and summary.json.
+    """Write report.html, its pictures and summary.json.
 
     Args:
         profile: name of a profile; `cookbook doctor` lists them.
@@ -120,54 +136,74 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
     stage = runs.enter(folder / "report", "report", settings.name, inputs, settings={}, redo=redo)
     if stage.done:
         return stage.manifest
-    facts = results.summary(folder)
-    page = _page(folder, facts, settings.note)
+    facts, pictures = results.summary(folder), _pictures(folder, stage.folder)
+    page = _page(folder, facts, pictures, settings.note)
     runs.write_json(stage.folder / "summary.json", facts)
     with runs.replacing(stage.folder / "report.html") as temporary:
         temporary.write_text(page)
     print(f"report: {stage.folder / 'report.html'} ({len(page) / 1e6:.1f} MB)")
-    return stage.finish([stage.folder / "report.html", stage.folder / "summary.json"])
+    return stage.finish([stage.folder / "report.html", stage.folder / "summary.json", *pictures.values()])
 
 
-def _pictures(run: Path) -> dict[str, str]:
-    """Every plot, and contact sheets of videos where there are any, as data URIs by name."""
-    loss = show.loss(runs.read_rows(run / "checkpoints" / "log.jsonl"))
-    plots = {"loss": loss, "roc": plot_roc(run), "scores": plot_scores(run), "best_of_n": plot_best_of_n(run)}
-    pictures = {}
-    for name, ax in plots.items():
-        buffer = io.BytesIO()
-        ax.figure.savefig(buffer)
-        plt.close(ax.figure)
-        pictures[name] = _data_uri("image/png", buffer.getvalue())
+def _pictures(run: Path, folder: Path) -> dict[str, Path]:
+    """Write every plot and contact sheet of the report as a PNG beside it; sheets without a row are left out."""
     sheets = {"pairs": [(f"{m}: {p}", clip) for p, *two in pairs(run) for m, clip in zip(MODELS, two, strict=True)]}
     for name, rows in zip(("kept", "dropped"), kept_and_dropped(run), strict=True):
-        few = rows.drop_duplicates("prompt").head(PAIRS)
-        sheets[name] = [(f"{row.video}: {row.reason}", run / row.file) for row in few.itertuples()]
+        sheets[name] = [(f"{row.video}: {row.reason}", run / row.file) for row in one_each(rows, PAIRS).itertuples()]
+    sheets = {name: rows for name, rows in sheets.items() if rows}
+    paths = {name: folder / f"{name}.png" for name in (*PLOTS, *sheets)}
+    for name, plot in PLOTS.items():
+        figure = plot(run).figure
+        with runs.replacing(paths[name]) as temporary:
+            figure.savefig(temporary)
+        plt.close(figure)
     for name, rows in sheets.items():
-        if rows:
-            titles, clips = zip(*rows, strict=True)
-            buffer = io.BytesIO()
-            show.contact_sheet(clips, titles).save(buffer, "JPEG", quality=82)
-            pictures[name] = _data_uri("image/jpeg", buffer.getvalue())
-    return pictures
+        titles, clips = zip(*rows, strict=True)
+        with runs.replacing(paths[name]) as temporary:
+            show.contact_sheet(clips, titles).save(temporary)
+    return paths
 
 
-def _page(run: Path, facts: dict, note: str) -> str:
+def _page(run: Path, facts: dict, pictures: dict[str, Path], note: str) -> str:
     """The whole page, from report.html.j2. pandas escapes the cells of its tables."""
-    template = Path(__file__).with_name("report.html.j2").read_text()
-    return jinja2.Template(template, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).render(
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    seconds = pd.DataFrame(facts["seconds"].items(), columns=["stage", "seconds"])
+    return environment.get_template("report.html.j2").render(
         facts=facts,
         note=note,
-        gain=results.gain(run),
-        summary=results.table(facts["results"]),
-        images=_pictures(run),
-        pairs=[(prompt, *(_data_uri("video/mp4", clip.read_bytes()) for clip in two)) for prompt, *two in pairs(run)],
+        summary=results.table(facts),
+        images={name: _image(path) for name, path in pictures.items()},
+        pairs=[(prompt, _video(base), _video(tuned)) for prompt, base, tuned in pairs(run)],
         outcomes=outcomes(run),
         kinds=critic_by_kind(run).to_html(na_rep=""),
         filtered=dict(zip(("kept", "dropped"), kept_and_dropped(run), strict=True)),
-        seconds=pd.Series(facts["seconds"], name="seconds").to_frame().to_html(),
+        seconds=seconds.to_html(index=False),
+        width=WIDTH,
     )
 
 
 def _data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _image(path: Path) -> str:
+    """A picture as a data URI; JPEG if that is smaller, as for photographs."""
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(buffer, "JPEG", quality=82)
+    png, jpeg = path.read_bytes(), buffer.getvalue()
+    return _data_uri("image/png", png) if len(png) <= len(jpeg) else _data_uri("image/jpeg", jpeg)
+
+
+def _video(path: Path) -> str:
+    """A video as a data URI, scaled down first if it is wider than WIDTH."""
+    data = path.read_bytes()
+    frames, fps = video.read_video(path)
+    if frames.shape[2] > WIDTH:
+        height = round(frames.shape[1] * WIDTH / frames.shape[2] / 16) * 16
+        with tempfile.TemporaryDirectory() as folder:
+            small = Path(folder) / "small.mp4"
+            video.write_video(small, video.fit(frames, height, WIDTH), fps, crf=26)
+            data = small.read_bytes()
+    return _data_uri("video/mp4", data)

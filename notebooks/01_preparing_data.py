@@ -40,9 +40,9 @@
 # |---|---|---|---|---|---|
 # | `smoke` | 14 s | 1.0 GB | 1 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 18 s | 1.0 GB | 2 MB | nothing, none | measured 2026-11-26 |
-# | `2b-smoke` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
-# | `2b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
-# | `14b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
+# | `2b-smoke` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
+# | `2b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
+# | `14b` | prepare: not measured | no GPU | 0.8 GB | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with

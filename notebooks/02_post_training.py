@@ -40,9 +40,9 @@
 # |---|---|---|---|---|---|
 # | `smoke` | 28 s | 1.6 GB | 313 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 6.1 min | 2.0 GB | 340 MB | nothing, none | measured 2026-11-26 |
-# | `2b-smoke` | 10 s | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
-# | `2b` | 42.3 min | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
-# | `14b` | 76.6 min | 8 GPUs of 80 GB | not measured | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
+# | `2b-smoke` | 10 s | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
+# | `2b` | 42.3 min | 63 GB on one GPU | 98.8 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated | calculated |
+# | `14b` | 76.6 min | 51 GB on each of 8 GPUs | 689.7 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
@@ -59,7 +59,7 @@ steps: int = 0  # optimizer steps, 0 for those of the recipe
 seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
-from cookbook import budget, doctor, profiles, runs, samples, show
+from cookbook import budget, doctor, profiles, report, runs, samples, show
 from cookbook.train.planning import plan
 from cookbook.train.stage import train
 
@@ -185,14 +185,14 @@ plan(profile, run=folder, recipe=recipe or None, steps=steps or None);
 # of memory while training. Then comes a loop that fits on two pages (`cookbook/engine/loop.py`): AdamW, warm-up and decay, gradient clipping, and a running average of the
 # weights. That average (*power EMA*) is what gets used in the end,
 #
-# $$ \bar\theta_i = \beta_i\,\bar\theta_{i-1} + (1-\beta_i)\,\theta_i, \qquad \beta_i = \Big(1-\frac{1}{i+1}\Big)^{\gamma+1} . $$
+# $$ \bar\theta_i = \beta_i\,\bar\theta_{i-1} + (1-\beta_i)\,\theta_i, \qquad \beta_i = \Big(1-\frac{1}{i+1}\Big)^{\gamma+1}, $$
 #
-# The window of this average grows with the run: the first steps are forgotten, the last are averaged.
+# whose window grows with the run: the first steps are forgotten, the last are averaged.
 #
 # On several GPUs the same code runs under `torchrun`. Weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
 # transformer blocks are compiled. The compiler keeps at most the share of the activations that `activation_checkpointing` sets, and computes the rest again in the backward pass.
 #
-# `cookbook train --base model.pt` starts from weights in NVIDIA's own file format.
+# For a run of hours: `--sample-every 200` generates clips of fixed seeds with the weights of that step. `--base model.pt` starts from weights in NVIDIA's own file format.
 #
 # **What you should see:** the number of cached clips, a line a minute while it works, and a summary at the end.
 
@@ -204,7 +204,7 @@ manifest = train(profile, run=folder, recipe=recipe or None, steps=steps or None
 # steps to see anything.
 
 # %%
-show.loss(runs.read_rows(folder / "checkpoints" / "log.jsonl"));
+report.plot_loss(folder);
 
 # %% [markdown]
 # ### Did it learn? Held-out loss, before and after
@@ -276,7 +276,7 @@ levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 # * **Post-training is what counts**: from 4 % to more than half in every row, a LoRA like all weights. After it, perhaps, **clips**: with 40 of them the loss stays highest, and few are placed, though even this interval overlaps all others.
 # * **Everything else is noise.** The nano recipe with another seed comes to 69 instead of 58 %, so eleven points mean nothing with 128 videos, and hardly a row differs significantly from another (on 240 videos of 60 photos the recipe reaches 62 %,
 #   see the [model card](../assets/nano/README.md)). A table like this without intervals would have crowned the first line.
-# * **The loss ranks otherwise.** The lowest loss (LoRA, 0.124) places hardly more than the highest rate, which has a loss of 0.153. Held-out loss shows whether a model learnt; which of two learnt the *task* better takes clips and a judge.
+# * **The loss ranks otherwise.** The lowest loss (LoRA, 0.124) places hardly more than the highest rate, whose loss is 0.153. Held-out loss shows whether a model learnt; which of two learnt the *task* better takes clips and a judge.
 
 # %% [markdown]
 # ### Stopping and resuming

@@ -39,9 +39,9 @@
 # |---|---|---|---|---|---|
 # | `smoke` | 56 s | 2.0 GB | 181 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 3.8 min | 2.2 GB | 182 MB | nothing, none | measured 2026-11-26 |
-# | `2b-smoke` | 2.8 min and convert: not measured | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
-# | `2b` | 3.5 h and convert: not measured | 1 GPU of 80 GB | not measured | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
-# | `14b` | 46.9 min and convert: not measured | 8 GPUs of 80 GB | not measured | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
+# | `2b-smoke` | 2.8 min and convert: not measured | 20 GB on one GPU | 37.1 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
+# | `2b` | 3.5 h and convert: not measured | 20 GB on one GPU | 37.1 GB | [Cosmos-Predict2.5-2B](https://huggingface.co/nvidia/Cosmos-Predict2.5-2B) 21.5 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
+# | `14b` | 46.9 min and convert: not measured | 33 GB on each of 8 GPUs | 258.6 GB | [Cosmos-Predict2.5-14B](https://huggingface.co/nvidia/Cosmos-Predict2.5-14B) 46 GB, gated; [Cosmos-Guardrail1](https://huggingface.co/nvidia/Cosmos-Guardrail1) size on its page, gated | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
@@ -83,7 +83,7 @@ folder = samples.with_checkpoint(profile, runs.run_folder(run or None, profile))
 # The published loader is not strict: a name that does not match is left out with a warning, and the model then generates noise, or videos just like those of the base model. So here every written file is
 # **read again in a new process** and compared with the checkpoint, tensor by tensor.
 #
-# **What you should see:** one row per file (four; after LoRA five, because its adapter is a file too), each *equal bit by bit*, and a largest difference of exactly 0: no tolerance, as nothing is computed.
+# **What you should see:** one row per file (four; five where LoRA was trained, whose adapter is a file too), each *equal bit by bit*, and a largest difference of exactly 0: no tolerance, as nothing is computed.
 
 # %%
 exported = convert(profile, run=folder)
@@ -130,7 +130,7 @@ base = generate(profile, run=folder, model="base")
 #
 # Several seeds per prompt, because the next notebook picks the best of them.
 #
-# **What you should see:** at `nano` four times as many clips as before, in four times the time: a step costs the same with the weights of either model.
+# **What you should see:** at `nano` four times as many clips as before, in four times the time: a step costs the same, whosever weights it uses.
 
 # %%
 tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)

@@ -39,9 +39,9 @@
 # |---|---|---|---|---|---|
 # | `smoke` | 34 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-26 |
 # | `nano` | 1.6 min | 2.1 GB | 1 MB | nothing, none | measured 2026-11-26 |
-# | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
-# | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
-# | `14b` | 26 s | 8 GPUs of 80 GB | not measured | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
+# | `2b-smoke` | 4 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
+# | `2b` | 57 s | 17 GB on one GPU | little | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
+# | `14b` | 26 s | 30 GB on each of 8 GPUs | little | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
 # **Last verified** 2026-11-26 at `nano`, commit 66fd213: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, Intel(R) Xeon(R) Processor with AMX.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
@@ -56,6 +56,7 @@ run: str = ""  # run folder, empty for runs/<profile>
 threshold: float = 0.0  # score from 1 to 5 for both questions, 0 for the calibrated ones
 top: int = 0  # keep only so many of each prompt, 0 for all that pass
 rater: str = "me"  # name under which your own ratings are kept
+explain: bool = False  # let the critic also write its reasoning (real critics only)
 
 # %%
 from cookbook import budget, doctor, profiles, report, results, runs, samples, show
@@ -186,11 +187,11 @@ pd.DataFrame(critic["human"]).T
 # <!-- /figures: verdicts -->
 
 # %%
-verdicts = judge(profile, run=folder)
+verdicts = judge(profile, run=folder, explain=explain)
 
 # %%
 first = runs.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
-columns = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens")
+columns = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens", "explanation")
 pd.Series({key: first[key] for key in columns}).to_frame("first verdict")
 
 # %% [markdown]
@@ -215,7 +216,7 @@ results.gain(folder)
 tuned = results.scores(folder).query("model == 'tuned'")
 order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
 ends = tuned.loc[[order[-1], order[0]]]
-outcomes = {row["file"]: row["outcome"] for row in runs.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
+outcomes = results.outcome_by_file(folder)
 titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {outcomes.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
 show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
 show.show_sheet([folder / file for file in ends["file"]], titles)
@@ -278,7 +279,7 @@ pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 # **What you should see:** two kept videos above, two dropped ones below, each of another prompt, with the ground truth where it is known. Look for the critic's mistakes. On another machine the videos may differ, because scores near the threshold may fall on either side.
 
 # %% tags=["picture"]
-chosen = pd.concat([rows.drop_duplicates("prompt").head(2) for rows in (kept, dropped)])
+chosen = pd.concat([report.one_each(kept, 2), report.one_each(dropped, 2)])
 titles = [f"{row.video[:40]}: {row.reason}; {outcomes.get(row.file, '')}" for row in chosen.itertuples()]
 show.show_sheet([folder / file for file in chosen["file"]], titles)
 
@@ -339,7 +340,7 @@ exercises.check_04_3(any_kept);
 # | Symptom | Cause | Fix |
 # |---|---|---|
 # | everything passes | a lenient critic, or a manual threshold that is too low | check the ROC; leave `threshold` at 0 |
-# | nothing is kept | weak videos, or a critic near 0.5, which gets an extreme threshold | more training steps, more seeds; read the reasons |
+# | nothing is kept | weak videos, or a critic near 0.5 whose threshold is extreme | more training steps, more seeds; read the reasons |
 # | *calibration.json is missing* | the critic was not calibrated | run the cells of 4.1, or `cookbook calibrate` |
 # | *verdicts was built from different inputs: ratings* | you rated videos after they were judged | `cookbook judge --redo`, then `cookbook filter --redo` |
 # | few `visual_tokens` in the verdicts | the processor shrank or thinned the video | the profile's `critic_fps` and `critic_tokens` |

@@ -79,7 +79,7 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 # %% [markdown]
 # ## 5. Post-training the critic
 #
-# The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips with ratings of their physics by people, from 1 to 5. Here is the same at small size. Valid clips have the label 5 and invalid ones 1. The loss is the cross-entropy of the
+# The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips whose physics people rated from 1 to 5. Here is the same at small size. Valid clips have the label 5 and invalid ones 1. The loss is the cross-entropy of the
 # digit at the position where the score is computed,
 #
 # $$ L = -\log p(k_{\text{label}} \mid \text{video}, \text{question}) . $$

@@ -6,19 +6,15 @@ import multiprocessing
 import os
 import shutil
 import socket
-from multiprocessing.context import BaseContext
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import hypothesis  # noqa: E402
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from cookbook import doctor, engine, profiles  # noqa: E402
 from cookbook.convert.stage import convert  # noqa: E402
@@ -30,18 +26,6 @@ from cookbook.train.stage import train  # noqa: E402
 hypothesis.settings.register_profile("busy machine", deadline=None)  # a slow example is not a wrong one
 hypothesis.settings.load_profile("busy machine")
 ALONE = engine.Group(0, 1, torch.device("cpu"))
-
-
-class Kernels(TorchDispatchMode):
-    """Within the block: notes every kernel that runs."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernels = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.kernels.append(func)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,17 +55,6 @@ def critic(critic_folder) -> Critic:
 def tiny_clips(tmp_path_factory) -> Path:
     """Six short clips with captions in the layout of data/train."""
     return tiny.make_clips(tmp_path_factory.mktemp("tiny") / "clips")
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    """Two photos with their instructions, in the layout of data/eval."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(2):
-        Image.fromarray(np.full((40, 60, 3), 90 * index, np.uint8)).save(folder / f"{index}_Wave..png")
-        (folder / f"{index}_Wave..txt").write_text("Wave.")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -120,24 +93,18 @@ def exported(tiny_world, tiny_clips, tmp_path_factory):
 
 
 @pytest.fixture
-def forkserver(monkeypatch) -> BaseContext:
-    """A context whose processes import nothing, because their server has: real processes, quick to start."""
-    here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny"])
-    return context
-
-
-@pytest.fixture
-def arena(tiny_world, tiny_clips, tmp_path, cached, forkserver):
+def arena(tiny_world, tiny_clips, tmp_path, cached, monkeypatch):
     """A folder for `tiny.train_tiny`, latents already cached, and a function that runs it in a process of its own."""
     (tmp_path / "world").symlink_to(tiny_world)
     (tmp_path / "clips").symlink_to(tiny_clips)
     shutil.copytree(cached[0].latents.parent, tmp_path / "run/cache")
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))  # the fork server looks there only
+    context = multiprocessing.get_context("forkserver")  # imports once, then forks: real processes, quick to start
+    context.set_forkserver_preload(["tiny"])
 
     def start(*arguments):
-        process = forkserver.Process(target=tiny.train_tiny, args=(tmp_path, 6, 2, *arguments))
+        process = context.Process(target=tiny.train_tiny, args=(tmp_path, 6, 2, *arguments))
         process.start()
         return process
 
@@ -146,16 +113,25 @@ def arena(tiny_world, tiny_clips, tmp_path, cached, forkserver):
 
 @pytest.fixture
 def ranks(arena):
-    """A function that trains in FOLDER/RUN on several processes; if one fails the others are stopped. Their success."""
+    """A function that trains in FOLDER/RUN on several processes; if one fails the others are killed. The exit codes."""
+    context = multiprocessing.get_context("forkserver")
 
-    def train_on(size: int, *arguments, **recipe) -> bool:
-        everything = (size, free_port(), recipe, arena[0], *arguments)
-        try:
-            start_processes(tiny.train_rank, everything, size, start_method="forkserver")
-        except (ProcessExitedException, ProcessRaisedException) as error:
-            print(error)
-            return False
-        return True
+    def train_on(size: int, *arguments, **recipe) -> list[int]:
+        port = free_port()
+        processes = [
+            context.Process(target=tiny.train_rank, args=(rank, size, port, arena[0], *arguments), kwargs=recipe)
+            for rank in range(size)
+        ]
+        for process in processes:
+            process.start()
+        while any(process.exitcode is None for process in processes):
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.kill()
+            time.sleep(0.05)
+        for process in processes:
+            process.join()
+        return [process.exitcode for process in processes]
 
     return train_on
 
@@ -171,6 +147,6 @@ def machine(monkeypatch):
             monkeypatch.setattr(Machine, name, value, raising=False)
         monkeypatch.setattr(Machine, "has", lambda self, source: source.ships)
         monkeypatch.setattr(Machine, "may_download", lambda self, source: facts.get("accepted", True))
-        monkeypatch.setattr(doctor, "installed", lambda name: "1.0")
+        monkeypatch.setattr(doctor, "find_spec", lambda name: True)
 
     return pretend

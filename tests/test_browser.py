@@ -159,6 +159,15 @@ def test_committed_videos_play_in_a_trusted_notebook_only(lab, page):
     play(page)
 
 
+def test_the_picture_at_the_top_is_shown(lab, page):
+    home, _, address = lab
+    shutil.copytree(ROOT / "assets/pictures", home / "assets/pictures")
+    shutil.copy(ROOT / "notebooks" / "02_post_training.ipynb", home / "notebooks" / "pictured.ipynb")
+    page.goto(f"{address}notebooks/pictured.ipynb?reset")
+    drawn = "() => document.querySelector('.jp-MarkdownOutput img[alt^=\"Curves\"]')?.naturalWidth > 300"
+    page.wait_for_function(drawn)
+
+
 def test_a_notebook_runs_and_a_menu_changes_the_video(lab, page):
     home, _, address = lab
     more = "show.browse(lambda clip: show.show_video(videos[clip], height=144), clip=['first', 'second'])"

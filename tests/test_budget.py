@@ -16,7 +16,7 @@ from cookbook.generate.planning import cost
 from cookbook.generate.requests import Request
 from cookbook.judge.calibration import gather
 from cookbook.layout import write_metadata
-from cookbook.train.planning import estimate
+from cookbook.train import planning
 from tools import expected, publish
 
 BOOKS = notebooks.select()  # what `cookbook run` executes
@@ -47,25 +47,49 @@ def test_a_notebook_shows_the_costs_of_real_weights_and_stops(machine, capsys, p
     stages = [work for work in budget.stages(profiles.get(profile)) if path.stem[:2] in ("00", work.notebook)]
     assert stages
     for work in stages:
-        time = f": about {budget.format_duration(work.seconds)}" if work.seconds else ""
-        assert f"\n  {work.stage:<9} {work.what}{time}\n" in out
+        assert re.search(rf"^  {work.stage} .*(about [\d.]+ (s|min|h)|time not measured)", out, re.M), work.stage
         for source in work.sources:
-            (line,) = re.findall(rf"^  download .*{source.location} \({source.licence}\).*", out, re.M)
-            assert (f"accept it at https://huggingface.co/{source.location}" in line) == source.gated
+            assert re.search(rf"^  download .*{source.location} \({source.licence}\)", out, re.M), source
+            assert not source.gated or f"accept it at https://huggingface.co/{source.location}" in out
+    assert ("GB on each GPU" in out) == (path.stem[:2] != "01")
 
 
-def test_times_are_measured_or_those_of_the_plans_of_the_stages(monkeypatch):
-    rows = {"02_post_training": {"seconds": 120.0}, "03_inference": {"seconds": 60.0}}
-    monkeypatch.setattr(budget, "timings", lambda: {"nano": {"notebooks": rows}})
-    assert budget.minutes("nano") == {"02": 2.0, "03": 1.0} and budget.minutes("smoke") == {}
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [
+        ({"token": False}, "no token here; accept it at https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
+        ({"online": False}, "the Hub cannot be reached"),
+        ({"accepted": False}, "NOT accepted: https://huggingface.co/nvidia/Cosmos-Predict2.5-2B"),
+        ({}, "gated, accepted"),
+    ],
+)
+def test_each_state_of_a_licence_is_printed(machine, capsys, lack, words):
+    machine(**lack)
+    budget.plan("2b", "02")
+    assert words in capsys.readouterr().out
+
+
+def test_nano_downloads_nothing_and_never_uses_the_network(monkeypatch, capsys):
+    network = property(lambda self: pytest.fail("used the network"))
+    monkeypatch.setattr(budget.Machine, "online", network)
+    monkeypatch.setattr(budget.Machine, "token", network)
+    budget.plan("nano")
+    assert "nothing: weights and clips ship" in capsys.readouterr().out
+
+
+def test_estimates_are_those_of_the_plans_of_the_stages():
     large = profiles.get("2b")
-    times = {work.stage: work.seconds for work in budget.stages(large)}
-    assert times["train"] == pytest.approx(estimate(large, 1, None, None).seconds)
+    estimates, train = {work.stage: work for work in budget.stages(large)}, planning.estimate(large, 1, None, None)
+    assert estimates["train"].seconds == pytest.approx(train.seconds)
+    assert estimates["train"].gpu_gb == pytest.approx(sum(train.memory_gb.values()))
+    assert estimates["train"].disk_gb == pytest.approx(3 * train.checkpoint_gb), "two kept and one being written"
     row = {"name": "a", "prompt": "Wave.", "num_output_frames": 93, "resolution": "432,768", "guidance": 7}
     jobs = [(Request(inference_type="text2world", **row), seed) for seed in range(300)]
-    assert cost(large, jobs, gpu=True) == f"about {times['generate'] / 3600:.1f} h on one H100"
-    assert times["judge"] == pytest.approx(460 / 7.99, rel=0.01), "300 videos and 160 calibration clips"
-    assert budget.minutes("2b") == {"02": times["train"] / 60, "03": times["generate"] / 60, "04": times["judge"] / 60}
+    assert cost(large, jobs, gpu=True) == f"about {estimates['generate'].seconds / 3600:.1f} h on one H100"
+    assert estimates["judge"].seconds == pytest.approx(460 / 7.99, rel=0.01), "300 videos and 160 calibration clips"
+    wide = {work.stage: work for work in budget.stages(profiles.get("14b"))}
+    assert all(work.gpu_gb < profiles.get("14b").needs.gpu_gb for work in wide.values() if work.gpu_gb)
+    assert wide["judge"].gpu_gb > estimates["judge"].gpu_gb
 
 
 @pytest.mark.parametrize(("clips", "number"), [(2, 20), (92, 152)])
@@ -90,6 +114,7 @@ def test_a_notebook_has_the_table_of_published_times(path):
     """`python -m tools.publish` writes it."""
     head = nbformat.read(path, as_version=4).cells[0].source
     assert f"<!-- measured -->\n{publish.block(path.stem)}\n<!-- /measured -->" in head
+    assert {f"`{name}`" for name in profiles.PROFILES} <= set(re.findall(r"^\| (`[\w-]+`) \|", head, re.M))
 
 
 def test_published_times_are_of_the_present_cells():
@@ -118,8 +143,10 @@ def test_durations_have_a_suitable_unit(seconds, text):
 @pytest.mark.slow
 def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
     root, run = tmp_path / "checkout", tmp_path / "run"
-    shutil.copytree(notebooks.NOTEBOOKS, root / "notebooks")
-    shutil.copy(notebooks.ROOT / "README.md", root)
+    for place in ("notebooks", "README.md"):
+        copy = shutil.copytree if (notebooks.ROOT / place).is_dir() else shutil.copy
+        (root / place).parent.mkdir(exist_ok=True)
+        copy(notebooks.ROOT / place, root / place)
     for module, name, value in (
         (notebooks, "NOTEBOOKS", root / "notebooks"),
         (publish, "NOTEBOOKS", root / "notebooks"),
@@ -140,7 +167,8 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
             if "picture" in cell.metadata.get("tags", []):
                 data = {f"image/{kind}": DOT for kind in ("png", "jpeg")}
                 cell.outputs.append(nbformat.v4.new_output("display_data", data=data))
-        book.cells.insert(2, nbformat.v4.new_code_cell("profile = 1", metadata={"tags": ["injected-parameters"]}))
+        added = nbformat.v4.new_code_cell("profile = 1", metadata={"tags": ["injected-parameters"]})
+        book.cells.insert(2, added)
         (run / "notebooks").mkdir(parents=True, exist_ok=True)
         nbformat.write(book, run / "notebooks" / path.name)
         row = {"seconds": 301.0, "peak_memory_gb": 1.5, "written_gb": 0.25, "cells": [{"seconds": 1.0}] * len(code)}
@@ -198,3 +226,11 @@ def test_figures_have_their_expected_range(monkeypatch):
     assert [row[1:] for row in figures["verdicts"]] == [(0.7, 0.5, 0.9), (0.3, 0.1, 0.5), (0.4, 0.2, 0.6)]
     monkeypatch.setattr(results, "gain", lambda run: {"gain": None, "interval": None})
     assert len(expected.figures(None)["verdicts"]) == 2
+
+
+def test_minutes_are_measured_or_calculated(monkeypatch):
+    rows = {"02_post_training": {"seconds": 120.0}, "03_inference": {"seconds": 60.0}}
+    monkeypatch.setattr(budget, "timings", lambda: {"nano": {"notebooks": rows}})
+    assert budget.minutes("nano") == {"02": 2.0, "03": 1.0} and budget.minutes("smoke") == {}
+    real = budget.minutes("2b")
+    assert real.keys() == {"02", "03", "04"} and real["02"] == pytest.approx(42.3, abs=0.1), "preparing is not known"

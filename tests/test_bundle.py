@@ -81,14 +81,17 @@ def test_pip_installs_from_the_bundle_without_network(project, tmp_path, monkeyp
     assert installed == {"brick-1.0.dist-info", "cookbook-1.0.dist-info"}
 
 
-def test_an_unavailable_version_and_a_folder_without_git_are_named_and_nothing_is_left(project, tmp_path):
+def test_an_unavailable_version_is_named_and_nothing_is_left(project, tmp_path):
     (project / "constraints.txt").write_text("brick==2.0\n")
     git(project, "commit", "-qam", "newer")
     with pytest.raises(UserError, match="pip wheel .*(brick|conflicting dependencies)"):
         bundle(tmp_path / "out.tar", project)
+    assert {path.name for path in tmp_path.iterdir()} == {"shop", "project"}
+
+
+def test_a_folder_that_is_not_a_clone_is_refused(tmp_path):
     with pytest.raises(UserError, match="git clone"):
         bundle(tmp_path / "out.tar", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"shop", "project"}
 
 
 @pytest.mark.parametrize("wheels", [True, False])

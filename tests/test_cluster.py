@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from importlib.util import find_spec
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -50,19 +49,12 @@ def new_cluster():
     return ray_cluster, [add_node(ray_cluster) for _ in range(NODES)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def silent():
-    """Clusters that these tests start report to nobody."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        yield
-
-
 @pytest.fixture
-def nodes():
-    """(cluster, nodes)."""
+def nodes(monkeypatch):
+    """(address, cluster, nodes)."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray_cluster, members = new_cluster()
-    yield ray_cluster, members
+    yield ray_cluster.address, ray_cluster, members
     ray_cluster.shutdown()
 
 
@@ -95,7 +87,7 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
 
     COOKBOOK_KILLS=20 for more moments than the three of every run.
     """
-    ray_cluster, members = nodes
+    _, ray_cluster, members = nodes
     names = {"tests": os.path.dirname(tiny.__file__), "world": str(tiny_world), "requests": str(requests)}
     moments, output = random.Random(0), tmp_path / "log.txt"
     kinds = ["worker", "node", "all"] + moments.choices(["worker", "node", "all"], k=17)
@@ -103,7 +95,8 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
 
     def start() -> subprocess.Popen:
         command = [sys.executable, "-c", DRIVER.format(**names), str(folders[-1]), ray_cluster.address]
-        return subprocess.Popen(command, stdout=output.open("a"), stderr=subprocess.STDOUT)
+        with open(output, "a") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     def workers() -> list[psutil.Process]:
         children = psutil.Process().children(recursive=True)
@@ -150,7 +143,7 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
 @needs_ray
 def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_folder):
     """40 clips, 80 verdicts, and a node that is killed among them: none twice, none missing, the same scores."""
-    ray_cluster, members = nodes
+    address, ray_cluster, members = nodes
     rows = []
     for number in range(40):
         path = tmp_path / "clips" / f"{number:02d}.mp4"
@@ -165,26 +158,37 @@ def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    shared, _ = judge_rows(table, Scorer(critic_folder, 8, 1024, ray_cluster.address), rows)
+    shared, _ = judge_rows(table, Scorer(critic_folder, 8, 1024, address), rows, False)
     killer.join()
-    alone, _ = judge_rows(tmp_path / "alone.jsonl", Scorer(critic_folder, 8, 1024), rows)
-    order = itemgetter("file", "question")
-    assert sorted(shared, key=order) == sorted(alone, key=order)
+    alone, _ = judge_rows(tmp_path / "alone.jsonl", Scorer(critic_folder, 8, 1024), rows, False)
+    assert sorted(shared, key=lambda row: (row["file"], row["question"])) == sorted(
+        alone, key=lambda row: (row["file"], row["question"])
+    )
     assert len(runs.read_rows(table)) == 80
 
 
 @needs_ray
-def test_a_missing_cluster_is_reported_in_one_line():
+def test_a_missing_cluster_is_reported_in_one_line(tmp_path, requests, tiny_profile, tiny_world):
+    tiny_profile()
     with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1; .*ray start --head"):
-        dispatch("127.0.0.1:1", object, ["a"])
+        generate("tiny", run=tmp_path, requests=requests, weights=tiny_world, ray="127.0.0.1:1")
+
+
+def test_without_ray_the_error_names_the_install_command(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match=r'pip install -c constraints.txt -e ".\[cluster\]"'):
+        with cluster.connected("local"):
+            pass
 
 
 @pytest.fixture(scope="module")
 def three_nodes():
     """The address of a cluster that several tests use."""
-    ray_cluster, _ = new_cluster()
-    yield ray_cluster.address
-    ray_cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray_cluster, _ = new_cluster()
+        yield ray_cluster.address
+        ray_cluster.shutdown()
 
 
 def deadly_worker(folder: Path, deaths: dict[str, int]) -> type:
@@ -218,13 +222,15 @@ def test_each_job_is_done_once_whichever_worker_dies(three_nodes, tmp_path, jobs
 
 
 @needs_ray
-@pytest.mark.parametrize(
-    ("job", "message"),
-    [("b", f"^b, seed 0: {ATTEMPTS} workers died on this job"), ("mistake", "^this job cannot be done$")],
-)
-def test_a_job_that_kills_its_workers_or_fails_is_reported(three_nodes, tmp_path, job, message):
-    with pytest.raises(UserError, match=message):
-        dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), ["a", job, "c"])
+def test_a_job_that_kills_its_workers_is_named(three_nodes, tmp_path):
+    with pytest.raises(UserError, match=f"b, seed 0: {ATTEMPTS} workers died on this job"):
+        dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), list("abc"))
+
+
+@needs_ray
+def test_an_error_in_a_job_is_reported_in_one_sentence(three_nodes, tmp_path):
+    with pytest.raises(UserError, match="^this job cannot be done$"):
+        dispatch(three_nodes, deadly_worker(tmp_path, {}), ["a", "mistake"])
 
 
 @needs_ray

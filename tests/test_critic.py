@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,15 @@ def test_scores_equal_plain_transformers(critic):
             np.testing.assert_allclose(shared[row, column], logits[ids].softmax(-1), atol=1e-5)
 
 
+def test_score_depends_on_frames_and_words(critic):
+    one = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    backwards = Sampled(np.ascontiguousarray(one.frames[::-1]), one.indices, one.clip_fps)
+    scores, _ = critics.score(critic, [one, backwards], [questions(PROMPTS[0])] * 2)
+    other, _ = critics.score(critic, [one], [questions(PROMPTS[1])])
+    assert np.abs(scores[0] - scores[1]).max() > 1e-7
+    assert np.abs(scores[0, 0] - other[0, 0]).max() < 1e-5 < np.abs(scores[0, 1] - other[0, 1]).max() * 1e3
+
+
 def test_digit_and_cue_tokens(critic):
     """The digit behind the cue is one token of its own, whatever stands before it."""
     tokenizer = critic.processor.tokenizer
@@ -58,7 +69,7 @@ def test_chat_shows_video_first_and_frame_times(critic):
     text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
     assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
     assert "<0.1 seconds>" in text and "<0.6 seconds>" in text  # frames 0, 2, 4, 6, 8 at 8 fps, in pairs
-    assert critics.video_stats(critic, sampled, inputs, 0) == {"frames": 5, "fps": 4.0, "visual_tokens": 3 * 4 * 6}
+    assert critics.video_stats(critic, sampled, inputs, 0) == critics.VideoStats(5, 4.0, 3 * 4 * 6)
 
 
 @settings(deadline=None)  # other work on the machine may slow it down
@@ -94,6 +105,19 @@ def test_a_setting_that_the_processor_ignores_is_an_error(critic):
     slower = Sampled(sampled.frames, sampled.indices, 2.0)
     with pytest.raises(UserError, match="frame times"):
         critics.video_stats(critic, slower, inputs, 0)
+
+
+def test_untrained_critic_writes_nothing(critic):
+    sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
+    assert critics.explain(critic, sampled, questions(PROMPTS[0])[0]) is None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_incomplete_critic_is_refused(critic_folder, tmp_path, missing):
+    shutil.copytree(critic_folder, tmp_path / "critic")
+    (tmp_path / "critic" / missing).unlink()
+    with pytest.raises(UserError, match="critic"):
+        critics.load_critic(tmp_path / "critic", torch.device("cpu"))
 
 
 def test_sampling_a_file_equals_sampling_its_frames(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file
 from tiny import clip
+from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from cookbook import runs, video
 from cookbook.errors import UserError
@@ -20,9 +21,9 @@ from cookbook.judge import calibration_clips, rubrics
 from cookbook.models import autoencoder
 from cookbook.models import critic as critics
 from cookbook.models.frames import Sampled, sample_frames
-from nano import critic_clips, critic_draw, critic_measure, critic_training
+from nano import critic_clips, critic_draw, critic_measure, critic_training, train_world
 from nano.critic_forward import BatchedCritic
-from nano.critic_model import MERGE, PATCH
+from nano.critic_model import HEAD, HEADS, MERGE, PATCH
 
 THINGS, PLACES = ("red apple", "corn", "lemon"), ("white plate", "tan basket", "blue bowl")
 PROMPTS = [f"Use the right hand to pick up {a} from table to {b}." for a, b in zip(THINGS, PLACES, strict=True)]
@@ -94,6 +95,22 @@ def test_instruction_words_are_the_instruction(critic, clips):
     for text, number in batched.numbers.items():
         decoded = critic.processor.tokenizer.decode(batched.endings[number][batched.instruction_words[number]])
         assert decoded.strip() in (text, text.rstrip("."))
+
+
+def test_first_heads_attend_to_the_same_place_earlier(critic_folder):
+    """By position alone, at the size of the nano profile's clips."""
+    critic = critics.load_critic(critic_folder, CPU)
+    batched = BatchedCritic(critic, (25, 96, 160), PROMPTS[:1])
+    layout = batched.layout(25, 1)
+    decoder = critic.model.model.language_model
+    attention, count = decoder.layers[0].self_attn, len(layout.visual)
+    shape = (1, HEADS, 1, HEAD)
+    query, key = (p.bias.view(shape).expand(-1, -1, count, -1) for p in (attention.q_proj, attention.k_proj))
+    cos, sin = decoder.rotary_emb(query, layout.positions[:, None, layout.visual])
+    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    token = 6 * 60 + 37  # of 13 x 60
+    attended = (query[0, :, token] * key[0].transpose(0, 1)[: token + 1]).sum(-1).argmax(0)
+    assert attended[:3].tolist() == [token - 60, token - 120, token]
 
 
 def write_generated(folder: Path) -> Path:
@@ -198,6 +215,15 @@ def test_negative_instructions_are_wrong_by_a_word(examples):
     assert critic_clips.other_hand(moved) == moved.replace("left", "L").replace("right", "left").replace("L", "right")
 
 
+def test_mirrored_captions_of_the_base_say_pick_up_for_lift():
+    lift, reach = "Use the left hand to lift pear from table and put it back.", "Use the left hand to reach for pear."
+    mirrored = [
+        "Use the right hand to pick up pear from table and put it back.",
+        "Use the right hand to reach for pear.",
+    ]
+    assert train_world.captions([{"prompt": lift}, {"prompt": reach}]) == [lift, reach, *mirrored]
+
+
 @pytest.mark.parametrize("short", [False, True])
 def test_batches_have_the_right_labels(critic, clips, short):
     batched = batched_critic(critic, clips)
@@ -238,6 +264,14 @@ def test_vae_reconstructions_are_appended(clips):
     alone = autoencoder.decode(vae, autoencoder.encode(vae, autoencoder.to_tensor(before[7].numpy())))
     difference = clips.pixels[len(clips) + 7].int() - torch.from_numpy(autoencoder.to_frames(alone)).int()
     assert difference.abs().max() <= 1
+
+
+def test_augmented_clips_stay_pictures(clips):
+    torch.manual_seed(0)
+    pixels = critic_clips.augment(clips.pixels[:8])
+    assert pixels.shape == (8, 9, 3, 64, 96) and 0 <= pixels.min() and pixels.max() <= 255
+    plain = clips.pixels[:8].permute(0, 1, 4, 2, 3).float()
+    assert 2 < (pixels - plain).abs().mean() < 40
 
 
 def test_unequal_clips_are_refused(examples):

@@ -10,17 +10,21 @@ import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 
-from cookbook import budget, doctor, hardware, profiles
+from cookbook import doctor, hardware, profiles
 from cookbook.errors import UserError
 from cookbook.machine import Machine, within
 
 LARGE = ("2b-smoke", "2b", "14b")
 
 
-def test_profiles_state_their_needs_and_2b_smoke_is_2b_with_less_work():
-    assert all(profile().name == name for name, profile in profiles.PROFILES.items())
+def test_every_profile_states_its_needs():
+    for name, profile in profiles.PROFILES.items():
+        assert profile().name == name and profile().needs.cores > 0
     needs = [str(profiles.get(name).needs) for name in ("smoke", "nano", "2b", "14b")]
     assert needs == ["1 CPU core, 4 GB", "2 CPU cores, 8 GB", "1 GPU of 80 GB", "8 GPUs of 80 GB"]
+
+
+def test_2b_smoke_is_2b_with_less_work():
     full, few = profiles.get("2b"), profiles.get("2b-smoke")
     assert (few.world, few.critic, few.clip, few.guardrail) == (full.world, full.critic, full.clip, full.guardrail)
     assert few.train_clips == 4 and few.recipe.steps == 4 and few.recipe.learning_rate == full.recipe.learning_rate
@@ -34,7 +38,9 @@ def test_it_finishes_in_time_without_network(monkeypatch, capsys):
     doctor.doctor()
     out = capsys.readouterr().out
     assert time.monotonic() - clock < 30
-    assert all(f"\n{name}: can" in out for name in profiles.PROFILES) and "hf auth login" in out
+    for name in profiles.PROFILES:
+        assert f"\n{name}: can" in out
+    assert "hf auth login" in out
 
 
 def test_a_large_machine_can_run_every_profile(machine, capsys):
@@ -96,19 +102,19 @@ def test_no_size_is_zero():
     assert sizes["nano/world"].endswith(" MB") and sizes["nvidia/Cosmos-Predict2.5-2B"] == "21.5 GB"
 
 
-def test_nano_downloads_nothing_and_never_uses_the_network(machine, monkeypatch, capsys):
+def test_nano_never_uses_the_network(machine, monkeypatch):
     machine()
-    for fact in ("online", "token", "refused"):
-        monkeypatch.setattr(Machine, fact, property(lambda self: pytest.fail("used the network")))
+    network = property(lambda self: pytest.fail("used the network"))
+    monkeypatch.setattr(Machine, "online", network)
+    monkeypatch.setattr(Machine, "token", network)
+    monkeypatch.setattr(Machine, "refused", network)
     assert doctor.doctor("nano")
-    budget.plan("nano")
-    assert "download  nothing: weights and clips ship" in capsys.readouterr().out
 
 
 def test_a_probe_that_hangs_or_fails_counts_as_no():
     clock = time.monotonic()
-    assert within(0.2, lambda: time.sleep(5)) is False
-    assert within(0.2, lambda: 1 / 0) is False
+    assert within(0.2, lambda: time.sleep(5)) is None
+    assert within(0.2, lambda: 1 / 0) is None
     assert time.monotonic() - clock < 3
 
 
@@ -149,6 +155,12 @@ def test_each_choice_is_printed_with_its_reason_on_a_line(machine, capsys):
         for name in ("device", "dtype", "attention", "compile", "video"):
             (line,) = [line for line in lines if line.startswith(f"  {name} ")]
             assert re.fullmatch(r"  \w+ +\S.*: \S.*", line) and len(line) <= 120
+
+
+def test_on_a_cpu_the_choices_are_those_of_a_cpu():
+    chosen = {name: choice for name, (choice, _) in hardware.choices().items()}
+    if not torch.cuda.is_available():
+        assert (chosen["device"], chosen["dtype"], chosen["compile"]) == ("cpu", "float32", "none")
 
 
 def test_printed_choices_are_those_of_the_stages(monkeypatch):

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from safetensors.torch import save_file
 
-from cookbook import video
+from cookbook import runs, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
@@ -82,6 +83,14 @@ def folders(tiny_world, heldout, training, tmp_path) -> dict:
     return {"models": tiny_world, "train": training, "data": (heldout,), "out": tmp_path}
 
 
+def typed(**flags: object) -> list[str]:
+    """Flags on the command line: those given, little of everything, and two processes that judge."""
+    words = ["--prompts=1", "--seeds=1", "--workers=2"]
+    for name, value in flags.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
 def test_rules_judge_clips_after_h264(heldout):
     clip = generator.read_scenes((heldout,), 1)[0]
     placed, left = (evaluate.judge(drawn(carried=carried)[0], clip) for carried in (True, False))
@@ -89,9 +98,12 @@ def test_rules_judge_clips_after_h264(heldout):
     assert (left["outcome"], left["passed"]) == ("not placed", False)
 
 
-def test_clips_are_real_and_limited_per_task(heldout, tmp_path):
+def test_clips_are_real_and_limited_per_task(heldout):
     assert [scene.row["id"] for scene in generator.read_scenes((heldout,), 1)] == ["place_0", "reach_2"]
     assert len(generator.read_scenes((heldout, heldout), 9)) == 6
+
+
+def test_missing_folder_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.jsonl lists no clips"):
         generator.read_scenes((tmp_path,), 1)
 
@@ -108,6 +120,17 @@ def test_batched_clips_equal_the_generate_stage(tiny_world, heldout, guidance):
     settings = (NANO.clip.latent, SHORT.steps, guidance, SHORT.shift, seed)
     alone = autoencoder.to_frames(make_clip(model, batches.vae, first, text, empty, *settings))
     assert np.abs(frames.astype(int) - alone.astype(int)).max() <= 1  # rounding to 8 bits
+
+
+def test_zeros_instead_of_the_empty_prompt_change_the_clip(tiny_world, heldout):
+    batches = BatchGenerator(tiny_world, generator.read_scenes((heldout,), 1)[:1])
+    model = generator.load_model(tiny_world, batches.device)
+    with torch.no_grad():  # untrained, the text hardly changes the network's output
+        for block in model.transformer_blocks:
+            block.attn2.to_out[0].weight.mul_(30)
+    settings = (replace(SHORT, guidance=4.0, negative=negative) for negative in ("empty prompt", "zeros"))
+    one, other = (next(batches.generate(model, setting, range(1)))[2] for setting in settings)
+    assert (one != other).any()
 
 
 def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path, capsys):
@@ -167,6 +190,12 @@ def test_clips_in_memory_give_the_batches_of_the_cache(tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(*(pair.values() for pair in pairs), strict=True))
 
 
+def test_fewer_clips_are_spread():
+    clips = list(range(9))
+    assert variants.choose(clips, 3) == [0, 4, 8]
+    assert variants.choose(clips, None) == clips == variants.choose(clips, 20)
+
+
 @pytest.mark.slow
 def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path, monkeypatch, capsys):
     short = "steps=2,batch=1,learning_rate=1e-2,warmup=1"
@@ -203,7 +232,7 @@ def test_gradients_that_are_not_finite_are_a_row(folders, monkeypatch):
 def test_generated_videos_are_kept_with_their_labels(folders, heldout, tmp_path, monkeypatch):
     monkeypatch.setattr(generate_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
     monkeypatch.setattr(generate_clips, "CENTRE", SHORT)
-    generate_clips.main(generate_clips.Args(**folders, batch=2, prompts=1, seeds=1, workers=2))
+    generate_clips.main(tyro.cli(generate_clips.Args, args=typed(**folders, batch=2)))
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["id"][:9] for row in rows] == ["steps0000"] * 2 + ["steps0001"] * 2 + ["steps0003"] * 2
     clips = {clip.row["id"]: clip for clip in generator.read_scenes((heldout,), 1)}
@@ -217,6 +246,39 @@ def test_generated_videos_are_kept_with_their_labels(folders, heldout, tmp_path,
         assert row["physics"] == (
             1 if row["instruction"] else 0 if judgement.reason in generate_clips.VIOLATIONS else -1
         )
+
+
+def run(program: str, **flags: object) -> str:
+    """What a program of nano/ prints on the command line."""
+    command = [sys.executable, "-m", f"nano.{program}", *typed(**flags)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_ablate_runs_from_the_command_line(folders, tiny_world, tmp_path):
+    printed = run("ablate", **folders, only="steps=2,batch=1,learning_rate=1e-2,ema_rate=null")
+    (row,) = runs.read_rows(tmp_path / "ablation.jsonl")
+    assert row["differs"] == {"steps": 2, "batch": 1, "learning_rate": 0.01, "ema_rate": None}
+    assert (row["clips"], row["prompts"], sum(row["outcome"].values())) == (2, 2, 2), "one of each task"
+    assert row["base"] == world.weights_fingerprint(tiny_world) and row["measured"] == "2 prompts x 1 seeds"
+    assert row["heldout_after"] != row["heldout_before"] and row["steps_per_second"] > 0
+    assert printed.count(ablate.line(row)) == 2, "when it was computed, and in the table"
+
+
+@pytest.mark.slow
+def test_evaluate_runs_from_the_command_line(heldout, tiny_world, tmp_path):
+    printed = run("evaluate", data=heldout, base=tiny_world, tuned=tiny_world, out=tmp_path, steps=1)
+    rows = runs.read_rows(tmp_path / "rows.jsonl")
+    assert [(row["model"], row["clip"]) for row in rows] == [
+        (model, clip) for model in ("base", "tuned", "simulator") for clip in ("place_0", "reach_2")
+    ]
+    placed = next(row for row in rows if row["model"] == "simulator")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["models"]["simulator"]["place"]["outcome"] == {placed["outcome"]: 1}
+    assert summary["gain"]["gain"] == 0.0 and "simulator  place" in printed
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import time
 
 import jupytext
 import pytest
 
 from cookbook import exercises, notebooks
-from tools.exercises import HEADING, RECAP, unsolved, with_exercises
+from tools.exercises import HEADING, RECAP, unsolved, updated, with_exercises
 
 CHECKS = [name for name in vars(exercises) if name.startswith("check_")]
 SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
@@ -44,20 +45,27 @@ def test_there_are_two_to_four_graded_exercises(source):
     assert heads[0][2] == "★"
 
 
-def test_an_unsolved_exercise_has_no_solution_runs_and_gives_a_hint(source, capsys):
+def test_an_unsolved_exercise_runs_and_gives_a_hint(source, capsys):
+    clock = time.monotonic()
+    for cell in cells(unsolved(source)):
+        exec(cell, {})
+        assert re.fullmatch(r"exercise \d\d\.\d: not solved yet\. Hint: .+\n", capsys.readouterr().out)
+    assert time.monotonic() - clock < 60
+
+
+def test_a_solution_is_right(source, capsys):
+    clock = time.monotonic()
+    for cell in cells(source):
+        exec(cell, {})
+        assert re.fullmatch(r"exercise \d\d\.\d: right\n", capsys.readouterr().out)
+    assert time.monotonic() - clock < 60
+
+
+def test_no_solution_is_in_the_notebook(source):
     text = unsolved(source)
     answers = re.findall(r"# BEGIN SOLUTION\n(.*?) *# END SOLUTION", source, re.S)
     assert len(answers) == len(cells(source)) and "SOLUTION" not in text
     assert not [answer for answer in answers if answer.strip() in text]
-    for cell in cells(text):
-        exec(cell, {})
-        assert re.fullmatch(r"exercise \d\d\.\d: not solved yet\. Hint: .+\n", capsys.readouterr().out)
-
-
-def test_a_solution_is_right(source, capsys):
-    for cell in cells(source):
-        exec(cell, {})
-        assert re.fullmatch(r"exercise \d\d\.\d: right\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -85,4 +93,11 @@ def test_almost_right_answers_are_refused(capsys):
 def test_new_exercises_replace_the_old_ones_only():
     section = f"{HEADING}\n# %%\nprint(1 + 1)\n"
     first = with_exercises(f"# %%\nprint('kept')\n\n{RECAP}#\n# end\n", section)
-    assert with_exercises(first, section) == first == f"# %%\nprint('kept')\n\n{section}\n{RECAP}#\n# end\n"
+    assert with_exercises(first, section) == first and first.count("## Exercises") == 1
+    old = jupytext.reads(f"# %%\nprint('kept')\n\n{RECAP}", "py:percent")
+    old.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    old.cells[0].execution_count = 1
+    old.cells[0].outputs = [{"output_type": "stream", "name": "stdout", "text": "kept\n"}]
+    code = [cell for cell in updated(old, first).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2]
+    assert [cell.outputs[0]["text"] for cell in code] == ["kept\n", "2\n"]

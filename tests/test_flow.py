@@ -40,6 +40,11 @@ def test_shift_keeps_the_ends_and_moves_towards_noise(t, shift):
     assert flow.shifted(torch.tensor([0.0, 1.0]), shift).tolist() == pytest.approx([0, 1])
 
 
+def test_upstream_shift_is_five_t_over_one_plus_four_t():
+    t = torch.linspace(0, 1, 11)
+    assert torch.allclose(flow.shifted(t, 5.0), 5 * t / (1 + 4 * t))
+
+
 def test_drawn_sigmas_follow_the_shifted_logit_normal():
     sigma = flow.draw_sigmas(20_000, 5.0, torch.Generator().manual_seed(0))
     assert 0 < sigma.min() and sigma.max() < 1

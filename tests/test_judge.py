@@ -61,7 +61,7 @@ def test_every_generated_video_is_scored(run, capsys):
         assert 1 <= row["score"] <= 5 and sum(row["probabilities"]) == pytest.approx(1, abs=1e-4)
         assert row["score"] == pytest.approx(rubrics.expected(np.array(row["probabilities"])), abs=1e-4)
         assert (row["frames"], row["fps"], row["visual_tokens"]) == (9, 8.0, 120)
-        assert row["error"] is None
+        assert row["explanation"] is None and row["votes"] == [] and row["error"] is None
         assert row["sha256"] == runs.digest(run / row["file"])
     assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
     assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
@@ -118,52 +118,89 @@ def test_human_ratings_feed_the_calibration(run, capsys):
         calibrate("smoke", run)
 
 
+def write_mixed(folder: Path) -> Path:
+    """Valid clips of several sizes and rates among files that cannot be judged."""
+    video.write_video(folder / "long.mp4", clip(1, frames=40, height=80, width=100), 30)
+    (folder / "long.txt").write_text("The robot arm is performing a task. Lift the cup.")
+    video.write_video(folder / "Use the left hand to wave..mp4", clip(2), 10)
+    video.write_video(folder / "one.mp4", clip(2, frames=1), 10)
+    data = (folder / "Use the left hand to wave..mp4").read_bytes()
+    for name, content in {"corrupt": b"no video", "empty": b"", "headers": data[: data.index(b"mdat") + 4]}.items():
+        (folder / f"{name}.mp4").write_bytes(content)
+    return folder
+
+
 UNJUDGED = {"one": "too short", "corrupt": "not a readable", "empty": "not a readable", "headers": "holds no frames"}
 
 
-def test_a_video_that_cannot_be_judged_has_its_reason_and_the_others_are_judged(run):
-    """Another size and rate, a single frame, corrupt files."""
-    paths = sorted((run / "generated/tuned").glob("*.mp4"))
-    data = paths[0].read_bytes()
-    video.write_video(paths[1], clip(1, frames=40, height=80, width=100), 30)
-    video.write_video(paths[2], clip(2, frames=1), 10)
-    unjudged = dict(zip(paths[2:], UNJUDGED.values(), strict=True))
-    for path, content in zip(paths[3:], (b"no video", b"", data[: data.index(b"mdat") + 4]), strict=True):
-        path.write_bytes(content)
-    manifest = judge("smoke", run)
-    by_key = {(row["file"], row["question"]): row for row in rows_of(run)}
-    assert len(by_key) == 24
-    row = by_key[str(paths[1].relative_to(run)), "physics"]
-    assert row["fps"] == pytest.approx(8, abs=0.3) and row["frames"] == 11 and row["error"] is None
-    for path, reason in unjudged.items():
-        for question in rubrics.QUESTIONS:
-            row = by_key[str(path.relative_to(run)), question]
-            assert row["score"] is None and reason in row["error"]
-    assert manifest["unjudged"] == [str(path.relative_to(run)) for path in unjudged]
+def test_folder_of_clips(run, tmp_path):
+    """Another fps, a corrupt video, a single frame: each has its own outcome, and the others are judged."""
+    manifest = judge("smoke", run, clips=write_mixed(tmp_path / "real_clips"))
+    rows = runs.read_rows(run / "verdicts-real_clips/verdicts.jsonl")
+    by_key = {(row["file"], row["question"]): row for row in rows}
+    assert by_key["long.mp4", "instruction"]["prompt"] == "Lift the cup."
+    assert by_key["long.mp4", "physics"]["fps"] == pytest.approx(8, abs=0.3)
+    waving = [by_key["Use the left hand to wave..mp4", question] for question in rubrics.QUESTIONS]
+    assert all(row["prompt"] == "Use the left hand to wave." and 1 <= row["score"] <= 5 for row in waving)
+    for name, reason in UNJUDGED.items():
+        row = by_key[f"{name}.mp4", "physics"]
+        assert row["score"] is None and reason in row["error"] and f"{name}.mp4" in row["error"] + row["file"]
+        assert (f"{name}.mp4", "instruction") not in by_key, "it has no prompt"
+    assert manifest["unjudged"] == sorted(f"{name}.mp4" for name in UNJUDGED)
+
+
+def test_a_rubric_without_a_cue_stops_only_its_question(run, tmp_path, monkeypatch, capsys):
+    prompts = Path(shutil.copytree(rubrics.PROMPTS, tmp_path / "prompts"))
+    (prompts / "physics.txt").write_text("Is it real?\n")
+    first = judge("smoke", run, clips=write_mixed(tmp_path / "clips"))
+    monkeypatch.setattr(rubrics, "PROMPTS", prompts)
+    manifest = judge("smoke", run, clips=tmp_path / "clips", redo=True)
+    assert "physics is not scored" in capsys.readouterr().out
+    rows = runs.read_rows(run / "verdicts-clips/verdicts.jsonl")
+    unscored, other = ([row for row in rows if row["question"] == question] for question in rubrics.QUESTIONS)
+    assert len(unscored) == 6 and all(row["score"] is None for row in unscored)
+    assert sum("physics.txt has no answer cue: end it with" in row["error"] for row in unscored) == 2
+    assert {row["error"] for row in other} == {None} and len(other) == 2
+    assert manifest["inputs"]["prompts"] != first["inputs"]["prompts"], "another rubric, another fingerprint"
+    facts = calibrate("smoke", run)["questions"]
+    assert facts["physics"]["auc"] is None and facts["physics"]["n"] == 0 and 0 <= facts["instruction"]["auc"] <= 1
 
 
 def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "decode", lambda *_, **__: pytest.fail("a clip was decoded"))
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    class Enough(Exception):
+        """Stops the first run."""
+
+    def stop(path, row, append=runs.append_row):
+        append(path, row)
+        if path.name == "verdicts.jsonl" and len(runs.read_rows(path)) == 5:
+            raise Enough
+
+    with monkeypatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(runs, "append_row", stop)
+        judge("smoke", run)
+    before = rows_of(run)
+    for name in ("model.safetensors", "tokenizer.json"):
         file = tmp_path / "assets/nano/critic" / name
         file.rename(tmp_path / name)
-        with pytest.raises(UserError, match=rf"critic/{name} is missing.*download"):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=rf"critic/{name} is missing.*download"):
+            patch.setattr(video, "decode", lambda *_, **__: pytest.fail("a clip was decoded"))
             judge("smoke", run)
         (tmp_path / name).rename(file)
+    assert rows_of(run) == before and len(before) == 5
+    judge("smoke", run)
+    assert rows_of(run)[:5] == before and len(rows_of(run)) == 24
 
 
-def test_a_run_without_videos_is_refused(tmp_path):
+def test_bad_places(run, tmp_path):
+    for folder, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "no .mp4")):
+        with pytest.raises(UserError, match=message):
+            judge("smoke", run, clips=folder)
     with pytest.raises(UserError, match="cookbook generate"):
         judge("smoke", tmp_path / "empty")
 
 
-def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, tmp_path, monkeypatch):
-    judge("smoke", run)
-    monkeypatch.setattr(rubrics, "PROMPTS", Path(shutil.copytree(rubrics.PROMPTS, tmp_path / "prompts")))
-    for text, message in (
-        ("Is it natural?\nScore:", "--redo"),
-        ("Is it real?\n", "physics.txt has no answer cue: end it"),
-    ):
-        (tmp_path / "prompts/physics.txt").write_text(text)
-        with pytest.raises(UserError, match=message):
-            judge("smoke", run)
+def test_bad_verdict_line(run):
+    (run / "verdicts").mkdir()
+    (run / "verdicts/verdicts.jsonl").write_text("{}}\n{}\n")
+    with pytest.raises(UserError, match="line 1"):
+        judge("smoke", run)

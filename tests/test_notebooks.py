@@ -66,6 +66,12 @@ def test_the_ipynb_equals_its_py_file(path, book):
     assert [c.metadata.get("tags", []) for c in book.cells] == [c.metadata.get("tags", []) for c in source.cells]
 
 
+def test_kernel_is_python3_and_no_widget_state_is_kept(book):
+    assert book.metadata.kernelspec.name == "python3"
+    assert "widgets" not in book.metadata
+    assert not [o for cell in code(book) for o in cell.outputs if any("widget" in kind for kind in o.get("data", {}))]
+
+
 def test_parameters_are_annotated_literals_with_a_comment(book):
     first = code(book)[0]
     assert first.metadata.tags == ["parameters"]
@@ -79,30 +85,27 @@ def test_parameters_are_annotated_literals_with_a_comment(book):
     assert lines[0].startswith('profile: str = "nano"')
 
 
-def test_cells_are_short_and_install_hide_and_change_nothing(book):
+def test_cells_are_short(book):
     lengths = [len(cell.source.splitlines()) for cell in code(book)]
-    assert statistics.median(lengths) <= 10 and max(lengths) <= 40
-    forbidden = r"^\s*[!%]|\b(sys\.exit|exit|quit)\(|\b(pip|chdir|global|putenv|subprocess)\b|os\.environ"
-    assert [cell.source for cell in code(book) if re.search(forbidden, cell.source, re.M)] == []
-    assert [cell for cell in code(book) if "raises-exception" in cell.metadata.get("tags", [])] == []
+    assert statistics.median(lengths) <= 10
+    assert max(lengths) <= 40
 
 
-def test_outputs_are_small_complete_and_without_trace_of_the_machine(path, book):
-    assert path.stat().st_size < 400_000
-    assert book.metadata.kernelspec.name == "python3" and not {"widgets", "papermill"} & set(book.metadata)
-    assert not [cell for cell in book.cells if "papermill" in cell.metadata]
-    counts = [cell.execution_count for cell in code(book)]
-    assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
-    for output in (output for cell in code(book) for output in cell.outputs):
-        assert output.output_type != "error"
-        for kind, data in output.get("data", {}).items():
-            assert "widget" not in kind
-            if kind in ("image/png", "image/jpeg"):
-                with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-                    assert picture.width <= 1280
+def test_no_cell_hides_a_failure_or_shows_a_local_path(path, book):
+    for cell in code(book):
+        assert not re.search(r"^\s*[!%]", cell.source, re.M), cell.source
+        assert not re.search(r"\b(sys\.exit|exit|quit)\(", cell.source), cell.source
+        assert "raises-exception" not in cell.metadata.get("tags", [])
     text = json.dumps([[cell.source, cell.get("outputs", [])] for cell in book.cells])
     plain = re.sub(r"base64,[A-Za-z0-9+/=]+", "", re.sub(r'"image/\w+": "[^"]*"', "", text))
     assert not re.search(r"(?<![\w.:/-])/(home|root|work|tmp|Users|mnt)/", plain)
+
+
+def test_size_and_order_of_execution(path, book):
+    assert path.stat().st_size < 400_000
+    counts = [cell.execution_count for cell in code(book)]
+    assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
+    assert not [o for cell in code(book) for o in cell.outputs if o.output_type == "error"]
 
 
 def prose(book: nbformat.NotebookNode) -> str:
@@ -186,6 +189,22 @@ def test_each_video_has_a_still_picture(book):
             assert "show_sheet(" in cell.source or after and "show_sheet(" in after.source, cell.source
 
 
+def test_cells_install_nothing_and_keep_no_state_elsewhere(book):
+    for cell in code(book):
+        assert not re.search(r"\bpip\b|\bchdir\b|\bglobal\b|\bputenv\b|os\.environ|subprocess", cell.source), (
+            cell.source
+        )
+
+
+def test_pictures_are_small_and_nothing_of_the_runner_is_left(book):
+    assert "papermill" not in book.metadata and not [c for c in book.cells if "papermill" in c.metadata]
+    for output in (output for cell in code(book) for output in cell.outputs):
+        for kind in ("image/png", "image/jpeg"):
+            if kind in output.get("data", {}):
+                with Image.open(io.BytesIO(base64.b64decode(output.data[kind]))) as picture:
+                    assert picture.width <= 1280
+
+
 def test_notebook_02_shows_a_reason_for_each_departure():
     shown = (notebooks.NOTEBOOKS / "02_post_training.ipynb").read_text(encoding="utf-8")
     departing = [row for row in recipes.compare(profiles.cosmos_2b()) if row.reason]
@@ -207,8 +226,17 @@ def test_a_choice_is_a_slider_for_numbers_and_a_menu_for_words(values, control, 
 
 @pytest.mark.slow
 def test_plain_papermill_runs_each_notebook_from_another_folder(path, home, tmp_path):
-    options = ["-p", "profile", "smoke", "--log-level=WARNING"]
-    command = [sys.executable, "-m", "papermill", str(path), "out.ipynb", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(path),
+        "out.ipynb",
+        "-p",
+        "profile",
+        "smoke",
+        "--log-level=WARNING",
+    ]
     environment = {name: value for name, value in os.environ.items() if name not in ("HEADLESS", "PYTHONPATH")}
     environment |= {"COOKBOOK_HOME": str(home), "JUPYTER_PREFER_ENV_PATH": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

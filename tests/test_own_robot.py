@@ -9,19 +9,26 @@ import shlex
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
-import tiny
 
 from cookbook import profiles, runs, video
 from cookbook.generate.requests import read_requests
 from cookbook.prepare.stage import check_clips
 
-FPS = 12
-film = partial(tiny.clip, frames=4 * FPS, height=120, width=208)  # a shape and a rate that no profile has
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "your_own_robot.md").read_text()
+
+
+def film(seed: int, seconds: float = 4.0, fps: int = 12, height: int = 120, width: int = 208) -> np.ndarray:
+    """A grey gripper that moves over a coloured table, in a shape and at a rate that no profile has."""
+    rng = np.random.default_rng(seed)
+    frames = np.full((int(seconds * fps), height, width, 3), rng.integers(40, 200, 3), np.uint8)
+    for time_, frame in enumerate(frames):
+        left = 10 + (width - 60) * time_ // len(frames)
+        frame[20 + 10 * seed : 60 + 10 * seed, left : left + 30] = 120
+    return frames
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def home(tmp_path_factory) -> Path:
     (folder / "assets").symlink_to(runs.ASSETS)
     subprocess.run(["sh", "-e", "-c", re.search(r"```sh\n(.*?)```", PAGE, re.S)[1]], cwd=folder, check=True)
     clip = folder / "my_robot" / "train" / "003.mp4"
-    video.write_video(clip, film(3), FPS)
+    video.write_video(clip, film(3), 12)
     clip.with_suffix(".txt").write_text("Use the left hand to push the block to the right.")
     return folder
 
@@ -71,9 +78,9 @@ def test_the_commands_generate_videos_in_ten_minutes(home):
 
 def test_the_problems_on_the_page_are_reported_at_once(home, tmp_path):
     folder = tmp_path / "my_robot"
-    video.write_video(folder / "train" / "short.mp4", film(1)[:FPS], FPS)
+    video.write_video(folder / "train" / "short.mp4", film(1, seconds=1), 12)
     (folder / "train" / "short.txt").write_text("Wave.")
-    video.write_video(folder / "train" / "mute.mp4", film(2), FPS)
+    video.write_video(folder / "train" / "mute.mp4", film(2), 12)
     done = cookbook(f"cookbook prepare --run runs/mine --train my_robot/train --eval {home}/my_robot/eval", tmp_path)
     assert done.returncode == 2
     assert re.search(r"```\n(cookbook: 2 clips cannot be used.*)\n```", PAGE)[1] in done.stderr

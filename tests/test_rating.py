@@ -83,12 +83,15 @@ def test_without_a_widget_pictures_are_shown(run, monkeypatch, capsys):
     assert "rating.rate(0, physics=4, instruction=2)" in capsys.readouterr().out
 
 
-def test_an_invalid_rating_is_refused(run):
-    for number, ratings, message in (
+@pytest.mark.parametrize(
+    ("number", "ratings", "message"),
+    [
         (9, {"physics": 3}, "no clip 9"),
         (0, {"physics": 6}, "whole number"),
         (0, {"beauty": 3}, "physics or instruction"),
-    ):
-        with pytest.raises(UserError, match=message):
-            Rating(run).rate(number, **ratings)
+    ],
+)
+def test_an_invalid_rating_is_refused(run, number, ratings, message):
+    with pytest.raises(UserError, match=message):
+        Rating(run).rate(number, **ratings)
     assert not (run / "ratings.jsonl").exists()

@@ -1,4 +1,4 @@
-"""Rubrics, statistics of scores, and corrupted copies."""
+"""Parsing of written answers, rubrics, statistics of scores, and corrupted copies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ from tiny import clip
 
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips, rubrics, statistics
+
+FORMS = ["{}", "{}.", "Score: {}", "score = **{}**", "**{}**", "{}/5", "{} out of 5", "Rating: {}/5", "{}.0"]
+FORMS += ["<think>I see 3 apples, 2 hands.</think>\n{}", "<think>4?</think>\n\nFinal answer: {}", "Score (1 to 5): {}"]
+
+
+@given(st.integers(1, 5), st.sampled_from(FORMS))
+def test_parser_reads_the_digit(digit, form):
+    assert rubrics.parse_answer(form.format(digit)) == digit
+
+
+@pytest.mark.parametrize("text", ["", "great", "6", "0/5", "between 3 and 4", "<think>4", "12", "3.7", "Score: 45"])
+def test_parser_returns_none(text):
+    assert rubrics.parse_answer(text) is None
+
+
+@given(st.text(max_size=60))
+def test_parser_never_fails(text):
+    assert rubrics.parse_answer(text) in (None, 1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +67,23 @@ def test_threshold_and_auc():
     assert statistics.auc(np.ones(3), np.ones(3)) is None
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 1)), min_size=1, max_size=6), st.data())
-def test_best_of_is_the_mean_over_subsets(clips, data):
-    """Of clips with equal scores a random one is taken; without worth, a clip is worth its score."""
-    take = data.draw(st.integers(1, len(clips)))
-    scores, worth = zip(*clips, strict=True)
-    yields = []
-    for subset in combinations(clips, take):
-        best, _ = max(subset)
-        yields.append((best, np.mean([value for score, value in subset if score == best])))
-    expected = np.mean(yields, 0)
-    assert statistics.best_of(scores, take) == pytest.approx(expected[0])
-    assert statistics.best_of(scores, take, worth) == pytest.approx(expected[1])
+@given(st.lists(st.floats(1, 5), min_size=1, max_size=6), st.data())
+def test_best_of_is_the_mean_over_subsets(scores, data):
+    take = data.draw(st.integers(1, len(scores)))
+    subsets = [max(subset) for subset in combinations(scores, take)]
+    assert statistics.best_of(scores, take) == pytest.approx(sum(subsets) / len(subsets))
+
+
+def test_best_of_with_worth_is_the_mean_over_subsets():
+    scores, worth = [3.0, 1.0, 3.0, 4.0, 2.0], [1.0, 0.0, 0.0, 0.0, 1.0]
+    for take in range(1, 6):
+        yields = []
+        for subset in combinations(range(5), take):
+            best = max(scores[i] for i in subset)
+            yields.append(np.mean([worth[i] for i in subset if scores[i] == best]))
+        assert statistics.best_of(scores, take, worth) == pytest.approx(np.mean(yields))
+    assert statistics.best_of([1, 2, 3], 2, [0, 1, 0]) == pytest.approx(1 / 3)
+    assert statistics.best_of([1, 1, 1, 1], 3, [1, 0, 0, 1]) == 0.5  # equal scores: a random choice
 
 
 def test_kappa_of_agreement_chance_and_reversal():
@@ -75,7 +98,7 @@ def test_kappa_of_agreement_chance_and_reversal():
 
 def test_retest_counts_flipped_decisions():
     facts = statistics.retest(np.array([1, 2, 3, 4.0]), np.array([1.5, 2, 2.5, 4]), 2.8)
-    assert facts == {"n": 4, "difference": 0.25, "flipped": 0.25}
+    assert facts == {"n": 4, "difference": 0.25, "correlation": pytest.approx(0.956, abs=1e-3), "flipped": 0.25}
     assert statistics.retest(np.array([]), np.array([]), 3.0)["difference"] is None
 
 

@@ -1,8 +1,12 @@
 """Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import textwrap
+import time
 
 import pytest
 from hypothesis import given
@@ -22,13 +26,16 @@ def finished(folder, **kwargs):
     return stage.finish([folder / "result.txt"], answer=42)
 
 
-def test_an_unfinished_stage_is_continued_and_a_finished_one_skipped_with_a_message(tmp_path, capsys):
-    make_stage(tmp_path / "s")
-    assert not make_stage(tmp_path / "s").done, "a failed attempt of the same process holds no lock"
+def test_a_finished_stage_is_skipped_with_a_message(tmp_path, capsys):
     finished(tmp_path / "s")
     stage = make_stage(tmp_path / "s")
     assert stage.done and stage.manifest["answer"] == 42
     assert "skipping" in capsys.readouterr().out
+
+
+def test_unfinished_stage_is_continued(tmp_path):
+    make_stage(tmp_path / "s").close()
+    assert not make_stage(tmp_path / "s").done
 
 
 @pytest.mark.parametrize("when_finished", [True, False])
@@ -62,7 +69,7 @@ def test_a_deleted_stage_may_start_with_other_inputs(tmp_path):
     assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}).done
 
 
-@pytest.mark.parametrize("name", ["dreams", "started.json"])
+@pytest.mark.parametrize("name", ["dreams", "started.json", "manifest.json"])
 def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path):
     (tmp_path / "data").mkdir()
     if name == "dreams":
@@ -76,14 +83,17 @@ def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path)
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
 
 
-def test_a_missing_output_is_reported_and_redo_empties_the_folder(tmp_path):
+def test_redo_empties_the_folder(tmp_path):
+    finished(tmp_path / "s")
+    stage = make_stage(tmp_path / "s", inputs={"data": "sha256:b"}, redo=True)
+    assert not stage.done and not (tmp_path / "s" / "result.txt").exists()
+
+
+def test_a_missing_output_is_reported(tmp_path):
     finished(tmp_path / "s")
     (tmp_path / "s" / "result.txt").unlink()
     with pytest.raises(UserError, match="lost result.txt"):
         make_stage(tmp_path / "s")
-    (tmp_path / "s" / "more.txt").touch()
-    assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}, redo=True).done
-    assert not (tmp_path / "s" / "more.txt").exists()
 
 
 def test_two_processes_cannot_share_a_stage(tmp_path):
@@ -98,6 +108,11 @@ def test_two_processes_cannot_share_a_stage(tmp_path):
     with pytest.raises(UserError, match="another process"):
         make_stage(tmp_path / "s")
     held.communicate()
+
+
+def test_a_failed_attempt_of_the_same_process_releases_the_folder(tmp_path):
+    first = make_stage(tmp_path / "s")
+    assert not make_stage(tmp_path / "s").done and first.folder.exists()
 
 
 def test_stages_downstream_are_stale(tmp_path):
@@ -147,6 +162,29 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
+
+
+def test_after_a_kill_the_manifest_is_complete_or_absent(tmp_path):
+    program = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from cookbook import runs
+        while True:
+            stage = runs.enter(Path({str(tmp_path / "s")!r}), "train", "nano", {{"data": "a"}}, {{}}, redo=True)
+            (stage.folder / "result.txt").write_text("result")
+            print("round", flush=True)
+            stage.finish([stage.folder / "result.txt"])
+        """
+    )
+    for moment in range(3):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ)
+        process.stdout.readline()
+        time.sleep(0.01 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        manifest = runs.read_manifest(tmp_path / "s")
+        assert manifest is None or manifest["outputs"].keys() == {"result.txt"}
 
 
 def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cookbook import runs
 from cookbook.errors import UserError
@@ -65,14 +67,22 @@ def test_both_shortcuts_together_evaluate_least():
     assert network.evaluations == [2, 1, 2, 1]
 
 
-def test_generate_records_shortcuts_and_never_mixes_them(tmp_path, photos, tiny_profile, tiny_world, capsys):
+def test_the_flag_without_names_chooses_both():
+    assert shortcuts.choose(None) == frozenset()
+    assert shortcuts.choose(()) == {"guidance", "cache"} == set(shortcuts.NAMES)
+    assert shortcuts.choose(("cache",)) == {"cache"}
+
+
+def test_generate_records_shortcuts_and_never_mixes_them(tmp_path, tiny_profile, tiny_world, capsys):
     tiny_profile()
-    arguments = {"run": tmp_path, "requests": photos, "weights": tiny_world, "seeds": 1}
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "photos/0_Wave..png")
+    (tmp_path / "photos/0_Wave..txt").write_text("Wave.")
+    arguments = {"run": tmp_path, "requests": tmp_path / "photos", "weights": tiny_world, "seeds": 1}
     assert generate("tiny", fast=(), **arguments)["settings"]["fast"] == ["cache", "guidance"]
     assert "not exact: --fast cache guidance" in capsys.readouterr().out
-    rows = runs.read_rows(tmp_path / "generated/tuned/generated.jsonl")
-    assert [row["fast"] for row in rows] == [["cache", "guidance"]] * 2
+    (row,) = runs.read_rows(tmp_path / "generated/tuned/generated.jsonl")
+    assert row["fast"] == ["cache", "guidance"]
     with pytest.raises(UserError, match="fast"):
         generate("tiny", **arguments)
     assert "fast" not in generate("tiny", redo=True, **arguments)["settings"]
-    assert shortcuts.choose(("cache",)) == {"cache"}

@@ -1,4 +1,4 @@
-"""Stage `train`: the loss falls, checkpoints and errors, base weights of the user."""
+"""Stage `train`: the loss falls, checkpoints and errors, base weights of the user, sample clips during training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import torch
 from conftest import ALONE
 from tiny import losses
 
-from cookbook import engine, profiles, runs, show
+from cookbook import engine, profiles, runs, show, video
 from cookbook.engine import checkpoint
+from cookbook.engine.optim import PowerEma, trainable
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train import dataset, stage
+from cookbook.train import callbacks, dataset
 from cookbook.train.network import require_trained
 from cookbook.train.objective import batches
 from cookbook.train.stage import train
 
-TWO = torch.zeros(2)
+# the stage
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,7 @@ def test_training_learns_and_reports_it(trained):
     assert (manifest["steps"], manifest["clips"], manifest["tokens"]) == (12, 5, 18)
     assert len(losses(folder)) == 12
     assert sorted(p.name for p in (folder / "checkpoints").glob("iter_*")) == ["iter_000000010", "iter_000000012"]
-    newest = folder / "checkpoints/iter_000000012"
-    assert {part.name for part in newest.iterdir()} == set(checkpoint.PARTS)
-    files, planned = sum(path.stat().st_size for path in newest.glob("*/*.distcp")), manifest["plan"]
-    tensors = 4 * planned["parameters"] * 4  # weights, two moments and the average in float32
-    assert planned["checkpoint_gb"] * 1e9 == pytest.approx(tensors)
-    assert tensors < files < 2 * tensors, "a tensor's header outweighs a tiny tensor"
+    assert {p.name for p in (folder / "checkpoints/iter_000000012").iterdir()} == set(checkpoint.PARTS)
 
 
 def test_second_start_does_nothing_and_other_settings_are_refused(trained, tiny_clips, capsys):
@@ -91,6 +87,12 @@ def test_first_losses_of_untrained_weights_are_refused(before, refused):
             require_trained(before, 1.65, profile.recipe.first_loss, Path("models"))
 
 
+def test_data_that_was_not_prepared_is_refused(tiny_profile, tmp_path):
+    tiny_profile()
+    with pytest.raises(UserError, match="cookbook prepare"):
+        train("tiny", run=tmp_path)
+
+
 def test_gradients_that_are_not_finite_stop_the_run(tiny_world, cached, tmp_path):
     model = world.load_transformer(tiny_world)
     recipe = tiny.profile(tiny_world).recipe
@@ -111,6 +113,12 @@ def test_lora_trains_adapters_only(tiny_clips, tiny_profile, tmp_path):
     assert profile.recipe.lora_rank == 4 and manifest["weights_changed"] > 0
 
 
+def test_low_precision_training_keeps_a_float32_average(tiny_world):
+    model = world.load_transformer(tiny_world, torch.bfloat16)
+    ema = PowerEma(trainable(model).items(), 0.1)
+    assert {weight.dtype for weight in ema.weights.values()} == {torch.float32}
+
+
 def test_damaged_checkpoint_is_refused(trained, tmp_path):
     folder, _ = trained
     damaged = tmp_path / "iter"
@@ -122,7 +130,7 @@ def test_damaged_checkpoint_is_refused(trained, tmp_path):
         checkpoint.load(damaged, state, ALONE)
 
 
-# base weights of the user, and what a user sees
+# base weights of the user, and sample clips during training
 
 
 def native_file(path: Path, models: Path, change=lambda state: state) -> Path:
@@ -150,8 +158,14 @@ def test_a_native_file_gives_the_weights_of_the_folder_it_came_from(tiny_world, 
     ("change", "complaint"),
     [
         (lambda state: dict(list(state.items())[1:]), r"base.pt: 1 weights do not fit the network of .* \(missing "),
-        (lambda state: state | {"net.blocks.9.mlp.layer1.weight": TWO}, "unexpected transformer_blocks.9.ff"),
-        (lambda state: state | {"net.x_embedder.proj.1.weight": TWO}, r"patch_embed.proj.weight is \[2\], exp"),
+        (
+            lambda state: state | {"net.blocks.9.mlp.layer1.weight": torch.zeros(2)},
+            "unexpected transformer_blocks.9.ff",
+        ),
+        (
+            lambda state: state | {"net.x_embedder.proj.1.weight": torch.zeros(2)},
+            r"patch_embed.proj.weight is \[2\], exp",
+        ),
         (lambda state: {"model": 1}, r"holds no weights named net\.\*"),
         (lambda state: state | {"net.x": print}, "is damaged or holds more than tensors"),
     ],
@@ -168,11 +182,23 @@ def test_invalid_flags_are_refused(tiny_clips, tiny_profile, tmp_path):
     where = {"run": tmp_path, "data": tiny_clips}
     with pytest.raises(UserError, match="none.pt: no such file; --base takes a .pt file"):
         train("tiny", **where, base=tmp_path / "none.pt")
-    with pytest.raises(UserError, match="steps is 0; it must be at least 1"):
-        train("tiny", **where, steps=0)
+    with pytest.raises(UserError, match="sample_every is 0; it must be at least 1"):
+        train("tiny", **where, sample_every=0)
     tiny_profile(steps=2, lora_rank=4)
     with pytest.raises(UserError, match="--base trains all weights"):
         train("tiny", **where, base=tmp_path / "none.pt")
+
+
+def test_sample_clips_have_fixed_seeds_and_change_no_loss(trained, tiny_profile, tiny_clips, tmp_path):
+    folder, _ = trained
+    tiny_profile(steps=12)
+    manifest = train("tiny", run=tmp_path, data=tiny_clips, sample_every=6)
+    assert losses(tmp_path) == losses(folder)
+    files = sorted((tmp_path / "checkpoints/samples").iterdir())
+    assert [file.name for file in files] == ["step_000000006_seed0.mp4", "step_000000012_seed0.mp4"]
+    assert {f"samples/{file.name}" for file in files} <= set(manifest["outputs"])
+    early, late = (video.read_video(file)[0].astype(int) for file in files)
+    assert early.shape == (9, 32, 48, 3) and np.abs(early - late).max() > 3, "other weights generate another clip"
 
 
 def test_in_a_notebook_one_picture_is_redrawn(tiny_profile, tiny_clips, tmp_path, monkeypatch):
@@ -180,7 +206,7 @@ def test_in_a_notebook_one_picture_is_redrawn(tiny_profile, tiny_clips, tmp_path
     from IPython.core.interactiveshell import InteractiveShell
 
     tiny_profile(steps=3)
-    monkeypatch.setattr(stage, "REDRAWN", 0.0)
+    monkeypatch.setattr(callbacks, "REDRAWN", 0.0)
     monkeypatch.delenv("HEADLESS", raising=False)
     assert not show.live()
     shell = InteractiveShell.instance()
@@ -204,3 +230,11 @@ def test_headless_a_line_a_minute_estimates_the_time_left(monkeypatch, capsys):
         "steps: 2/4 after 80 s, about 80 s left, loss 0.5\nsteps: 4/4 after 160 s, about 0 s left, loss 0.5\n"
         "steps: 4 in 200.0 s\n"
     )
+
+
+def test_the_planned_size_of_a_checkpoint_is_that_of_its_files(trained):
+    folder, manifest = trained
+    files = sum(path.stat().st_size for path in (folder / "checkpoints/iter_000000012").glob("*/*.distcp"))
+    tensors = 4 * manifest["plan"]["parameters"] * 4
+    assert manifest["plan"]["checkpoint_gb"] * 1e9 == pytest.approx(tensors)
+    assert tensors < files < 2 * tensors  # a tensor's header outweighs a tiny tensor

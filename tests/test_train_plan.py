@@ -27,25 +27,30 @@ def test_plans_of_the_real_models_need_nothing(profile, recipe, parameters, trai
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "gib", "seconds", "most"), [("recommended", 57.3, 2.54, 64), ("lora", 33.2, 2.44, 32)]
-)
-def test_plan_of_2b_agrees_with_measurements(name, gib, seconds, most):
-    """docs/gpu_figures.md, a quarter of the activations kept; the recipe itself stays within its memory."""
+@pytest.mark.parametrize(("name", "gib", "seconds"), [("recommended", 57.3, 2.54), ("lora", 33.2, 2.44)])
+def test_plan_of_2b_agrees_with_measurements(name, gib, seconds):
+    """docs/gpu_figures.md, a quarter of the activations kept."""
     profile = profiles.get("2b", name)
     quarter = replace(profile, recipe=replace(profile.recipe, activation_checkpointing="0.25"))
     planned = estimate(quarter, 1, 85, 7)
     assert planned.tokens == 31104 and planned.epochs == pytest.approx(11.8, abs=0.2)
     assert planned.step_seconds == pytest.approx(seconds, rel=0.15)
     assert sum(planned.memory_gb.values()) == pytest.approx(gib * 2**30 / 1e9, rel=0.15)
-    assert sum(estimate(profile, 1, 85, 7).memory_gb.values()) * 1e9 / 2**30 < most
+
+
+@pytest.mark.parametrize(("name", "most"), [("recommended", 64), ("lora", 32)])
+def test_recipes_of_2b_stay_within_their_memory(name, most):
+    assert sum(estimate(profiles.get("2b", name), 1, 85, 7).memory_gb.values()) * 1e9 / 2**30 < most
 
 
 @pytest.mark.parametrize("profile", ["2b", "14b"])
 def test_plan_of_the_published_recipe_departs_in_no_value(profile, tmp_path, capsys):
     plan(profile, run=tmp_path, recipe="upstream")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "departures" in line]
-    assert line.endswith(" departures    at most 4 windows of a clip (upstream any); clips held out (upstream none)")
+    assert (
+        line.split("departures")[1].strip()
+        == "at most 4 windows of a clip (upstream any); clips held out (upstream none)"
+    )
 
 
 @pytest.mark.parametrize("profile", ["smoke", "nano", "2b", "14b"])

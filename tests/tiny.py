@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 
 from cookbook import engine, hardware, profiles, runs, video
 from cookbook.engine import activations
-from cookbook.generate.stage import generate
 from cookbook.models import world
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train.stage import train
@@ -187,20 +186,13 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-def train_rank(rank: int, size: int, port: int, more: dict, folder: Path, steps: int, batch: int, die: int = 0) -> None:
+def train_rank(rank: int, size: int, port: int, folder: Path, steps: int, batch: int, die: int = 0, **more) -> None:
     """`train_tiny` as one of several processes, as torchrun starts them but without its start-up time."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     if rank:
         world.load_transformer = None  # one process reads the weights, the others get their shards from it
     train_tiny(folder, steps, batch, 0 if rank else die, **more)
-
-
-def generate_tiny(world: Path, photos: Path, folder: Path) -> None:
-    """Generate three clips of each photo in FOLDER."""
-    torch.set_num_threads(1)
-    profiles.PROFILES["tiny"] = lambda: profile(world)
-    generate("tiny", run=folder, requests=photos, weights=world, seeds=3)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 
 from cookbook import budget, profiles, results, runs
 from cookbook.errors import UserError, report_user_errors
-from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own
+from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own, select
 from tools import expected
 
 SHOWN = profiles.DEFAULT  # the profile of the committed outputs
@@ -59,7 +59,7 @@ def publish(*folders: Path | str) -> None:
 
 def every() -> list[Path]:
     """All notebooks, those beyond the guide included."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return select() + [path for number in FURTHER for path in NOTEBOOKS.glob(f"{number}_*.ipynb")]
 
 
 def picture_of(book: NotebookNode) -> bytes | None:
@@ -85,7 +85,7 @@ def outputs(folder: Path) -> None:
     """Copy the outputs of a run's executed notebooks into notebooks/."""
     for source in every():
         copy = folder / "notebooks" / source.name
-        if source.stem[:2] in FURTHER and not copy.exists():
+        if source not in select() and not copy.exists():
             continue
         book, executed = (nbformat.read(path, as_version=4) for path in (source, copy))
         cells = [cell for cell in book.cells if cell.cell_type == "code"]
@@ -155,14 +155,23 @@ def _calculated(profile: str, number: str) -> tuple[str, ...]:
         return "seconds", "no GPU", "nothing", "nothing, none", f"as at `{SHOWN}`"
     times = [budget.format_duration(stage.seconds) for stage in work if stage.seconds]
     times += [f"{stage.stage}: not measured" for stage in work if stage.seconds is None]
-    memory, basis = (str(p.needs), "calculated") if any(stage.seconds for stage in work) else ("no GPU", "-")
+    peak, disk = (max(stage.gpu_gb or 0 for stage in work), sum(stage.disk_gb or 0 for stage in work))
+    gpus = "one GPU" if p.needs.gpus == 1 else f"each of {p.needs.gpus} GPUs"
     downloads = {source.location: source for stage in work for source in stage.sources}
-    return " and ".join(times), memory, "not measured", "; ".join(map(_link, downloads.values())), basis
+    return (
+        " and ".join(times),
+        f"{peak:.0f} GB on {gpus}" if peak else "no GPU",
+        f"{disk:.1f} GB" if disk else "little",
+        "; ".join(map(_link, downloads.values())),
+        "calculated",
+    )
 
 
 def _link(source: profiles.Source) -> str:
+    kind = "datasets/" if source.kind == "dataset" else ""
     size = f"{source.gigabytes:g} GB" if source.gigabytes else "size on its page"
-    return f"[{source.location.split('/')[1]}]({source.page}) {size}{', gated' if source.gated else ''}"
+    link = f"[{source.location.split('/')[1]}](https://huggingface.co/{kind}{source.location})"
+    return f"{link} {size}{', gated' if source.gated else ''}"
 
 
 def _verified(run: dict) -> str:

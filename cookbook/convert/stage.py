@@ -2,7 +2,7 @@
 
 model.pt holds `net.` and `net_ema.`; model_ema_fp32.pt and model_ema_bf16.pt hold the EMA renamed to `net.`, as
 NVIDIA's `convert_distcp_to_pt.py` writes them; diffusers/ is a folder for `Cosmos2_5_PredictBasePipeline`. A LoRA
-training is exported merged, and as a file of adapters. A native `.pt` file becomes diffusers/ alone.
+training is exported merged, and as a file of adapters. A native `.pt` file becomes a checkpoint and diffusers/.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from cookbook import flow, profiles, runs
 from cookbook.convert import verify, weights
 from cookbook.convert.weights import LORA, Weights
+from cookbook.engine.checkpoint import POINTER
 from cookbook.errors import UserError
 from cookbook.models import hub, names, sizes, world
 
@@ -35,7 +38,7 @@ def convert(
     Args:
         run: the run's folder; `runs/<profile>` if not given.
         checkpoint: an `iter_...` folder or a `checkpoints` folder; the run's newest checkpoint if not given. Or a
-            native `.pt` file, NVIDIA's releases included: it becomes a diffusers folder.
+            native `.pt` file, NVIDIA's releases included: it becomes a diffusers folder and a checkpoint.
 
     Returns:
         The stage's manifest, with `max_abs_diff` and the `checks` it comes from.
@@ -97,10 +100,22 @@ def write(trained: Weights, folder: Path, models: Path, shift: float) -> None:
         with runs.replacing(target) as temporary:
             if target.name == "diffusers":
                 write_diffusers(state, temporary, models, shift)
+            elif file == verify.CHECKPOINT:
+                write_checkpoint(state, temporary)
             elif file == verify.ADAPTER:
                 write_adapter(state, temporary, *trained.lora)
             else:
                 torch.save(dict(state), temporary)
+    if trained.native:
+        with runs.replacing(folder / "checkpoints" / POINTER) as temporary:
+            temporary.write_text(Path(verify.CHECKPOINT).parent.name + "\n")
+
+
+def write_checkpoint(state: Mapping[str, Tensor], folder: Path) -> None:
+    """The model part of a checkpoint, as training with NVIDIA's tools loads it (its `load_path`)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
+        dcp.save(dict(state), checkpoint_id=folder, no_dist=True)
 
 
 def write_adapter(state: Mapping[str, Tensor], file: Path, rank: int, alpha: float) -> None:

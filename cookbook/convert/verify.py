@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from cookbook import runs
 from cookbook.convert import weights
-from cookbook.convert.weights import EMA, NET, Lazy, Reads, Weights
+from cookbook.convert.weights import EMA, NET, Lazy, Weights
 from cookbook.errors import UserError, last_line
 from cookbook.models import names
 
+CHECKPOINT = "checkpoints/iter_000000000/model"  # written from a native file: a checkpoint at step 0
 ADAPTER = "lora/pytorch_lora_weights.safetensors"  # diffusers' own name for it
 
 
@@ -39,32 +41,34 @@ class Check:
 
 
 def expected(trained: Weights) -> dict[str, Mapping[str, Tensor]]:
-    """What each exported file must hold, in native names with their prefix. A native file becomes diffusers/ alone."""
-    net, ema = trained.net, trained.ema
-    dtype = net[next(iter(net))].dtype  # the network was trained in it
-    pipeline = {"diffusers/transformer": Lazy(_reads(NET, ema, dtype))}
+    """What each exported file must hold, in native names with their prefix. A native file becomes a checkpoint."""
+    net, ema, dtype = trained.net, trained.ema, trained.dtype
+    pipeline = {"diffusers/transformer": _state({NET: (ema, dtype)})}
     if trained.native:
-        return pipeline
-
-    def part(prefix: str, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> Reads:
-        return _reads(prefix, state, dtype) | _reads(prefix, trained.buffers, None)
-
+        return {CHECKPOINT: _state({NET: (net, None), EMA: (ema, torch.float32)})} | pipeline
     files = {
-        "model.pt": Lazy(part(NET, net, None) | part(EMA, ema, None)),
-        "model_ema_fp32.pt": Lazy(part(NET, ema, torch.float32)),
-        "model_ema_bf16.pt": Lazy(part(NET, ema, torch.bfloat16)),
+        "model.pt": _state({NET: (net, None), EMA: (ema, None)}, trained.buffers),
+        "model_ema_fp32.pt": _state({NET: (ema, torch.float32)}, trained.buffers),
+        "model_ema_bf16.pt": _state({NET: (ema, torch.bfloat16)}, trained.buffers),
     }
-    adapter = {} if trained.adapter is None else {ADAPTER: Lazy(_reads(NET, trained.adapter, None))}
+    adapter = {} if trained.adapter is None else {ADAPTER: _state({NET: (trained.adapter, None)})}
     return files | pipeline | adapter
 
 
-def _reads(prefix: str, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> Reads:
-    """The tensors of `state` behind the prefix, in the dtype (None: as they are), each read when it is used."""
+def _state(
+    parts: dict[str, tuple[Mapping[str, Tensor], torch.dtype | None]],
+    buffers: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Lazy:
+    """The tensors of each part behind its prefix, in its dtype (None: as they are), and the buffers with each part."""
 
     def tensor(name: str) -> Tensor:
+        prefix = next(prefix for prefix in parts if name.startswith(prefix))
+        (state, dtype), name = parts[prefix], name.removeprefix(prefix)
+        if name in buffers:
+            return buffers[name]
         return state[name] if dtype is None else state[name].to(dtype)
 
-    return {prefix + name: partial(tensor, name) for name in state}
+    return Lazy((prefix + name for prefix, (state, _) in parts.items() for name in (*state, *buffers)), tensor)
 
 
 def read_export(path: Path) -> Mapping[str, Tensor]:
@@ -72,6 +76,8 @@ def read_export(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
         return names.as_native({re.sub(r"\.lora_([AB])\.", r".lora_\1.default.", n): t for n, t in state.items()})
+    if (path / ".metadata").exists():
+        return weights.read_folder(path)[0]
     if path.is_dir():
         return weights.read_transformer(path, NET)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -111,8 +117,10 @@ def verify(export: Path, checkpoint: Path, models: Path) -> list[Check]:
 
 def verify_in_new_process(export: Path, checkpoint: Path, models: Path) -> list[Check]:
     """`verify` in a process that shares no memory with the one that wrote the files."""
-    command = [sys.executable, "-m", "cookbook.convert.verify", export.absolute(), checkpoint.absolute(), models]
-    done = subprocess.run(command, cwd=runs.ASSETS.parent, capture_output=True, text=True)
+    root = str(runs.ASSETS.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-m", "cookbook.convert.verify", str(export), str(checkpoint), str(models)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{export} cannot be read back: {last_line(done.stderr.strip() or 'no message')}")
     return [Check(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith('{"file"')]

@@ -4,9 +4,9 @@ network, or refused. Each tensor is read when it is used, because a checkpoint m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,23 +22,24 @@ from cookbook.models import names, sizes, world
 from cookbook.models.names import EMA, NET
 
 LORA = ".lora_"
-Reads = dict[str, Callable[[], Tensor]]  # name -> what reads or computes the tensor
 
 
 class Lazy(Mapping[str, Tensor]):
     """A state dict that reads or computes a tensor at each access, and keeps none."""
 
-    def __init__(self, reads: Reads):
-        self._reads = reads
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]):
+        self._names, self._read = dict.fromkeys(names), read
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._reads[name]()
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._reads)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._reads)
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Weights:
     adapter: Mapping[str, Tensor] | None = None  # averaged LoRA matrices, where those were trained
     lora: tuple[int, float] | None = None  # their rank and alpha
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # what NVIDIA's network holds beside its weights
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the network was trained in."""
+        return self.net[next(iter(self.net))].dtype
 
 
 def find(path: Path) -> Path:
@@ -90,9 +96,10 @@ def read(path: Path, models: Path) -> Weights:
     if not any(LORA in name for name in net):
         world.require_shapes(shapes, _shapes(models), path, models)
         return Weights(net, ema, native, buffers=buffers)
-    recipe, base = read_recipe(path), read_transformer(models / "transformer")
+    recipe = read_recipe(path)
     rank, alpha = recipe["lora_rank"], recipe["lora_alpha"]
-    _require_adapters(shapes, base, path, models)
+    base = _base(models)
+    _require_adapters(shapes, path, models)
     merged = (_merged(base, adapter, alpha / rank) for adapter in (net, ema))
     return Weights(*merged, native, ema, (rank, alpha), buffers)
 
@@ -100,7 +107,7 @@ def read(path: Path, models: Path) -> Weights:
 def _part(state: Mapping[str, Tensor], prefix: str) -> Lazy:
     """The tensors behind a prefix, without it."""
     own = sorted(name.removeprefix(prefix) for name in state if name.startswith(prefix))
-    return Lazy({name: partial(state.__getitem__, prefix + name) for name in own})
+    return Lazy(own, lambda name: state[prefix + name])
 
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
@@ -114,12 +121,14 @@ def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
     def tensor(name: str) -> Tensor:
         state = {name: torch.empty(entries[name].size, dtype=entries[name].properties.dtype)}
         try:
-            dcp.load(state, storage_reader=reader, no_dist=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # DCP warns that one process needs no process group
+                dcp.load(state, storage_reader=reader, no_dist=True)
         except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(f"{folder} is damaged ({last_line(error)}); convert another checkpoint") from None
         return state[name]
 
-    return Lazy({name: partial(tensor, name) for name in entries}), {n: entry.size for n, entry in entries.items()}
+    return Lazy(entries, tensor), {name: entry.size for name, entry in entries.items()}
 
 
 def _metadata(folder: Path) -> Metadata:
@@ -148,11 +157,9 @@ def _shapes(models: Path) -> dict[str, torch.Size]:
     return {names.to_native(name): tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _require_adapters(shapes: Mapping[str, torch.Size], base: Lazy, path: Path, models: Path) -> None:
-    """Refuse LoRA matrices that are not in pairs, or do not fit the network of `models`, and an incomplete network."""
+def _require_adapters(shapes: Mapping[str, torch.Size], path: Path, models: Path) -> None:
+    """Refuse LoRA matrices that are not in pairs, or do not fit the network of `models`."""
     expected = _shapes(models)
-    if lost := expected.keys() ^ base.keys():
-        raise UserError(f"{models / 'transformer'}: {len(lost)} weights are missing or too many ({sorted(lost)[0]})")
     for name in sorted({name.split(LORA)[0] for name in shapes}):
         down, up = (shapes.get(f"{name}.lora_{side}.default.weight") for side in "AB")
         weight = expected.get(f"{name}.weight")
@@ -171,10 +178,19 @@ def _merged(base: Lazy, adapter: Lazy, scale: float) -> Lazy:
         down, up = (adapter[f"{module}.lora_{side}.default.weight"].float() for side in "AB")
         return base[name].float() + scale * (up @ down)
 
-    return Lazy({name: partial(tensor, name) for name in sorted(base)})
+    return Lazy(sorted(base), tensor)
+
+
+def _base(models: Path) -> Lazy:
+    """The weights of a diffusers folder, all of them, in native names without prefix."""
+    base = read_transformer(models / "transformer")
+    if lost := _shapes(models).keys() ^ base.keys():
+        raise UserError(f"{models / 'transformer'}: {len(lost)} weights are missing or too many ({sorted(lost)[0]})")
+    return base
 
 
 def read_transformer(folder: Path, prefix: str = "") -> Lazy:
     """The weights of a diffusers `transformer` folder, mapped, in native names behind `prefix`."""
     files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
-    return Lazy({prefix + names.to_native(n): partial(file.get_tensor, n) for file in files for n in file.keys()})
+    places = {prefix + names.to_native(name): (file, name) for file in files for name in file.keys()}
+    return Lazy(places, lambda name: places[name][0].get_tensor(places[name][1]))

@@ -38,6 +38,10 @@ warnings.filterwarnings("ignore", message=".*assuming the intent is to (save|loa
 State = dict[str, dict[str, Tensor]]  # part -> name -> tensor
 
 
+def folder_name(step: int) -> str:
+    return f"iter_{step:09d}"
+
+
 def find_latest(folder: Path) -> Path | None:
     """The newest complete checkpoint of a training folder, or None where there is none yet."""
     pointer = folder / POINTER
@@ -63,6 +67,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
+def size_of(state: State) -> int:
+    """Bytes of a checkpoint, the shards of all processes together."""
+    return sum(tensor.numel() * tensor.element_size() for part in state.values() for tensor in part.values())
+
+
 class Saver:
     """Writes checkpoints while training continues: `save` copies the state to host memory, threads write it to disk."""
 
@@ -83,9 +92,7 @@ class Saver:
         def require() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
             count = min(left, max(1, self.recipe.keep + 1 - len(list(self.folder.glob("iter_*")))))
-            tensors = [tensor for part in state.values() for tensor in part.values()]  # shards of all processes
-            needed = count * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            free = shutil.disk_usage(self.folder).free
+            needed, free = size_of(state) * count, shutil.disk_usage(self.folder).free
             if free < 1.02 * needed:
                 raise UserError(
                     f"{self.folder} has {free / 1e9:.2f} GB free and needs {needed / 1e9:.2f} GB for {count} "
@@ -102,8 +109,7 @@ class Saver:
         """
         self.wait()
         self.require_disk(state, 1)
-        name = f"iter_{step:09d}"
-        hidden = self.folder / f".{name}"
+        hidden = self.folder / f".{folder_name(step)}"
         if self.group.main:
             shutil.rmtree(hidden, ignore_errors=True)
             hidden.mkdir(parents=True)
@@ -113,7 +119,7 @@ class Saver:
             dcp.async_save(state[part], checkpoint_id=hidden / part, process_group=self.channels[part], no_dist=alone)
             for part in PARTS
         ]
-        self.pending = self.thread.submit(self._publish, hidden, self.folder / name, writes)
+        self.pending = self.thread.submit(self._publish, hidden, self.folder / folder_name(step), writes)
 
     def _publish(self, hidden: Path, final: Path, writes: list[Future]) -> None:
         """When all is on disk: rename, name it in the pointer, delete all but the newest `recipe.keep`."""

@@ -45,6 +45,9 @@ class Group:
         """The sum of each value over all processes."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
+    def mean(self, value: float) -> float:
+        return self.total([value])[0] / self.size
+
     def largest(self, value: float) -> float:
         return self._reduced([value], dist.ReduceOp.MAX)[0]
 

@@ -65,7 +65,7 @@ class Training:
         start = time.monotonic()
         rate = self.recipe.learning_rate * rate_factor(self.step, self.recipe)
         self.optimizer.param_groups[0]["lr"] = rate
-        mean = self.group.total([self._gradients(loss_fn, batch_at)])[0] / self.group.size
+        mean = self.group.mean(self._gradients(loss_fn, batch_at))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip_norm)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not math.isfinite(norm):
@@ -156,10 +156,12 @@ def fit(
     training = Training(model, recipe, seed, group, dtype, rename)
     before = [local(parameter.detach()).cpu().clone() for parameter in training.parameters.values()]
     training.resume(folder)
-    due = {*range(recipe.save_every, recipe.steps, recipe.save_every), recipe.steps}  # steps after which to save
+    due = {step for step in range(training.step + 1, recipe.steps + 1) if step % recipe.save_every == 0} | {
+        recipe.steps
+    }
     saver = checkpoint.Saver(folder, recipe, group)
     try:
-        saver.require_disk(training.state(), sum(step > training.step for step in due))
+        saver.require_disk(training.state(), len(due))
         steps = range(training.step, recipe.steps)
         row: dict = {}
         progress = show.progress(steps, "train: steps", note=lambda: f", loss {row['loss']:.4f}")

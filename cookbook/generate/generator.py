@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cookbook import hardware, runs
+from cookbook.errors import UserError
 from cookbook.generate import planning
 from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
@@ -75,10 +76,12 @@ class Generator:
         return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 
     def _negative(self, request: Request) -> str:
+        for text in (request.negative_prompt, self.profile.sampling.negative_prompt):
+            if text is not None:
+                return text
         from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 
-        texts = request.negative_prompt, self.profile.sampling.negative_prompt, DEFAULT_NEGATIVE_PROMPT
-        return next(text for text in texts if text is not None)
+        return DEFAULT_NEGATIVE_PROMPT
 
     def __call__(self, request: Request, seed: int) -> tuple[dict, bytes | None]:
         """Generate one clip.
@@ -148,6 +151,8 @@ class Generator:
             frames = read_image(path)[None]
         else:
             frames = read_video(path)[0][-5:]
+            if len(frames) < 5:
+                raise UserError(f"{path}: {len(frames)} frames; video2world needs at least 5")
         return autoencoder.to_tensor(fit(np.asarray(frames), *request.size)).to(self.device)
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cookbook.errors import UserError
+from cookbook.profiles import Profile
 
 CLAUSE = (
     "NVIDIA Open Model License, section 2.1: who disables a guardrail without a substantially similar one that is "
     "appropriate for their use loses all rights under it"
 )
+
+
+def switched_off(profile: Profile) -> Profile:
+    """The profile without its guardrail. The clause of the licence that this touches is printed.
+
+    Raises:
+        UserError: it has none; only NVIDIA's weights need one.
+    """
+    if not profile.guardrail:
+        raise UserError(f"--without-guardrail: profile {profile.name} has none, its weights are not NVIDIA's; leave it")
+    print(f"generate: NVIDIA's guardrail is off. {CLAUSE}")
+    return replace(profile, guardrail=False)
 
 
 def load_guardrail() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -28,8 +28,8 @@ def cost(profile: Profile, jobs: Sequence[tuple[Request, int]], gpu: bool) -> st
     evaluations: Counter[int] = Counter()
     for request, _ in jobs:
         height, width = request.size
-        clip = replace(profile.clip, frames=request.num_output_frames, height=height, width=width)
-        evaluations[clip.tokens] += (request.num_steps or profile.sampling.steps) * (2 if request.guidance else 1)
+        tokens = (1 + (request.num_output_frames - 1) // 4) * (height // 16) * (width // 16)
+        evaluations[tokens] += (request.num_steps or profile.sampling.steps) * (2 if request.guidance else 1)
     time, where = seconds(profile, evaluations, gpu)
     text = f"{time:.0f} s" if time < 90 else f"{time / 60:.0f} min" if time < 5400 else f"{time / 3600:.1f} h"
     return f"about {text} on {where}"

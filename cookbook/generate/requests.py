@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -121,7 +121,7 @@ def read_requests(path: Path, profile: Profile) -> list[Request]:
     return requests
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path) -> Iterable[tuple[str, Any]]:
     """(where, row) of each row; in place of a row that cannot be read, a UserError with the reason."""
     text = read_utf8(path)
     if path.suffix != ".json":
@@ -156,16 +156,20 @@ def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | 
         return None, [str(row)]
     if not isinstance(row, dict):
         return None, [f"{_short(row)}: not a JSON object; allowed fields: {', '.join(ALLOWED)}"]
-    row = {**defaults, **row}
-    wrong, request = dict(_resolve(row, folder)), None  # field -> what is wrong with it
+    row, wrong = {**defaults, **row}, {}  # field -> what is wrong with it
+    for resolve in (_resolve_prompt, _resolve_input):
+        wrong |= resolve(row, folder)
+    request, unknown = None, []
     try:
         request = Request.model_validate(row)
     except ValidationError as error:
         for item in error.errors():
-            words = {"missing": "missing", "extra_forbidden": "unknown field"}
-            wrong.setdefault(str(item["loc"][0]), words.get(item["type"]) or _short(item["input"]))
-    fields = ", ".join(ALLOWED)
-    problems = [f"{field}: {value}; allowed: {ALLOWED.get(field, fields)}" for field, value in wrong.items()]
+            field = str(item["loc"][0])
+            if item["type"] == "extra_forbidden":
+                unknown.append(f"{field}: unknown field; allowed: {', '.join(ALLOWED)}")
+            else:
+                wrong.setdefault(field, "missing" if item["type"] == "missing" else _short(item["input"]))
+    problems = [f"{field}: {value}; allowed: {ALLOWED[field]}" for field, value in wrong.items()] + unknown
     return (None if problems else request), problems
 
 
@@ -174,40 +178,39 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
-    """Replace prompt_path by the text of that file, and input_path by the absolute path; (field, problem) of each."""
-    text = row.pop("prompt_path", None)
-    if text is not None and row.get("prompt") is not None:
-        yield "prompt", "prompt_path is given too"
-    elif text is not None:
-        try:
-            row["prompt"] = read_text(folder / str(text))
-        except (UserError, OSError) as error:
-            row["prompt"] = "-"  # so that it is not reported as missing too
-            yield "prompt_path", str(error)
+def _resolve_prompt(row: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Replace prompt_path by the text of that file; field -> problem."""
+    source = row.pop("prompt_path", None)
+    if source is None:
+        return {}
+    if row.get("prompt") is not None:
+        return {"prompt": "prompt_path is given too"}
+    try:
+        row["prompt"] = read_text(folder / str(source))
+    except (UserError, OSError) as error:
+        row["prompt"] = "-"  # so that it is not reported as missing too
+        return {"prompt_path": str(error)}
+    return {}
+
+
+def _resolve_input(row: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Make the path of the picture or video absolute and check the file; field -> problem."""
     kind, value = row.get("inference_type", "image2world"), row.get("input_path")
     if kind == "text2world":
-        if value is not None:
-            yield "input_path", _short(value)
-    elif not isinstance(value, str) or not value:
-        yield "input_path", "missing" if value is None else _short(value)
-    else:
-        source = (folder / value).resolve()
-        row["input_path"] = str(source)
-        if problem := _unreadable(source, kind):
-            yield "input_path", f"{source} {problem}"
-
-
-def _unreadable(source: Path, kind: str) -> str | None:
-    """What is wrong with a picture or video; None where nothing is."""
+        return {"input_path": _short(value)} if value is not None else {}
+    if not isinstance(value, str) or not value:
+        return {"input_path": "missing" if value is None else _short(value)}
+    source = (folder / value).resolve()
+    row["input_path"] = str(source)
     if not source.is_file():
-        return "does not exist"
+        return {"input_path": f"{source} does not exist"}
     try:
         if kind == "video2world" and source.suffix.lower() not in IMAGES:
-            frames = len(read_video(source)[0])
-            return f"has {frames} frames" if frames < 5 else None
-        with Image.open(source) as image:
-            image.verify()
+            if (frames := len(read_video(source)[0])) < 5:
+                return {"input_path": f"{source} has {frames} frames"}
+        else:
+            with Image.open(source) as image:
+                image.verify()
     except (UserError, OSError, SyntaxError) as error:
-        return f"cannot be read ({error})"
-    return None
+        return {"input_path": f"{source} cannot be read ({error})"}
+    return {}

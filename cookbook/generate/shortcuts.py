@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 import torch
@@ -19,24 +18,32 @@ from cookbook.flow import Velocity
 NAMES = ("guidance", "cache")
 CHANGE, SKIPS = 0.05, 2
 
-Points = deque[tuple[torch.Tensor, torch.Tensor]]  # the last two (sigma, value)
-
 
 def choose(names: Iterable[str] | None) -> frozenset[str]:
     """The shortcuts of `--fast`: None for none, the flag without names for both."""
     return frozenset() if names is None else frozenset(names) or frozenset(NAMES)
 
 
-def line(points: Points, sigma: torch.Tensor) -> torch.Tensor:
-    """The value at `sigma` on the straight line through the last two points, or the only value."""
-    (before, older), (last, newer) = points[0], points[-1]
-    return newer if len(points) == 1 else newer + (newer - older) * (sigma - last) / (last - before)
+class Extrapolator:
+    """A quantity that changes with the noise level, extrapolated linearly from its last two values."""
 
+    def __init__(self) -> None:
+        self.points: list[tuple[torch.Tensor, torch.Tensor]] = []  # the last two (sigma, value)
 
-def change(points: Points, sigma: torch.Tensor) -> float:
-    """The distance on that line from the last value to `sigma`, relative to the norm of the last; needs two points."""
-    (before, older), (last, newer) = points
-    return float((newer - older).norm() / newer.norm() * (last - sigma) / (before - last))
+    def add(self, sigma: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Note a value, and return it."""
+        self.points = [*self.points[-1:], (sigma, value)]
+        return value
+
+    def at(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The value on the straight line through the last two, or the only one."""
+        (before, older), (last, newer) = self.points[0], self.points[-1]
+        return newer if len(self.points) == 1 else newer + (newer - older) * (sigma - last) / (last - before)
+
+    def change(self, sigma: torch.Tensor) -> float:
+        """The distance from the last value to that at `sigma`, relative to the norm of the last; needs two values."""
+        (before, older), (last, newer) = self.points
+        return float((newer - older).norm() / newer.norm() * (last - sigma) / (before - last))
 
 
 def velocity_field(
@@ -49,19 +56,17 @@ def velocity_field(
         guidance: 0 leaves out the negative prompt.
         fast: of NAMES; empty for the exact field.
     """
-    differences: Points = deque(maxlen=2)  # v_text - v_negative
-    skip = False  # whether this step skips the negative prompt
+    differences, skip = Extrapolator(), False  # v_text - v_negative; whether this step skips the negative prompt
 
     def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         nonlocal skip
         if not guidance:
             return network(latents, sigma, 1)[0]
         if skip:
-            with_text, difference = network(latents, sigma, 1)[0], line(differences, sigma)
+            with_text, difference = network(latents, sigma, 1)[0], differences.at(sigma)
         else:
             with_text, without = network(latents, sigma, 2)
-            difference = with_text - without
-            differences.append((sigma, difference))
+            difference = differences.add(sigma, with_text - without)
         skip = "guidance" in fast and not skip
         return with_text + guidance * difference
 
@@ -70,16 +75,14 @@ def velocity_field(
 
 def cached(velocity: Velocity) -> Velocity:
     """`velocity`, extrapolated in steps where it is expected to change little."""
-    points: Points = deque(maxlen=2)
-    skipped = 0
+    velocities, skipped = Extrapolator(), 0
 
     def extrapolated(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         nonlocal skipped
-        if skipped < SKIPS and len(points) == 2 and change(points, sigma) < CHANGE:
+        if skipped < SKIPS and len(velocities.points) == 2 and velocities.change(sigma) < CHANGE:
             skipped += 1
-            return line(points, sigma)
+            return velocities.at(sigma)
         skipped = 0
-        points.append((sigma, velocity(latents, sigma)))
-        return points[-1][1]
+        return velocities.add(sigma, velocity(latents, sigma))
 
     return extrapolated

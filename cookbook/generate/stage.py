@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from cookbook import cluster, hardware, profiles, runs
 from cookbook.errors import UserError
-from cookbook.generate import planning, shortcuts
+from cookbook.generate import guardrail, planning, shortcuts
 from cookbook.generate.generator import IN_FLIGHT, Generator, Setup, file_name
-from cookbook.generate.guardrail import CLAUSE
-from cookbook.generate.requests import Request, read_requests
+from cookbook.generate.requests import Request, from_photos, read_requests
 from cookbook.models import world
 from cookbook.models.hub import locate
+from cookbook.profiles import Profile
 from cookbook.show import progress
 
 
@@ -50,19 +49,12 @@ def generate(
     """
     chosen = profiles.get(profile)
     if without_guardrail:
-        if not chosen.guardrail:
-            raise UserError(f"--without-guardrail: profile {profile} has none, its weights are not NVIDIA's; leave it")
-        print(f"generate: NVIDIA's guardrail is off. {CLAUSE}")
-        chosen = replace(chosen, guardrail=False)
+        chosen = guardrail.switched_off(chosen)
     root = runs.run_folder(run, profile)
     export = Path(weights) if weights else root / "export" / "diffusers" if model == "tuned" else None
     if export and not export.is_dir():
         raise UserError(f"{export} is missing; type {runs.command('convert', root, profile)} first, or give --weights")
-    photos = root / "data" / "eval"
-    if requests is None and not photos.is_dir():
-        raise UserError(f"{photos} is missing; type {runs.command('prepare', root, profile)} first")
-    todo = read_requests(Path(requests or photos), chosen)  # checked before any weights are read or downloaded
-    todo = todo if requests else todo[: chosen.prompts]
+    todo = _requests(requests, root, chosen)  # checked before any weights are read or downloaded
     setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast))
     count = seeds or (chosen.sampling.seeds if model == "tuned" else chosen.sampling.base_seeds)
     inputs = {"requests": _fingerprint(todo), "weights": world.weights_fingerprint(setup.weights)}
@@ -83,6 +75,16 @@ def generate(
     outputs += [stage.folder / "requests.jsonl", stage.folder / "generated.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
     return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=inputs["weights"])
+
+
+def _requests(requests: Path | None, root: Path, profile: Profile) -> list[Request]:
+    """The requests of the given file or folder, or of data/eval."""
+    if requests is not None:
+        return read_requests(Path(requests), profile)
+    photos = root / "data" / "eval"
+    if not photos.is_dir():
+        raise UserError(f"{photos} is missing; type {runs.command('prepare', root, profile.name)} first")
+    return from_photos(photos, profile)[: profile.prompts]
 
 
 def _fingerprint(requests: list[Request]) -> str:
@@ -114,7 +116,7 @@ def _generate_missing(setup: Setup, seeds: int, ray: str | None, facts: dict, ou
         + (f", not exact: --fast {' '.join(sorted(setup.fast))}" if setup.fast else "")
     )
     if left:
-        clips = cluster.each(ray, Generator, (setup,), left, lambda r, seed: f"{r.name}, seed {seed}", IN_FLIGHT)
+        clips = cluster.each(ray, Generator, (setup,), left, _name, IN_FLIGHT)
         for _, (row, video) in progress(clips, f"{facts['model']} clips", len(left)):
             if video is not None:
                 with runs.replacing(out / row["file"]) as temporary:
@@ -122,6 +124,10 @@ def _generate_missing(setup: Setup, seeds: int, ray: str | None, facts: dict, ou
             rows[row["file"]] = facts | row
             runs.append_row(table, facts | row)
     return [rows[file_name(*job)] for job in jobs]
+
+
+def _name(request: Request, seed: int) -> str:
+    return f"{request.name}, seed {seed}"
 
 
 def _span(numbers: list[int]) -> str:

@@ -15,7 +15,7 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.judge.calibration_clips import CORRUPTIONS, CalibrationClip, listing_hash
 from cookbook.judge.rows import QUESTIONS, CalibrationScore, read_validated
-from cookbook.judge.rubrics import prompt_hashes
+from cookbook.judge.rubrics import prompt_hash
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.models import hub
@@ -31,16 +31,32 @@ CRF = 28  # H.264 quality of re-encoded clips
 Rows = dict[tuple[str, str, str], dict]  # (clip's name, kind, question) -> row of calibration_clips.jsonl
 
 
-def calibrate(profile: str = "nano", run: Path | str | None = None) -> dict:
+def calibrate(
+    profile: str = "nano", run: Path | str | None = None, critic: Path | str | None = None, ray: str | None = None
+) -> dict:
     """Measure the critic on clips with known faults, and choose the thresholds; `judge` does this first.
+
+    Args:
+        critic: folder of another critic than the profile's; its files go to `verdicts-<folder name>`.
+        ray: as in `judge`.
 
     Returns:
         What calibration.json holds.
     """
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
-    scorer = Scorer(hub.locate(chosen.critic), chosen.critic_fps, chosen.critic_tokens)
-    return measure_critic(chosen, root, root / "verdicts", scorer)
+    return measure_critic(chosen, root, verdicts_folder(root, critic), open_scorer(chosen, critic, ray))
+
+
+def verdicts_folder(run: Path, critic: Path | str | None) -> Path:
+    """Where a critic's files go."""
+    return run / (f"verdicts-{Path(critic).absolute().name}" if critic else "verdicts")
+
+
+def open_scorer(profile: Profile, critic: Path | str | None, ray: str | None) -> Scorer:
+    """The scorer with the critic of that folder, or with the profile's."""
+    folder = Path(critic).expanduser().absolute() if critic else hub.locate(profile.critic)
+    return Scorer(folder, profile.critic_fps, profile.critic_tokens, ray)
 
 
 def gather(profile: Profile, run: Path) -> tuple[list[CalibrationClip], list[CalibrationClip]]:
@@ -90,7 +106,7 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
     clips = main + held_out + repeated
     made_from = {
         "critic": scorer.fingerprint,
-        "prompts": prompt_hashes(),
+        "prompts": {question: prompt_hash(question) for question in QUESTIONS},
         "clips": listing_hash(clips),
         "critic_fps": profile.critic_fps,
         "critic_tokens": profile.critic_tokens,
@@ -126,7 +142,6 @@ def _scored(path: Path, scorer: Scorer, clips: list[CalibrationClip], made_from:
             sample=lambda *size, clip=clip: sample_frames(*read_frames(clip), *size),
             prompts=dict.fromkeys(clip.questions, clip.prompt),
             done=frozenset(q for q in QUESTIONS if (clip.name, clip.kind, q) in rows),
-            name=clip.name,
             tag=clip,
         )
         for clip in clips
@@ -168,10 +183,11 @@ def _measured(rows: Rows, question: str, clips: list[CalibrationClip]) -> dict:
 
 def _retest(rows: Rows, question: str, repeated: list[CalibrationClip], cut: float | None) -> dict:
     """Scores of the same clips before and after re-encoding."""
-    originals = [replace(clip, reencoded=False) for clip in repeated]
-    both = [[rows.get((c.name, c.kind, question), {}).get("score") for c in part] for part in (originals, repeated)]
-    scores = np.array(both, float)
-    return retest(*scores[:, ~np.isnan(scores).any(0)], cut)
+    pairs = []
+    for clip, row in _with_scores(rows, question, repeated):
+        first = _with_scores(rows, question, [replace(clip, reencoded=False)])
+        pairs += [(first[0][1]["score"], row["score"])] if first else []
+    return retest(*np.array(pairs, float).reshape(-1, 2).T, cut)
 
 
 def _agreement(rows: Rows, question: str, clips: list[CalibrationClip]) -> dict:
@@ -181,7 +197,11 @@ def _agreement(rows: Rows, question: str, clips: list[CalibrationClip]) -> dict:
     clear = [row for _, row in pairs if row["label"] is not None]
     labels, scores = (np.array([row[key] for row in clear]) for key in ("label", "score"))
     ratings, digits = [round(rating) for rating, _ in pairs], [round(row["score"]) for _, row in pairs]
-    return {"n": len(pairs), "kappa": kappa(digits, ratings) if pairs else None, "auc": auc(labels, scores)}
+    return {
+        "n": len(pairs),
+        "kappa": kappa(digits, ratings) if pairs else None,
+        "auc": auc(labels, scores) if clear else None,
+    }
 
 
 def print_calibration(calibration: dict) -> None:

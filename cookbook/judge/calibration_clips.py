@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from cookbook import runs
 from cookbook.errors import UserError
-from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
+from cookbook.judge.rows import HumanRating, read_validated
 from cookbook.layout import read_metadata
 from cookbook.video import fit
 
@@ -50,7 +49,7 @@ FAULTS = {  # kind of clip -> how it differs from a valid clip: faults of the si
 
 @dataclass(frozen=True)
 class CalibrationClip:
-    """One clip with a label for each question: 1 valid, 0 invalid, None unknown."""
+    """One clip with labels: 1 valid, 0 invalid, None unknown."""
 
     path: Path
     kind: str  # `real`, or the fault
@@ -71,7 +70,7 @@ class CalibrationClip:
     @property
     def questions(self) -> list[str]:
         """Those with a label or a rating."""
-        return [q for q in QUESTIONS if getattr(self, q) is not None or q in dict(self.ratings)]
+        return [q for q in ("physics", "instruction") if getattr(self, q) is not None or q in dict(self.ratings)]
 
 
 Corruption = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -141,12 +140,14 @@ def labelled(folder: Path, limit: int) -> list[CalibrationClip]:
         try:
             file = folder / "videos" / Path(row["file"]).name
             scene = Path(row.get("source_clip") or row["file"]).stem
+            valid = bool(row["physics"])
             # whether an impossible clip carried out its instruction is undefined
-            labels = {q: int(row[q]) if row["physics"] or q == "physics" else None for q in QUESTIONS}
-            clips.append(CalibrationClip(file, row["kind"], row["prompt"], scene=scene, **labels))
+            instruction = int(row["instruction"]) if valid else None
+            clips.append(CalibrationClip(file, row["kind"], row["prompt"], int(valid), instruction, scene))
         except (KeyError, TypeError, ValueError) as error:
-            fields = f"file, prompt, kind, {' and '.join(QUESTIONS)}"
-            raise UserError(f"{path}, line {number}: needs {fields} ({error!r})") from None
+            raise UserError(
+                f"{path}, line {number}: needs file, prompt, kind, physics and instruction ({error!r})"
+            ) from None
     if not clips:
         raise UserError(f"{path} holds no calibration clips: this checkout is incomplete, clone it again")
     return stratified(clips, limit)
@@ -157,10 +158,14 @@ def stratified(clips: Sequence[CalibrationClip], limit: int) -> list[Calibration
     groups: dict[str, list[CalibrationClip]] = {}
     for clip in sorted(clips, key=lambda c: runs.digest_of([c.path.name, c.kind])):
         groups.setdefault(clip.kind, []).append(clip)
-    valid = groups.pop("real", [])[: max(1, limit // 3)]
-    rounds = zip_longest(*(groups[kind] for kind in sorted(groups)))  # one clip of each fault, as long as it has any
-    invalid = [clip for clips in rounds for clip in clips if clip]
-    return sorted([*valid, *invalid][:limit], key=lambda c: c.path.name)
+    chosen = groups.pop("real", [])[: max(1, limit // 3)]
+    while groups and len(chosen) < limit:
+        for kind in sorted(groups):
+            if len(chosen) < limit:
+                chosen.append(groups[kind].pop(0))
+            if not groups[kind]:
+                del groups[kind]
+    return sorted(chosen, key=lambda c: c.path.name)
 
 
 def training_clips(folder: Path) -> list[CalibrationClip]:
@@ -169,9 +174,11 @@ def training_clips(folder: Path) -> list[CalibrationClip]:
     if not path.exists():
         first = runs.command("prepare", folder.parents[1])
         raise UserError(f"{path} is missing, but the critic is calibrated on training clips; type {first} first")
+    videos = {video.stem: video for video in sorted((folder / "videos").glob("*.mp4"))}
     prompts = read_metadata(path)
-    videos = [video for video in sorted((folder / "videos").glob("*.mp4")) if video.stem in prompts]
-    return [CalibrationClip(video, "real", prompts[video.stem], 1, 1, scene=video.stem) for video in videos]
+    return [
+        CalibrationClip(video, "real", prompts[stem], 1, 1, stem) for stem, video in videos.items() if stem in prompts
+    ]
 
 
 def corrupted(valid: Sequence[CalibrationClip], each: int) -> list[CalibrationClip]:
@@ -179,11 +186,12 @@ def corrupted(valid: Sequence[CalibrationClip], each: int) -> list[CalibrationCl
     copies = []
     if len(valid) < 2:
         raise UserError(f"{len(valid)} valid clips are too few to corrupt; at least 2 are needed")
-    for position, (kind, (_, physics, instruction)) in enumerate(CORRUPTIONS.items()):
-        labels = {"physics": physics, "instruction": instruction}
+    for position, (kind, (_, *labels)) in enumerate(CORRUPTIONS.items()):
         for index in range(min(each, len(valid))):
             clip, other = (valid[(position + index + step) % len(valid)] for step in (0, 1))
-            copies.append(replace(clip, kind=kind, **labels, corruption=kind, other=other.path))
+            physics, instruction = labels
+            facts = {"kind": kind, "physics": physics, "instruction": instruction}
+            copies.append(replace(clip, **facts, corruption=kind, other=other.path))
     for index, clip in enumerate(valid[:each]):
         stranger = next((c for c in (*valid[index:], *valid) if c.prompt != clip.prompt), None)
         if stranger:
@@ -208,8 +216,8 @@ def rated(path: Path) -> list[CalibrationClip]:
         questions = dict.fromkeys(row["question"] for row in rows)
         means = {q: float(np.mean([row["rating"] for row in rows if row["question"] == q])) for q in questions}
         labels = {q: None if 2.5 < mean < 3.5 else int(mean >= 3.5) for q, mean in means.items()}
-        facts = {q: labels.get(q) for q in QUESTIONS} | {"scene": prompt or clip.stem, "ratings": tuple(means.items())}
-        clips.append(CalibrationClip(clip, "rated", prompt, **facts))
+        pair = labels.get("physics"), labels.get("instruction")
+        clips.append(CalibrationClip(clip, "rated", prompt, *pair, prompt or clip.stem, ratings=tuple(means.items())))
     return clips
 
 
@@ -221,7 +229,5 @@ def reencoded(clips: Sequence[CalibrationClip], count: int) -> list[CalibrationC
 
 def listing_hash(clips: Sequence[CalibrationClip]) -> str:
     """Hash over the names, prompts, labels and contents of clips."""
-    facts = [
-        [c.name, c.kind, c.prompt, *(getattr(c, q) for q in QUESTIONS), c.ratings, runs.digest(c.path)] for c in clips
-    ]
+    facts = [[c.name, c.kind, c.prompt, c.physics, c.instruction, c.ratings, runs.digest(c.path)] for c in clips]
     return runs.digest_of(facts)

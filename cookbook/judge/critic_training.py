@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from cookbook.errors import UserError
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.rubrics import ask, prompt_hashes
+from cookbook.judge.rubrics import ask, prompt_hash
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import auc, interval
 from cookbook.models import hub, qwen
@@ -71,7 +71,7 @@ def read_labelled(folder: Path) -> list[Example]:
     return examples
 
 
-def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Iterable[str] = QUESTIONS) -> list[Example]:
+def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Sequence[str] = QUESTIONS) -> list[Example]:
     """The labels of calibration clips as digits: 5 for valid, 1 for invalid."""
     return [
         Example(c.name, partial(_sampled, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
@@ -94,7 +94,7 @@ def _sampled(clip: CalibrationClip, fault: Fault | None, *size) -> Sampled:
 def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> np.ndarray:
     """The score from 1 to 5 that a critic gives each example; nan for a clip that cannot be judged."""
     chosen = profiles.get(profile)
-    tasks = [Task(e.sample, {e.question: e.prompt}, e.name) for e in examples]
+    tasks = [Task(e.sample, {e.question: e.prompt}) for e in examples]
     answers = show.progress(Scorer(critic, chosen.critic_fps, chosen.critic_tokens).score(tasks), "judging", len(tasks))
     return np.array([np.nan if answer["score"] is None else answer["score"] for *_, answer in answers])
 
@@ -148,11 +148,7 @@ def train_critic(
         cycle=steps, save_every=steps, ema_rate=None, lora_rank=None, weight_decay=0.01, clip_norm=1.0,
     )  # fmt: skip
     source, group = hub.locate(chosen.critic), engine.Group(0, 1, hardware.device())
-    listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
-    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
-    inputs["prompts"] = runs.digest_of([*prompt_hashes().values()])
-    settings = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
-    stage = runs.enter(out, "train-critic", chosen.name, inputs, settings, redo)
+    stage = _enter(chosen, source, out, examples, recipe, seed, redo)
     if stage.done:
         return stage.manifest
     critic = load_critic(source, group.device)
@@ -167,6 +163,8 @@ def train_critic(
     dtype, loss = hardware.compute_dtype(group.device), partial(digit_loss, critic)
     trained = engine.fit(critic.model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype)
     critic.model.to(dtype).save_pretrained(out)
+    if not critic.writes:
+        (out / "generation_config.json").unlink(missing_ok=True)
     for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
         if path.name != "config.json" and "safetensors" not in path.name:
             shutil.copy(path, out / path.name)
@@ -175,6 +173,15 @@ def train_critic(
     facts = {"loss_first": float(np.mean(losses[:tenth])), "loss_last": float(np.mean(losses[-tenth:]))}
     outputs = [p for p in out.iterdir() if p.suffix in (".json", ".jinja", ".safetensors") and p.name != "started.json"]
     return stage.finish(outputs, examples=len(examples), weights_changed=trained.changed, **facts)
+
+
+def _enter(chosen: profiles.Profile, source: Path, out: Path, examples: Sequence[Example], *settings) -> runs.Stage:
+    recipe, seed, redo = settings
+    listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
+    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
+    inputs["prompts"] = runs.digest_of([prompt_hash(question) for question in QUESTIONS])
+    facts = {"steps": recipe.steps, "batch": recipe.batch, "learning_rate": recipe.learning_rate, "seed": seed}
+    return runs.enter(out, "train-critic", chosen.name, inputs, facts, redo)
 
 
 def draw(examples: Sequence[Example], seed: int, number: int) -> Example:

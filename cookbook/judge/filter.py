@@ -91,7 +91,7 @@ def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropp
 def _print_counts(kept: list[dict], dropped: list[dict]) -> None:
     """How many videos were kept, and why the others were dropped."""
     print(f"filter: kept {len(kept)} of {len(kept) + len(dropped)} videos")
-    words = {(question,): f"for {question}" for question in QUESTIONS} | {tuple(QUESTIONS): "for both"}
+    words = {(question,): f"for {question}" for question in QUESTIONS} | {QUESTIONS: "for both"}
     words |= {("copy",): "as copies of kept ones", ("rank",): "behind better ones of their prompt"}
     counts = Counter(tuple(row["failed"]) for row in dropped)
     if dropped:

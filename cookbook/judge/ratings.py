@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,10 @@ from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
 from cookbook.judge.stage import list_generated
 
 STILLS = 3  # clips shown without a widget: each adds 15 kB to a notebook that must stay below 400
+LABELS = {
+    "physics": "Could this be real? 1 impossible … 5 natural",
+    "instruction": "Was it done? 1 not at all … 5 fully",
+}
 
 
 class Rating:
@@ -76,10 +78,14 @@ class Rating:
         """A widget: the instruction, then the video over a row of buttons per question."""
         import ipywidgets as widgets
 
-        def button(text: str, action: Callable[[], None]) -> widgets.Button:
-            made = widgets.Button(description=text, layout={"width": "auto"})
-            made.on_click(lambda _: action())
-            return made
+        text, skip = widgets.HTML(), widgets.Button(description="skip")
+        film = widgets.Video(format="mp4", loop=True, autoplay=True, width=480)
+        buttons = {
+            question: [widgets.Button(description=str(digit), layout={"width": "3em"}) for digit in range(1, 6)]
+            for question in QUESTIONS
+        }
+        rows = [widgets.VBox([widgets.Label(LABELS[q]), widgets.HBox(row)]) for q, row in buttons.items()]
+        page = widgets.VBox([text, film, *rows, skip])
 
         def update() -> None:
             if self.place >= len(self.clips):
@@ -89,20 +95,21 @@ class Rating:
             text.value = f"{self.place + 1} of {len(self.clips)}: <b>{show.escape(clip['prompt'])}</b>"
             film.value = clip["path"].read_bytes()
             for question, row in buttons.items():
-                for each in row:
-                    each.disabled = (clip["file"], question) in self.done
+                for button in row:
+                    button.disabled = (clip["file"], question) in self.done
 
         def press(question: str, digit: int) -> None:
             self.rate(self.place, **{question: digit})
-            advance(all((self.clips[self.place]["file"], each) in self.done for each in QUESTIONS))
-
-        def advance(clips: int = 1) -> None:
-            self.place += clips
+            self.place += all((self.clips[self.place]["file"], each) in self.done for each in QUESTIONS)
             update()
 
-        text, film = widgets.HTML(), widgets.Video(format="mp4", loop=True, autoplay=True, width=480)
-        buttons = {q: [button(str(digit), partial(press, q, digit)) for digit in range(1, 6)] for q in QUESTIONS}
-        rows = [widgets.VBox([widgets.Label(QUESTIONS[q].scale), widgets.HBox(row)]) for q, row in buttons.items()]
-        page = widgets.VBox([text, film, *rows, button("skip", advance)])
+        def advance(_: Any) -> None:
+            self.place += 1
+            update()
+
+        for question, row in buttons.items():
+            for digit, button in enumerate(row, 1):
+                button.on_click(lambda _, question=question, digit=digit: press(question, digit))
+        skip.on_click(advance)
         update()
         return page

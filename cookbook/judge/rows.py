@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cookbook import runs
 from cookbook.errors import UserError
 
-
-class QuestionFacts(NamedTuple):
-    """What stands elsewhere about a question."""
-
-    rate: str  # `<rate>_rate_<model>` in the manifest of `judge`: share of the videos that reach the threshold
-    scale: str  # beside the buttons of a human rating
-    colour: str  # in plots, a key of `show.COLOURS`
-
-
-QUESTIONS = {  # name, as of its file in prompts/ and of its label in `CalibrationClip`
-    "physics": QuestionFacts("plausible", "Could this be real? 1 impossible … 5 natural", "accent"),
-    "instruction": QuestionFacts("follow", "Was it done? 1 not at all … 5 fully", "tuned"),
-}
-QuestionName = Literal[tuple(QUESTIONS)]
+QuestionName = Literal["physics", "instruction"]
+QUESTIONS: tuple[str, ...] = get_args(QuestionName)
 Score = Annotated[float, Field(ge=1, le=5)]
 Digit = Annotated[int, Field(ge=1, le=5)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -41,6 +29,8 @@ class Answer(Row):
     score: Score | None
     probabilities: Annotated[list[Probability], Field(min_length=5, max_length=5)] | None
     digit: Digit | None
+    votes: list[Digit | None]
+    explanation: str | None
     error: str | None
     frames: Annotated[int, Field(ge=1)] | None
     fps: Annotated[float, Field(ge=0)] | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -19,8 +19,9 @@ import numpy as np
 
 from cookbook import cluster, hardware
 from cookbook.errors import UserError
-from cookbook.judge.rubrics import ask, expected, prompt_hashes
-from cookbook.models.critic import Critic, answer, critic_fingerprint, load_critic, preprocess
+from cookbook.judge.rows import QUESTIONS
+from cookbook.judge.rubrics import ask, expected, parse_answer, prompt_hash, unusable_rubrics
+from cookbook.models.critic import Critic, answer, critic_fingerprint, explain, load_critic, preprocess, writes
 from cookbook.models.frames import Sampled
 
 BATCH = 8  # clips per forward pass
@@ -34,9 +35,9 @@ class Task:
 
     sample: Callable[[float, int, int], Sampled]  # (fps, most tokens, a token's edge) -> the frames for the critic
     prompts: dict[str, str | None]  # question -> instruction; only the questions that apply
-    name: str  # in messages
     done: frozenset[str] = frozenset()  # questions that have their row already
-    tag: Any = None  # for the caller
+    explained: bool = False  # the critic also writes its reasoning
+    tag: Any = field(default=None, compare=False)
 
 
 Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answer
@@ -54,34 +55,35 @@ class CriticWorker:
     def __init__(self, critic: Critic | Path, fps: float, tokens: int) -> None:
         self.critic = critic if isinstance(critic, Critic) else load_critic(critic, hardware.device())
         self.size = fps, tokens, self.critic.token_edge
-        self.origin = {
-            question: {"prompt_sha256": prompt, "critic": self.critic.fingerprint}
-            for question, prompt in prompt_hashes().items()
-        }
+        self.origin = {q: {"prompt_sha256": prompt_hash(q), "critic": self.critic.fingerprint} for q in QUESTIONS}
+        self.unusable = unusable_rubrics()
         self._model_lock, self._readers = Lock(), ThreadPoolExecutor(READERS)
 
     def __call__(self, batch: Sequence[Task]) -> Answers:
         """The answer to each question about each clip of a batch.
 
-        An answer holds score, probabilities, digit, frames, fps, visual_tokens, prompt_sha256, critic and error. A clip
-        that cannot be read gets an error and no score; the others are scored.
+        An answer holds score, probabilities, digit, votes (digits of written answers), explanation, frames, fps,
+        visual_tokens, prompt_sha256, critic and error. A clip that cannot be read gets an error and no
+        score, and so does a question with a rubric that cannot be used; the others are scored.
         """
         answers: Answers = {}
         groups: dict[tuple, list[int]] = {}  # clips of one shape and with the same questions share a forward pass
         clips = list(self._readers.map(self._read, batch))
         for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
-            if isinstance(clip, UserError):
-                answers |= {(row, question): _without_score(str(clip)) for question in task.prompts}
-            else:
-                groups.setdefault((clip.shape, tuple(task.prompts)), []).append(row)
+            reasons = dict.fromkeys(task.prompts, str(clip)) if isinstance(clip, UserError) else self.unusable
+            answers |= {(row, q): _without_score(reasons[q]) for q in task.prompts if q in reasons}
+            if usable := tuple(q for q in task.prompts if q not in reasons):
+                groups.setdefault((clip.shape, usable), []).append(row)
         for (_, names), rows in groups.items():
             questions = [[ask(name, batch[row].prompts[name]) for name in names] for row in rows]
             inputs = preprocess(self.critic, [clips[row] for row in rows], questions)
             with self._model_lock:
                 probabilities = answer(self.critic, inputs)
-            for place, row in enumerate(rows):
-                for column, name in enumerate(names):
-                    answers[row, name] = _scored(probabilities[place, column]) | inputs.stats[place]
+                for place, row in enumerate(rows):
+                    for column, name in enumerate(names):
+                        written = batch[row].explained
+                        text = explain(self.critic, clips[row], questions[place][column]) if written else None
+                        answers[row, name] = _scored(probabilities[place, column], text) | vars(inputs.stats[place])
         return {(row, name): facts | self.origin[name] for (row, name), facts in answers.items()}
 
     def _read(self, task: Task) -> Sampled | UserError:
@@ -102,6 +104,7 @@ class Scorer:
     def __init__(self, critic: Critic | Path, fps: float, tokens: int, ray: str | None = None) -> None:
         self.parts, self.ray = (critic, fps, tokens), ray
         self.fingerprint = critic.fingerprint if isinstance(critic, Critic) else critic_fingerprint(critic)
+        self.writes = critic.writes if isinstance(critic, Critic) else writes(critic)
 
     @cached_property
     def here(self) -> CriticWorker:
@@ -121,18 +124,20 @@ class Scorer:
 
 
 def _name(batch: Sequence[Task]) -> str:
-    return f"{len(batch)} clips from {batch[0].name} on"
+    return f"{len(batch)} clips from {batch[0].tag['file']} on"
 
 
-def _scored(probabilities: np.ndarray) -> dict:
+def _scored(probabilities: np.ndarray, text: str | None) -> dict:
     return {
         "score": round(expected(probabilities), 6),
         "probabilities": [round(float(p), 6) for p in probabilities],
         "digit": int(probabilities.argmax()) + 1,
+        "votes": [] if text is None else [parse_answer(text) if text else None],
+        "explanation": text,
         "error": None,
     }
 
 
 def _without_score(reason: str) -> dict:
-    empty = dict.fromkeys(("score", "probabilities", "digit", "frames", "fps", "visual_tokens"))
-    return empty | {"error": reason}
+    empty = {"score": None, "probabilities": None, "digit": None, "votes": [], "explanation": None, "error": reason}
+    return empty | {"frames": None, "fps": None, "visual_tokens": None}

@@ -1,14 +1,14 @@
-"""How far a score can be trusted: ROC, thresholds, and bootstrap intervals over scenes or prompts.
-
-scikit-learn is imported where it is used: it takes half a second, and most commands do not need it.
-"""
+"""How far a score can be trusted: ROC, thresholds, and bootstrap intervals over scenes or prompts."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from math import comb
 
 import numpy as np
+from scipy.stats import DegenerateDataWarning, bootstrap
+from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
 PRECISION = 0.75  # at least three of four clips that pass are valid, if valid and invalid clips were equally many
 RESAMPLES = 500
@@ -16,8 +16,6 @@ RESAMPLES = 500
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Area under the ROC curve: the chance that a valid clip scores above an invalid one. None with one class only."""
-    from sklearn.metrics import roc_auc_score
-
     return float(roc_auc_score(labels, scores)) if len(set(labels.tolist())) == 2 else None
 
 
@@ -29,11 +27,18 @@ def interval(groups: Sequence[str], statistic: Callable[[np.ndarray], float | No
     names = sorted(set(groups))
     if len(names) < 2:
         return None
-    rows = [np.flatnonzero(np.asarray(groups) == name) for name in names]
-    draws = np.random.default_rng(0).integers(0, len(names), (RESAMPLES, len(names)))
-    values = np.array([statistic(np.concatenate([rows[group] for group in draw])) for draw in draws], float)
-    known = values[~np.isnan(values)]
-    return [round(float(edge), 4) for edge in np.quantile(known, (0.025, 0.975))] if len(known) else None
+    rows = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
+
+    def on_groups(indices: np.ndarray) -> float:
+        value = statistic(np.concatenate([rows[names[index]] for index in indices]))
+        return np.nan if value is None else value
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # resamples without a value are left out below
+        settings = {"vectorized": False, "n_resamples": RESAMPLES, "method": "percentile"}
+        resampled = bootstrap((np.arange(len(names)),), on_groups, **settings, rng=np.random.default_rng(0))
+    values = resampled.bootstrap_distribution[~np.isnan(resampled.bootstrap_distribution)]
+    return [round(float(edge), 4) for edge in np.quantile(values, (0.025, 0.975))] if len(values) else None
 
 
 def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION) -> dict:
@@ -48,8 +53,6 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
     Returns:
         threshold, precision, recall (share of valid clips kept), false_alarms (share of invalid clips kept), rule.
     """
-    from sklearn.metrics import roc_curve
-
     false, true, cuts = (curve[1:] for curve in roc_curve(labels, scores, drop_intermediate=False))
     precision = true / np.maximum(true + false, 1e-12)
     fitting = np.flatnonzero((precision >= wanted) & (true >= 0.05))
@@ -64,10 +67,13 @@ def threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = PRECISION)
     }
 
 
-def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes: Sequence[str]) -> dict:
-    """The figures of one question: AUC with 95 % CI over scenes, AUC per kind of fault, threshold, ROC."""
-    from sklearn.metrics import roc_curve
+def histogram(scores: np.ndarray) -> list[int]:
+    """Counts in 16 equal bins from 1 to 5."""
+    return np.histogram(scores, bins=16, range=(1, 5))[0].tolist()
 
+
+def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes: Sequence[str]) -> dict:
+    """The figures of one question: AUC with 95 % CI over scenes, AUC per kind of fault, threshold, ROC, histograms."""
     kinds, overall = np.asarray(kinds), auc(labels, scores)
     facts = {"n": len(labels), "valid": int(labels.sum()), "auc": None, "auc_interval": None, "per_kind": {}}
     if overall is None:
@@ -78,6 +84,7 @@ def measure(labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str], scenes
         "auc_interval": interval(scenes, lambda rows: auc(labels[rows], scores[rows])),
         **threshold(labels, scores),
         "roc": [[round(float(x), 4), round(float(y), 4)] for x, y in zip(false, true, strict=True)],
+        "histogram": {"valid": histogram(scores[labels == 1]), "invalid": histogram(scores[labels == 0])},
     }
     for kind in sorted(set(kinds[labels == 0])):
         rows = (labels == 1) | (kinds == kind)
@@ -103,23 +110,22 @@ def kappa(digits: Sequence[int], ratings: Sequence[int]) -> float | None:
 
     None where both series are the same constant, for which kappa is undefined.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     if len(set(digits)) == len(set(ratings)) == 1:
         return None
     return float(cohen_kappa_score(digits, ratings, weights="quadratic", labels=range(1, 6)))
 
 
 def retest(first: np.ndarray, second: np.ndarray, cut: float | None) -> dict:
-    """Test-retest of clips scored before and after re-encoding: mean |difference|, share of flipped decisions."""
+    """Test-retest of clips scored before and after re-encoding: mean |difference|, correlation, flipped decisions."""
+    varies = len(first) > 2 and first.std() > 0 and second.std() > 0
     return {
         "n": len(first),
         "difference": round(float(np.abs(first - second).mean()), 4) if len(first) else None,
+        "correlation": round(float(np.corrcoef(first, second)[0, 1]), 4) if varies else None,
         "flipped": round(float(((first >= cut) != (second >= cut)).mean()), 4) if len(first) and cut else None,
     }
 
 
-def share(passed: Sequence[float], groups: Sequence[str]) -> tuple[float, list[float] | None]:
-    """Share of clips that pass, or the mean of any other values, with its 95 % CI over groups."""
-    passed = np.asarray(passed)
+def share(passed: np.ndarray, groups: Sequence[str]) -> tuple[float, list[float] | None]:
+    """Share of clips that pass, with its 95 % CI over groups."""
     return round(float(passed.mean()), 4), interval(groups, lambda rows: float(passed[rows].mean()))

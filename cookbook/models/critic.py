@@ -14,23 +14,34 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers.cache_utils import DynamicCache
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.video_utils import VideoMetadata
 
 from cookbook import hardware, runs
 from cookbook.errors import UserError
+from cookbook.models import qwen
 from cookbook.models.frames import Sampled
-
-if TYPE_CHECKING:
-    from transformers import Qwen3VLForConditionalGeneration
-    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
-
-    from cookbook.models import qwen
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
+THINK = (
+    "\n\nAnswer the question using the following format:\n\n<think>\nYour reasoning.\n</think>\n\n"
+    "Write your final answer immediately after the </think> tag."
+)  # the instruction that switches on Reason 2's reasoning
+
+
+@dataclass(frozen=True)
+class VideoStats:
+    """What the model received of a video, read back from its inputs."""
+
+    frames: int
+    fps: float
+    visual_tokens: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Inputs:
     videos: dict[str, torch.Tensor]  # the chats up to the end of the video
     questions: list[tuple[torch.Tensor, torch.Tensor]]  # of each question: tokens [B, L], index of the last one [B]
     start: int  # position of the first token of a question
-    stats: list[dict]  # what the model received of each clip, as `video_stats` returns it
+    stats: list[VideoStats]
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class Critic:
     processor: Qwen3VLProcessor
     digits: list[int]  # token ids of 1 to 5
     fingerprint: str
-    layers: tuple[qwen.Patch, ...]  # parts of the class that are replaced while it scores
+    writes: bool  # whether it was trained to write text, not only to score
+    layers: tuple[qwen.Patch, ...] = qwen.FAST  # parts of the class that are replaced while it scores
     lock: Lock = field(default_factory=Lock, repr=False)  # of the processor: its tokenizer is not thread-safe
 
     def __post_init__(self) -> None:
@@ -79,10 +91,6 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     Raises:
         UserError: a file is missing, the folder holds another model, or a digit is not one token.
     """
-    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
-
-    from cookbook.models import qwen
-
     fingerprint = critic_fingerprint(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder)
@@ -93,7 +101,12 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     if any(len(ids) != 1 for ids in digits):
         raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so a digit has no single probability")
     model = model.to(device).eval().requires_grad_(False)
-    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, qwen.FAST)
+    return Critic(model, processor, [ids[0] for ids in digits], fingerprint, writes(folder))
+
+
+def writes(folder: Path) -> bool:
+    """Whether the critic was trained to write: only then has it a configuration for sampling text."""
+    return (folder / "generation_config.json").exists()
 
 
 def critic_fingerprint(folder: Path) -> str:
@@ -128,8 +141,6 @@ def process(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[
 
     Pixels are on the model's device, where they are normalised; everything else is on the CPU.
     """
-    from transformers.video_utils import VideoMetadata
-
     metadata = []
     for clip in clips:
         size = dict(zip(("height", "width"), clip.frames.shape[1:3], strict=True))
@@ -174,8 +185,8 @@ def preprocess(critic: Critic, clips: Sequence[Sampled], questions: Sequence[Seq
     return Inputs(videos, tokens, int(positions.max()) + 1, stats)
 
 
-def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> dict:
-    """What one row of the inputs holds of its clip: `frames`, their rate `fps`, `visual_tokens`.
+def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], row: int) -> VideoStats:
+    """What one row of the inputs holds of its clip.
 
     Raises:
         UserError: the processor ignored the clip's size or frame times.
@@ -193,7 +204,7 @@ def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], 
     times, prompt = _timestamps(clip), critic.processor.tokenizer.decode(ids)
     if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in prompt]:
         raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
-    return {"frames": len(clip.indices), "fps": round(clip.fps, 3), "visual_tokens": tokens}
+    return VideoStats(len(clip.indices), round(clip.fps, 3), tokens)
 
 
 def _timestamps(clip: Sampled) -> list[float]:
@@ -212,7 +223,7 @@ def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device)
 
 def score(
     critic: Critic, clips: Sequence[Sampled], questions: Sequence[Sequence[Question]]
-) -> tuple[np.ndarray, list[dict]]:
+) -> tuple[np.ndarray, list[VideoStats]]:
     """Probabilities [clips, questions, 5] of the digits 1 to 5, and the stats of each clip; see `preprocess`."""
     inputs = preprocess(critic, clips, questions)
     return answer(critic, inputs), inputs.stats
@@ -221,10 +232,6 @@ def score(
 @torch.no_grad()
 def answer(critic: Critic, inputs: Inputs) -> np.ndarray:
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
-    from transformers.cache_utils import DynamicCache
-
-    from cookbook.models import qwen
-
     device, probabilities = critic.model.device, []
     cache = DynamicCache(config=critic.model.config.get_text_config())
     with qwen.patched(*critic.layers):
@@ -240,3 +247,18 @@ def answer(critic: Critic, inputs: Inputs) -> np.ndarray:
             probabilities.append(logits[:, critic.digits].float().softmax(-1))
             cache.crop(length - cache.get_seq_length())  # negative: as many as the question added
     return torch.stack(probabilities, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def explain(critic: Critic, clip: Sampled, question: Question, length: int = 1024) -> str | None:
+    """The critic's reasoning and answer in words (greedy, Reason 2's think format), or None if it cannot write."""
+    if not critic.writes:
+        return None
+    start, rest = chat(critic, Question(question.text + THINK, ""))
+    with critic.lock:
+        inputs = process(critic, [clip], [start + rest])
+    inputs = {name: value.to(critic.model.device) for name, value in inputs.items()}
+    critic.model.model.rope_deltas = None  # cached by an earlier clip
+    ids = critic.model.generate(**inputs, max_new_tokens=length, do_sample=False)
+    with critic.lock:
+        return critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

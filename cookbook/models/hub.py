@@ -22,6 +22,24 @@ def locate(source: Source) -> Path:
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: this checkout is incomplete, clone it again")
         return folder
+    return _download(source)
+
+
+def local(source: Source) -> Path | None:
+    """The local folder of a source if it is there already; never touches the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if source.ships:
+        return locate(source)
+    where = {"repo_id": source.location, "repo_type": source.kind, "revision": source.revision}
+    try:
+        return Path(snapshot_download(**where, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _download(source: Source) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -39,30 +57,17 @@ def locate(source: Source) -> Path:
         raise UserError(f"{source.location}: {_explain(error, source, cache)}") from None
 
 
-def local(source: Source) -> Path | None:
-    """The local folder of a source if it is there already; never touches the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if source.ships:
-        return locate(source)
-    where = {"repo_id": source.location, "repo_type": source.kind, "revision": source.revision}
-    try:
-        return Path(snapshot_download(**where, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-
-
 def _explain(error: Exception, source: Source, cache: Path) -> str:
     """Why a download failed, and what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    page = f"https://huggingface.co/{'datasets/' if source.kind == 'dataset' else ''}{source.location}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) and status != 401:
-        return f"403; accept its licence at {source.page} with the account of your token"
+        return f"403; accept its licence at {page} with the account of your token"
     if isinstance(error, RepositoryNotFoundError):
-        return f"{status}; type `hf auth login`, or check that {source.page} exists"
+        return f"{status}; type `hf auth login`, or check that {page} exists"
     if constants.HF_HUB_OFFLINE:
         return f"not in {cache}, and HF_HUB_OFFLINE is set; unset it, or copy the files there"
     if isinstance(error, HfHubHTTPError):

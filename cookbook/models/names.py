@@ -7,7 +7,7 @@ one to one and no tensor is reshaped, so it serves both ways.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -47,10 +47,13 @@ _PAIRS = (
 _DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\.(seq|dim_spatial_range|dim_temporal_range)|.*_extra_state)$")
 
 
-def _rename(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
     for old, new in pairs:
         name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, name)
     return name
+
+
+_TO_NATIVE = tuple((diffusers, native) for native, diffusers in _PAIRS)
 
 
 def to_diffusers(name: str) -> str | None:
@@ -61,7 +64,7 @@ def to_diffusers(name: str) -> str | None:
 
 def to_native(name: str) -> str:
     """The native name, without the `net.` prefix, of a diffusers parameter."""
-    return _rename(name, ((diffusers, native) for native, diffusers in _PAIRS))
+    return _rename(name, _TO_NATIVE)
 
 
 def bookkeeping(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:

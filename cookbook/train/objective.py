@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from cookbook import flow
 from cookbook.engine import Group
-from cookbook.profiles import Recipe
+from cookbook.profiles import Recipe, Sampling
 from cookbook.train.dataset import CachedClip
 
 SIGMAS = 8  # noise levels of the held-out loss
@@ -68,21 +69,39 @@ def batches(clips: list[CachedClip], recipe: Recipe, seed: int, group: Group) ->
     return at
 
 
-def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of conditioning frames."""
+def velocity(model: nn.Module, latents: Tensor, mask: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    """The network's velocity [B, C, T, H, W] at noise levels `sigma` [B]; `mask` [B, 1, T, H, W] marks conditioning
+    frames, which are clean in `latents`; `text` is [B, tokens, features]."""
     dtype = next(model.parameters()).dtype
-    mask = flow.condition_mask(batch.conditioning, batch.clean)
-    latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
     height, width = latents.shape[-2:]
-    velocity = model(
+    return model(
         hidden_states=latents.to(dtype),
         condition_mask=mask.to(dtype),
-        timestep=batch.sigma,
-        encoder_hidden_states=batch.text.to(dtype),
+        timestep=sigma,
+        encoder_hidden_states=text.to(dtype),
         padding_mask=latents.new_zeros(1, 1, 8 * height, 8 * width, dtype=dtype),
         return_dict=False,
     )[0]
-    return velocity, mask
+
+
+def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The predicted velocity [B, C, T, H, W] and the mask [B, 1, T, H, W] of conditioning frames."""
+    mask = flow.condition_mask(batch.conditioning, batch.clean)
+    latents = flow.noised(batch.clean, batch.noise, batch.sigma, mask)
+    return velocity(model, latents, mask, batch.sigma, batch.text), mask
+
+
+@torch.no_grad()
+def preview(model: nn.Module, clip: CachedClip, sampling: Sampling, seed: int, device: torch.device) -> Tensor:
+    """Latents [1, C, T, H, W] generated from a clip's first frame and caption; all processes take part."""
+    clean, text = clip.window(0)[None].to(device), clip.text()[None].to(device)
+    mask = flow.condition_mask(torch.tensor([1]), clean)
+    noise = flow.initial_noise(tuple(clean.shape), seed).to(device)
+
+    def field(latents: Tensor, sigma: Tensor) -> Tensor:
+        return velocity(model, latents, mask, sigma.view(1), text).float()
+
+    return flow.sample(field, noise, clean, mask, sampling.steps, sampling.shift)
 
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -98,25 +117,30 @@ def noise_levels(shift: float) -> Tensor:
     return flow.shifted(torch.sigmoid(torch.special.ndtri(shares)), shift)
 
 
-def probe(clips: list[CachedClip], shift: float, number: int) -> Batch:
-    """Held-out measurement `number` as a batch of one: the first window of clip `number // SIGMAS` with fixed noise at
-    noise level `number % SIGMAS`, one latent frame given."""
-    index, level = divmod(number, SIGMAS)
-    clean, text = clips[index].window(0)[None], clips[index].text()[None]
-    noise = flow.initial_noise(tuple(clean.shape), index)
-    return Batch(clean, noise, noise_levels(shift)[level].view(1), torch.tensor([1]), text)
+def probes(clips: list[CachedClip], shift: float) -> list[Callable[[], Batch]]:
+    """The held-out measurement: for each clip and each of `noise_levels`, a function that loads the clip's first window
+    with fixed noise and one conditioning frame."""
+
+    def probe(number: int, clip: CachedClip, sigma: Tensor) -> Batch:
+        clean = clip.window(0)[None]
+        noise = flow.initial_noise(tuple(clean.shape), number)
+        return Batch(clean, noise, sigma.view(1), torch.tensor([1]), clip.text()[None])
+
+    levels = noise_levels(shift)
+    return [partial(probe, number, clip, sigma) for number, clip in enumerate(clips) for sigma in levels]
 
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, clips: list[CachedClip], shift: float, group: Group) -> tuple[list[float], float]:
     """The mean loss at each of `noise_levels`, and of the zero-velocity baseline; the processes divide the work."""
-    sums, total = [0.0] * (SIGMAS + 1), SIGMAS * len(clips)
-    for first in range(0, total, group.size):
-        number = first + group.rank
-        batch = Batch.stack([probe(clips, shift, number % total)], group.device)  # all take part in each forward
+    work = probes(clips, shift)
+    sums = [0.0] * (SIGMAS + 1)
+    for turn in range(-(-len(work) // group.size)):
+        number = turn * group.size + group.rank
+        batch = Batch.stack([work[number % len(work)]()], group.device)  # all processes must take part in each forward
         predicted, mask = predict(model, batch)
-        if number < total:
+        if number < len(work):
             sums[number % SIGMAS] += float(flow.loss(predicted, batch.clean, batch.noise, mask))
             sums[SIGMAS] += float(flow.loss(torch.zeros_like(predicted), batch.clean, batch.noise, mask))
     *levels, baseline = group.total(sums)
-    return [level / len(clips) for level in levels], baseline / total
+    return [level / len(clips) for level in levels], baseline / len(work)

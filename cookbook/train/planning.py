@@ -12,7 +12,7 @@ from cookbook.engine.activations import share_of
 from cookbook.engine.distributed import Group, mesh_shape
 from cookbook.errors import UserError, count
 from cookbook.models import hub, sizes
-from cookbook.profiles import Profile
+from cookbook.profiles import Profile, Recipe
 from cookbook.train import dataset
 from cookbook.train.network import add_lora
 from cookbook.train.recipes import departures
@@ -76,7 +76,6 @@ def announce(profile: Profile, data: Path, base: Path | None, group: Group) -> P
     """Estimate, print, return.
 
     Args:
-        data: training clips in the published layout; it need not exist yet.
         base: a `.pt` file with the weights to start from, instead of the profile's.
     """
     used, held, place = None, None, str(data)
@@ -100,11 +99,9 @@ def estimate(profile: Profile, size: int, clips: int | None, heldout: int | None
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     gpu = torch.cuda.is_available() or parameters > LARGE
     speed, machine = (H100, "one H100") if gpu else (TWO_CORES, "two CPU cores")
-    per_process = recipe.batch * recipe.accumulate
+    per_process, number_bytes = recipe.batch * recipe.accumulate, 2 if gpu else 4
     step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
     replicas, shards = mesh_shape(size, recipe.shard)
-    number = 2 if gpu else 4
-    weight = 4 if recipe.master_weights or recipe.lora_rank else number
     return Plan(
         parameters=parameters,
         trained=trained,
@@ -116,39 +113,47 @@ def estimate(profile: Profile, size: int, clips: int | None, heldout: int | None
         replicas=replicas,
         shards=shards,
         epochs=round(recipe.steps * per_process * size / clips, 1) if clips else None,
-        memory_gb=_memory(profile, settings, parameters, trained, shards, number, weight),
-        checkpoint_gb=trained * (3 * weight + (4 if recipe.ema_rate else 0)) / 1e9,  # with both moments of Adam
+        memory_gb=memory(settings, recipe, parameters, trained, tokens, shards, number_bytes),
+        checkpoint_gb=checkpoint_gb(recipe, trained, number_bytes),
         step_seconds=step,
         seconds=step * recipe.steps,
         basis=f"3 forward passes of a step's clips at {speed:.3g} FLOP/s ({machine}, measured)",
     )
 
 
-def _memory(
-    profile: Profile, settings: dict, parameters: int, trained: int, shards: int, number: int, weight: int
+def _weight_bytes(recipe: Recipe, number_bytes: int) -> int:
+    """Bytes of one trained weight, where a number of the computation has `number_bytes`."""
+    return 4 if recipe.master_weights or recipe.lora_rank else number_bytes
+
+
+def checkpoint_gb(recipe: Recipe, trained: int, number_bytes: int) -> float:
+    """GB of one checkpoint: trained weights, two moments of Adam in the same dtype, the average in float32."""
+    return trained * (3 * _weight_bytes(recipe, number_bytes) + (4 if recipe.ema_rate else 0)) / 1e9
+
+
+def memory(
+    settings: dict, recipe: Recipe, parameters: int, trained: int, tokens: int, shards: int, number_bytes: int
 ) -> dict[str, float]:
-    """GB per process by part, the trained weights in `shards`; bytes of a `number` of the computation, and of a trained
-    `weight`.
+    """GB per process by part, the trained weights in `shards`; `number_bytes` of each number in the computation.
 
     Activations, in tensors of tokens x channels: a block that keeps all has 33, so that a quarter of them makes the
     sums equal what was measured for 2B on an H100 (all weights 61.5 GB, LoRA 35.6 GB: docs/gpu_figures.md). With
     `selective` a block keeps 3, its input and the outputs of its two attentions, and one block at a time has 21 more;
     that is not measured. Gradients come while activations go: the larger counts.
     """
-    recipe, layers = profile.recipe, settings["num_layers"]
     channels = settings["num_attention_heads"] * settings["attention_head_dim"]
-    tensor = recipe.batch * profile.clip.tokens * channels * number
-    selective = recipe.activation_checkpointing == "selective"
+    layers, tensor = settings["num_layers"], recipe.batch * tokens * number_bytes * channels
+    weight_bytes, selective = _weight_bytes(recipe, number_bytes), recipe.activation_checkpointing == "selective"
     kept = 3 if selective else 33 * (share_of(recipe.activation_checkpointing) or 1)
-    cast = 2 * parameters / layers * number  # the weights of a block and the next, gathered and in bf16
-    sharded = trained * weight / shards
+    cast = 2 * parameters / layers * number_bytes  # the weights of a block and the next, gathered and in bf16
     parts = {
-        "frozen weights": (parameters - trained) * number if recipe.lora_rank else 0,
-        "weights": sharded,
-        "Adam": 2 * sharded,
+        "frozen weights": (parameters - trained) * number_bytes if recipe.lora_rank else 0,
+        "weights": trained * weight_bytes / shards,
+        "Adam": 2 * trained * weight_bytes / shards,
         "EMA": 4 * trained / shards if recipe.ema_rate else 0,
-        "weights in use": 0 if recipe.lora_rank or weight == number and shards == 1 else cast,
-        "activations, then gradients": max(kept * layers * tensor, sharded) + (21 * tensor if selective else 0),
+        "weights in use": 0 if recipe.lora_rank or weight_bytes == number_bytes and shards == 1 else cast,
+        "activations, then gradients": max(kept * layers * tensor, trained * weight_bytes / shards)
+        + (21 * tensor if selective else 0),
     }
     return {name: round(part / 1e9, 2) for name, part in parts.items() if part}
 
@@ -157,23 +162,26 @@ def describe(plan: Plan, profile: Profile, group: Group, data: str, base: str) -
     """The plan as the lines that are printed; `data` and `base` say where clips and base weights come from."""
     recipe, clip = profile.recipe, profile.clip
     parts = " + ".join(f"{name} {gb:g}" for name, gb in plan.memory_gb.items())
-    network = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all"
+    adapters = f"{plan.trained / 1e6:.1f} M in LoRA of rank {recipe.lora_rank}"
     dtype = str(hardware.compute_dtype(group.device)).removeprefix("torch.")
     clips = f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet; `cookbook prepare` first"
     batch = f"{recipe.batch} per process" + (f", {recipe.accumulate} times" if recipe.accumulate > 1 else "")
     mesh = f", {count(plan.replicas, 'replica')} of {count(plan.shards, 'shard')}" if group.size > 1 else ""
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
-    processes = f"{group.size} process(es) on {group.device.type} in {dtype}{mesh}"
-    return f"""train: profile {profile.name}, recipe {recipe.name}, {processes}
-  base weights  {base}
-  clips         {data}: {clips}
-  network       {plan.parameters / 1e6:.1f} M parameters, training {network}
-  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens
-  work          {plan.steps} steps of {count(plan.clips_per_step, "clip")} ({batch}){epochs}
-  departures    {"; ".join(departures(profile))}
-  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}
-  disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written
-  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}"""
+    lines = [
+        f"train: profile {profile.name}, recipe {recipe.name}, "
+        f"{group.size} process(es) on {group.device.type} in {dtype}{mesh}",
+        f"  base weights  {base}",
+        f"  clips         {data}: {clips}",
+        f"  network       {plan.parameters / 1e6:.1f} M parameters, training {adapters if recipe.lora_rank else 'all'}",
+        f"  sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens",
+        f"  work          {plan.steps} steps of {count(plan.clips_per_step, 'clip')} ({batch}){epochs}",
+        f"  departures    {'; '.join(departures(profile))}",
+        f"  memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}",
+        f"  disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written",
+        f"  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}",
+    ]
+    return "\n".join(lines)
 
 
 def _origin(profile: Profile) -> str:
@@ -183,5 +191,5 @@ def _origin(profile: Profile) -> str:
         return f"{source.location}, ships with the cookbook, {source.licence}"
     folder = hub.local(source)
     state = f"found in {folder}" if folder else f"about {source.gigabytes:g} GB to download"
-    gate = f"; gated: accept it at {source.page}" if source.gated else ""
+    gate = f"; gated: accept it at https://huggingface.co/{source.location}" if source.gated else ""
     return f"{source.location}@{source.revision}, {state}, {source.licence}{gate}"

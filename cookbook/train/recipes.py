@@ -55,15 +55,8 @@ def explain(profile: str = "nano", recipe: str | None = None) -> list[RecipeRow]
         recipe: one of the profile's named recipes.
     """
     chosen = profiles.get(profile, recipe)
-    rows, head = compare(chosen), RecipeRow("field", "ours", "upstream", "why ours differs")
-    widths = [max(len(getattr(row, key)) for row in rows) for key in ("field", "ours", "upstream")]
-    print(f"train: recipe {chosen.recipe.name} of profile {chosen.name} beside {PUBLISHED}")
-    for row in (head, *rows):
-        cells = (f"{text:<{width}}" for text, width in zip((row.field, row.ours, row.upstream), widths, strict=True))
-        print(f"{'*' if row.reason and row is not head else ' '} {'  '.join(cells)}  {row.reason}".rstrip())
-    for what, why in ALWAYS.items():
-        print(f"* {what}: {why}")
-    return rows
+    print(describe(chosen))
+    return compare(chosen)
 
 
 def compare(profile: Profile) -> list[RecipeRow]:
@@ -83,6 +76,19 @@ def departures(profile: Profile) -> list[str]:
     """Each value that differs, as `field ours (upstream theirs)`, and the departures of every recipe."""
     rows = [row for row in compare(profile) if row.reason]
     return [f"{row.field} {row.ours} (upstream {row.upstream})" for row in rows] + list(ALWAYS)
+
+
+def describe(profile: Profile) -> str:
+    """The comparison as a table of lines; departures are marked and explained."""
+    rows = compare(profile)
+    widths = [max(len(getattr(row, key)) for row in rows) for key in ("field", "ours", "upstream")]
+    head = RecipeRow("field", "ours", "upstream", "why ours differs")
+    lines = [f"train: recipe {profile.recipe.name} of profile {profile.name} beside {PUBLISHED}"]
+    for row in (head, *rows):
+        cells = (f"{text:<{width}}" for text, width in zip((row.field, row.ours, row.upstream), widths, strict=True))
+        lines.append(f"{'*' if row.reason and row is not head else ' '} {'  '.join(cells)}  {row.reason}".rstrip())
+    lines += [f"* {what}: {why}" for what, why in ALWAYS.items()]
+    return "\n".join(lines)
 
 
 def as_text(value: object) -> str:

@@ -12,24 +12,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from cookbook import engine, hardware, runs, show
 from cookbook.engine import Group
 from cookbook.engine.checkpoint import POINTER
-from cookbook.engine.loop import LOG, Callback, autocast
+from cookbook.engine.loop import LOG, autocast
 from cookbook.errors import UserError
 from cookbook.layout import Clip
 from cookbook.models import hub, names, world
 from cookbook.profiles import Profile
-from cookbook.train import dataset, planning
+from cookbook.train import callbacks, dataset, planning
 from cookbook.train.dataset import CachedClip
 from cookbook.train.network import load, require_trained
 from cookbook.train.objective import batches, flow_loss, heldout_loss, noise_levels
 
 # How a step's work is divided: a run may continue on other processes, which changes these but not its result.
 DIVISION = ("batch", "accumulate", "shard", "activation_checkpointing")
-REDRAWN = 5.0  # least seconds between two pictures of the loss
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class TrainJob:
     models: Path  # diffusers folder of the base model
     base: Path | None  # a `.pt` file; its weights replace those of `models`
     seed: int
+    sample_every: int | None
     plan: planning.Plan
     group: Group
 
@@ -59,6 +57,7 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     base: Path | str | None = None,
+    sample_every: int | None = None,
     redo: bool = False,
 ) -> dict[str, Any]:
     """Post-train the profile's world model; a run that was stopped continues where it was.
@@ -69,11 +68,14 @@ def train(
         data: a folder in the published layout; the run's own `data/train` if not given.
         steps: instead of the recipe's number of optimizer steps.
         base: a `.pt` file in NVIDIA's names (`net.*`); training starts from its weights, not the profile's.
+        sample_every: steps between sample clips of fixed seeds in `checkpoints/samples`; none if not given.
 
     Returns:
         The stage's manifest.
     """
     chosen = planning.choose(profile, recipe, steps)
+    if sample_every is not None and sample_every < 1:
+        raise UserError(f"sample_every is {sample_every}; it must be at least 1")
     base = Path(base).expanduser().absolute() if base else None
     if base and chosen.recipe.lora_rank:
         raise UserError("--base trains all weights: adapters (LoRA) are merged into the profile's own when converted")
@@ -86,7 +88,7 @@ def train(
         if data is None and runs.read_manifest(folder / "data") is None:
             raise UserError(f"{folder / 'data'} is not finished; type {runs.command('prepare', folder, profile)} first")
         models = group.broadcast(group.on_rank_0(lambda: hub.locate(chosen.world)))
-        job = TrainJob(chosen, folder, source, data is None, models, base, seed, plan, group)
+        job = TrainJob(chosen, folder, source, data is None, models, base, seed, sample_every, plan, group)
         stage = group.on_rank_0(lambda: _enter(job, redo))
         if manifest := group.broadcast(stage.manifest if stage else None):
             return manifest
@@ -111,8 +113,10 @@ def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[
     """Train on the clips `used`; the results, with the held-out loss before and after."""
     profile, group, recipe = job.profile, job.group, job.profile.recipe
     dtype = hardware.compute_dtype(group.device)
-    after_step = [_picture(job.folder)] if group.main and show.live() else []
+    after_step = [callbacks.picture(job.folder)] if group.main and show.live() else []
     model = load(profile, job.models, job.seed, group, job.base)
+    if job.sample_every:
+        after_step += [callbacks.samples(model, held, profile, job.models, job.folder, job.sample_every, group)]
     with autocast(model, group.device, dtype):
         before, baseline = heldout_loss(model, held, recipe.shift, group)
     group.on_rank_0(lambda: require_trained(mean(before), baseline, recipe.first_loss, job.base or job.models))
@@ -137,28 +141,10 @@ def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[
     }
 
 
-def _picture(folder: Path) -> Callback:
-    """The log of `folder` as one picture below the notebook's cell, redrawn while training continues."""
-    from IPython.display import DisplayHandle
-
-    handle, due = DisplayHandle(), 0.0
-
-    def redraw(step: int, row: dict) -> None:
-        nonlocal due
-        if time.monotonic() < due:
-            return
-        figure = show.loss(runs.read_rows(folder / LOG)).figure
-        handle.update(figure) if due else handle.display(figure)
-        plt.close(figure)
-        due = time.monotonic() + REDRAWN
-
-    return redraw
-
-
 def _finish(job: TrainJob, stage: runs.Stage, used: list[Clip], held: list[Clip], results: dict) -> dict[str, Any]:
     """Write the manifest, print the results."""
     outputs = [path for path in stage.folder.glob("iter_*/**/*") if path.is_file()]
-    outputs += [stage.folder / LOG, stage.folder / POINTER]
+    outputs += [stage.folder / LOG, stage.folder / POINTER, *stage.folder.glob(f"{callbacks.SAMPLES}/*.mp4")]
     recipe = job.profile.recipe
     facts = {
         "steps": recipe.steps,
