@@ -104,6 +104,7 @@ def outcomes(run: Path) -> pd.DataFrame:
     return table.value_counts().unstack(fill_value=0).sort_index()
 
 
+@runs.releasing
 def write_report(profile: str = "nano", run: Path | str | None = None, redo: bool = False) -> dict:
     """Write report.html and summary.json.
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def critic_fingerprint(folder: Path) -> str:
     index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
     if index.exists():
         weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    for name in ("config.json", "tokenizer.json", "preprocessor_config.json", *weights):
+    # transformers 5 saves the settings of both preprocessors in one file, the published folders have one for each
+    settings = next((n for n in PROCESSOR if (folder / n).exists()), PROCESSOR[0])
+    for name in ("config.json", "tokenizer.json", settings, *weights):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: copy or download the critic again")
     files = [path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)]

@@ -15,6 +15,7 @@ from cookbook.show import progress
 from cookbook.video import needed_frames, probe, read_image
 
 
+@runs.releasing
 def prepare(
     profile: str = "nano",
     run: Path | str | None = None,
