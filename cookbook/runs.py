@@ -175,7 +175,7 @@ def set_aside(folder: Path) -> bool:
     if earlier.exists() and not (folder / "manifest.json").exists():
         for path in held:
             remove(path)
-    elif held:
+    elif held or moving.exists():
         remove(earlier)
         moving.mkdir(exist_ok=True)
         for path in held:

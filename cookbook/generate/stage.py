@@ -127,9 +127,10 @@ def _mends(out: Path, made_from: Mapping[str, str], changes: Set[str]) -> bool:
 def _kept(out: Path, made_from: Mapping[str, str]) -> dict[str, dict]:
     """File -> row of the clips that stay as they are; rows of others wait in unused.jsonl for the same request."""
     table, unused = out / "generated.jsonl", out / "unused.jsonl"
-    found = {row["file"]: row for row in [*runs.read_rows(unused), *runs.read_rows(table)]}
+    rows = runs.read_rows(table)
+    found = {row["file"]: row for row in [*runs.read_rows(unused), *rows]}
     kept = {file: row for file, row in found.items() if _same(out, row, made_from)}
-    if len(kept) < len(found):
+    if [*kept.values()] != rows:
         runs.write_rows(unused, found.values())
         runs.write_rows(table, kept.values())
     return kept

@@ -80,6 +80,8 @@ def _explain(error: Exception, source: Source, cache: Path) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    if isinstance(error, PermissionError):
+        return f"{cache} cannot be written; set HF_HOME to a folder that you can write"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) and status != 401:
         return f"403; accept its licence at {source.page} with the account of your token"
