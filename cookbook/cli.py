@@ -71,7 +71,7 @@ def function(verb: str) -> Callable[..., Any]:
 def signature(verb: str) -> Callable[..., Any]:
     """A verb's parameters and docstring, for `--help`: read from the source, as an import would load PyTorch."""
     module, name, _ = VERBS[verb]
-    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text()
+    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     stub = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
     stub.body, stub.returns, stub.decorator_list = stub.body[:1], None, []  # the docstring is all that is left of it
     names = {"Path": Path, "Annotated": Annotated, "Literal": Literal, "tyro": tyro}

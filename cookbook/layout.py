@@ -7,6 +7,7 @@ Layouts and quirks: https://huggingface.co/datasets/nvidia/GR1-100 and nvidia/EV
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,15 @@ def require_folder(folder: Path) -> None:
     """Raise a UserError where there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
+
+
+def require_utf8(paths: Iterable[Path]) -> None:
+    """Raise a UserError for a file whose name is not UTF-8: tables and manifests are, so they could not name it."""
+    for path in paths:
+        try:
+            os.fsencode(path.name).decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{path.parent}: the name {path.name!a} is not UTF-8; rename the file") from None
 
 
 def read_utf8(path: Path) -> str:
@@ -82,7 +92,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def write_metadata(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write `metadata.csv` from (file name, prompt), quoting exactly the prompts that contain a comma."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "prompt"])
         writer.writerows(rows)
@@ -103,6 +113,7 @@ def find_clips(folder: Path) -> list[tuple[Path, Path | str]]:
         raise UserError(
             f"{folder}: no mp4 in it, in its videos/ or its gr1/; `cookbook prepare --help` lists the layouts"
         )
+    require_utf8(videos)
     tables = [p for p in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if p.exists()]
     prompts = read_metadata(tables[0]) if tables else {}
     captions = folder / "metas" if (folder / "metas").is_dir() else None
@@ -121,6 +132,7 @@ def read_photos(folder: Path) -> list[Photo]:
     images = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=_numbered)
     if not images:
         raise UserError(f"{folder}: no png or jpg in it")
+    require_utf8(images)
     photos, orphans = [], []
     for image in images:
         stems = (image.stem, f"{image.stem}.", image.stem.rstrip("."))

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import torch.distributed.checkpoint as dcp
 from conftest import ALONE
@@ -15,8 +16,8 @@ from diffusers import Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
 from safetensors.torch import load_file, save_file
 from test_flow import PassThrough
 
-from cookbook import engine, runs
-from cookbook.convert import verify, weights
+from cookbook import engine, profiles, runs
+from cookbook.convert import stage, verify, weights
 from cookbook.convert.stage import convert, write
 from cookbook.convert.weights import EMA, NET
 from cookbook.engine import checkpoint
@@ -266,7 +267,7 @@ def test_a_checkpoint_of_nvidias_trainer_is_read(copied, tiny_world):
 
 
 def test_a_conversion_that_fails_loses_no_earlier_one_and_parts_of_a_read_only_model_can_be_replaced(
-    tiny_world, tiny_clips, tiny_profile, tmp_path, monkeypatch
+    tiny_world, tiny_clips, tmp_path, monkeypatch
 ):
     world = shutil.copytree(tiny_world, tmp_path / "world")
     for place in (world / "vae", world / "tokenizer"):

@@ -175,7 +175,9 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     changed, gone = sorted(path.name for path in folder.glob("*.mp4"))[:2]
     content = (folder / gone).read_bytes()
     (folder / gone).unlink()
-    with pytest.raises(UserError, match=f"{gone} is missing: type `cookbook generate --run .* --model tuned` to make it"):
+    with pytest.raises(
+        UserError, match=f"{gone} is missing: type `cookbook generate --run .* --model tuned` to make it"
+    ):
         judge("smoke", run)
     (folder / gone).write_bytes(content)
     video.write_video(folder / changed, clip(99), 8)
@@ -185,7 +187,9 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     judge("smoke", run)
     second = rows_of(run)
     assert len(second) == len(first)
-    assert [row for row in first if row not in second] == [r for r in first if r["file"] == f"generated/tuned/{changed}"]
+    assert [row for row in first if row not in second] == [
+        r for r in first if r["file"] == f"generated/tuned/{changed}"
+    ]
 
 
 def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, tmp_path, monkeypatch):

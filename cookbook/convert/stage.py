@@ -125,7 +125,7 @@ def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shi
         shutil.copytree(models / part, folder / part, copy_function=_link)
     for place, _, _ in os.walk(folder):  # copied from assets/, which may be read-only
         os.chmod(place, os.stat(place).st_mode | 0o700)
-    index = json.loads((models / "model_index.json").read_text())
+    index = json.loads((models / "model_index.json").read_text(encoding="utf-8"))
     index |= {"_class_name": "Cosmos2_5_PredictBasePipeline", "scheduler": ["diffusers", "UniPCMultistepScheduler"]}
     runs.write_json(folder / "model_index.json", index)
 

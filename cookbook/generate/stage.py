@@ -153,7 +153,9 @@ def _generate_missing(
     """
     table, rows = out / "generated.jsonl", _kept(out, made_from)
     with runs.replacing(out / "requests.jsonl") as temporary:
-        temporary.write_text("".join(r.model_dump_json(exclude_none=True) + "\n" for r in setup.requests))
+        temporary.write_text(
+            "".join(r.model_dump_json(exclude_none=True) + "\n" for r in setup.requests), encoding="utf-8"
+        )
     left = [job for file, job in jobs.items() if file not in rows]
     frames = _span([r.num_output_frames for r in setup.requests])
     steps = _span([r.num_steps or setup.profile.sampling.steps for r in setup.requests])

@@ -105,7 +105,7 @@ def critic_fingerprint(folder: Path) -> str:
     """
     index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
     if index.exists():
-        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        weights = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     # transformers 5 saves the settings of both preprocessors in one file, the published folders have one for each
     settings = next((n for n in PROCESSOR if (folder / n).exists()), PROCESSOR[0])
     for name in ("config.json", "tokenizer.json", settings, *weights):

@@ -127,7 +127,7 @@ def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> list[Path
     with runs.replacing(copy) as temporary:
         shutil.copyfile(source, temporary)
     with runs.replacing(caption) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     return [copy, caption]
 
 
