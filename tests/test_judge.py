@@ -14,7 +14,7 @@ from tiny import PROMPTS, clip
 from cookbook import profiles, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import rubrics
-from cookbook.judge.calibration import calibrate
+from cookbook.judge.calibration import calibrate, load
 from cookbook.judge.stage import judge
 
 
@@ -155,6 +155,15 @@ def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeyp
 def test_a_run_without_videos_is_refused(tmp_path):
     with pytest.raises(UserError, match="cookbook generate"):
         judge("smoke", tmp_path / "empty")
+
+
+def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_names(run, capsys):
+    whole = calibrate("smoke", run)
+    (run / "verdicts/calibration.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be used .*: type `cookbook calibrate --run"):
+        load(run / "verdicts")
+    calibrate("smoke", run)
+    assert load(run / "verdicts") == json.loads(json.dumps(whole)) and "it is made again" in capsys.readouterr().out
 
 
 def test_critics_of_one_name_have_verdicts_of_their_own(run, tmp_path, critic_folder):

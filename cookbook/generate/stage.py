@@ -79,13 +79,12 @@ def generate(
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
     settings |= {"fast": sorted(setup.fast)} if setup.fast else {}
     settings |= {"guardrail": "off"} if without_guardrail else {}
-    name = f"generate-{model}"
     # Seed by seed, so that a run stopped early has some of every prompt
     jobs = {file_name(row, row.seed + k): (row, row.seed + k) for k in range(count) for row in todo}
     digests = {row.name: _digest(row) for row in todo}
     made_from = {file: digests[row.name] for file, (row, _) in jobs.items()}
-    out = root / runs.FOLDERS[name]
-    stage = runs.enter(out, name, profile, inputs, settings, redo, partial(_mends, out, made_from))
+    out = root / "generated" / model
+    stage = runs.enter(out, f"generate-{model}", profile, inputs, settings, redo, partial(_mends, out, made_from))
     if stage.done:
         return stage.manifest
     facts = {"model": model, "weights": inputs["weights"]}
@@ -95,8 +94,7 @@ def generate(
     blocked = sum(row["blocked"] for row in rows)
     again = runs.flags(model=model, requests=requests, weights=weights, seeds=seeds, fast=fast)
     again += runs.flags(without_guardrail=without_guardrail)
-    facts = {"clips": len(rows) - blocked, "blocked": blocked, "weights": inputs["weights"], "flags": again}
-    return stage.finish(outputs, **facts)
+    return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=inputs["weights"], flags=again)
 
 
 def _fingerprint(requests: list[Request]) -> str:
