@@ -96,7 +96,7 @@ def run_all(
     before = _finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
-        fresh = not any((folder / place).exists() for place in WRITES.get(source.stem[:2], ()))
+        fresh = not any(runs.begun(folder / place) for place in WRITES.get(source.stem[:2], ()))
         disk = _written(folder)
         timing = execute(source, folder / "notebooks" / source.name, values[source])
         timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
@@ -241,13 +241,12 @@ def _memory() -> Iterator[list[tuple[datetime, int]]]:
 
 
 def remove(folder: Path, stage: str) -> None:
-    """Remove a stage's folder and those of all stages that read it, directly or not."""
+    """Empty a stage's folder and those of all stages that read it, directly or not."""
     if stage not in runs.FOLDERS:
         raise UserError(f"no stage {stage!r}; there are {', '.join(runs.FOLDERS)}")
     for name in runs.downstream([stage]):
-        if (path := folder / runs.FOLDERS[name]).exists():
-            shutil.rmtree(path)
-            print(f"removed {path}")
+        if (path := folder / runs.FOLDERS[name]).exists() and runs.set_aside(path):
+            print(f"removed {path}; {path / runs.EARLIER} keeps its files until the new ones are finished")
 
 
 def _finished(folder: Path) -> dict[str, str]:

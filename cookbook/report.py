@@ -104,6 +104,7 @@ def outcomes(run: Path) -> pd.DataFrame:
     return table.value_counts().unstack(fill_value=0).sort_index()
 
 
+@runs.releasing
 def write_report(profile: str = "nano", run: Path | str | None = None, redo: bool = False) -> dict:
     """Write report.html and summary.json.
 
@@ -124,7 +125,7 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
     page = _page(folder, facts, settings.note)
     runs.write_json(stage.folder / "summary.json", facts)
     with runs.replacing(stage.folder / "report.html") as temporary:
-        temporary.write_text(page)
+        temporary.write_text(page, encoding="utf-8")
     print(f"report: {stage.folder / 'report.html'} ({len(page) / 1e6:.1f} MB)")
     return stage.finish([stage.folder / "report.html", stage.folder / "summary.json"])
 
@@ -154,7 +155,7 @@ def _pictures(run: Path) -> dict[str, str]:
 
 def _page(run: Path, facts: dict, note: str) -> str:
     """The whole page, from report.html.j2. pandas escapes the cells of its tables."""
-    template = Path(__file__).with_name("report.html.j2").read_text()
+    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     return jinja2.Template(template, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).render(
         facts=facts,
         note=note,

@@ -3,6 +3,7 @@
 A run is one folder with one subfolder per stage. A stage folder holds `started.json` while the stage runs, and
 `manifest.json`, written last and atomically, when it is finished. A folder without a manifest is continued, a folder
 with one is skipped, and a folder built from different inputs or settings is refused with a list of what changed.
+`redo` moves what the folder holds into its `.earlier/`, which is deleted once the new manifest is written.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from cookbook.errors import StaleStage, UserError
 from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-HOME = Path(os.environ.get("COOKBOOK_HOME", ASSETS.parent))
+HOME = Path(os.path.expanduser(os.environ.get("COOKBOOK_HOME") or ASSETS.parent)).absolute()
 
 # stage -> its folder in the run; stage -> the stages that it reads from
 FOLDERS = {
@@ -52,6 +54,7 @@ READS = {
 }
 # No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
 BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
+EARLIER, MOVING = ".earlier", ".moving"  # in a stage folder: what it held before --redo, and while it is moved there
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 
@@ -86,6 +89,34 @@ def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str
     return f"`{shlex.join([*words, *more])}`"
 
 
+def flags(**values: Any) -> list[str]:
+    """The flags of a call, so that a message can name the same call again; those without a value are left out."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            several = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [
+                f"--{name.replace('_', '-')}",
+                *(str(v.absolute() if isinstance(v, Path) else v) for v in several),
+            ]
+    return words
+
+
+def releasing(function: Callable) -> Callable:
+    """Decorator of stages: a call that fails, or is interrupted in a notebook, gives its stage folder back."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            while _LOCKS:
+                _LOCKS.popitem()[1].close()
+            raise
+
+    return call
+
+
 def digest(path: Path) -> str:
     """SHA-256 of one file, as `sha256:<hex>`."""
     with open(path, "rb") as file:
@@ -101,27 +132,64 @@ def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return digest_of({name: digest(path) for name, path in files.items() if not re.search(BOOKKEEPING, f"/{name}")})
+    return digest_of({path.relative_to(folder).as_posix(): digest(path) for path in contents(folder)})
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files of a folder in order, without manifests and hidden files."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if not re.search(BOOKKEEPING, f"/{path.relative_to(folder).as_posix()}")]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write to the yielded temporary path. On success it is renamed to `path` in one step, on failure it is deleted."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    name = path.name if len(os.fsencode(path.name)) < 200 else digest_of(path.name)[7:47]  # a name has 255 bytes
+    temporary = path.with_name(f".{name}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        if path.is_dir() and temporary.is_dir():  # no folder can take the place of another
+            remove(path)
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link without what it leads to, or a folder, also one that was copied from a read-only one."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)
+    shutil.rmtree(path)
+
+
+def set_aside(folder: Path) -> bool:
+    """Move what a stage folder holds into its `.earlier/`; whether there was anything.
+
+    Where earlier results wait there already, the folder holds an unfinished attempt to replace them, which is deleted.
+    """
+    earlier, moving = folder / EARLIER, folder / MOVING
+    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER, MOVING)]
+    if earlier.exists() and not (folder / "manifest.json").exists():
+        for path in held:
+            remove(path)
+    elif held or moving.exists():
+        remove(earlier)
+        moving.mkdir(exist_ok=True)
+        for path in held:
+            remove(path) if (moving / path.name).exists() else os.replace(path, moving / path.name)
+        os.replace(moving, earlier)
+    return bool(held)
 
 
 def _sweep(folder: Path) -> None:
     """Delete temporary files of `replacing` that killed processes left behind."""
     for path in sorted(folder.rglob(".*")):
         if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -196,27 +264,47 @@ class Stage:
         }
         write_json(self.folder / "manifest.json", self.manifest)
         (self.folder / "started.json").unlink(missing_ok=True)
+        for name in (EARLIER, MOVING):
+            remove(self.folder / name)
         self.close()
         return self.manifest
 
     def forget(self) -> None:
         """Delete the folder of a stage that failed validation, so that corrected inputs are not reported as changed."""
         self.close()
-        shutil.rmtree(self.folder)
+        for path in self.folder.iterdir():
+            if path.name not in (EARLIER, MOVING):
+                remove(path)
+        with suppress(OSError):  # a link to a folder, or one with earlier results
+            self.folder.rmdir()
 
     def close(self) -> None:
         """Release the folder for other processes."""
         self._lock.close()
 
 
-def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], settings: dict, redo: bool = False) -> Stage:
+def _never(changes: Set[str]) -> bool:
+    return False
+
+
+def enter(
+    folder: Path,
+    name: str,
+    profile: str,
+    inputs: dict[str, str],
+    settings: dict,
+    redo: bool = False,
+    mends: Callable[[Set[str]], bool] = _never,
+) -> Stage:
     """Open a stage folder for work, or find it finished.
 
     Args:
         folder: where the stage writes.
         inputs: name -> fingerprint of everything the stage reads.
         settings: what else determines the result (recipe, seed, sampler); must survive a round trip through JSON.
-        redo: empty the folder first.
+        redo: begin anew; what the folder holds is kept in its `.earlier/` until the stage is finished.
+        mends: whether the caller replaces exactly the outputs that are lost or that depend on the inputs and settings
+            of these names, which changed. The folder is then continued.
 
     Raises:
         UserError: another process is writing the folder.
@@ -231,20 +319,26 @@ def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], setting
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
-    for path in folder.iterdir() if redo else ():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if redo and set_aside(folder):
+        print(f"{name}: {folder / EARLIER} keeps the earlier results until the new ones are finished")
     facts = {"stage": name, "profile": profile, "inputs": inputs, "settings": settings}
     started = json.loads(json.dumps(facts, default=str))
     manifest, earlier = read_manifest(folder), begun(folder)
-    changes = _changes(earlier, started) if earlier else []
+    changes = _changes(earlier, started) if earlier else {}
     lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
     if changes or lost:
-        lock.close()
         more = f" and {len(lost) - 1} more" if lost[1:] else ""
-        problem = f"was built from different inputs: {'; '.join(changes)}" if changes else f"lost {lost[0]}{more}"
-        raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
+        text = "; ".join(changes.values())
+        problem = f"was built from different inputs: {text}" if changes else f"lost {lost[0]}{more}"
+        if not mends(changes.keys()):
+            lock.close()
+            raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
+        print(f"{name}: {folder} {problem}; what this does not concern is kept")
+        write_json(folder / "started.json", started)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        manifest = None
     if manifest:
+        lock.close()
         print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
     else:
         _sweep(folder)
@@ -265,13 +359,13 @@ def begun(folder: Path) -> dict | None:
     return read_manifest(folder) or (json.loads(path.read_text()) if path.exists() else None)
 
 
-def _changes(old: dict, new: dict) -> list[str]:
-    """Differences between the inputs and settings of a folder and those of this call."""
+def _changes(old: dict, new: dict) -> dict[str, str]:
+    """Differences between the inputs and settings of a folder and those of this call: name -> in words."""
     rows = [("profile", old["profile"], new["profile"])]
     for part in ("inputs", "settings"):
         keys = sorted(old[part].keys() | new[part].keys())
         rows += [(key, old[part].get(key), new[part].get(key)) for key in keys]
-    return [f"{key} {_short(before)} -> {_short(after)}" for key, before, after in rows if before != after]
+    return {key: f"{key} {_short(before)} -> {_short(after)}" for key, before, after in rows if before != after}
 
 
 def _short(value: Any) -> str:

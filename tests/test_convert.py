@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import torch.distributed.checkpoint as dcp
 from conftest import ALONE
@@ -16,8 +17,8 @@ from diffusers import Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
 from safetensors.torch import load_file, save_file
 from test_flow import PassThrough
 
-from cookbook import engine, runs
-from cookbook.convert import verify, weights
+from cookbook import engine, profiles, runs
+from cookbook.convert import stage, verify, weights
 from cookbook.convert.stage import convert, write
 from cookbook.convert.weights import EMA, NET
 from cookbook.engine import checkpoint
@@ -309,3 +310,23 @@ def test_a_checkpoint_of_nvidias_trainer_is_read(copied, tiny_world):
     rewrite(copied, lambda state: state | {prefix + name: t for prefix in (NET, EMA) for name, t in beside.items()})
     state = weights.read(copied, tiny_world).ema
     assert state.keys() == wanted.keys() and all(torch.equal(state[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_conversion_that_fails_loses_no_earlier_one_and_parts_of_a_read_only_model_can_be_replaced(
+    tiny_world, tiny_clips, tmp_path, monkeypatch
+):
+    world = shutil.copytree(tiny_world, tmp_path / "world")
+    for place in (world / "vae", world / "tokenizer"):
+        place.chmod(0o555)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: tiny.profile(world, 2))
+    train("tiny", run=tmp_path / "run", data=tiny_clips)
+    first = convert("tiny", run=tmp_path / "run")
+    export = tmp_path / "run" / "export"
+    assert all(path.stat().st_mode & 0o200 for path in export.rglob("*") if path.is_dir())
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(stage, "write_diffusers", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        convert("tiny", run=tmp_path / "run", redo=True)
+    assert runs.read_manifest(export / runs.EARLIER) == first
+    assert all((export / runs.EARLIER / name).exists() for name in first["outputs"])
+    second = convert("tiny", run=tmp_path / "run")
+    assert second["outputs"].keys() == first["outputs"].keys() and not (export / runs.EARLIER).exists()

@@ -104,3 +104,15 @@ def test_sampling_a_file_equals_sampling_its_frames(tmp_path):
         assert streamed.shape == expected.shape and np.array_equal(streamed.frames, expected.frames)
     squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *expected.frames.shape[1:3], crop=False)
     assert np.abs(squashed[0].astype(int) - expected.frames[0]).max() <= 1, "Pillow's to one level"
+
+
+def test_a_critic_that_transformers_saved_loads_and_scores_the_same(critic, tmp_path):
+    critic.model.save_pretrained(tmp_path)
+    critic.processor.save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists(), "transformers 5 writes processor_config.json"
+    other = critics.load_critic(tmp_path, torch.device("cpu"))
+    clips, batch = [sample_frames(clip(1), 8.0, 8, 1024, critic.token_edge)], [questions(PROMPTS[0])]
+    assert np.array_equal(critics.score(other, clips, batch)[0], critics.score(critic, clips, batch)[0])
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(UserError, match="preprocessor_config.json is missing"):
+        critics.load_critic(tmp_path, torch.device("cpu"))

@@ -155,6 +155,57 @@ def test_sizes_and_numbers_beyond_all_bounds_are_refused_before_anything_is_load
     assert not (tmp_path / "run").exists()
 
 
+def test_a_picture_that_was_cut_off_is_refused_before_models_are_loaded(tmp_path, rows_file, tiny_world, monkeypatch):
+    monkeypatch.setitem(PROFILES, "tiny", lambda: tiny.profile(tmp_path / "no weights here"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
+    data = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="line 2: input_path: .*cut.jpg cannot be read .*truncated"):
+        generate("tiny", run=tmp_path, requests=rows_file({}, {"input_path": "cut.jpg"}), model="base")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "1_Wave.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "1_Wave.txt").write_text("Wave.")
+    with pytest.raises(UserError, match="1_Wave.jpg: cannot be read .*truncated"):
+        generate("tiny", run=tmp_path, requests=folder, model="base")
+
+
+def test_a_change_costs_only_the_clips_that_it_concerns(tmp_path, rows_file, tiny_profile, tiny_world, capsys):
+    tiny_profile()
+    out = tmp_path / "run" / "generated" / "tuned"
+
+    def times(*changes, seeds=1) -> dict[str, int]:
+        generate("tiny", run=tmp_path / "run", requests=rows_file(*changes), weights=tiny_world, seeds=seeds)
+        rows = runs.read_rows(out / "generated.jsonl")
+        assert len(rows) == len({row["file"] for row in rows})
+        return {row["file"]: (out / row["file"]).stat().st_mtime_ns for row in rows}
+
+    first = times({}, {})
+    fixed = times({}, {"prompt": "Point."})
+    assert fixed["row0_seed0.mp4"] == first["row0_seed0.mp4"] and fixed["row1_seed0.mp4"] > first["row1_seed0.mp4"]
+    assert "what this does not concern is kept" in capsys.readouterr().out
+    more = times({}, {"prompt": "Point."}, {}, seeds=2)
+    assert more.items() > fixed.items() and len(more) == 6
+    assert times({}) == {"row0_seed0.mp4": first["row0_seed0.mp4"]}
+    assert times({}, {"prompt": "Point."}, {}, seeds=2) == more, "what was not wanted in between is still there"
+    (out / "row2_seed1.mp4").unlink()
+    again = times({}, {"prompt": "Point."}, {}, seeds=2)
+    assert {file for file in more if again[file] != more[file]} == {"row2_seed1.mp4"}
+    with pytest.raises(UserError, match="requests .* -> "):  # nothing of it could stay
+        times({"prompt": "Bow."}, seeds=2)
+
+
+def test_names_of_eighty_chinese_characters_fit(tmp_path, photos, rows_file, tiny_profile, tiny_world):
+    tiny_profile()
+    long = "红" * 80
+    (photos / "0_Wave..png").rename(photos / f"{long}.png")
+    (photos / "0_Wave..txt").rename(photos / f"{long}.txt")
+    manifest = generate("tiny", run=tmp_path / "run", requests=photos, weights=tiny_world, seeds=1)
+    assert manifest["clips"] == 2 and any("红" * 60 in name for name in manifest["outputs"])
+    with pytest.raises(UserError, match="name: .*at most 200 bytes"):
+        read_requests(rows_file({"name": long}), nano())
+
+
 def test_missing_fields_come_from_the_profile(tmp_path, rows_file):
     (tmp_path / "words.txt").write_text("Wave twice.\n")
     row = {"name": "a", "prompt_path": "words.txt", "input_path": "a.png"}
@@ -197,7 +248,7 @@ def test_missing_earlier_stages_and_a_wrong_model_folder_are_refused(tmp_path, p
 @given(st.integers(0, 999), st.text(max_size=120))
 def test_request_names_are_safe_file_names(index, stem):
     name = request_name(index, stem)
-    assert "/" not in name and len(name) <= 84 and name.startswith(f"{index:03d}_")
+    assert "/" not in name and len(name) <= 84 and len(name.encode()) <= 200 and name.startswith(f"{index:03d}_")
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])

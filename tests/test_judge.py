@@ -14,7 +14,7 @@ from tiny import PROMPTS, clip
 from cookbook import profiles, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import rubrics
-from cookbook.judge.calibration import calibrate
+from cookbook.judge.calibration import calibrate, load
 from cookbook.judge.stage import judge
 
 
@@ -155,6 +155,50 @@ def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeyp
 def test_a_run_without_videos_is_refused(tmp_path):
     with pytest.raises(UserError, match="cookbook generate"):
         judge("smoke", tmp_path / "empty")
+
+
+def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_names(run, capsys):
+    whole = calibrate("smoke", run)
+    (run / "verdicts/calibration.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be used .*: type `cookbook calibrate --run"):
+        load(run / "verdicts")
+    calibrate("smoke", run)
+    assert load(run / "verdicts") == json.loads(json.dumps(whole)) and "it is made again" in capsys.readouterr().out
+
+
+def test_critics_of_one_name_have_verdicts_of_their_own(run, tmp_path, critic_folder):
+    manifests = []
+    for place in ("a", "b"):
+        folder = shutil.copytree(critic_folder, tmp_path / place / "mine")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"note": place}))
+        manifests.append(judge("smoke", run, critic=folder))
+    found = {runs.read_manifest(folder)["critic"]: folder for folder in run.glob("verdicts-mine*")}
+    assert found.keys() == {manifest["critic"] for manifest in manifests} and len(found) == 2
+    assert judge("smoke", run, critic=tmp_path / "a/mine") == manifests[0], "found again"
+
+
+def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
+    judge("smoke", run)
+    folder, first = run / "generated/tuned", rows_of(run)
+    changed, gone = sorted(path.name for path in folder.glob("*.mp4"))[:2]
+    content = (folder / gone).read_bytes()
+    (folder / gone).unlink()
+    with pytest.raises(
+        UserError, match=f"{gone} is missing: type `cookbook generate --run .* --model tuned` to make it"
+    ):
+        judge("smoke", run)
+    (folder / gone).write_bytes(content)
+    video.write_video(folder / changed, clip(99), 8)
+    (folder / "manifest.json").unlink()
+    stage = runs.enter(folder, "generate-tuned", "nano", {}, {})
+    stage.finish(folder.glob("*.*"))
+    judge("smoke", run)
+    second = rows_of(run)
+    assert len(second) == len(first)
+    assert [row for row in first if row not in second] == [
+        r for r in first if r["file"] == f"generated/tuned/{changed}"
+    ]
 
 
 def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, tmp_path, monkeypatch):

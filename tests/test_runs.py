@@ -1,6 +1,8 @@
 """Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 
@@ -84,6 +86,75 @@ def test_a_missing_output_is_reported_and_redo_empties_the_folder(tmp_path):
     (tmp_path / "s" / "more.txt").touch()
     assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}, redo=True).done
     assert not (tmp_path / "s" / "more.txt").exists()
+
+
+def test_redo_loses_nothing_before_its_replacement_is_finished(tmp_path):
+    folder = tmp_path / "s"
+    finished(folder)
+    for attempt in range(2):  # both fail
+        make_stage(folder, inputs={"data": "sha256:b"}, redo=True)
+        (folder / f"attempt{attempt}").write_text("half")
+        (folder / "result.txt").write_text("half")
+    assert (folder / ".earlier" / "result.txt").read_text() == "result"
+    assert runs.read_manifest(folder / ".earlier")["answer"] == 42
+    assert not (folder / "attempt0").exists(), "of a failed attempt, not of the earlier results"
+    finished(folder, inputs={"data": "sha256:b"})
+    assert not (folder / ".earlier").exists()
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_kill_while_earlier_results_are_moved_loses_none(tmp_path, monkeypatch, moved):
+    folder, replace, left = tmp_path / "s", os.replace, iter(range(moved))
+    finished(folder)
+    (folder / "more.txt").write_text("more")
+
+    def dying(old, new):
+        next(left)  # StopIteration, which nothing catches, is the kill
+        replace(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(os, "replace", dying)
+        runs.set_aside(folder)
+    runs.set_aside(folder)
+    assert sorted(p.name for p in (folder / ".earlier").iterdir()) == ["manifest.json", "more.txt", "result.txt"]
+
+
+def is_free(folder) -> bool:
+    with open(folder / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def test_a_stage_that_failed_was_interrupted_or_was_finished_before_holds_no_folder(tmp_path):
+    @runs.releasing
+    def interrupted():
+        make_stage(tmp_path / "s")
+        assert not is_free(tmp_path / "s")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert is_free(tmp_path / "s")
+    finished(tmp_path / "s")
+    assert make_stage(tmp_path / "s").done and is_free(tmp_path / "s"), "nothing is written, so nothing is held"
+
+
+@pytest.mark.parametrize("value, home", [("~/x", "~/x"), ("x", "x"), ("", runs.ASSETS.parent)])
+def test_the_home_of_runs_is_an_absolute_folder(tmp_path, value, home):
+    env = {**os.environ, "HOME": str(tmp_path), "COOKBOOK_HOME": value, "PYTHONPATH": str(runs.ASSETS.parent)}
+    program = [sys.executable, "-c", "from cookbook import runs; print(runs.HOME)"]
+    done = subprocess.run(program, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / str(home).removeprefix("~/")), done.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "红" * 80 + ".txt"])
+def test_the_longest_file_names_can_be_written(tmp_path, name):
+    with runs.replacing(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_two_processes_cannot_share_a_stage(tmp_path):

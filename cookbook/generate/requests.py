@@ -12,18 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cookbook.errors import UserError
 from cookbook.layout import existing, read_photos, read_text, read_utf8
 from cookbook.profiles import Profile
-from cookbook.video import IMAGES, probe
+from cookbook.video import IMAGES, probe, read_image
 
 # field -> its allowed values, as printed where a row has another
 ALLOWED = {
     "inference_type": "image2world, video2world or text2world",
-    "name": "letters, digits and _ - . only, and each name once",
+    "name": "letters, digits and _ - . only, at most 200 bytes, and each name once",
     "prompt": "a sentence, here or in the file prompt_path, not both",
     "prompt_path": "a UTF-8 text file, relative to this one, instead of prompt",
     "input_path": "relative to this file: an image, a video of 5 or more frames (video2world), none (text2world)",
@@ -36,6 +35,15 @@ ALLOWED = {
     "negative_prompt": "a text, which may be empty",
 }
 BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
+
+
+NAME = 200  # bytes of a request's name: a file's may have 255, `_seed<k>.mp4` included
+
+
+def _file_name(name: str) -> str:
+    if len(name.encode(errors="surrogatepass")) > NAME:
+        raise ValueError("a file name would be too long")
+    return name
 
 
 def _whole_latents(frames: int) -> int:
@@ -56,7 +64,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)  # true is no number, "9" is a text
 
     inference_type: Literal["image2world", "video2world", "text2world"] = "image2world"
-    name: str = Field(pattern=r"^[\w\-.]+$")
+    name: Annotated[str, Field(pattern=r"^[\w\-.]+$"), AfterValidator(_file_name)]
     prompt: str = Field(pattern=r"[\p{L}\p{N}]")
     input_path: str | None = None  # absolute once read
     num_output_frames: Annotated[int, AfterValidator(_whole_latents)]
@@ -75,16 +83,20 @@ class Request(BaseModel):
 
 
 def request_name(index: int, stem: str) -> str:
-    """`000_…`: the published rule (unsafe characters to `_`, stem cut at 80)."""
-    return f"{index:03d}_" + re.sub(r"[^\w\-.]", "_", stem)[:80].rstrip(".")
+    """`000_…`: the published rule (unsafe characters to `_`, stem cut at 80), within NAME bytes."""
+    name = f"{index:03d}_" + re.sub(r"[^\w\-.]", "_", stem)[:80]
+    return name.encode()[:NAME].decode(errors="ignore").rstrip(".")
 
 
 def from_photos(folder: Path, profile: Profile) -> list[Request]:
     """One image2world request per photo of an EVAL folder, in the order of their numbers."""
-    defaults = _defaults(profile)
+    defaults, photos = _defaults(profile), read_photos(folder)
+    problems = [f"{p.image}: {problem}" for p in photos if (problem := _unreadable(p.image, "image2world"))]
+    if problems:
+        raise UserError("\n".join(problems))
     return [
         Request(name=request_name(i, p.name), prompt=p.prompt, input_path=str(p.image.resolve()), **defaults)
-        for i, p in enumerate(read_photos(folder))
+        for i, p in enumerate(photos)
     ]
 
 
@@ -206,8 +218,7 @@ def _unreadable(source: Path, kind: str) -> str | None:
         if kind == "video2world" and source.suffix.lower() not in IMAGES:
             frames = len(probe(source).times)
             return f"has {frames} frames" if frames < 5 else None
-        with Image.open(source) as image:
-            image.verify()
-    except (UserError, OSError, SyntaxError) as error:
-        return f"cannot be read ({error})"
+        read_image(source)  # decoded whole: a file that was cut off opens without an error
+    except UserError as error:
+        return f"cannot be read ({str(error).removeprefix(f'{source}: ')})"
     return None

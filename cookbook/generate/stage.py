@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ from cookbook.models.hub import locate
 from cookbook.show import progress
 
 
+@runs.releasing
 def generate(
     profile: str = "nano",
     run: Path | str | None = None,
@@ -44,10 +47,10 @@ def generate(
         fast: shortcuts that change the clip (docs/shortcuts.md), by name; both when no name follows.
         without_guardrail: switch off NVIDIA's guardrail. NVIDIA Open Model License, section 2.1: who disables it
             without a substantially similar one that is appropriate for their use loses all rights under that licence.
-        redo: empty the folder first.
+        redo: generate all clips again. Without it, a change of requests or seeds costs only the clips that it concerns.
 
     Returns:
-        The manifest, with the facts `clips`, `blocked`, `weights`.
+        The manifest, with the facts `clips`, `blocked`, `weights`, `flags`.
     """
     chosen = profiles.get(profile)
     require_whole(1, seeds=seeds)
@@ -78,16 +81,22 @@ def generate(
     settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
     settings |= {"fast": sorted(setup.fast)} if setup.fast else {}
     settings |= {"guardrail": "off"} if without_guardrail else {}
-    name = f"generate-{model}"
-    stage = runs.enter(root / runs.FOLDERS[name], name, profile, inputs, settings, redo)
+    # Seed by seed, so that a run stopped early has some of every prompt
+    jobs = {file_name(row, row.seed + k): (row, row.seed + k) for k in range(count) for row in todo}
+    digests = {row.name: _digest(row) for row in todo}
+    made_from = {file: digests[row.name] for file, (row, _) in jobs.items()}
+    out = root / "generated" / model
+    stage = runs.enter(out, f"generate-{model}", profile, inputs, settings, redo, partial(_mends, out, made_from))
     if stage.done:
         return stage.manifest
     facts = {"model": model, "weights": inputs["weights"]}
-    rows = _generate_missing(setup, count, ray, facts, stage.folder)
+    rows = _generate_missing(setup, jobs, made_from, ray, facts, stage.folder)
     outputs = [stage.folder / row["file"] for row in rows if not row["blocked"]]
     outputs += [stage.folder / "requests.jsonl", stage.folder / "generated.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
-    return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=inputs["weights"])
+    again = runs.flags(model=model, requests=requests, weights=weights, seeds=seeds, fast=fast)
+    again += runs.flags(without_guardrail=without_guardrail)
+    return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=inputs["weights"], flags=again)
 
 
 def _fingerprint(requests: list[Request]) -> str:
@@ -97,24 +106,62 @@ def _fingerprint(requests: list[Request]) -> str:
     return runs.digest_of([list(pair) for pair in zip(rows, sources, strict=True)])
 
 
-def _generate_missing(setup: Setup, seeds: int, ray: str | None, facts: dict, out: Path) -> list[dict]:
+def _digest(request: Request) -> str:
+    """Of what decides its clips beside the seed, so that a clip whose request changed is noticed."""
+    return _fingerprint([request.model_copy(update={"name": "", "seed": 0})])
+
+
+def _same(out: Path, row: dict, made_from: Mapping[str, str]) -> bool:
+    """Whether the clip of a row is wanted, made from the same request as now, and there as it was written."""
+    if row["file"] not in made_from or row.get("request") != made_from[row["file"]]:
+        return False
+    return row["blocked"] or ((out / row["file"]).exists() and runs.digest(out / row["file"]) == row["sha256"])
+
+
+def _mends(out: Path, made_from: Mapping[str, str], changes: Set[str]) -> bool:
+    """Whether the folder can be continued: some clip stays as it is, or none was finished."""
+    rows = runs.read_rows(out / "generated.jsonl")
+    return changes <= {"requests", "prepare", "seeds"} and (not rows or any(_same(out, r, made_from) for r in rows))
+
+
+def _kept(out: Path, made_from: Mapping[str, str]) -> dict[str, dict]:
+    """File -> row of the clips that stay as they are; rows of others wait in unused.jsonl for the same request."""
+    table, unused = out / "generated.jsonl", out / "unused.jsonl"
+    rows = runs.read_rows(table)
+    found = {row["file"]: row for row in [*runs.read_rows(unused), *rows]}
+    kept = {file: row for file, row in found.items() if _same(out, row, made_from)}
+    if [*kept.values()] != rows:
+        runs.write_rows(unused, found.values())
+        runs.write_rows(table, kept.values())
+    return kept
+
+
+def _generate_missing(
+    setup: Setup,
+    jobs: Mapping[str, tuple[Request, int]],
+    made_from: Mapping[str, str],
+    ray: str | None,
+    facts: dict,
+    out: Path,
+) -> list[dict]:
     """Generate every clip that does not exist yet; the rows of generated.jsonl, in order.
 
     Args:
+        jobs: file of a clip -> its request and seed.
+        made_from: file of a clip -> digest of its request.
         facts: added to every row.
     """
-    table = out / "generated.jsonl"
-    rows = {row["file"]: row for row in runs.read_rows(table) if row["blocked"] or (out / row["file"]).exists()}
+    table, rows = out / "generated.jsonl", _kept(out, made_from)
     with runs.replacing(out / "requests.jsonl") as temporary:
-        temporary.write_text("".join(r.model_dump_json(exclude_none=True) + "\n" for r in setup.requests))
-    # Seed by seed, so that a run stopped early has some of every prompt
-    jobs = [(r, r.seed + k) for k in range(seeds) for r in setup.requests]
-    left = [job for job in jobs if file_name(*job) not in rows]
+        temporary.write_text(
+            "".join(r.model_dump_json(exclude_none=True) + "\n" for r in setup.requests), encoding="utf-8"
+        )
+    left = [job for file, job in jobs.items() if file not in rows]
     frames = _span([r.num_output_frames for r in setup.requests])
     steps = _span([r.num_steps or setup.profile.sampling.steps for r in setup.requests])
     print(
         f"generate: {len(left)} of {len(jobs)} clips by {setup.weights} ({facts['model']}): "
-        f"{frames} frames, {steps} steps, {len(setup.requests)} prompts x {seeds} seeds, "
+        f"{frames} frames, {steps} steps, {len(setup.requests)} prompts x {len(jobs) // len(setup.requests)} seeds, "
         + planning.cost(setup.profile, left, hardware.device().type == "cuda")
         + (f", not exact: --fast {' '.join(sorted(setup.fast))}" if setup.fast else "")
     )
@@ -124,9 +171,9 @@ def _generate_missing(setup: Setup, seeds: int, ray: str | None, facts: dict, ou
             if video is not None:
                 with runs.replacing(out / row["file"]) as temporary:
                     temporary.write_bytes(video)
-            rows[row["file"]] = facts | row
-            runs.append_row(table, facts | row)
-    return [rows[file_name(*job)] for job in jobs]
+            rows[row["file"]] = facts | row | {"request": made_from[row["file"]]}
+            runs.append_row(table, rows[row["file"]])
+    return [rows[file] for file in jobs]
 
 
 def _span(numbers: list[int]) -> str:

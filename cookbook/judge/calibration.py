@@ -79,7 +79,7 @@ def load(folder: Path) -> dict | None:
                 raise ValueError(f"the threshold for {question} is {cut}, not a score from 1 to 5")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = runs.command("calibrate", folder.parent)
-        raise UserError(f"{path} cannot be used ({error}): delete it and type {fix}") from None
+        raise UserError(f"{path} cannot be used ({error}): type {fix} to make it again") from None
     return calibration
 
 
@@ -95,7 +95,11 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
         "critic_fps": profile.critic_fps,
         "critic_tokens": profile.critic_tokens,
     }
-    existing = load(folder)
+    try:
+        existing = load(folder)
+    except UserError as error:
+        print(f"calibrate: {str(error).split(': type')[0]}; it is made again")
+        existing = None
     if existing and existing["made_from"] == made_from:
         print(f"calibrate: {folder / NAME} is up to date")
         return existing

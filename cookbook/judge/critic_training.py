@@ -121,6 +121,7 @@ def compare(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) 
     return table
 
 
+@runs.releasing
 def train_critic(
     examples: Sequence[Example],
     out: Path,
@@ -172,7 +173,7 @@ def train_critic(
     critic.model.to(dtype).save_pretrained(out)
     for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
         if path.name != "config.json" and "safetensors" not in path.name:
-            shutil.copy(path, out / path.name)
+            shutil.copyfile(path, out / path.name)
     losses = [row["loss"] for row in trained.rows]
     tenth = max(1, len(losses) // 10)
     facts = {"loss_first": float(np.mean(losses[:tenth])), "loss_last": float(np.mean(losses[-tenth:]))}

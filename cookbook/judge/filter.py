@@ -13,7 +13,7 @@ import numpy as np
 from cookbook import profiles, runs, show
 from cookbook.errors import UserError, require_whole
 from cookbook.judge import calibration
-from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
+from cookbook.judge.rows import QUESTIONS, Verdict, read_validated, require_video
 from cookbook.layout import write_metadata
 from cookbook.video import fit, read_video
 
@@ -22,6 +22,7 @@ from cookbook.video import fit, read_video
 SAME = 16
 
 
+@runs.releasing
 def filter_clips(
     profile: str = "nano",
     run: Path | str | None = None,
@@ -55,9 +56,11 @@ def filter_clips(
     print(f"filter: {len(clips)} videos of the tuned model; kept if {rule}")
     rows = [_decision(file, answers, cuts) for file, answers in sorted(clips.items())]
     for row in rows:
-        if row["kept"] and (not (root / row["file"]).exists() or runs.digest(root / row["file"]) != row["sha256"]):
+        if row["kept"]:
+            require_video(root, row["file"])
+        if row["kept"] and runs.digest(root / row["file"]) != row["sha256"]:
             fix = runs.command("judge", root, chosen.name, "--redo")
-            raise UserError(f"{root / row['file']} is missing or was changed after it was judged: type {fix}")
+            raise UserError(f"{root / row['file']} was changed after it was judged: type {fix}")
     _drop_duplicates(root, rows)
     _drop_below(rows, top)
     kept, dropped = ([row for row in rows if row["kept"] == wanted] for wanted in (True, False))
@@ -66,9 +69,7 @@ def filter_clips(
     if not kept:
         fix = "generate more seeds, train longer, or lower the threshold"
         show.banner(f"no video passed ({rule}): {stage.folder} is empty; {fix}")
-    skipped = ("started.json", ".lock")
-    outputs = [path for path in stage.folder.rglob("*") if path.is_file() and path.name not in skipped]
-    return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
+    return stage.finish(runs.contents(stage.folder), rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
 
 def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropped: list[dict]) -> None:

@@ -83,6 +83,14 @@ class HumanRating(Row):
     rater: str
 
 
+def require_video(run: Path, file: str) -> None:
+    """Refuse a generated video that was deleted, with the command that makes it again."""
+    path = run / file
+    if not path.exists():
+        flags = (runs.begun(path.parent) or {}).get("flags", ["--model", path.parent.name])
+        raise UserError(f"{path} is missing: type {runs.command('generate', run, None, *flags)} to make it again")
+
+
 def read_validated(path: Path, kind: type[Row]) -> list[dict]:
     """All rows of a file; none where the file does not exist.
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def critic_fingerprint(folder: Path) -> str:
     Raises:
         UserError: a file that a critic needs is missing.
     """
-    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+    # transformers 5 saves the settings of both preprocessors in one file, the published folders have one for each
+    settings = next((n for n in PROCESSOR if (folder / n).exists()), PROCESSOR[0])
+    for name in ("config.json", "tokenizer.json", settings):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: copy or download the critic again")
     parts = world.weight_files(folder, world.TRANSFORMERS) + files(folder, (".json", ".jinja"))

@@ -15,6 +15,7 @@ from cookbook.show import progress
 from cookbook.video import probe, read_image
 
 
+@runs.releasing
 def prepare(
     profile: str = "nano",
     run: Path | str | None = None,
@@ -130,7 +131,7 @@ def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> list[Path
     with runs.replacing(copy) as temporary:
         shutil.copyfile(source, temporary)
     with runs.replacing(caption) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     return [copy, caption]
 
 

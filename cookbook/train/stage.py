@@ -45,12 +45,14 @@ class TrainJob:
     seed: int
     plan: planning.Plan
     group: Group
+    flags: list[str]  # of the call
 
     @property
     def folder(self) -> Path:
         return self.run / "checkpoints"
 
 
+@runs.releasing
 def train(
     profile: str = "nano",
     run: Path | str | None = None,
@@ -87,7 +89,8 @@ def train(
         if data is None and runs.read_manifest(folder / "data") is None:
             raise UserError(f"{folder / 'data'} is not finished; type {runs.command('prepare', folder, profile)} first")
         models = group.broadcast(group.on_rank_0(lambda: hub.locate(chosen.world)))
-        job = TrainJob(chosen, folder, source, data is None, models, base, seed, plan, group)
+        given = runs.flags(recipe=recipe, data=source if data else None, steps=steps, seed=seed or None, base=base)
+        job = TrainJob(chosen, folder, source, data is None, models, base, seed, plan, group, given)
         stage = group.on_rank_0(lambda: _enter(job, redo))
         if manifest := group.broadcast(stage.manifest if stage else None):
             return manifest
@@ -162,6 +165,7 @@ def _finish(job: TrainJob, stage: runs.Stage, used: list[Clip], held: list[Clip]
     outputs += [stage.folder / LOG, stage.folder / POINTER]
     recipe = job.profile.recipe
     facts = {
+        "flags": job.flags,
         "steps": recipe.steps,
         "clips": len(used),
         "heldout_clips": [clip.video.name for clip in held],
