@@ -71,7 +71,9 @@ def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip
             row["instruction"] if row["physics"] or row["label"] == "generated" else None,
             row["violation"][0] if row.get("violation") else None,
             row["id"] if row["label"] == "generated" else row["source_clip"] or row["id"],
-            negative_instructions(row, prompts, np.random.default_rng([number, 11])) if shows_its_instruction(row) else (),
+            negative_instructions(row, prompts, np.random.default_rng([number, 11]))
+            if shows_its_instruction(row)
+            else (),
         )
         for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))
     ]

@@ -8,7 +8,6 @@ training is exported merged, and as a file of adapters. A native `.pt` file beco
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -93,14 +92,15 @@ def write(trained: Weights, folder: Path, models: Path, shift: float) -> None:
     for file, state in verify.expected(trained).items():
         target = folder / ("diffusers" if file == "diffusers/transformer" else file)
         if target.is_dir():
-            shutil.rmtree(target)
+            runs.remove(target)
         with runs.replacing(target) as temporary:
             if target.name == "diffusers":
                 write_diffusers(state, temporary, models, shift)
             elif file == verify.ADAPTER:
                 write_adapter(state, temporary, *trained.lora)
             else:
-                torch.save(dict(state), temporary)
+                with open(temporary, "wb") as archive:  # given a path, the archive would hold the temporary name
+                    torch.save(dict(state), archive)
 
 
 def write_adapter(state: Mapping[str, Tensor], file: Path, rank: int, alpha: float) -> None:
@@ -122,15 +122,7 @@ def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shi
     model.save_pretrained(folder / "transformer", max_shard_size="5GB")
     flow.scheduler(shift).save_pretrained(folder / "scheduler")
     for part in COPIED:
-        shutil.copytree(models / part, folder / part, copy_function=_link)
+        shutil.copytree(models / part, folder / part)
     index = json.loads((models / "model_index.json").read_text())
     index |= {"_class_name": "Cosmos2_5_PredictBasePipeline", "scheduler": ["diffusers", "UniPCMultistepScheduler"]}
     runs.write_json(folder / "model_index.json", index)
-
-
-def _link(source: str, target: str) -> None:
-    """The same bytes under a second name; a copy where the file system cannot link."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from cookbook import runs
 from cookbook.engine.distributed import Group
+from cookbook.engine.metadata import Reader
 from cookbook.errors import UserError, last_line
 from cookbook.profiles import Recipe
 
@@ -105,7 +106,7 @@ class Saver:
         name = f"iter_{step:09d}"
         hidden = self.folder / f".{name}"
         if self.group.main:
-            shutil.rmtree(hidden, ignore_errors=True)
+            runs.remove(hidden)
             hidden.mkdir(parents=True)
         self.group.barrier()
         alone = self.group.size == 1
@@ -122,13 +123,13 @@ class Saver:
         if not self.group.main:
             return
         runs.write_json(hidden / RECIPE, {"format": FORMAT, **dataclasses.asdict(self.recipe)})
-        shutil.rmtree(final, ignore_errors=True)  # left by a kill between the rename and the pointer
+        runs.remove(final)  # left by a kill between the rename and the pointer
         os.replace(hidden, final)
         with runs.replacing(self.folder / POINTER) as temporary:
             temporary.write_text(final.name + "\n")
         print(f"checkpoint: {final}", flush=True)
         for old in sorted(self.folder.glob("iter_*"))[: -self.recipe.keep]:
-            shutil.rmtree(old)
+            runs.remove(old)
 
     def wait(self) -> None:
         """Wait until the checkpoint that was begun is complete.
@@ -158,7 +159,7 @@ def load(path: Path, state: State, group: Group) -> None:
     """
     for part in PARTS:
         try:
-            dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
+            dcp.load(state[part], storage_reader=Reader(path / part), no_dist=group.size == 1)
         except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(
                 f"{path / part}: not a complete checkpoint of this model ({last_line(error)}); train again, with --redo"
