@@ -8,7 +8,6 @@ Run folders may come from strangers: no symbolic link in them is followed when s
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cookbook.environment import environment, peak_memory_gb
-from cookbook.errors import StaleStage, UserError
+from cookbook.errors import StaleStage, UserError, last_line, shortage
 from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -130,12 +129,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_line_if_full(folder: Path) -> Iterator[None]:
-    """Within the block: a full disk is a UserError that names it. Not every library keeps the number of the error."""
+    """Within the block: a full disk is a UserError that names it."""
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if isinstance(error, UserError) or not full:
+        if isinstance(error, UserError) or shortage(error) != "disk":
             raise
         free = shutil.disk_usage(folder).free / 1e9
         raise UserError(
@@ -224,6 +222,20 @@ def parse(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("too deeply nested") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that came with the user's data or weights.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; copy or download it again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({last_line(error)}); copy or download it again") from None
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -7,7 +7,6 @@ training is exported merged, and as a file of adapters. A native `.pt` file beco
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -123,6 +122,6 @@ def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shi
     flow.scheduler(shift).save_pretrained(folder / "scheduler")
     for part in COPIED:
         shutil.copytree(models / part, folder / part)
-    index = json.loads((models / "model_index.json").read_text())
+    index = runs.read_json(models / "model_index.json")
     index |= {"_class_name": "Cosmos2_5_PredictBasePipeline", "scheduler": ["diffusers", "UniPCMultistepScheduler"]}
     runs.write_json(folder / "model_index.json", index)

@@ -9,7 +9,6 @@ written. It waits only while the state is copied, and for the previous checkpoin
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import warnings
@@ -58,7 +57,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     if not (path / RECIPE).exists():
         raise UserError(f"{path / RECIPE} is missing: the scale of the LoRA adapters is unknown; copy it too")
-    recipe = json.loads((path / RECIPE).read_text())
+    recipe = runs.read_json(path / RECIPE)
     if recipe.pop("format", FORMAT) != FORMAT:
         raise UserError(f"{path / RECIPE}: a checkpoint of another version of the cookbook; train again, with --redo")
     return recipe
