@@ -130,9 +130,7 @@ ROWS = {
     "`ratings.jsonl`": ["ratings.jsonl"],
     "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
 }
-STAGES = {
-    name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "generate-no_text", "report")
-}
+STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "generate-no_text", "report")}
 
 
 def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
