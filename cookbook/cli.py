@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cookbook import __version__
-from cookbook.errors import StaleStage, UserError, closest
+from cookbook.errors import StaleStage, UserError, closest, last_line, shortage
 
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
 ABOUT = "\nFrom one robot photo and one instruction to a filtered set of robot videos.\n"
@@ -101,6 +101,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     except UserError as error:
         print(f"cookbook: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if (what := shortage(error)) is None:
+            raise
+        more = "free some space" if what == "disk" else "stop other programs, or raise the limit of `ulimit -v`"
+        print(
+            f"cookbook: no {what} left ({last_line(error)}); {more}, then the same command continues", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         same = "the same command without --redo" if "--redo" in words else "the same command"

@@ -151,6 +151,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         seconds, peak_memory_gb (largest resident memory of the kernel and its children) and `cells`: the same of each
         code cell of the source, in order.
     """
+    runs.refuse_links(target.parent, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(_with_links(nbformat.read(source, as_version=4), target.parent), target)
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
@@ -255,9 +256,8 @@ def _finished(folder: Path) -> dict[str, str]:
 
 
 def _written(folder: Path) -> int:
-    """Bytes of a run folder; hard links are counted once."""
-    files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
-    return sum({file.st_ino: file.st_size for file in files}.values())
+    """Bytes of a run folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _record(folder: Path, profile: str, name: str, timing: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +24,7 @@ PHOTO_DB = 20.0  # least PSNR of a video's first frame and its photo, which only
 def read_json(path: Path) -> Any:
     if not path.exists():
         raise UserError(f"{path} is missing")
-    return json.loads(path.read_text())
+    return runs.read_json(path)
 
 
 def manifest(run: Path, stage: str) -> dict:

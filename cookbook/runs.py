@@ -1,9 +1,10 @@
 """Run folders and manifests: how stages exchange files, resume, and detect changed inputs.
 
-A run is one folder with one subfolder per stage. A stage folder holds `started.json` while the stage runs, and
+A run is one folder with one subfolder per stage. A stage folder holds `started.json`, written first, and
 `manifest.json`, written last and atomically, when it is finished. A folder without a manifest is continued, a folder
 with one is skipped, and a folder built from different inputs or settings is refused with a list of what changed.
 `redo` moves what the folder holds into its `.earlier/`, which is deleted once the new manifest is written.
+Run folders may come from strangers: no symbolic link in them is followed when something is written or deleted.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cookbook.environment import environment, peak_memory_gb
-from cookbook.errors import StaleStage, UserError
+from cookbook.errors import StaleStage, UserError, last_line, shortage
 from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -55,6 +56,8 @@ READS = {
 # No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
 BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
 EARLIER, MOVING = ".earlier", ".moving"  # in a stage folder: what it held before --redo, and while it is moved there
+REWRITTEN = ("prepare", "convert", "filter", "report")  # stages that use nothing of an unfinished attempt
+STARTED = {"stage", "profile", "inputs", "settings"}  # fields of started.json, and the first of a manifest's
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 
@@ -65,6 +68,12 @@ def run_folder(run: Path | str | None, profile: str) -> Path:
         UserError: an older version of the cookbook, with other names of files, wrote the folder.
     """
     folder = Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    try:
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"--run {str(folder)[:60]}...: {error.strerror}; choose another folder") from None
+    if not above.is_dir():
+        raise UserError(f"--run {folder}: {above} is a file; choose another folder")
     if (folder / "dreams").exists() or (begun(folder / "data") or {}).get("stage") == "data":
         raise UserError(
             f"{folder} was written by an older version of the cookbook, with other file names; "
@@ -147,11 +156,13 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name if len(os.fsencode(path.name)) < 200 else digest_of(path.name)[7:47]  # a name has 255 bytes
     temporary = path.with_name(f".{name}.{os.getpid()}{path.suffix}")
+    remove(temporary)  # a link of that name would be followed
     try:
-        yield temporary
-        if path.is_dir() and temporary.is_dir():  # no folder can take the place of another
-            remove(path)
-        os.replace(temporary, path)
+        with one_line_if_full(path.parent):
+            yield temporary
+            if path.is_dir() and temporary.is_dir():  # no folder can take the place of another
+                remove(path)
+            os.replace(temporary, path)
     finally:
         remove(temporary)
 
@@ -185,6 +196,34 @@ def set_aside(folder: Path) -> bool:
     return bool(held)
 
 
+@contextmanager
+def one_line_if_full(folder: Path) -> Iterator[None]:
+    """Within the block: a full disk is a UserError that names it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or shortage(error) != "disk":
+            raise
+        free = shutil.disk_usage(folder).free / 1e9
+        raise UserError(
+            f"{folder}: its disk is full ({free:.2f} GB free); free some space, then the same command continues"
+        ) from None
+
+
+def refuse_links(*paths: Path) -> None:
+    """A UserError for the first symbolic link among these: it would lead what is written to files of somebody else."""
+    if link := next((path for path in paths if path.is_symlink()), None):
+        raise UserError(
+            f"{link} is a symbolic link, and nothing is written through one; type `{shlex.join(['rm', str(link)])}`, "
+            "or choose another folder with --run"
+        )
+
+
+def _no_link(path: str, flags: int) -> int:
+    """For `open`: fails where the file is a symbolic link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _sweep(folder: Path) -> None:
     """Delete temporary files of `replacing` that killed processes left behind."""
     for path in sorted(folder.rglob(".*")):
@@ -205,37 +244,93 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 def append_row(path: Path, row: dict) -> None:
     """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(row, default=str) + "\n")
+    refuse_links(path)
+    with one_line_if_full(path.parent), open(path, "ab+", opener=_no_link) as file:
+        _complete_last_line(file)
+        file.write(json.dumps(row, default=str).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _complete_last_line(file: IO[bytes]) -> None:
+    """Give a last line without a line break its own, or cut it off if it is no whole row."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        _row(content[start:])
+        file.write(b"\n")
+    except ValueError:
+        file.truncate(start)
+
+
+def _row(line: bytes) -> dict:
+    if not isinstance(row := parse(line), dict):
+        raise ValueError("not an object")
+    return row
+
+
+def parse(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, not UTF-8, or more deeply nested than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that came with the user's data or weights.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; copy or download it again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({last_line(error)}); copy or download it again") from None
 
 
 def read_rows(path: Path) -> list[dict]:
     """Rows of a jsonl file, without a last line truncated by a kill.
 
     Raises:
-        UserError: any other line is not JSON.
+        UserError: any other line is not a row.
     """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines) or line.endswith("\n"):
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg}); correct or delete that line") from None
-            with replacing(path) as temporary:
-                temporary.write_text("".join(lines[:-1]))
+            rows.append(_row(line))
+        except ValueError as error:
+            if number < len(lines) or line.endswith(b"\n"):
+                reason = getattr(error, "msg", error)
+                raise UserError(f"{path}, line {number}: not JSON ({reason}); correct or delete that line") from None
     return rows
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a finished stage folder, or None if the stage is unfinished."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The manifest of a finished stage folder, or None if the stage is unfinished or the manifest is damaged."""
+    return _facts(folder / "manifest.json", STARTED | {"outputs", "fingerprint", "seconds", "finished"})
+
+
+def _facts(path: Path, fields: set[str]) -> dict | None:
+    """The JSON object of a file; None where there is no file, or no object with these fields in it."""
+    try:
+        facts = parse(path.read_bytes()) if path.exists() else None
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and fields <= facts.keys() else None
 
 
 class Stage:
@@ -263,7 +358,6 @@ class Stage:
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
         write_json(self.folder / "manifest.json", self.manifest)
-        (self.folder / "started.json").unlink(missing_ok=True)
         for name in (EARLIER, MOVING):
             remove(self.folder / name)
         self.close()
@@ -311,18 +405,11 @@ def enter(
         StaleStage: the folder was built from different inputs or settings, or an output is missing.
     """
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
-        _LOCKS.pop(folder).close()
-    lock = _LOCKS[folder] = open(folder / ".lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
-    if redo and set_aside(folder):
-        print(f"{name}: {folder / EARLIER} keeps the earlier results until the new ones are finished")
+    lock = _lock(folder, redo)
     facts = {"stage": name, "profile": profile, "inputs": inputs, "settings": settings}
     started = json.loads(json.dumps(facts, default=str))
+    if (redo or _worthless(folder, started)) and set_aside(folder):
+        print(f"{name}: {folder / EARLIER} keeps the earlier results until the new ones are finished")
     manifest, earlier = read_manifest(folder), begun(folder)
     changes = _changes(earlier, started) if earlier else {}
     lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
@@ -347,6 +434,42 @@ def enter(
     return Stage(folder, name, started, manifest, lock)
 
 
+def _lock(folder: Path, redo: bool) -> IO:
+    """Make the folder, and lock it for this process."""
+    finished = read_manifest(folder) is not None and not redo  # only read, so it may lie elsewhere
+    refuse_links(folder / ".lock", *(() if finished else (folder,)), *(() if finished or redo else folder.rglob("*")))
+    if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
+        _LOCKS.pop(folder).close()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _LOCKS[folder] = open(folder / ".lock", "a", opener=_no_link)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with --run") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
+    return lock
+
+
+def _worthless(folder: Path, started: dict) -> bool:
+    """Whether a folder holds nothing to continue: of unknown inputs, or of others and no result yet.
+
+    A damaged manifest alone costs nothing: `started.json` has the inputs, and the stage is finished again.
+    """
+    if read_manifest(folder):
+        return False
+    earlier, files = begun(folder), [folder / "manifest.json", folder / "started.json"]
+    if damaged := [path for path in files if path.exists() and _facts(path, STARTED) is None]:
+        again = "it" if earlier else f"all of {folder}"
+        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is made again")
+    if not earlier or not _changes(earlier, started):
+        return bool(damaged) and not earlier
+    kept = ("started.json", "requests.jsonl")
+    results = [path for path in folder.iterdir() if path.name[0] != "." and path.name not in kept]
+    return started["stage"] in REWRITTEN or not any(path.is_dir() or path.stat().st_size for path in results)
+
+
 def _rebuild(folder: Path, name: str, profile: str) -> str:
     """How to rebuild a stage folder, for callers other than the command line."""
     run = Path(folder.as_posix().removesuffix(f"/{FOLDERS.get(name)}"))
@@ -355,8 +478,7 @@ def _rebuild(folder: Path, name: str, profile: str) -> str:
 
 def begun(folder: Path) -> dict | None:
     """Inputs and settings of a stage folder, finished or not. None if the stage was never entered."""
-    path = folder / "started.json"
-    return read_manifest(folder) or (json.loads(path.read_text()) if path.exists() else None)
+    return read_manifest(folder) or _facts(folder / "started.json", STARTED)
 
 
 def _changes(old: dict, new: dict) -> dict[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from conftest import ALONE
 from diffusers import Cosmos2_5_PredictBasePipeline, CosmosTransformer3DModel
 from safetensors.torch import load_file, save_file
 from test_flow import PassThrough
+from torch.distributed.checkpoint.metadata import Metadata
 
 from cookbook import engine, profiles, runs
 from cookbook.convert import stage, verify, weights
@@ -230,6 +233,88 @@ def test_only_the_named_weights_are_loaded_whole_and_finite(tiny_world, critic_f
     file.with_suffix(".safetensors.index.json").write_text('{"weight_map": {"a": "other.safetensors"}}')
     with pytest.raises(UserError, match="other.safetensors is missing"):
         load(models)
+
+
+class Hostile:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+KEY = "net.t_embedding_norm.weight"
+
+
+def hostile_table(path, evil):
+    (path / "model/.metadata").write_bytes(pickle.dumps(evil))
+
+
+def hostile_table_of_one_process(path, evil):
+    (path / "model/.metadata").rename(path / "model/table")
+    (path / "model/__0.metadata").write_bytes(pickle.dumps(evil))
+
+
+def hostile_entry(path, evil):
+    """Valid, but one value is no tensor: DCP unpickles those without any check."""
+    rewrite(path, lambda state: state | {KEY: evil, KEY.replace("net.", "net_ema."): evil})
+
+
+def hostile_tensor(path, evil):
+    file, table, data = path / "model/__0_0.distcp", path / "model/.metadata", io.BytesIO()
+    torch.save(evil, data)
+    metadata, size = pickle.loads(table.read_bytes()), file.stat().st_size
+    index = next(index for index in metadata.storage_data if index.fqn == KEY)
+    metadata.storage_data[index] = replace(metadata.storage_data[index], offset=size, length=len(data.getvalue()))
+    table.write_bytes(pickle.dumps(metadata))
+    with open(file, "ab") as end:
+        end.write(data.getvalue())
+
+
+def changed_class(path, evil):
+    """Sets an attribute of a class that the table may name."""
+    names = b"ctorch.distributed.checkpoint.metadata\nMetadata\n"
+    (path / "model/.metadata").write_bytes(names + b"(N}S'planner_data'\nS'x'\nstb.")
+
+
+@pytest.mark.parametrize("read", ["convert", "resume"])
+@pytest.mark.parametrize(
+    "attack", [hostile_table, hostile_table_of_one_process, hostile_entry, hostile_tensor, changed_class]
+)
+def test_a_checkpoint_of_somebody_else_runs_no_code(copied, tiny_world, tmp_path, attack, read):
+    attack(copied, Hostile(tmp_path / "owned"))
+    with pytest.raises(UserError) as refused:
+        if read == "convert":
+            dict(weights.read(copied, tiny_world).net)
+        else:
+            state = {part: {} for part in checkpoint.PARTS} | {"model": {KEY: torch.zeros(32)}}
+            checkpoint.load(copied, state, ALONE)
+    assert "\n" not in str(refused.value) and not (tmp_path / "owned").exists()
+    assert Metadata.planner_data is None
+
+
+def test_a_native_file_runs_no_code(tmp_path):
+    torch.save({"net.x": Hostile(tmp_path / "owned")}, tmp_path / "native.pt")
+    with pytest.raises(UserError, match="is damaged or holds more than tensors"):
+        world.read_native(tmp_path / "native.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_broken_checkpoint_binds_nothing_and_a_whole_one_gives_the_same_bytes_again(
+    copied, exported, tiny_profile, tmp_path, monkeypatch
+):
+    profile, file = tiny_profile(4), copied / "model/__0_0.distcp"
+    monkeypatch.setattr(verify, "verify_in_new_process", verify.verify)
+    good = file.read_bytes()
+    file.write_bytes(good[:-4000] + bytes(4000))
+    with pytest.raises(UserError, match="is damaged"):
+        convert("tiny", run=tmp_path / "run", checkpoint=copied)
+    file.write_bytes(good)
+    assert convert("tiny", run=tmp_path / "run", checkpoint=copied)["outputs"] == exported[1]["outputs"]
+    inodes = {path.stat().st_ino for path in Path(profile.world.location).rglob("*") if path.is_file()}
+    assert inodes.isdisjoint(path.stat().st_ino for path in (tmp_path / "run").rglob("*") if path.is_file())
 
 
 def test_a_checkpoint_changed_after_training_is_refused(exported, tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import random
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,6 +235,49 @@ def test_rows_that_are_not_json_are_reported(tmp_path):
     (tmp_path / "batch.jsonl").write_text("{broken\n[1]\n")
     with pytest.raises(UserError, match=r"line 1: column 2: not JSON(.*\n)*.*line 2: \[1\]: not a JSON object"):
         read_requests(tmp_path / "batch.jsonl", nano())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input_path": "a\0.png"}, "line 1: input_path: .* cannot be a path"),
+        ({"input_path": "a" * 5000}, "line 1: input_path: .* cannot be a path .File name too long"),
+        ({"prompt": None, "prompt_path": "a\0"}, "line 1: prompt_path: .* cannot be a path"),
+        ({"prompt": None, "prompt_path": "a" * 5000}, "line 1: prompt_path: .* cannot be a path"),
+        ({"resolution": "160000,160000"}, "line 1: resolution: .*allowed: sides of at most 512"),
+        ({"resolution": "9" * 5000 + ",16"}, "line 1: resolution: "),
+        ({"num_output_frames": 4_000_001}, "line 1: num_output_frames: .*allowed: at most 125"),
+        ("[" * 100_000, "line 1: not JSON .too deeply nested"),
+        ('{"seed": ' + "9" * 5000 + "}", "line 1: not JSON "),
+    ],
+)
+def test_hostile_rows_get_one_short_line(change, words, rows_file):
+    file = rows_file(change if isinstance(change, dict) else {})
+    if isinstance(change, str):
+        file.write_text(change)
+    with pytest.raises(UserError, match=words) as refused:
+        read_requests(file, nano())
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+def test_a_line_separator_within_a_row_is_no_end_of_the_row(rows_file):
+    file = rows_file({})
+    file.write_text(json.dumps({**ROW, "prompt": "Wave\u2028twice."}, ensure_ascii=False), encoding="utf-8")
+    assert read_requests(file, nano())[0].prompt == "Wave\u2028twice."
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-10], lambda b: b"\xff" * 8 + b[8:], lambda b: b""])
+@pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
+def test_damaged_weights_are_refused_before_any_model_is_loaded(
+    name, damage, tmp_path, photos, tiny_profile, tiny_world, monkeypatch
+):
+    tiny_profile()
+    monkeypatch.setattr(world, "load_text_encoder", lambda *_: pytest.fail("a model was loaded"))
+    file = Path(shutil.copytree(tiny_world, tmp_path / "weights")) / "transformer" / name
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=rf"{name} is (missing or )?damaged .*copy or download it again$") as refused:
+        generate("tiny", run=tmp_path / "run", requests=photos, weights=tmp_path / "weights")
+    assert "\n" not in str(refused.value)
 
 
 def test_missing_earlier_stages_and_a_wrong_model_folder_are_refused(tmp_path, photos, tiny_profile):

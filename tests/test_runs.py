@@ -1,5 +1,6 @@
 """Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
+import errno
 import fcntl
 import json
 import os
@@ -36,6 +37,7 @@ def test_an_unfinished_stage_is_continued_and_a_finished_one_skipped_with_a_mess
 @pytest.mark.parametrize("when_finished", [True, False])
 def test_changed_inputs_are_refused_by_name(tmp_path, when_finished):
     finished(tmp_path / "s") if when_finished else make_stage(tmp_path / "s").close()
+    (tmp_path / "s" / "result.txt").write_text("result")
     with pytest.raises(UserError, match=r"data .* -> .*To rebuild it, pass redo=True$"):
         make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
     with pytest.raises(UserError, match="steps 1 -> 2"):
@@ -70,7 +72,8 @@ def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path)
     if name == "dreams":
         (tmp_path / name).mkdir()
     else:
-        runs.write_json(tmp_path / "data" / name, {"stage": "data"})
+        facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
+        runs.write_json(tmp_path / "data" / name, facts)
     with pytest.raises(
         UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
     ) as e:
@@ -209,6 +212,118 @@ def test_rows_are_read_as_written(tmp_path_factory, rows):
     for row in rows:
         runs.append_row(file, row)
     assert runs.read_rows(file) == rows
+
+
+@pytest.mark.parametrize(("tail", "whole"), [('{"b": 2}', True), ('{"b": ', False), ("\0\0", False), ("7", False)])
+def test_a_last_line_without_a_line_break_is_a_row_or_nothing(tail, whole, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": "\\u00e9\u2028"}\n' + tail)
+    rows = [{"a": "é\u2028"}] + [{"b": 2}] * whole
+    assert runs.read_rows(file) == rows
+    runs.append_row(file, {"c": 3})
+    assert runs.read_rows(file) == [*rows, {"c": 3}] and file.read_bytes().count(b"\n") == len(rows) + 1
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\udcff"}', "7"])
+def test_a_hostile_line_gets_one_line(line, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(line + "\n", errors="surrogateescape")
+    with pytest.raises(UserError, match="^.*rows.jsonl, line 1: not JSON .*$"):
+        runs.read_rows(tmp_path / "rows.jsonl")
+
+
+# foreign folders
+
+
+def test_a_damaged_manifest_is_made_again_and_what_was_built_is_kept(tmp_path, capsys):
+    finished(tmp_path / "s")
+    for content in ("", '{"stage": "train", ', "[]", "[" * 100_000):
+        (tmp_path / "s" / "manifest.json").write_text(content)
+        assert runs.read_manifest(tmp_path / "s") is None
+        stage = make_stage(tmp_path / "s")
+        assert not stage.done and (tmp_path / "s" / "result.txt").exists()
+        assert "manifest.json is damaged; it is made again" in capsys.readouterr().out
+        with pytest.raises(UserError, match="data .* -> "):
+            make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
+        assert finished(tmp_path / "s")["answer"] == 42
+
+
+def test_what_was_built_from_unknown_inputs_is_made_again(tmp_path, capsys):
+    make_stage(tmp_path / "s").close()
+    (tmp_path / "s" / "result.txt").write_text("of whatever")
+    (tmp_path / "s" / "started.json").write_text("")
+    assert not make_stage(tmp_path / "s").done and not (tmp_path / "s" / "result.txt").exists()
+    assert f"started.json is damaged; all of {tmp_path / 's'} is made again" in capsys.readouterr().out
+    assert runs.begun(tmp_path / "s")["inputs"] == {"data": "sha256:a"}
+
+
+@pytest.mark.parametrize(("stage", "left"), [("convert", "model.pt"), ("generate-tuned", "requests.jsonl")])
+def test_only_what_succeeded_binds(stage, left, tmp_path):
+    runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "broken"}, {}).close()
+    (tmp_path / "s" / left).write_text("of the broken one")
+    assert not runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "right"}, {}).done
+    assert not (tmp_path / "s" / left).exists()
+
+
+def test_no_link_is_followed_in_writing_or_deleting(tmp_path):
+    victim, folder = tmp_path / "victim", tmp_path / "run" / "data"
+    (victim / "inside").mkdir(parents=True)
+    before = [victim / "a.txt", victim / "inside" / "b.txt"]
+    for path in before:
+        path.write_text("precious")
+
+    def refused():
+        with pytest.raises(UserError, match="is a symbolic link.*type `rm "):
+            make_stage(folder)
+
+    folder.mkdir(parents=True)
+    for name, target in (
+        (".lock", victim / "a.txt"),
+        ("videos", victim / "inside"),
+        ("manifest.json", victim / "a.txt"),
+    ):
+        (folder / name).symlink_to(target)
+        refused()
+        if name != ".lock":  # a link inside is deleted by redo, not what it leads to
+            make_stage(folder, redo=True).forget()
+            folder.mkdir()
+        (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
+    folder.symlink_to(victim)
+    refused()
+    with pytest.raises(UserError, match="is a symbolic link"):
+        make_stage(folder, redo=True)
+    rows, text = tmp_path / "rows.jsonl", tmp_path / "x.txt"
+    for path in (rows, text, tmp_path / f".x.txt.{os.getpid()}.txt"):
+        path.symlink_to(victim / "a.txt")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        runs.append_row(rows, {"a": 1})
+    with runs.replacing(text) as temporary:
+        temporary.write_text("new")
+    assert text.read_text() == "new" and not text.is_symlink()
+    assert [path.read_text() for path in before] == ["precious"] * 2 and len([*victim.rglob("*")]) == 3
+
+
+def test_a_finished_folder_may_lie_behind_a_link(tmp_path):
+    finished(tmp_path / "elsewhere")
+    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
+    assert make_stage(tmp_path / "s").done
+
+
+@pytest.mark.parametrize("write", ["replacing", "append_row"])
+def test_a_full_disk_is_named_in_one_line(write, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs.os, "fsync" if write == "append_row" else "replace", full)
+    with pytest.raises(UserError, match=rf"^{tmp_path}: its disk is full \(.* GB free\).*same command continues$"):
+        getattr(runs, "append_row" if write == "append_row" else "write_json")(tmp_path / "x", {"a": 1})
+
+
+@pytest.mark.parametrize("run", ["file/below", "x" * 5000])
+def test_a_run_folder_that_cannot_be_is_refused_in_one_line(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^--run .* choose another folder$"):
+        runs.run_folder(tmp_path / run, "nano")
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):

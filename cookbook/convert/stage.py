@@ -7,7 +7,6 @@ training is exported merged, and as a file of adapters. A native `.pt` file beco
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -100,7 +99,8 @@ def write(trained: Weights, folder: Path, models: Path, shift: float) -> None:
             elif file == verify.ADAPTER:
                 write_adapter(state, temporary, *trained.lora)
             else:
-                torch.save(dict(state), temporary)
+                with open(temporary, "wb") as archive:  # given a path, the archive would hold the temporary name
+                    torch.save(dict(state), archive)
 
 
 def write_adapter(state: Mapping[str, Tensor], file: Path, rank: int, alpha: float) -> None:
@@ -122,17 +122,9 @@ def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shi
     model.save_pretrained(folder / "transformer", max_shard_size="5GB")
     flow.scheduler(shift).save_pretrained(folder / "scheduler")
     for part in COPIED:
-        shutil.copytree(models / part, folder / part, copy_function=_link)
+        shutil.copytree(models / part, folder / part)
     for place, _, _ in os.walk(folder):  # copied from assets/, which may be read-only
         os.chmod(place, os.stat(place).st_mode | 0o700)
-    index = json.loads((models / "model_index.json").read_text(encoding="utf-8"))
+    index = runs.read_json(models / "model_index.json")
     index |= {"_class_name": "Cosmos2_5_PredictBasePipeline", "scheduler": ["diffusers", "UniPCMultistepScheduler"]}
     runs.write_json(folder / "model_index.json", index)
-
-
-def _link(source: str, target: str) -> None:
-    """The same bytes under a second name; a copy where the file system cannot link."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)

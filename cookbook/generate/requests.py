@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from cookbook import runs
 from cookbook.errors import UserError
 from cookbook.layout import existing, read_photos, read_text, read_utf8
+from cookbook.models import sizes
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, probe, read_image
 
@@ -121,6 +123,7 @@ def read_requests(path: Path, profile: Profile) -> list[Request]:
     first: dict[str, str] = {}  # name -> where it was first used
     for where, row in _rows(path):
         request, wrong = _check(row, path.parent, _defaults(profile))
+        wrong += _too_large(request, profile) if request else []
         name = row.get("name") if isinstance(row, dict) else None
         if isinstance(name, str) and first.setdefault(name, where) != where:
             wrong.append(f"name: {name!r} is on {first[name]} too; allowed: {ALLOWED['name']}")
@@ -137,7 +140,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, row) of each row; in place of a row that cannot be read, a UserError with the reason."""
     text = read_utf8(path)
     if path.suffix != ".json":
-        yield from ((f"line {n}", _parse(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+        yield from ((f"line {n}", _parse(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip())
         return
     content = _parse(text)
     rows = [_from_batch(index, row) for index, row in enumerate(content)] if isinstance(content, list) else [content]
@@ -146,10 +149,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        return runs.parse(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         return UserError(f"{line}column {error.colno}: not JSON ({error.msg})")
+    except ValueError as error:
+        return UserError(f"not JSON ({error})")
 
 
 def _from_batch(index: int, row: Any) -> Any:
@@ -181,6 +186,18 @@ def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | 
     return (None if problems else request), problems
 
 
+def _too_large(request: Request, profile: Profile) -> list[str]:
+    """Sizes for which the network has no positions: it would fail once all models are loaded."""
+    most = sizes.longest(profile.world)
+    frames, pixels = 4 * most - 3, 16 * most
+    problems = {
+        f"num_output_frames: {request.num_output_frames}; allowed: at most {frames}": request.num_output_frames
+        > frames,
+        f"resolution: {_short(request.resolution)}; allowed: sides of at most {pixels}": max(request.size) > pixels,
+    }
+    return [problem for problem, wrong in problems.items() if wrong]
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -194,9 +211,9 @@ def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     elif text is not None:
         try:
             row["prompt"] = read_text(folder / str(text))
-        except (UserError, OSError) as error:
+        except (UserError, OSError, ValueError) as error:
             row["prompt"] = "x"  # so that it is not reported as missing too
-            yield "prompt_path", str(error)
+            yield "prompt_path", str(error) if isinstance(error, UserError) else _no_path(text, error)
     kind, value = row.get("inference_type", "image2world"), row.get("input_path")
     if kind == "text2world":
         if value is not None:
@@ -204,10 +221,19 @@ def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     elif not isinstance(value, str) or not value:
         yield "input_path", "missing" if value is None else _short(value)
     else:
-        source = existing((folder / value).resolve())
+        try:
+            source = existing((folder / value).resolve())
+            problem = _unreadable(source, kind)
+        except (OSError, ValueError) as error:
+            yield "input_path", _no_path(value, error)
+            return
         row["input_path"] = str(source)
-        if problem := _unreadable(source, kind):
+        if problem:
             yield "input_path", f"{source} {problem}"
+
+
+def _no_path(value: Any, error: OSError | ValueError) -> str:
+    return f"{_short(value)} cannot be a path ({getattr(error, 'strerror', None) or error})"
 
 
 def _unreadable(source: Path, kind: str) -> str | None:

@@ -71,6 +71,7 @@ def generate(
     if silent := model == "no_text":
         todo = list({runs.digest(Path(row.input_path)): row for row in reversed(todo) if row.input_path}.values())[::-1]
     setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast), silent)
+    world.require_fitting(setup.weights)
     count = seeds or (chosen.sampling.seeds if model == "tuned" else 1 if silent else chosen.sampling.base_seeds)
     inputs = {"requests": _fingerprint(todo), "weights": world.weights_fingerprint(setup.weights)}
     planning.require_positions(todo, setup.weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +71,7 @@ def load(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        calibration = json.loads(path.read_text())
+        calibration = runs.parse(path.read_bytes())
         for question in QUESTIONS:
             cut = calibration["questions"][question].get("threshold")
             if cut is not None and not 1 <= cut <= 5:

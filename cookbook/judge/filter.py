@@ -75,7 +75,7 @@ def filter_clips(
 def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropped: list[dict]) -> None:
     """Copy the kept videos with their captions in the layout of data/train, and write the rows of both."""
     for name in ("videos", "metas"):  # of a killed run
-        shutil.rmtree(folder / name, ignore_errors=True)
+        runs.remove(folder / name)
         (folder / name).mkdir()
     for row in kept:
         with runs.replacing(folder / "videos" / row["video"]) as temporary:

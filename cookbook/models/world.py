@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from cookbook import runs
@@ -166,6 +167,21 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextE
     _require(folder / "text_encoder" / "config.json", folder)
     model = load_pretrained(Qwen2_5_VLForConditionalGeneration, folder / "text_encoder", TRANSFORMERS, dtype=dtype)
     return TextEncoder(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder / "tokenizer"))
+
+
+def require_fitting(folder: Path) -> None:
+    """Refuse a diffusers folder with a transformer that cannot be loaded, by the headers of its files alone."""
+    _require(folder / "transformer" / "config.json", folder)
+    shapes: dict[str, torch.Size] = {}
+    for file in weight_files(folder / "transformer", DIFFUSERS):
+        try:
+            with safe_open(file, "pt") as opened:
+                shapes |= {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged ({last_line(error)}); copy or download it again") from None
+    network = sizes.on_meta(sizes.read_config(folder))
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    require_shapes(shapes, expected, folder / "transformer", folder)
 
 
 def _require(file: Path, folder: Path) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cookbook import hardware, runs, show, video
 from cookbook.engine import Group
-from cookbook.errors import UserError
+from cookbook.errors import UserError, last_line
 from cookbook.layout import Clip, find_videos, read_text
 from cookbook.models import autoencoder, text, world
 from cookbook.profiles import Geometry, Profile, Recipe
@@ -81,15 +82,28 @@ def cache(clips: list[Clip], profile: Profile, models: Path, folder: Path, group
     parts = ("vae", "text_encoder", "tokenizer")
     prints = group.broadcast(group.on_rank_0(lambda: {part: runs.fingerprint(models / part) for part in parts}))
     cached = [_files(clip, profile, prints, folder) for clip in clips]
+    runs.refuse_links(folder)
     group.barrier()  # no process writes before all have looked
     videos = {files.latents: clip.video for files, clip in zip(cached, clips, strict=True)}
     captions = {files.embedding: clip.prompt for files, clip in zip(cached, clips, strict=True)}
-    videos, captions = ({file: x for file, x in work.items() if not file.exists()} for work in (videos, captions))
+    videos, captions = ({file: x for file, x in work.items() if not _whole(file)} for work in (videos, captions))
     group.barrier()
     _encode_videos(list(videos.items())[group.rank :: group.size], profile, models, group)
     _encode_captions(list(captions.items())[group.rank :: group.size], profile, models, group)
     group.barrier()
     return cached
+
+
+def _whole(file: Path) -> bool:
+    """Whether a file of the cache is there and not cut off."""
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except FileNotFoundError:
+        return False
+    except SafetensorError as error:
+        print(f"train: {file} is damaged ({last_line(error)}); it is made again")
+        return False
 
 
 def _files(clip: Clip, profile: Profile, prints: dict[str, str], folder: Path) -> CachedClip:
