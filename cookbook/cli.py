@@ -6,6 +6,7 @@ Only the module of the given verb is imported, and none for `--help`.
 from __future__ import annotations
 
 import ast
+import io
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cookbook import __version__
-from cookbook.errors import StaleStage, UserError, closest
+from cookbook.errors import StaleStage, UserError, closest, last_line, shortage
 
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
 ABOUT = "\nFrom one robot photo and one instruction to a filtered set of robot videos.\n"
@@ -70,9 +71,9 @@ def function(verb: str) -> Callable[..., Any]:
 def signature(verb: str) -> Callable[..., Any]:
     """A verb's parameters and docstring, for `--help`: read from the source, as an import would load PyTorch."""
     module, name, _ = VERBS[verb]
-    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text()
+    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     stub = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-    stub.body, stub.returns = stub.body[:1], None  # the docstring is all that is left of it
+    stub.body, stub.returns, stub.decorator_list = stub.body[:1], None, []  # the docstring is all that is left of it
     names = {"Path": Path, "Annotated": Annotated, "Literal": Literal, "tyro": tyro}
     exec(ast.unparse(stub), names)
     return names[name]
@@ -81,6 +82,9 @@ def signature(verb: str) -> Callable[..., Any]:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status: 0 done, 1 a check failed, 2 a user error (one line, no traceback)."""
     words = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -98,8 +102,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"cookbook: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if (what := shortage(error)) is None:
+            raise
+        more = "free some space" if what == "disk" else "stop other programs, or raise the limit of `ulimit -v`"
+        print(
+            f"cookbook: no {what} left ({last_line(error)}); {more}, then the same command continues", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
-        print("cookbook: stopped; the same command continues", file=sys.stderr)
+        same = "the same command without --redo" if "--redo" in words else "the same command"
+        print(f"cookbook: stopped; {same} continues", file=sys.stderr)
         return 130
     return 1 if result is False else 0
 

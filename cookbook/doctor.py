@@ -12,6 +12,7 @@ from cookbook import hardware, profiles, runs
 from cookbook.environment import installed
 from cookbook.errors import UserError, count
 from cookbook.machine import Machine
+from cookbook.models import hub
 from cookbook.profiles import Profile, Source
 
 GUARDRAIL = Source("nvidia/Cosmos-Guardrail1", "main", licence=profiles.NVIDIA_LICENCE, gated=True)
@@ -90,6 +91,7 @@ def _software(machine: Machine, profile: Profile) -> list[Check]:
 
 
 def _hub(machine: Machine, profile: Profile) -> list[Check]:
+    hub.require_settings()
     absent = [source for source in sources(profile) if not source.ships and not machine.has(source)]
     closed = [source for source in absent if not machine.may_download(source)]
     offline = [name for name in OFFLINE if os.environ.get(name)]

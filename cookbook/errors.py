@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,6 +47,17 @@ def require_whole(least: int, **values: int | None) -> None:
 def last_line(error: Exception | str) -> str:
     """The last line of an error's message, at most 200 characters: long messages of PyTorch end with the reason."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+
+
+def shortage(error: BaseException) -> str | None:
+    """`disk` or `memory`, where an error means that there is none left. Few libraries keep the number of the error."""
+    number, text = getattr(error, "errno", None), str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "No usable temporary directory" in text:
+        return "disk"
+    words = r"out of memory|allocate memory|failed to map segment|can't start new thread"
+    return (
+        "memory" if isinstance(error, MemoryError) or number == errno.ENOMEM or re.search(words, text, re.I) else None
+    )
 
 
 def count(number: int, noun: str) -> str:

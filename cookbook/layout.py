@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.video import IMAGES
 
@@ -49,7 +50,7 @@ def require_folder(folder: Path) -> None:
 def files(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
     """Files of a folder with one of these suffixes, in any case; sorted, without hidden ones and those of systems."""
     found = (path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.is_dir())
-    visible = (path for path in found if not re.search(runs.BOOKKEEPING, f"/{path.name}"))
+    visible = (path for path in found if not re.search(storage.BOOKKEEPING, f"/{path.name}"))
     return sorted(path for path in visible if not suffixes or path.suffix.lower() in suffixes)
 
 
@@ -81,6 +82,15 @@ def find_videos(*folders: Path) -> list[Path]:
 def says_something(text: str) -> bool:
     """Whether a text has a letter or digit: one of zero-width characters only looks empty."""
     return any(map(str.isalnum, text))
+
+
+def require_utf8(paths: Iterable[Path]) -> None:
+    """Raise a UserError for a file whose name is not UTF-8: tables and manifests are, so they could not name it."""
+    for path in paths:
+        try:
+            os.fsencode(path.name).decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{path.parent}: the name {path.name!a} is not UTF-8; rename the file") from None
 
 
 def read_utf8(path: Path) -> str:
@@ -158,7 +168,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def write_metadata(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write `metadata.csv` from (file name, prompt), quoting exactly the prompts with a comma, quote or line break."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "prompt"])
         writer.writerows((name, re.sub("\r\n?", "\n", prompt)) for name, prompt in rows)  # it would not quote \r
@@ -182,6 +192,7 @@ def find_clips(folder: Path, prefix: str = "") -> list[tuple[Path, Path | str | 
     if not (videos := find_videos(*places)):
         found = f"{folder}: no video ({', '.join(VIDEOS)}) in it, in its videos/ or its gr1/"
         raise UserError(f"{found}; `cookbook prepare --help` lists the layouts")
+    require_utf8(videos)
     tables = [path for path in (folder / "metadata.csv", folder / "gr1" / "metadata.csv") if path.exists()]
     if len(set(map(read_utf8, tables))) > 1:
         raise UserError(f"{tables[0]} and {tables[1]} differ; delete one of them")
@@ -228,6 +239,7 @@ def read_photos(folder: Path) -> list[Photo]:
     images = sorted(files(folder, IMAGES), key=_numbered)
     if not images:
         raise UserError(f"{folder}: no png or jpg in it")
+    require_utf8(images)
     texts = {plain(path.stem): path for path in files(folder, TEXTS)}
     photos: dict[Path, Photo] = {}  # by caption
     orphans = []

@@ -47,7 +47,7 @@ class Machine:
     def processor(self) -> str:
         """Model name of the processor, and whether it has matrix units for bf16 (AMX)."""
         file = Path("/proc/cpuinfo")
-        text = file.read_text() if file.exists() else ""
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
         match = re.search(r"^model name\s*: (.+)$", text, re.M)
         name = match[1].strip() if match else platform.processor() or platform.machine()
         return name + (" with AMX" if " amx_bf16" in text else "")
@@ -62,7 +62,7 @@ class Machine:
     @cached_property
     def disk_gb(self) -> float:
         """Free space where runs are written."""
-        return shutil.disk_usage(runs.HOME if runs.HOME.exists() else Path.home()).free / 1e9
+        return shutil.disk_usage(next(path for path in (runs.HOME, *runs.HOME.parents) if path.exists())).free / 1e9
 
     @cached_property
     def gpus(self) -> list[tuple[str, float]]:
@@ -82,7 +82,7 @@ class Machine:
     def versions(self) -> dict[str, tuple[str | None, str]]:
         """Direct dependency -> (installed or None, tested), from the first block of constraints.txt."""
         file = runs.ASSETS.parent / "constraints.txt"
-        lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if file.exists() else []
         tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
         return {name: (installed(name), number) for name, number in tested.items()}
 

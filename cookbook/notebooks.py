@@ -28,7 +28,7 @@ from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cookbook import budget, doctor, profiles, results, runs
+from cookbook import budget, doctor, profiles, results, runs, storage
 from cookbook.errors import UserError
 from cookbook.machine import Machine
 from cookbook.profiles import Profile
@@ -96,7 +96,7 @@ def run_all(
     before = _finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
-        fresh = not any((folder / place).exists() for place in WRITES.get(source.stem[:2], ()))
+        fresh = not any(runs.begun(folder / place) for place in WRITES.get(source.stem[:2], ()))
         disk = _written(folder)
         timing = execute(source, folder / "notebooks" / source.name, values[source])
         timing["written_gb"] = round(max(0, _written(folder) - disk) / 1e9, 3)
@@ -151,6 +151,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         seconds, peak_memory_gb (largest resident memory of the kernel and its children) and `cells`: the same of each
         code cell of the source, in order.
     """
+    storage.refuse_links(target.parent, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(_with_links(nbformat.read(source, as_version=4), target.parent), target)
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
@@ -241,13 +242,12 @@ def _memory() -> Iterator[list[tuple[datetime, int]]]:
 
 
 def remove(folder: Path, stage: str) -> None:
-    """Remove a stage's folder and those of all stages that read it, directly or not."""
+    """Empty a stage's folder and those of all stages that read it, directly or not."""
     if stage not in runs.FOLDERS:
         raise UserError(f"no stage {stage!r}; there are {', '.join(runs.FOLDERS)}")
     for name in runs.downstream([stage]):
-        if (path := folder / runs.FOLDERS[name]).exists():
-            shutil.rmtree(path)
-            print(f"removed {path}")
+        if (path := folder / runs.FOLDERS[name]).exists() and storage.set_aside(path):
+            print(f"removed {path}; {path / storage.EARLIER} keeps its files until the new ones are finished")
 
 
 def _finished(folder: Path) -> dict[str, str]:
@@ -256,9 +256,8 @@ def _finished(folder: Path) -> dict[str, str]:
 
 
 def _written(folder: Path) -> int:
-    """Bytes of a run folder; hard links are counted once."""
-    files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
-    return sum({file.st_ino: file.st_size for file in files}.values())
+    """Bytes of a run folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _record(folder: Path, profile: str, name: str, timing: dict) -> None:
@@ -267,7 +266,7 @@ def _record(folder: Path, profile: str, name: str, timing: dict) -> None:
     earlier = results.read_json(path)["notebooks"] if path.exists() else {}
     facts = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
     facts |= {"processor": Machine().processor, **runs.environment()}
-    runs.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
+    storage.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
 
 
 def _commit() -> str:

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cookbook import profiles, results, runs, show
+from cookbook import profiles, results, runs, show, storage
 from cookbook.judge.calibration_clips import FAULTS
 from cookbook.results import MODELS, QUESTIONS
 
@@ -93,17 +93,18 @@ def pairs(run: Path) -> list[tuple[str, Path, Path]]:
 def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of kept.jsonl and dropped.jsonl."""
     columns = ["file", "video", "prompt", "kept", "reason"]
-    tables = [runs.read_rows(run / "kept" / f"{name}.jsonl") for name in ("kept", "dropped")]
+    tables = [storage.read_rows(run / "kept" / f"{name}.jsonl") for name in ("kept", "dropped")]
     return tuple(pd.DataFrame(rows, columns=columns) for rows in tables)
 
 
 def outcomes(run: Path) -> pd.DataFrame:
     """Number of each model's videos by outcome and reason; empty without ground truth."""
-    rows = runs.read_rows(run / "verdicts" / "ground_truth.jsonl")
+    rows = storage.read_rows(run / "verdicts" / "ground_truth.jsonl")
     table = pd.DataFrame(rows, columns=["outcome", "reason", "model"]).replace({"reason": ""}, "-")
     return table.value_counts().unstack(fill_value=0).sort_index()
 
 
+@runs.releasing
 def write_report(profile: str = "nano", run: Path | str | None = None, redo: bool = False) -> dict:
     """Write report.html and summary.json.
 
@@ -122,16 +123,16 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
         return stage.manifest
     facts = results.summary(folder)
     page = _page(folder, facts, settings.note)
-    runs.write_json(stage.folder / "summary.json", facts)
-    with runs.replacing(stage.folder / "report.html") as temporary:
-        temporary.write_text(page)
+    storage.write_json(stage.folder / "summary.json", facts)
+    with storage.replacing(stage.folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     print(f"report: {stage.folder / 'report.html'} ({len(page) / 1e6:.1f} MB)")
     return stage.finish([stage.folder / "report.html", stage.folder / "summary.json"])
 
 
 def _pictures(run: Path) -> dict[str, str]:
     """Every plot, and contact sheets of videos where there are any, as data URIs by name."""
-    loss = show.loss(runs.read_rows(run / "checkpoints" / "log.jsonl"))
+    loss = show.loss(storage.read_rows(run / "checkpoints" / "log.jsonl"))
     plots = {"loss": loss, "roc": plot_roc(run), "scores": plot_scores(run), "best_of_n": plot_best_of_n(run)}
     pictures = {}
     for name, ax in plots.items():
@@ -154,7 +155,7 @@ def _pictures(run: Path) -> dict[str, str]:
 
 def _page(run: Path, facts: dict, note: str) -> str:
     """The whole page, from report.html.j2. pandas escapes the cells of its tables."""
-    template = Path(__file__).with_name("report.html.j2").read_text()
+    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     return jinja2.Template(template, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).render(
         facts=facts,
         note=note,

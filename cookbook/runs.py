@@ -1,31 +1,32 @@
 """Run folders and manifests: how stages exchange files, resume, and detect changed inputs.
 
-A run is one folder with one subfolder per stage. A stage folder holds `started.json` while the stage runs, and
+A run is one folder with one subfolder per stage. A stage folder holds `started.json`, written first, and
 `manifest.json`, written last and atomically, when it is finished. A folder without a manifest is continued, a folder
 with one is skipped, and a folder built from different inputs or settings is refused with a list of what changed.
+`redo` moves what the folder holds into its `.earlier/`, which is deleted once the new manifest is written.
+Run folders may come from strangers: no symbolic link in them is followed when something is written or deleted.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import re
 import shlex
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from cookbook import storage
 from cookbook.environment import environment, peak_memory_gb
 from cookbook.errors import StaleStage, UserError
 from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-HOME = Path(os.environ.get("COOKBOOK_HOME", ASSETS.parent))
+HOME = Path(os.path.expanduser(os.environ.get("COOKBOOK_HOME") or ASSETS.parent)).absolute()
 
 # stage -> its folder in the run; stage -> the stages that it reads from
 FOLDERS = {
@@ -50,8 +51,8 @@ READS = {
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),
 }
-# No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
-BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
+REWRITTEN = ("prepare", "convert", "filter", "report")  # stages that use nothing of an unfinished attempt
+STARTED = {"stage", "profile", "inputs", "settings"}  # fields of started.json, and the first of a manifest's
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
 
 
@@ -62,6 +63,12 @@ def run_folder(run: Path | str | None, profile: str) -> Path:
         UserError: an older version of the cookbook, with other names of files, wrote the folder.
     """
     folder = Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    try:
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"--run {str(folder)[:60]}...: {error.strerror}; choose another folder") from None
+    if not above.is_dir():
+        raise UserError(f"--run {folder}: {above} is a file; choose another folder")
     if (folder / "dreams").exists() or (begun(folder / "data") or {}).get("stage") == "data":
         raise UserError(
             f"{folder} was written by an older version of the cookbook, with other file names; "
@@ -86,88 +93,55 @@ def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str
     return f"`{shlex.join([*words, *more])}`"
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of one file, as `sha256:<hex>`."""
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+def flags(**values: Any) -> list[str]:
+    """The flags of a call, so that a message can name the same call again; those without a value are left out."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            several = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [
+                f"--{name.replace('_', '-')}",
+                *(str(v.absolute() if isinstance(v, Path) else v) for v in several),
+            ]
+    return words
 
 
-def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
-    return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+def releasing(function: Callable) -> Callable:
+    """Decorator of stages: a call that fails, or is interrupted in a notebook, gives its stage folder back."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            while _LOCKS:
+                _LOCKS.popitem()[1].close()
+            raise
+
+    return call
 
 
 def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return digest_of({name: digest(path) for name, path in files.items() if not re.search(BOOKKEEPING, f"/{name}")})
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write to the yielded temporary path. On success it is renamed to `path` in one step, on failure it is deleted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete temporary files of `replacing` that killed processes left behind."""
-    for path in sorted(folder.rglob(".*")):
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
-
-
-def append_row(path: Path, row: dict) -> None:
-    """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(row, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a jsonl file, without a last line truncated by a kill.
-
-    Raises:
-        UserError: any other line is not JSON.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines) or line.endswith("\n"):
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg}); correct or delete that line") from None
-            with replacing(path) as temporary:
-                temporary.write_text("".join(lines[:-1]))
-    return rows
+    return storage.digest_of(
+        {path.relative_to(folder).as_posix(): storage.digest(path) for path in storage.contents(folder)}
+    )
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a finished stage folder, or None if the stage is unfinished."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The manifest of a finished stage folder, or None if the stage is unfinished or the manifest is damaged."""
+    return _facts(folder / "manifest.json", STARTED | {"outputs", "fingerprint", "seconds", "finished"})
+
+
+def _facts(path: Path, fields: set[str]) -> dict | None:
+    """The JSON object of a file; None where there is no file, or no object with these fields in it."""
+    try:
+        facts = storage.parse(path.read_bytes()) if path.exists() else None
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and fields <= facts.keys() else None
 
 
 class Stage:
@@ -183,74 +157,131 @@ class Stage:
 
     def finish(self, outputs: Iterable[Path], **facts: Any) -> dict:
         """Hash the outputs, write the manifest with the `facts` (last, atomically), and release the folder."""
-        hashes = {p.relative_to(self.folder).as_posix(): digest(p) for p in sorted(outputs)}
+        hashes = {p.relative_to(self.folder).as_posix(): storage.digest(p) for p in sorted(outputs)}
         self.manifest = {
             **self.started,
             **facts,
             "outputs": hashes,
-            "fingerprint": digest_of(hashes),
+            "fingerprint": storage.digest_of(hashes),
             **environment(),
             "seconds": round(time.monotonic() - self._clock, 1),
             "peak_memory_gb": peak_memory_gb(),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        write_json(self.folder / "manifest.json", self.manifest)
-        (self.folder / "started.json").unlink(missing_ok=True)
+        storage.write_json(self.folder / "manifest.json", self.manifest)
+        for name in (storage.EARLIER, storage.MOVING):
+            storage.remove(self.folder / name)
         self.close()
         return self.manifest
 
     def forget(self) -> None:
         """Delete the folder of a stage that failed validation, so that corrected inputs are not reported as changed."""
         self.close()
-        shutil.rmtree(self.folder)
+        for path in self.folder.iterdir():
+            if path.name not in (storage.EARLIER, storage.MOVING):
+                storage.remove(path)
+        with suppress(OSError):  # a link to a folder, or one with earlier results
+            self.folder.rmdir()
 
     def close(self) -> None:
         """Release the folder for other processes."""
         self._lock.close()
 
 
-def enter(folder: Path, name: str, profile: str, inputs: dict[str, str], settings: dict, redo: bool = False) -> Stage:
+def _never(changes: Set[str]) -> bool:
+    return False
+
+
+def enter(
+    folder: Path,
+    name: str,
+    profile: str,
+    inputs: dict[str, str],
+    settings: dict,
+    redo: bool = False,
+    mends: Callable[[Set[str]], bool] = _never,
+) -> Stage:
     """Open a stage folder for work, or find it finished.
 
     Args:
         folder: where the stage writes.
         inputs: name -> fingerprint of everything the stage reads.
         settings: what else determines the result (recipe, seed, sampler); must survive a round trip through JSON.
-        redo: empty the folder first.
+        redo: begin anew; what the folder holds is kept in its `.earlier/` until the stage is finished.
+        mends: whether the caller replaces exactly the outputs that are lost or that depend on the inputs and settings
+            of these names, which changed. The folder is then continued.
 
     Raises:
         UserError: another process is writing the folder.
         StaleStage: the folder was built from different inputs or settings, or an output is missing.
     """
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder, redo)
+    facts = {"stage": name, "profile": profile, "inputs": inputs, "settings": settings}
+    started = json.loads(json.dumps(facts, default=str))
+    if (redo or _worthless(folder, started)) and storage.set_aside(folder):
+        print(f"{name}: {folder / storage.EARLIER} keeps the earlier results until the new ones are finished")
+    manifest, earlier = read_manifest(folder), begun(folder)
+    changes = _changes(earlier, started) if earlier else {}
+    lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
+    if changes or lost:
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        text = "; ".join(changes.values())
+        problem = f"was built from different inputs: {text}" if changes else f"lost {lost[0]}{more}"
+        if not mends(changes.keys()):
+            lock.close()
+            raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
+        print(f"{name}: {folder} {problem}; what this does not concern is kept")
+        storage.write_json(folder / "started.json", started)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        manifest = None
+    if manifest:
+        lock.close()
+        print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
+    else:
+        storage.sweep(folder)
+        if not earlier:
+            storage.write_json(folder / "started.json", started)
+    return Stage(folder, name, started, manifest, lock)
+
+
+def _lock(folder: Path, redo: bool) -> IO:
+    """Make the folder, and lock it for this process."""
+    paths, aside = [folder / ".lock"], {storage.EARLIER, storage.MOVING}
+    if redo or read_manifest(folder) is None:  # a finished folder is only read, so it may lie elsewhere
+        paths += [folder, *(folder / name for name in aside)]
+        paths += () if redo else (path for path in folder.rglob("*") if aside.isdisjoint(path.parts))
+    storage.refuse_links(*paths)
     if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
         _LOCKS.pop(folder).close()
-    lock = _LOCKS[folder] = open(folder / ".lock", "w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _LOCKS[folder] = open(folder / ".lock", "a", opener=storage.no_link)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with --run") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UserError(f"{folder} is being written by another process; wait for it or stop it") from None
-    for path in folder.iterdir() if redo else ():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    facts = {"stage": name, "profile": profile, "inputs": inputs, "settings": settings}
-    started = json.loads(json.dumps(facts, default=str))
-    manifest, earlier = read_manifest(folder), begun(folder)
-    changes = _changes(earlier, started) if earlier else []
-    lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
-    if changes or lost:
-        lock.close()
-        more = f" and {len(lost) - 1} more" if lost[1:] else ""
-        problem = f"was built from different inputs: {'; '.join(changes)}" if changes else f"lost {lost[0]}{more}"
-        raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
-    if manifest:
-        print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
-    else:
-        _sweep(folder)
-        if not earlier:
-            write_json(folder / "started.json", started)
-    return Stage(folder, name, started, manifest, lock)
+    return lock
+
+
+def _worthless(folder: Path, started: dict) -> bool:
+    """Whether a folder holds nothing to continue: of unknown inputs, or of others and no result yet.
+
+    A damaged manifest alone costs nothing: `started.json` has the inputs, and the stage is finished again.
+    """
+    if read_manifest(folder):
+        return False
+    earlier, files = begun(folder), [folder / "manifest.json", folder / "started.json"]
+    if damaged := [path for path in files if path.exists() and _facts(path, STARTED) is None]:
+        again = "it" if earlier else f"all of {folder}"
+        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is made again")
+    if not earlier or not _changes(earlier, started):
+        return bool(damaged) and not earlier
+    kept = ("started.json", "requests.jsonl")
+    results = [path for path in folder.iterdir() if path.name[0] != "." and path.name not in kept]
+    return started["stage"] in REWRITTEN or not any(path.is_dir() or path.stat().st_size for path in results)
 
 
 def _rebuild(folder: Path, name: str, profile: str) -> str:
@@ -261,17 +292,16 @@ def _rebuild(folder: Path, name: str, profile: str) -> str:
 
 def begun(folder: Path) -> dict | None:
     """Inputs and settings of a stage folder, finished or not. None if the stage was never entered."""
-    path = folder / "started.json"
-    return read_manifest(folder) or (json.loads(path.read_text()) if path.exists() else None)
+    return read_manifest(folder) or _facts(folder / "started.json", STARTED)
 
 
-def _changes(old: dict, new: dict) -> list[str]:
-    """Differences between the inputs and settings of a folder and those of this call."""
+def _changes(old: dict, new: dict) -> dict[str, str]:
+    """Differences between the inputs and settings of a folder and those of this call: name -> in words."""
     rows = [("profile", old["profile"], new["profile"])]
     for part in ("inputs", "settings"):
         keys = sorted(old[part].keys() | new[part].keys())
         rows += [(key, old[part].get(key), new[part].get(key)) for key in keys]
-    return [f"{key} {_short(before)} -> {_short(after)}" for key, before, after in rows if before != after]
+    return {key: f"{key} {_short(before)} -> {_short(after)}" for key, before, after in rows if before != after}
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -112,6 +113,25 @@ def test_the_status_is_that_of_the_result(result, status, monkeypatch, capsys):
     monkeypatch.setattr(cli, "function", lambda _: verb)
     assert cli.main(["doctor"]) == status
     assert ("the same command continues" in capsys.readouterr().err) == (status == 130)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "cookbook: no disk left .*free some space"),
+        (MemoryError(), "cookbook: no memory left .MemoryError.; stop other programs"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "no memory left"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "no memory left"),
+    ],
+)
+def test_what_the_machine_lacks_gets_one_line(error, line, monkeypatch, capsys):
+    def verb() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "function", lambda _: verb)
+    assert cli.main(["doctor"]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(line, printed) and printed.count("\n") == 1
 
 
 def test_a_missing_package_is_named(monkeypatch):

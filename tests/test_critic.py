@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PROMPTS, clip
+from transformers import Qwen3VLForConditionalGeneration
 
 from cookbook import video
 from cookbook.errors import UserError
@@ -104,3 +108,40 @@ def test_sampling_a_file_equals_sampling_its_frames(tmp_path):
         assert streamed.shape == expected.shape and np.array_equal(streamed.frames, expected.frames)
     squashed = video.fit(video.read_video(tmp_path / "a.mp4")[0][:1], *expected.frames.shape[1:3], crop=False)
     assert np.abs(squashed[0].astype(int) - expected.frames[0]).max() <= 1, "Pillow's to one level"
+
+
+def test_a_critic_that_transformers_saved_loads_and_scores_the_same(critic, tmp_path):
+    critic.model.save_pretrained(tmp_path)
+    critic.processor.save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists(), "transformers 5 writes processor_config.json"
+    other = critics.load_critic(tmp_path, torch.device("cpu"))
+    clips, batch = [sample_frames(clip(1), 8.0, 8, 1024, critic.token_edge)], [questions(PROMPTS[0])]
+    assert np.array_equal(critics.score(other, clips, batch)[0], critics.score(critic, clips, batch)[0])
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(UserError, match="preprocessor_config.json is missing"):
+        critics.load_critic(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", '{"model_type": "unknown"}', "model_type is 'unknown'; a critic is a qwen3_vl"),
+        ("config.json", "[" * 100_000, "config.json is damaged .too deeply nested"),
+        ("config.json", '{"a": ' + "9" * 5000 + "}", "config.json is damaged"),
+        ("config.json", "[]", "config.json has no model_type"),
+        ("chat_template.jinja", "{% for m in messages %}", "the critic cannot be loaded"),
+        ("chat_template.jinja", "no video", "the critic cannot be loaded"),
+        ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "the critic cannot be loaded"),
+        ("tokenizer.json", "{", "the critic cannot be loaded"),
+        ("model.safetensors", "\xff" * 100, "the critic cannot be loaded"),
+        ("model.safetensors.index.json", '{"weight_map": 1}', "model.safetensors.index.json"),
+    ],
+)
+def test_a_hostile_critic_gets_one_line(name, content, words, critic_folder, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(critic_folder, tmp_path / "critic"))
+    (folder / name).write_text(content)
+    if name != "model.safetensors":
+        monkeypatch.setattr(Qwen3VLForConditionalGeneration, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=words) as refused:
+        critics.load_critic(folder, torch.device("cpu"))
+    assert "\n" not in str(refused.value)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 
 import huggingface_hub
@@ -162,3 +165,28 @@ def test_printed_choices_are_those_of_the_stages(monkeypatch):
     monkeypatch.setattr(hardware, "compiles", lambda on: False)
     choices = hardware.choices()
     assert choices["dtype"][0] == "float16" and choices["compile"][0] == "none"
+
+
+@pytest.mark.parametrize(
+    "variable, value, cure, refused",
+    [
+        ("HF_ENDPOINT", "hf-mirror.com", "export HF_ENDPOINT=https://hf-mirror.com", 2),
+        ("HF_TOKEN", "“hf_abc”", "copy it again, without quotes", 2),
+        ("HF_HOME", "/dev/null/cache", "set HF_HOME to a folder that you can write", 1),
+    ],
+)
+def test_settings_of_the_hub_that_cannot_work_get_one_line(variable, value, cure, refused):
+    """In a process of its own, as huggingface_hub reads them when it is imported; the doctor needs no HF_HOME."""
+    program = """
+from cookbook import doctor, errors, profiles
+from cookbook.models import hub
+for call in (lambda: hub.locate(profiles.get("2b").world), lambda: doctor.doctor("2b")):
+    try:
+        call()
+    except errors.UserError as error:
+        print("refused:", ascii(str(error)))
+"""
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", variable: value}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert len(lines) == refused and all(cure in line for line in lines), done.stdout + done.stderr

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny import PROMPTS, clip
 
-from cookbook import profiles, runs, video
+from cookbook import profiles, runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge import rubrics
-from cookbook.judge.calibration import calibrate
+from cookbook.judge.calibration import calibrate, load
 from cookbook.judge.stage import judge
 
 
@@ -28,7 +28,7 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
         row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
         row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
         row["source_clip"] = f"place_{index // 3}"
-        runs.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
+        storage.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
     for model in ("base", "tuned"):
         stage = runs.enter(root / "run/generated" / model, f"generate-{model}", "nano", {}, {})
         for number, prompt in enumerate(PROMPTS):
@@ -37,7 +37,7 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
                 video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
                 row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
                 row["image_sha256"] = None
-                runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
+                storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     return root / "run"
 
@@ -49,7 +49,7 @@ def run(tmp_path, critic_folder, monkeypatch) -> Path:
 
 
 def rows_of(run: Path) -> list[dict]:
-    return runs.read_rows(run / "verdicts/verdicts.jsonl")
+    return storage.read_rows(run / "verdicts/verdicts.jsonl")
 
 
 def test_every_generated_video_is_scored(run, capsys):
@@ -62,7 +62,7 @@ def test_every_generated_video_is_scored(run, capsys):
         assert row["score"] == pytest.approx(rubrics.expected(np.array(row["probabilities"])), abs=1e-4)
         assert (row["frames"], row["fps"], row["visual_tokens"]) == (9, 8.0, 120)
         assert row["error"] is None
-        assert row["sha256"] == runs.digest(run / row["file"])
+        assert row["sha256"] == storage.digest(run / row["file"])
     assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
     assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
     assert manifest["best_of_n"][1]["score"] >= manifest["best_of_n"][0]["score"]
@@ -98,9 +98,9 @@ def test_human_ratings_feed_the_calibration(run, capsys):
     first = calibrate("smoke", run)
     for number, name in enumerate(sorted(path.name for path in (run / "generated/tuned").glob("*.mp4"))):
         file = f"generated/tuned/{name}"
-        row = {"file": file, "sha256": runs.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
+        row = {"file": file, "sha256": storage.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
         for rater in ("a", "b"):
-            runs.append_row(run / "ratings.jsonl", row | {"rating": 1 + number % 5, "rater": rater})
+            storage.append_row(run / "ratings.jsonl", row | {"rating": 1 + number % 5, "rater": rater})
     facts = calibrate("smoke", run)
     assert facts["human"]["physics"]["n"] == 6 and -1 <= facts["human"]["physics"]["kappa"] <= 1
     assert facts["human"]["instruction"]["n"] == 0
@@ -155,6 +155,50 @@ def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeyp
 def test_a_run_without_videos_is_refused(tmp_path):
     with pytest.raises(UserError, match="cookbook generate"):
         judge("smoke", tmp_path / "empty")
+
+
+def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_names(run, capsys):
+    whole = calibrate("smoke", run)
+    (run / "verdicts/calibration.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be used .*: type `cookbook calibrate --run"):
+        load(run / "verdicts")
+    calibrate("smoke", run)
+    assert load(run / "verdicts") == json.loads(json.dumps(whole)) and "it is made again" in capsys.readouterr().out
+
+
+def test_critics_of_one_name_have_verdicts_of_their_own(run, tmp_path, critic_folder):
+    manifests = []
+    for place in ("a", "b"):
+        folder = shutil.copytree(critic_folder, tmp_path / place / "mine")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"note": place}))
+        manifests.append(judge("smoke", run, critic=folder))
+    found = {runs.read_manifest(folder)["critic"]: folder for folder in run.glob("verdicts-mine*")}
+    assert found.keys() == {manifest["critic"] for manifest in manifests} and len(found) == 2
+    assert judge("smoke", run, critic=tmp_path / "a/mine") == manifests[0], "found again"
+
+
+def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
+    judge("smoke", run)
+    folder, first = run / "generated/tuned", rows_of(run)
+    changed, gone = sorted(path.name for path in folder.glob("*.mp4"))[:2]
+    content = (folder / gone).read_bytes()
+    (folder / gone).unlink()
+    with pytest.raises(
+        UserError, match=f"{gone} is missing: type `cookbook generate --run .* --model tuned` to make it"
+    ):
+        judge("smoke", run)
+    (folder / gone).write_bytes(content)
+    video.write_video(folder / changed, clip(99), 8)
+    (folder / "manifest.json").unlink()
+    stage = runs.enter(folder, "generate-tuned", "nano", {}, {})
+    stage.finish(folder.glob("*.*"))
+    judge("smoke", run)
+    second = rows_of(run)
+    assert len(second) == len(first)
+    assert [row for row in first if row not in second] == [
+        r for r in first if r["file"] == f"generated/tuned/{changed}"
+    ]
 
 
 def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """Stage `prepare`: the published layouts with their quirks, and one clear sentence for each possible mistake."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cookbook import layout, runs, video
+from cookbook import layout, runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.prepare.stage import prepare
@@ -52,7 +55,7 @@ def test_published_layout_in_and_out_and_in_again(gr1):
     train = gr1 / "run" / "data" / "train"
     assert (train / "metadata.csv").read_text() == 'file,prompt\n0.mp4,"Pick up a, then b."\n1.mp4,Wave.\n'
     assert (train / "metas" / "1.txt").read_text() == "The robot arm is performing a task. Wave."
-    assert runs.digest(train / "videos" / "0.mp4") == runs.digest(gr1 / "train" / "gr1" / "0.mp4")
+    assert storage.digest(train / "videos" / "0.mp4") == storage.digest(gr1 / "train" / "gr1" / "0.mp4")
     again = prepare("nano", run=gr1 / "second", train=train, eval=gr1 / "eval")
     assert again["fingerprint"] == manifest["fingerprint"]
 
@@ -162,7 +165,7 @@ def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
         assert reason in text
     manifest = run_prepare(gr1, skip_bad=True, redo=True)
     assert (manifest["clips"], manifest["skipped"]) == (2, 7)
-    skipped = {Path(row["file"]).stem for row in runs.read_rows(gr1 / "run" / "data" / "skipped.jsonl")}
+    skipped = {Path(row["file"]).stem for row in storage.read_rows(gr1 / "run" / "data" / "skipped.jsonl")}
     assert skipped == {"short", "broken", "silent", "latin", "wide", "unseen", "orphan"}
 
 
@@ -265,3 +268,25 @@ def test_same_frames_give_the_same_file(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     info = video.probe(tmp_path / "a.mp4")
     assert (info.frames, info.fps, info.height, info.width) == (9, 8.0, 96, 160)
+
+
+def test_captions_are_utf8_in_any_locale_and_other_names_are_refused(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from cookbook import cli, layout
+from cookbook.prepare import stage
+out = Path(sys.argv[1])
+layout.write_metadata(out / "metadata.csv", [("a.mp4", "Gr\\u00fc\\u00dfe")])
+stage._write_pair(out / "metadata.csv", out / "copy.csv", "Gr\\u00fc\\u00dfe", out / "a.txt")
+(out / "a\\udce9.mp4").touch()
+cli.function = lambda verb: lambda: layout.find_clips(out)
+sys.exit(cli.main(["doctor"]))
+"""
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and r"the name 'a\udce9.mp4' is not UTF-8; rename the file" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (
+        "Grüße" in (tmp_path / "metadata.csv").read_text("utf-8") and (tmp_path / "a.txt").read_text("utf-8") == "Grüße"
+    )

@@ -1,14 +1,13 @@
 """Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
-import json
+import fcntl
+import os
 import subprocess
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError
 
 
@@ -34,6 +33,7 @@ def test_an_unfinished_stage_is_continued_and_a_finished_one_skipped_with_a_mess
 @pytest.mark.parametrize("when_finished", [True, False])
 def test_changed_inputs_are_refused_by_name(tmp_path, when_finished):
     finished(tmp_path / "s") if when_finished else make_stage(tmp_path / "s").close()
+    (tmp_path / "s" / "result.txt").write_text("result")
     with pytest.raises(UserError, match=r"data .* -> .*To rebuild it, pass redo=True$"):
         make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
     with pytest.raises(UserError, match="steps 1 -> 2"):
@@ -68,7 +68,8 @@ def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path)
     if name == "dreams":
         (tmp_path / name).mkdir()
     else:
-        runs.write_json(tmp_path / "data" / name, {"stage": "data"})
+        facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
+        storage.write_json(tmp_path / "data" / name, facts)
     with pytest.raises(
         UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
     ) as e:
@@ -84,6 +85,73 @@ def test_a_missing_output_is_reported_and_redo_empties_the_folder(tmp_path):
     (tmp_path / "s" / "more.txt").touch()
     assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}, redo=True).done
     assert not (tmp_path / "s" / "more.txt").exists()
+
+
+def test_redo_loses_nothing_before_its_replacement_is_finished(tmp_path):
+    folder = tmp_path / "s"
+    finished(folder)
+    for attempt in range(2):  # both fail
+        make_stage(folder, inputs={"data": "sha256:b"}, redo=True)
+        (folder / f"attempt{attempt}").write_text("half")
+        (folder / "result.txt").write_text("half")
+    assert (folder / ".earlier" / "result.txt").read_text() == "result"
+    assert runs.read_manifest(folder / ".earlier")["answer"] == 42
+    assert not (folder / "attempt0").exists(), "of a failed attempt, not of the earlier results"
+    finished(folder, inputs={"data": "sha256:b"})
+    assert not (folder / ".earlier").exists()
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_kill_while_earlier_results_are_moved_loses_none(tmp_path, monkeypatch, moved):
+    folder, replace, left = tmp_path / "s", os.replace, iter(range(moved))
+    finished(folder)
+    (folder / "more.txt").write_text("more")
+
+    def dying(old, new):
+        next(left)  # StopIteration, which nothing catches, is the kill
+        replace(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(os, "replace", dying)
+        storage.set_aside(folder)
+    storage.set_aside(folder)
+    assert sorted(p.name for p in (folder / ".earlier").iterdir()) == [
+        "manifest.json",
+        "more.txt",
+        "result.txt",
+        "started.json",
+    ]
+
+
+def is_free(folder) -> bool:
+    with open(folder / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def test_a_stage_that_failed_was_interrupted_or_was_finished_before_holds_no_folder(tmp_path):
+    @runs.releasing
+    def interrupted():
+        make_stage(tmp_path / "s")
+        assert not is_free(tmp_path / "s")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert is_free(tmp_path / "s")
+    finished(tmp_path / "s")
+    assert make_stage(tmp_path / "s").done and is_free(tmp_path / "s"), "nothing is written, so nothing is held"
+
+
+@pytest.mark.parametrize("value, home", [("~/x", "~/x"), ("x", "x"), ("", runs.ASSETS.parent)])
+def test_the_home_of_runs_is_an_absolute_folder(tmp_path, value, home):
+    env = {**os.environ, "HOME": str(tmp_path), "COOKBOOK_HOME": value, "PYTHONPATH": str(runs.ASSETS.parent)}
+    program = [sys.executable, "-c", "from cookbook import runs; print(runs.HOME)"]
+    done = subprocess.run(program, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / str(home).removeprefix("~/")), done.stderr
 
 
 def test_two_processes_cannot_share_a_stage(tmp_path):
@@ -119,34 +187,90 @@ def test_a_fingerprint_depends_on_names_and_contents(tmp_path):
     assert len({first, second, runs.fingerprint(tmp_path)}) == 3
 
 
-def test_a_truncated_last_row_is_dropped_and_other_damage_named(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    runs.append_row(file, {"a": 1})
-    with open(file, "a") as handle:
-        handle.write('{"a": ')
-    assert runs.read_rows(file) == [{"a": 1}]
-    runs.append_row(file, {"a": 2})
-    assert runs.read_rows(file) == [{"a": 1}, {"a": 2}]
-    file.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
-    with pytest.raises(UserError, match="line 2"):
-        runs.read_rows(file)
+# foreign folders
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
-def test_rows_are_read_as_written(tmp_path_factory, rows):
-    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    for row in rows:
-        runs.append_row(file, row)
-    assert runs.read_rows(file) == rows
+def test_a_damaged_manifest_is_made_again_and_what_was_built_is_kept(tmp_path, capsys):
+    finished(tmp_path / "s")
+    for content in ("", '{"stage": "train", ', "[]", "[" * 100_000):
+        (tmp_path / "s" / "manifest.json").write_text(content)
+        assert runs.read_manifest(tmp_path / "s") is None
+        stage = make_stage(tmp_path / "s")
+        assert not stage.done and (tmp_path / "s" / "result.txt").exists()
+        assert "manifest.json is damaged; it is made again" in capsys.readouterr().out
+        with pytest.raises(UserError, match="data .* -> "):
+            make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
+        assert finished(tmp_path / "s")["answer"] == 42
 
 
-def test_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "x.json"
-    runs.write_json(file, 1)
-    with pytest.raises(RuntimeError), runs.replacing(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
+def test_what_was_built_from_unknown_inputs_is_made_again(tmp_path, capsys):
+    make_stage(tmp_path / "s").close()
+    (tmp_path / "s" / "result.txt").write_text("of whatever")
+    (tmp_path / "s" / "started.json").write_text("")
+    assert not make_stage(tmp_path / "s").done and not (tmp_path / "s" / "result.txt").exists()
+    assert f"started.json is damaged; all of {tmp_path / 's'} is made again" in capsys.readouterr().out
+    assert runs.begun(tmp_path / "s")["inputs"] == {"data": "sha256:a"}
+
+
+@pytest.mark.parametrize(("stage", "left"), [("convert", "model.pt"), ("generate-tuned", "requests.jsonl")])
+def test_only_what_succeeded_binds(stage, left, tmp_path):
+    runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "broken"}, {}).close()
+    (tmp_path / "s" / left).write_text("of the broken one")
+    assert not runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "right"}, {}).done
+    assert not (tmp_path / "s" / left).exists()
+
+
+def test_no_link_is_followed_in_writing_or_deleting(tmp_path):
+    victim, folder = tmp_path / "victim", tmp_path / "run" / "data"
+    (victim / "inside").mkdir(parents=True)
+    before = [victim / "a.txt", victim / "inside" / "b.txt"]
+    for path in before:
+        path.write_text("precious")
+
+    def refused():
+        with pytest.raises(UserError, match="is a symbolic link.*type `rm "):
+            make_stage(folder)
+
+    folder.mkdir(parents=True)
+    for name, target in (
+        (".lock", victim / "a.txt"),
+        ("videos", victim / "inside"),
+        ("manifest.json", victim / "a.txt"),
+    ):
+        (folder / name).symlink_to(target)
+        refused()
+        if name != ".lock":  # a link inside is deleted by redo, not what it leads to
+            make_stage(folder, redo=True).forget()
+            storage.remove(folder)
+            folder.mkdir()
+        (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
+    folder.symlink_to(victim)
+    refused()
+    with pytest.raises(UserError, match="is a symbolic link"):
+        make_stage(folder, redo=True)
+    rows, text = tmp_path / "rows.jsonl", tmp_path / "x.txt"
+    for path in (rows, text, tmp_path / f".x.txt.{os.getpid()}.txt"):
+        path.symlink_to(victim / "a.txt")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        storage.append_row(rows, {"a": 1})
+    with storage.replacing(text) as temporary:
+        temporary.write_text("new")
+    assert text.read_text() == "new" and not text.is_symlink()
+    assert [path.read_text() for path in before] == ["precious"] * 2 and len([*victim.rglob("*")]) == 3
+
+
+def test_a_finished_folder_may_lie_behind_a_link(tmp_path):
+    finished(tmp_path / "elsewhere")
+    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
+    assert make_stage(tmp_path / "s").done
+
+
+@pytest.mark.parametrize("run", ["file/below", "x" * 5000])
+def test_a_run_folder_that_cannot_be_is_refused_in_one_line(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^--run .* choose another folder$"):
+        runs.run_folder(tmp_path / run, "nano")
 
 
 def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):

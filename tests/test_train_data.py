@@ -69,3 +69,14 @@ def test_bad_folders_are_refused_by_name(tmp_path, tiny_clips):
     (tmp_path / "clips/metas/003.txt").unlink()
     with pytest.raises(UserError, match="003.txt: no such caption file"):
         dataset.read_clips(tmp_path / "clips")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff" * 64, None])
+def test_a_cut_file_of_the_cache_is_made_again(content, cached, tiny_world, tiny_clips, tmp_path, capsys):
+    clips, profile = dataset.read_clips(tiny_clips), tiny.profile(tiny_world)
+    folder = Path(shutil.copytree(cached[0].latents.parent, tmp_path / "cache"))
+    for original in (cached[0].latents, cached[0].embedding):
+        file, whole = folder / original.name, original.read_bytes()
+        file.write_bytes(whole[:-9] if content is None else content)
+        dataset.cache(clips, profile, tiny_world, folder, ALONE)
+        assert f"{file} is damaged" in capsys.readouterr().out and file.read_bytes() == whole

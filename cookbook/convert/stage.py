@@ -7,7 +7,6 @@ training is exported merged, and as a file of adapters. A native `.pt` file beco
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cookbook import flow, profiles, runs
+from cookbook import flow, profiles, runs, storage
 from cookbook.convert import verify, weights
 from cookbook.convert.weights import LORA, Weights
 from cookbook.errors import UserError
@@ -27,6 +26,7 @@ from cookbook.models import hub, names, sizes, world
 COPIED = ("vae", "text_encoder", "tokenizer")  # parts of the pipeline that training leaves as they are
 
 
+@runs.releasing
 def convert(
     profile: str = "nano", run: Path | str | None = None, checkpoint: Path | str | None = None, redo: bool = False
 ) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def convert(
         )
     path = weights.find(Path(checkpoint).expanduser().absolute() if checkpoint else folder / "checkpoints")
     models = hub.locate(chosen.world)
-    content = runs.digest if path.is_file() else runs.fingerprint
+    content = storage.digest if path.is_file() else runs.fingerprint
     inputs = {"train": trained["fingerprint"]} if trained else {"checkpoint": content(path)}
     settings = {"base weights": world.weights_fingerprint(models), "shift": chosen.sampling.shift}
     stage = runs.enter(folder / "export", "convert", profile, inputs, settings, redo)
@@ -60,28 +60,29 @@ def convert(
         return stage.manifest
     print(f"convert: {path} -> {stage.folder}, then compared with the checkpoint in a new process")
     if trained:
-        _require_unchanged(path, folder / "checkpoints", trained["outputs"])
+        _require_unchanged(path, folder / "checkpoints", trained)
     write(weights.read(path, models), stage.folder, models, chosen.sampling.shift)
     checks = verify.verify_in_new_process(stage.folder, path, models)
     print(verify.table(checks))
     if failed := [check for check in checks if check.problem]:
-        again = runs.command("convert", folder, profile, "--redo")
+        again = runs.command(
+            "convert", folder, profile, *runs.flags(checkpoint=path if checkpoint else None, redo=True)
+        )
         raise UserError(f"{stage.folder / failed[0].file}: {failed[0].problem}; type {again} to write it again")
-    outputs = [p for p in stage.folder.rglob("*") if p.is_file() and p.name not in (".lock", "started.json")]
     return stage.finish(
-        outputs,
+        storage.contents(stage.folder),
         checkpoint=path.name,
         max_abs_diff=max(check.max_abs_diff for check in checks),
         checks=[asdict(check) for check in checks],
     )
 
 
-def _require_unchanged(path: Path, root: Path, hashes: dict[str, str]) -> None:
-    """Refuse a checkpoint with files that changed since training wrote them."""
-    for name, digest in hashes.items():
+def _require_unchanged(path: Path, root: Path, trained: dict[str, Any]) -> None:
+    """Refuse a checkpoint with files that changed since training wrote them and their manifest, `trained`."""
+    for name, digest in trained["outputs"].items():
         file = root / name
-        if path in file.parents and runs.digest(file) != digest:
-            again = runs.command("train", root.parent, None, "--redo")
+        if path in file.parents and storage.digest(file) != digest:
+            again = runs.command("train", root.parent, None, *trained.get("flags", []), "--redo")
             raise UserError(f"{file} has changed since training wrote it; copy it again, or type {again}")
 
 
@@ -92,15 +93,14 @@ def write(trained: Weights, folder: Path, models: Path, shift: float) -> None:
     """
     for file, state in verify.expected(trained).items():
         target = folder / ("diffusers" if file == "diffusers/transformer" else file)
-        if target.is_dir():
-            shutil.rmtree(target)
-        with runs.replacing(target) as temporary:
+        with storage.replacing(target) as temporary:
             if target.name == "diffusers":
                 write_diffusers(state, temporary, models, shift)
             elif file == verify.ADAPTER:
                 write_adapter(state, temporary, *trained.lora)
             else:
-                torch.save(dict(state), temporary)
+                with open(temporary, "wb") as archive:  # given a path, the archive would hold the temporary name
+                    torch.save(dict(state), archive)
 
 
 def write_adapter(state: Mapping[str, Tensor], file: Path, rank: int, alpha: float) -> None:
@@ -122,15 +122,9 @@ def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shi
     model.save_pretrained(folder / "transformer", max_shard_size="5GB")
     flow.scheduler(shift).save_pretrained(folder / "scheduler")
     for part in COPIED:
-        shutil.copytree(models / part, folder / part, copy_function=_link)
-    index = json.loads((models / "model_index.json").read_text())
+        shutil.copytree(models / part, folder / part)
+    for place, _, _ in os.walk(folder):  # copied from assets/, which may be read-only
+        os.chmod(place, os.stat(place).st_mode | 0o700)
+    index = storage.read_json(models / "model_index.json")
     index |= {"_class_name": "Cosmos2_5_PredictBasePipeline", "scheduler": ["diffusers", "UniPCMultistepScheduler"]}
-    runs.write_json(folder / "model_index.json", index)
-
-
-def _link(source: str, target: str) -> None:
-    """The same bytes under a second name; a copy where the file system cannot link."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)
+    storage.write_json(folder / "model_index.json", index)

@@ -13,10 +13,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
 
 from cookbook.engine.checkpoint import POINTER, find_latest, read_recipe
+from cookbook.engine.metadata import Reader
 from cookbook.errors import UserError, last_line
 from cookbook.models import names, sizes, world
 from cookbook.models.names import EMA, NET
@@ -109,11 +108,9 @@ def _part(state: Mapping[str, Tensor], prefix: str, path: Path) -> Lazy:
 
 def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
     """The weights of a DCP folder, read at each access, and their shapes. Bookkeeping entries are left out."""
-    metadata = _metadata(folder)
-    everything = metadata.state_dict_metadata.items()
+    reader = Reader(folder)
+    everything = reader.table.state_dict_metadata.items()
     entries = {name: entry for name, entry in everything if names.to_diffusers(name.removeprefix(EMA)) is not None}
-    reader = FileSystemReader(folder)
-    reader.read_metadata = lambda *_, **__: metadata  # read once, not for each tensor
 
     def tensor(name: str) -> Tensor:
         state = {name: torch.empty(entries[name].size, dtype=entries[name].properties.dtype)}
@@ -124,26 +121,6 @@ def read_folder(folder: Path) -> tuple[Lazy, dict[str, torch.Size]]:
         return state[name]
 
     return Lazy({name: partial(tensor, name) for name in entries}), {n: entry.size for n, entry in entries.items()}
-
-
-def _metadata(folder: Path) -> Metadata:
-    """DCP's table of contents, after checking that every file in it is there and long enough."""
-    path = folder / ".metadata"
-    if not path.exists():
-        raise UserError(f"{path} is missing: not a checkpoint, or an incomplete copy; copy it again")
-    try:
-        metadata = FileSystemReader(folder).read_metadata()
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
-        raise UserError(f"{path} is damaged ({last_line(error)}); convert another checkpoint") from None
-    needed: dict[str, int] = {}
-    for info in metadata.storage_data.values():
-        needed[info.relative_path] = max(needed.get(info.relative_path, 0), info.offset + info.length)
-    for name, size in needed.items():
-        if not (folder / name).exists():
-            raise UserError(f"{folder / name} is missing: the checkpoint is incomplete; copy it again")
-        if (actual := (folder / name).stat().st_size) < size:
-            raise UserError(f"{folder / name} is cut short: {actual} of {size} bytes; copy the checkpoint again")
-    return metadata
 
 
 def _shapes(models: Path) -> dict[str, torch.Size]:

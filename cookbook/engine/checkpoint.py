@@ -9,7 +9,6 @@ written. It waits only while the state is copied, and for the previous checkpoin
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import warnings
@@ -22,8 +21,9 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.engine.distributed import Group
+from cookbook.engine.metadata import Reader
 from cookbook.errors import UserError, last_line
 from cookbook.profiles import Recipe
 
@@ -57,7 +57,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     if not (path / RECIPE).exists():
         raise UserError(f"{path / RECIPE} is missing: the scale of the LoRA adapters is unknown; copy it too")
-    recipe = json.loads((path / RECIPE).read_text())
+    recipe = storage.read_json(path / RECIPE)
     if recipe.pop("format", FORMAT) != FORMAT:
         raise UserError(f"{path / RECIPE}: a checkpoint of another version of the cookbook; train again, with --redo")
     return recipe
@@ -105,7 +105,7 @@ class Saver:
         name = f"iter_{step:09d}"
         hidden = self.folder / f".{name}"
         if self.group.main:
-            shutil.rmtree(hidden, ignore_errors=True)
+            storage.remove(hidden)
             hidden.mkdir(parents=True)
         self.group.barrier()
         alone = self.group.size == 1
@@ -121,14 +121,14 @@ class Saver:
             write.result()  # on rank 0, which writes DCP's table of contents, this means: of all processes
         if not self.group.main:
             return
-        runs.write_json(hidden / RECIPE, {"format": FORMAT, **dataclasses.asdict(self.recipe)})
-        shutil.rmtree(final, ignore_errors=True)  # left by a kill between the rename and the pointer
+        storage.write_json(hidden / RECIPE, {"format": FORMAT, **dataclasses.asdict(self.recipe)})
+        storage.remove(final)  # left by a kill between the rename and the pointer
         os.replace(hidden, final)
-        with runs.replacing(self.folder / POINTER) as temporary:
+        with storage.replacing(self.folder / POINTER) as temporary:
             temporary.write_text(final.name + "\n")
         print(f"checkpoint: {final}", flush=True)
         for old in sorted(self.folder.glob("iter_*"))[: -self.recipe.keep]:
-            shutil.rmtree(old)
+            storage.remove(old)
 
     def wait(self) -> None:
         """Wait until the checkpoint that was begun is complete.
@@ -158,7 +158,7 @@ def load(path: Path, state: State, group: Group) -> None:
     """
     for part in PARTS:
         try:
-            dcp.load(state[part], checkpoint_id=path / part, no_dist=group.size == 1)
+            dcp.load(state[part], storage_reader=Reader(path / part), no_dist=group.size == 1)
         except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(
                 f"{path / part}: not a complete checkpoint of this model ({last_line(error)}); train again, with --redo"

@@ -12,18 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.layout import existing, read_photos, read_text, read_utf8
+from cookbook.models import sizes
 from cookbook.profiles import Profile
-from cookbook.video import IMAGES, probe
+from cookbook.video import IMAGES, probe, read_image
 
 # field -> its allowed values, as printed where a row has another
 ALLOWED = {
     "inference_type": "image2world, video2world or text2world",
-    "name": "letters, digits and _ - . only, and each name once",
+    "name": "letters, digits and _ - . only, at most 200 bytes, and each name once",
     "prompt": "a sentence, here or in the file prompt_path, not both",
     "prompt_path": "a UTF-8 text file, relative to this one, instead of prompt",
     "input_path": "relative to this file: an image, a video of 5 or more frames (video2world), none (text2world)",
@@ -36,6 +37,15 @@ ALLOWED = {
     "negative_prompt": "a text, which may be empty",
 }
 BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
+
+
+NAME = 200  # bytes of a request's name: a file's may have 255, `_seed<k>.mp4` included
+
+
+def _file_name(name: str) -> str:
+    if len(name.encode(errors="surrogatepass")) > NAME:
+        raise ValueError("a file name would be too long")
+    return name
 
 
 def _whole_latents(frames: int) -> int:
@@ -56,7 +66,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)  # true is no number, "9" is a text
 
     inference_type: Literal["image2world", "video2world", "text2world"] = "image2world"
-    name: str = Field(pattern=r"^[\w\-.]+$")
+    name: Annotated[str, Field(pattern=r"^[\w\-.]+$"), AfterValidator(_file_name)]
     prompt: str = Field(pattern=r"[\p{L}\p{N}]")
     input_path: str | None = None  # absolute once read
     num_output_frames: Annotated[int, AfterValidator(_whole_latents)]
@@ -75,16 +85,20 @@ class Request(BaseModel):
 
 
 def request_name(index: int, stem: str) -> str:
-    """`000_…`: the published rule (unsafe characters to `_`, stem cut at 80)."""
-    return f"{index:03d}_" + re.sub(r"[^\w\-.]", "_", stem)[:80].rstrip(".")
+    """`000_…`: the published rule (unsafe characters to `_`, stem cut at 80), within NAME bytes."""
+    name = f"{index:03d}_" + re.sub(r"[^\w\-.]", "_", stem)[:80]
+    return name.encode()[:NAME].decode(errors="ignore").rstrip(".")
 
 
 def from_photos(folder: Path, profile: Profile) -> list[Request]:
     """One image2world request per photo of an EVAL folder, in the order of their numbers."""
-    defaults = _defaults(profile)
+    defaults, photos = _defaults(profile), read_photos(folder)
+    problems = [f"{p.image}: {problem}" for p in photos if (problem := _unreadable(p.image, "image2world"))]
+    if problems:
+        raise UserError("\n".join(problems))
     return [
         Request(name=request_name(i, p.name), prompt=p.prompt, input_path=str(p.image.resolve()), **defaults)
-        for i, p in enumerate(read_photos(folder))
+        for i, p in enumerate(photos)
     ]
 
 
@@ -109,6 +123,7 @@ def read_requests(path: Path, profile: Profile) -> list[Request]:
     first: dict[str, str] = {}  # name -> where it was first used
     for where, row in _rows(path):
         request, wrong = _check(row, path.parent, _defaults(profile))
+        wrong += _too_large(request, profile) if request else []
         name = row.get("name") if isinstance(row, dict) else None
         if isinstance(name, str) and first.setdefault(name, where) != where:
             wrong.append(f"name: {name!r} is on {first[name]} too; allowed: {ALLOWED['name']}")
@@ -125,7 +140,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, row) of each row; in place of a row that cannot be read, a UserError with the reason."""
     text = read_utf8(path)
     if path.suffix != ".json":
-        yield from ((f"line {n}", _parse(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+        yield from ((f"line {n}", _parse(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip())
         return
     content = _parse(text)
     rows = [_from_batch(index, row) for index, row in enumerate(content)] if isinstance(content, list) else [content]
@@ -134,10 +149,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        return storage.parse(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         return UserError(f"{line}column {error.colno}: not JSON ({error.msg})")
+    except ValueError as error:
+        return UserError(f"not JSON ({error})")
 
 
 def _from_batch(index: int, row: Any) -> Any:
@@ -169,6 +186,18 @@ def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | 
     return (None if problems else request), problems
 
 
+def _too_large(request: Request, profile: Profile) -> list[str]:
+    """Sizes for which the network has no positions: it would fail once all models are loaded."""
+    most = sizes.longest(profile.world)
+    frames, pixels = 4 * most - 3, 16 * most
+    problems = {
+        f"num_output_frames: {request.num_output_frames}; allowed: at most {frames}": request.num_output_frames
+        > frames,
+        f"resolution: {_short(request.resolution)}; allowed: sides of at most {pixels}": max(request.size) > pixels,
+    }
+    return [problem for problem, wrong in problems.items() if wrong]
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -182,9 +211,9 @@ def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     elif text is not None:
         try:
             row["prompt"] = read_text(folder / str(text))
-        except (UserError, OSError) as error:
+        except (UserError, OSError, ValueError) as error:
             row["prompt"] = "x"  # so that it is not reported as missing too
-            yield "prompt_path", str(error)
+            yield "prompt_path", str(error) if isinstance(error, UserError) else _no_path(text, error)
     kind, value = row.get("inference_type", "image2world"), row.get("input_path")
     if kind == "text2world":
         if value is not None:
@@ -192,10 +221,19 @@ def _resolve(row: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     elif not isinstance(value, str) or not value:
         yield "input_path", "missing" if value is None else _short(value)
     else:
-        source = existing((folder / value).resolve())
+        try:
+            source = existing((folder / value).resolve())
+            problem = _unreadable(source, kind)
+        except (OSError, ValueError) as error:
+            yield "input_path", _no_path(value, error)
+            return
         row["input_path"] = str(source)
-        if problem := _unreadable(source, kind):
+        if problem:
             yield "input_path", f"{source} {problem}"
+
+
+def _no_path(value: Any, error: OSError | ValueError) -> str:
+    return f"{_short(value)} cannot be a path ({getattr(error, 'strerror', None) or error})"
 
 
 def _unreadable(source: Path, kind: str) -> str | None:
@@ -206,8 +244,7 @@ def _unreadable(source: Path, kind: str) -> str | None:
         if kind == "video2world" and source.suffix.lower() not in IMAGES:
             frames = len(probe(source).times)
             return f"has {frames} frames" if frames < 5 else None
-        with Image.open(source) as image:
-            image.verify()
-    except (UserError, OSError, SyntaxError) as error:
-        return f"cannot be read ({error})"
+        read_image(source)  # decoded whole: a file that was cut off opens without an error
+    except UserError as error:
+        return f"cannot be read ({str(error).removeprefix(f'{source}: ')})"
     return None

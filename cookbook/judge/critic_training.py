@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cookbook import engine, hardware, profiles, runs, show
+from cookbook import engine, hardware, profiles, runs, show, storage
 from cookbook.errors import UserError, require_whole
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
@@ -121,6 +121,7 @@ def compare(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) 
     return table
 
 
+@runs.releasing
 def train_critic(
     examples: Sequence[Example],
     out: Path,
@@ -152,8 +153,8 @@ def train_critic(
     )  # fmt: skip
     source, group = hub.locate(chosen.critic), engine.Group(0, 1, hardware.device())
     listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
-    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
-    inputs["prompts"] = runs.digest_of([*prompt_hashes().values()])
+    inputs = {"critic": critic_fingerprint(source), "examples": storage.digest_of(listing)}
+    inputs["prompts"] = storage.digest_of([*prompt_hashes().values()])
     settings = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
     stage = runs.enter(out, "train-critic", chosen.name, inputs, settings, redo)
     if stage.done:
@@ -172,7 +173,7 @@ def train_critic(
     critic.model.to(dtype).save_pretrained(out)
     for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
         if path.name != "config.json" and "safetensors" not in path.name:
-            shutil.copy(path, out / path.name)
+            shutil.copyfile(path, out / path.name)
     losses = [row["loss"] for row in trained.rows]
     tenth = max(1, len(losses) // 10)
     facts = {"loss_first": float(np.mean(losses[:tenth])), "loss_last": float(np.mean(losses[-tenth:]))}

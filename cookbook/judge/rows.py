@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError
 
 
@@ -83,13 +83,21 @@ class HumanRating(Row):
     rater: str
 
 
+def require_video(run: Path, file: str) -> None:
+    """Refuse a generated video that was deleted, with the command that makes it again."""
+    path = run / file
+    if not path.exists():
+        flags = (runs.begun(path.parent) or {}).get("flags", ["--model", path.parent.name])
+        raise UserError(f"{path} is missing: type {runs.command('generate', run, None, *flags)} to make it again")
+
+
 def read_validated(path: Path, kind: type[Row]) -> list[dict]:
     """All rows of a file; none where the file does not exist.
 
     Raises:
         UserError: a row that is not of this kind, with its line number.
     """
-    rows = runs.read_rows(path)
+    rows = storage.read_rows(path)
     for number, row in enumerate(rows, 1):
         try:
             kind.model_validate(row)

@@ -7,25 +7,28 @@ calibration.json, calibration_clips.jsonl and, where the scenes are known, groun
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from cookbook import profiles, runs, show
+from cookbook import profiles, runs, show, storage
 from cookbook.errors import UserError
 from cookbook.judge import calibration, ground_truth
 from cookbook.judge.ground_truth import MODELS, SILENT
-from cookbook.judge.rows import QUESTIONS, Verdict, read_validated
+from cookbook.judge.rows import QUESTIONS, Verdict, read_validated, require_video
 from cookbook.judge.rubrics import prompt_hashes
 from cookbook.judge.scorer import Scorer, Task
 from cookbook.judge.statistics import best_of, share
 from cookbook.models import hub
 from cookbook.models.frames import sample_video
 
+NAME = 180  # bytes of a critic's name in that of its verdicts' folder; a name has at most 255
 
+
+@runs.releasing
 def judge(
     profile: str = "nano",
     run: Path | str | None = None,
@@ -37,27 +40,27 @@ def judge(
 
     Args:
         critic: folder of another critic than the profile's, such as one of notebook 05; its verdicts go to
-            `verdicts-<folder name>`.
+            `verdicts-<folder name>`, with a part of its hash behind it if another critic's are there.
         ray: address of a Ray cluster (host:port, or auto), or local for all GPUs of this machine; needs the extra
             `cluster`. This process alone when empty.
-        redo: judge all videos again.
+        redo: judge all videos again. Without it, new or changed videos cost only their own verdicts.
 
     Returns:
         The stage's manifest.
     """
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
-    folder = root / (f"verdicts-{Path(critic).absolute().name}" if critic else "verdicts")
     weights = Path(critic).expanduser().absolute() if critic else hub.locate(chosen.critic)
     scorer = Scorer(weights, chosen.critic_fps, chosen.critic_tokens, ray)
+    folder = _folder_of(weights, scorer.fingerprint, root) if critic else root / "verdicts"
     rows, inputs = list_generated(root)
     silent, more = list_generated(root, (SILENT,))
     inputs |= more
     if (root / calibration.RATINGS).exists():
-        inputs["ratings"] = runs.digest(root / calibration.RATINGS)
-    inputs |= {"critic": scorer.fingerprint, "prompts": runs.digest_of([*prompt_hashes().values()])}
+        inputs["ratings"] = storage.digest(root / calibration.RATINGS)
+    inputs |= {"critic": scorer.fingerprint, "prompts": storage.digest_of([*prompt_hashes().values()])}
     settings = {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens}
-    stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo)
+    stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo, _mends)
     if stage.done:
         return stage.manifest
     tokens = chosen.critic_tokens
@@ -66,6 +69,7 @@ def judge(
     clock = time.monotonic()
     verdicts, scored = judge_rows(folder / "verdicts.jsonl", scorer, rows)
     per_clip = (time.monotonic() - clock) / max(1, scored)
+    (folder / ground_truth.NAME).unlink(missing_ok=True)  # a row does not say of which version of a video it is
     outcomes = ground_truth.measure(chosen, rows + silent, folder / ground_truth.NAME)
     facts = summarise(verdicts, critic_facts) | ground_truth.rates(outcomes)
     seconds = [row["seconds"] for row in rows if row.get("seconds") is not None]
@@ -77,6 +81,22 @@ def judge(
     return stage.finish(outputs, clips=len(rows), critic=scorer.fingerprint, **facts)
 
 
+def _folder_of(critic: Path, fingerprint: str, run: Path) -> Path:
+    """Where the verdicts of another critic go: two critics may have folders of the same name."""
+    folder = run / f"verdicts-{critic.name.encode()[:NAME].decode(errors='ignore')}"
+    held = runs.begun(folder)
+    return (
+        folder
+        if held is None or held["inputs"]["critic"] == fingerprint
+        else run / f"{folder.name}-{fingerprint[7:15]}"
+    )
+
+
+def _mends(changes: Set[str]) -> bool:
+    """Whether these changes leave verdicts of unchanged videos as they are."""
+    return changes <= {*(f"generate-{model}" for model in MODELS), "ratings"}
+
+
 def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict], dict[str, str]]:
     """Clips of generated/<model> of each of `models` in order, and the fingerprints of the folders."""
     rows, inputs = [], {}
@@ -85,11 +105,12 @@ def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict
         if runs.read_manifest(folder) is None:
             continue
         inputs[f"generate-{model}"] = runs.fingerprint(folder)
-        for row in runs.read_rows(folder / "generated.jsonl"):
+        for row in storage.read_rows(folder / "generated.jsonl"):
             if not row.get("blocked"):
                 facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
                 facts |= {"image": row["image_sha256"], "seconds": row.get("seconds")}
                 rows.append({"file": f"generated/{model}/{row['file']}", "path": folder / row["file"], **facts})
+                require_video(run, rows[-1]["file"])
     if not rows and models is MODELS:
         raise UserError(f"{run / 'generated'} holds no finished videos: type {runs.command('generate', run)} first")
     return sorted(rows, key=lambda row: row["file"]), inputs
@@ -97,7 +118,11 @@ def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict
 
 def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
-    verdicts = read_validated(path, Verdict)
+    clips = {row["file"]: (storage.digest(row["path"]), row["prompt"]) for row in rows}
+    before = read_validated(path, Verdict)
+    verdicts = [verdict for verdict in before if clips.get(verdict["file"]) == (verdict["sha256"], verdict["prompt"])]
+    if len(verdicts) < len(before):
+        storage.write_rows(path, verdicts)
     known = {(verdict["file"], verdict["question"]) for verdict in verdicts}
     tasks = [
         Task(
@@ -113,8 +138,8 @@ def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[d
     total = sum(len(task.prompts.keys() - task.done) for task in tasks)
     for task, question, answer in show.progress(scorer.score(tasks), "judging", total):
         row = {key: task.tag[key] for key in ("file", "model", "name", "prompt", "seed")}
-        verdict = {**row, "sha256": runs.digest(task.tag["path"]), "question": question, **answer}
-        runs.append_row(path, verdict)
+        verdict = {**row, "sha256": clips[row["file"]][0], "question": question, **answer}
+        storage.append_row(path, verdict)
         verdicts.append(verdict)
     return verdicts, open_clips
 

@@ -13,13 +13,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from cookbook import hardware, runs
-from cookbook.errors import UserError
+from cookbook import hardware, storage
+from cookbook.errors import UserError, shortage
 from cookbook.layout import files
 from cookbook.models import world
 from cookbook.models.frames import Sampled
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+MODEL_TYPE = "qwen3_vl"
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,15 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
 
     fingerprint = critic_fingerprint(folder)
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        _chat(processor, Question("", ""))  # refuses a faulty template before the weights are loaded
         dtype = hardware.compute_dtype(device)
         model = world.load_pretrained(Qwen3VLForConditionalGeneration, folder, world.TRANSFORMERS, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: the critic cannot be loaded ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # template, tokenizer and weights each fail in their library's own way
+        if isinstance(error, UserError) or shortage(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{folder}: the critic cannot be loaded ({reason})") from None
     digits = [processor.tokenizer.encode(digit, add_special_tokens=False) for digit in DIGITS]
     if any(len(ids) != 1 for ids in digits):
         raise UserError(f"{folder}: its tokenizer splits the digits 1 to 5, so a digit has no single probability")
@@ -104,21 +110,36 @@ def critic_fingerprint(folder: Path) -> str:
     Raises:
         UserError: a file that a critic needs is missing.
     """
-    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+    if (kind := _field(folder / "config.json", "model_type", str)) != MODEL_TYPE:
+        raise UserError(f"{folder / 'config.json'}: model_type is {kind!r}; a critic is a {MODEL_TYPE}")
+    # transformers 5 saves the settings of both preprocessors in one file, the published folders have one for each
+    settings = next((n for n in PROCESSOR if (folder / n).exists()), PROCESSOR[0])
+    for name in ("config.json", "tokenizer.json", settings):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: copy or download the critic again")
     parts = world.weight_files(folder, world.TRANSFORMERS) + files(folder, (".json", ".jinja"))
-    return runs.digest_of({path.name: runs.digest(path) for path in parts})
+    return storage.digest_of({path.name: storage.digest(path) for path in parts})
+
+
+def _field(path: Path, name: str, kind: type) -> Any:
+    content = storage.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+        raise UserError(f"{path} has no {name}; copy or download it again")
+    return content[name]
 
 
 def chat(critic: Critic, question: Question) -> tuple[str, str]:
     """The chat up to the end of the video, and the rest: question, generation prompt and answer cue."""
+    return _chat(critic.processor, question)
+
+
+def _chat(processor: Qwen3VLProcessor, question: Question) -> tuple[str, str]:
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
     ]
-    text = critic.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    end = text.index(critic.processor.vision_end_token) + len(critic.processor.vision_end_token)
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    end = text.index(processor.vision_end_token) + len(processor.vision_end_token)
     return text[:end], text[end:] + question.cue
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -25,9 +27,15 @@ def locate(source: Source) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     cache = Path(constants.HF_HUB_CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{cache} cannot be made ({error.strerror}): set HF_HOME to a folder that you can write"
+        ) from None
     if (folder := local(source)) is not None:
         return folder
+    require_settings()
     if (free := shutil.disk_usage(cache).free / 1e9) < source.gigabytes * 1.1:
         raise UserError(
             f"{source.location} needs {source.gigabytes:.1f} GB and {cache} has {free:.1f} GB free; "
@@ -37,6 +45,20 @@ def locate(source: Source) -> Path:
         return Path(snapshot_download(source.location, repo_type=source.kind, revision=source.revision))
     except OSError as error:  # all errors of the Hub are
         raise UserError(f"{source.location}: {_explain(error, source, cache)}") from None
+
+
+def require_settings() -> None:
+    """Refuse an address or a token of the Hub that cannot be one: the libraries answer with errors of their own."""
+    from huggingface_hub import constants, get_token
+
+    if not re.match(r"https?://\S+$", constants.ENDPOINT):
+        right = "https://" + constants.ENDPOINT.split("://")[-1].strip()
+        raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: type `export HF_ENDPOINT={shlex.quote(right)}`")
+    if (token := get_token()) and not re.fullmatch("[!-~]+", token):
+        wrong = re.search("[^!-~]", token)[0]
+        raise UserError(
+            f"the token of the Hub (HF_TOKEN) holds {wrong!a}, which no token does: copy it again, without quotes"
+        )
 
 
 def local(source: Source) -> Path | None:
@@ -58,6 +80,8 @@ def _explain(error: Exception, source: Source, cache: Path) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    if isinstance(error, PermissionError):
+        return f"{cache} cannot be written; set HF_HOME to a folder that you can write"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) and status != 401:
         return f"403; accept its licence at {source.page} with the account of your token"

@@ -5,12 +5,14 @@ Source of the two configurations: diffusers' `scripts/convert_cosmos_to_diffuser
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from cookbook.errors import UserError, last_line
 from cookbook.models import hub
 from cookbook.profiles import Source
 
@@ -49,7 +51,18 @@ def read_config(models: Path) -> dict[str, Any]:
     """The transformer's configuration in a diffusers folder."""
     from diffusers import CosmosTransformer3DModel
 
-    return dict(CosmosTransformer3DModel.load_config(models / "transformer"))
+    try:
+        return dict(CosmosTransformer3DModel.load_config(models / "transformer"))
+    except (OSError, RecursionError, ValueError, TypeError) as error:
+        file = models / "transformer" / "config.json"
+        raise UserError(f"{file} is missing or damaged ({last_line(error)}); copy or download it again") from None
+
+
+@cache
+def longest(source: Source) -> int:
+    """The most positions that the network has along an axis of a clip: latent frames, or patches of 16 pixels."""
+    settings = config(source)
+    return max(size // patch for size, patch in zip(settings["max_size"], settings["patch_size"], strict=True))
 
 
 def on_meta(settings: dict[str, Any]) -> nn.Module:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError, last_line
 from cookbook.layout import files
 from cookbook.models import names, sizes
@@ -168,6 +169,21 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextE
     return TextEncoder(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder / "tokenizer"))
 
 
+def require_fitting(folder: Path) -> None:
+    """Refuse a diffusers folder with a transformer that cannot be loaded, by the headers of its files alone."""
+    _require(folder / "transformer" / "config.json", folder)
+    shapes: dict[str, torch.Size] = {}
+    for file in weight_files(folder / "transformer", DIFFUSERS):
+        try:
+            with safe_open(file, "pt") as opened:
+                shapes |= {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged ({last_line(error)}); copy or download it again") from None
+    network = sizes.on_meta(sizes.read_config(folder))
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    require_shapes(shapes, expected, folder / "transformer", folder)
+
+
 def _require(file: Path, folder: Path) -> None:
     if not file.exists():
         raise UserError(f"{folder} is not a diffusers model folder: {file.relative_to(folder)} is missing")
@@ -176,4 +192,4 @@ def _require(file: Path, folder: Path) -> None:
 def weights_fingerprint(folder: Path) -> str:
     """One hash over the transformer's weight files, as kept in every row of generated.jsonl."""
     _require(folder / "transformer" / "config.json", folder)
-    return runs.digest_of([runs.digest(file) for file in weight_files(folder / "transformer", DIFFUSERS)])
+    return storage.digest_of([storage.digest(file) for file in weight_files(folder / "transformer", DIFFUSERS)])

@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from cookbook import engine, hardware, runs, show
+from cookbook import engine, hardware, runs, show, storage
 from cookbook.engine import Group
 from cookbook.engine.checkpoint import POINTER
 from cookbook.engine.loop import LOG, Callback, autocast
@@ -45,12 +45,14 @@ class TrainJob:
     seed: int
     plan: planning.Plan
     group: Group
+    flags: list[str]  # of the call
 
     @property
     def folder(self) -> Path:
         return self.run / "checkpoints"
 
 
+@runs.releasing
 def train(
     profile: str = "nano",
     run: Path | str | None = None,
@@ -87,7 +89,8 @@ def train(
         if data is None and runs.read_manifest(folder / "data") is None:
             raise UserError(f"{folder / 'data'} is not finished; type {runs.command('prepare', folder, profile)} first")
         models = group.broadcast(group.on_rank_0(lambda: hub.locate(chosen.world)))
-        job = TrainJob(chosen, folder, source, data is None, models, base, seed, plan, group)
+        given = runs.flags(recipe=recipe, data=source if data else None, steps=steps, seed=seed or None, base=base)
+        job = TrainJob(chosen, folder, source, data is None, models, base, seed, plan, group, given)
         stage = group.on_rank_0(lambda: _enter(job, redo))
         if manifest := group.broadcast(stage.manifest if stage else None):
             return manifest
@@ -103,7 +106,7 @@ def _enter(job: TrainJob, redo: bool) -> runs.Stage:
         "recipe": {name: value for name, value in asdict(job.profile.recipe).items() if name not in DIVISION},
         "seed": job.seed,
         "clips per step": job.plan.clips_per_step,
-        "base weights": runs.digest(job.base) if job.base else world.weights_fingerprint(job.models),
+        "base weights": storage.digest(job.base) if job.base else world.weights_fingerprint(job.models),
     }
     return runs.enter(job.folder, "train", job.profile.name, inputs, settings, redo)
 
@@ -148,7 +151,7 @@ def _picture(folder: Path) -> Callback:
         nonlocal due
         if time.monotonic() < due:
             return
-        figure = show.loss(runs.read_rows(folder / LOG)).figure
+        figure = show.loss(storage.read_rows(folder / LOG)).figure
         handle.update(figure) if due else handle.display(figure)
         plt.close(figure)
         due = time.monotonic() + REDRAWN
@@ -162,6 +165,7 @@ def _finish(job: TrainJob, stage: runs.Stage, used: list[Clip], held: list[Clip]
     outputs += [stage.folder / LOG, stage.folder / POINTER]
     recipe = job.profile.recipe
     facts = {
+        "flags": job.flags,
         "steps": recipe.steps,
         "clips": len(used),
         "heldout_clips": [clip.video.name for clip in held],
