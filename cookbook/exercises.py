@@ -200,7 +200,7 @@ def check_04_3(answer: Callable[[int, int, int], float]) -> bool:
     return _check("04.3", answer, cases, hint)
 
 
-def check_05_1(answer: Callable[[Sequence[float], int], float]) -> bool:
+def check_07_1(answer: Callable[[Sequence[float], int], float]) -> bool:
     """Cross-entropy of the right digit."""
     rows = (
         ([0.0] * 5, 3),
@@ -212,18 +212,18 @@ def check_05_1(answer: Callable[[Sequence[float], int], float]) -> bool:
         ((row, digit), float(F.cross_entropy(torch.tensor([row]), torch.tensor([digit - 1])))) for row, digit in rows
     ]
     hint = "digit 1 has index 0; subtract the largest logit from all of them first, or exp overflows"
-    return _check("05.1", answer, cases, hint)
+    return _check("07.1", answer, cases, hint)
 
 
-def check_05_2(answer: Callable[[Sequence[int]], float]) -> bool:
+def check_07_2(answer: Callable[[Sequence[int]], float]) -> bool:
     """Entropy of the digits."""
     counts = ([7, 0, 0, 0, 7], [4, 4, 4, 4, 4], [30, 0, 0, 0, 10], [0, 0, 5, 0, 0])
     cases = [((row,), float(torch.distributions.Categorical(torch.tensor(row).double()).entropy())) for row in counts]
     hint = "the best fixed probabilities are the shares of the digits; 0 log 0 counts as 0"
-    return _check("05.2", answer, cases, hint)
+    return _check("07.2", answer, cases, hint)
 
 
-def check_05_3(answer: Callable[[Sequence[dict], str], str]) -> bool:
+def check_07_3(answer: Callable[[Sequence[dict], str], str]) -> bool:
     """The decision that two intervals support."""
     intervals = (
         ((0.1, 0.4), (-0.05, 0.02), "use it"),
@@ -236,4 +236,4 @@ def check_05_3(answer: Callable[[Sequence[dict], str], str]) -> bool:
         rows = [{"kind": "known faults", "gain_interval": list(old)}, {"kind": "softened", "gain_interval": list(new)}]
         cases.append(((rows, "softened"), decision))
     hint = "proven means that the whole interval lies on one side of 0; the new kind can get worse, too"
-    return _check("05.3", answer, cases, hint)
+    return _check("07.3", answer, cases, hint)

@@ -49,9 +49,9 @@ WRITES = {  # notebook -> the folders of a run that it writes
     "02": ["checkpoints"],
     "03": ["export", "generated/base", "generated/tuned", "generated/no_text"],
     "04": ["verdicts", "kept"],
-    "05": ["critic"],
+    "07": ["critic"],
 }
-FURTHER = ("05",)  # beyond the guide; executed only on request
+FURTHER = ("07",)  # beyond the guide; executed only on request
 
 
 def run_all(

@@ -249,7 +249,7 @@ results.critic_against_ground_truth(folder)
 
 # %% [markdown]
 # **Read it before you train on `kept/`.** If `auc` is near or below 0.5, the filter is no better than chance, however good the ROC on calibration clips is: injected faults are not the faults of a world model. The shipped critic reaches
-# AUC 0.98 and 0.97 on injected faults, but 0.78 on 280 videos of the tuned model ([model card](../assets/nano/README.md)), and its training already included generated videos with their ground truth. [05](05_training_the_critic.ipynb) shows such a training; without a simulator, the labels are
+# AUC 0.98 and 0.97 on injected faults, but 0.78 on 280 videos of the tuned model ([model card](../assets/nano/README.md)), and its training already included generated videos with their ground truth. [07](07_training_the_critic.ipynb) shows such a training; without a simulator, the labels are
 # your ratings of 4.2. So measure your critic on videos of your own world model before you use its filter.
 
 # %% [markdown]

@@ -34,7 +34,7 @@ TITLES = {
         "3.2 Running Inference",
     ],
     "04": ["4. Inference with Reason 2 for plausibility check and filtering"],
-    "05": ["5. Post-training the critic"],
+    "07": ["5. Post-training the critic"],
 }
 
 

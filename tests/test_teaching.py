@@ -91,11 +91,11 @@ def test_a_custom_fault_and_the_comparison(tmp_path):
 
 @pytest.mark.slow
 def test_the_notebook_trains_and_compares(tmp_path):
-    """Notebook 05, executed with the critic that ships; two steps prove only that it runs."""
-    (source,) = notebooks.select(only="05")
+    """Notebook 07, executed with the critic that ships; two steps prove only that it runs."""
+    (source,) = notebooks.select(only="07")
     values = {"profile": "smoke", "run": str(tmp_path / "run"), "steps": 2, "batch": 2}
-    notebooks.execute(source, tmp_path / "05.ipynb", values)
-    printed = (tmp_path / "05.ipynb").read_text()
+    notebooks.execute(source, tmp_path / "07.ipynb", values)
+    printed = (tmp_path / "07.ipynb").read_text()
     assert "examples to learn from" in printed and "gain_interval" in printed
     before, after = (
         critics.critic_fingerprint(place) for place in (runs.ASSETS / "nano/critic", tmp_path / "run/critic")

@@ -12,11 +12,11 @@
 # ---
 
 # %% [markdown]
-# # 05 · Train the critic
+# # 07 · Train the critic
 #
 # **Promise.** You train the critic on a fault of your own, and a table shows with 95 % CI what it learnt and what it forgot.
 #
-# ![Bars: AUC on the new fault and on the known ones, before training and after](../assets/pictures/05_training_the_critic.png)
+# ![Bars: AUC on the new fault and on the known ones, before training and after](../assets/pictures/07_training_the_critic.png)
 #
 # *The critic on held-out clips, before and after training, from the section “Is it worth having?”.*
 #
@@ -27,7 +27,7 @@
 #
 # | | |
 # |---|---|
-# | **Needed** | [01 · Prepare the data](01_preparing_data.ipynb) (without it, the clips of the profile are prepared first). Beyond the guide: `cookbook run` leaves it out, `cookbook run --only 05` executes it |
+# | **Needed** | [01 · Prepare the data](01_preparing_data.ipynb) (without it, the clips of the profile are prepared first). Beyond the guide: `cookbook run` leaves it out, `cookbook run --only 07` executes it |
 # | **Helpful** | AUC and the expected score of notebook 04 |
 # | **Reads** | `data/train/`, the critic and the calibration clips of the profile |
 # | **Writes** | `critic/`, laid out like the critic it came from |
@@ -158,17 +158,17 @@ table
 # %% [markdown]
 # ## With the real critic
 #
-# The same notebook, `cookbook run --only 05 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), ratings 1 to
+# The same notebook, `cookbook run --only 07 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), ratings 1 to
 # 5, and the files in `videos/`. NVIDIA's recipe trains on all of VideoPhy-2 on eight GPUs. We have not measured the effect of training on Cosmos Reason 2: its weights are behind a licence.
 
 # %% [markdown]
 # ## Exercises
 #
 # Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
-# solutions are in `notebooks/solutions/05.py`; try first.
+# solutions are in `notebooks/solutions/07.py`; try first.
 
 # %% [markdown]
-# **Exercise 05.1 ★ The loss of one example.** `logits` are the five numbers that the critic gives the digits 1 to 5, `digit` is the right one. Return the cross-entropy, $-\log p$ of the right digit. What is it for a critic that gives all five the same?
+# **Exercise 07.1 ★ The loss of one example.** `logits` are the five numbers that the critic gives the digits 1 to 5, `digit` is the right one. Return the cross-entropy, $-\log p$ of the right digit. What is it for a critic that gives all five the same?
 
 # %%
 import math
@@ -180,10 +180,10 @@ def loss(logits, digit):
     ...  # your code
 
 
-exercises.check_05_1(loss);
+exercises.check_07_1(loss);
 
 # %% [markdown]
-# **Exercise 05.2 ★★ The best that can be done blind.** A critic that ignores the video gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is its least possible mean loss? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a lower loss shows that the critic uses the video.)
+# **Exercise 07.2 ★★ The best that can be done blind.** A critic that ignores the video gives every clip the same five probabilities. Of its examples `counts[k]` have the digit k + 1. What is its least possible mean loss? (Where only 1 and 5 occur, equally often, that is the $\log 2$ above; a lower loss shows that the critic uses the video.)
 
 # %%
 import math
@@ -195,10 +195,10 @@ def blind(counts):
     ...  # your code
 
 
-exercises.check_05_2(blind);
+exercises.check_07_2(blind);
 
 # %% [markdown]
-# **Exercise 05.3 ★★ Is it worth having?** `rows` is the table at the end as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). Return `"use it"` where the gain on the kind `new` is proven and no other kind is proven to be worse, `"keep the old one"` where a kind is proven to be worse, and `"measure more"` in all other cases.
+# **Exercise 07.3 ★★ Is it worth having?** `rows` is the table at the end as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). Return `"use it"` where the gain on the kind `new` is proven and no other kind is proven to be worse, `"keep the old one"` where a kind is proven to be worse, and `"measure more"` in all other cases.
 
 # %%
 from cookbook import exercises
@@ -208,7 +208,7 @@ def decision(rows, new):
     ...  # your code
 
 
-exercises.check_05_3(decision);
+exercises.check_07_3(decision);
 
 # %% [markdown]
 # ## Recap
