@@ -57,7 +57,7 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(tiny_profile, monke
 @pytest.mark.slow
 def test_the_generation_table_has_every_method_and_exact_clips(tiny_profile, monkeypatch, capsys, tmp_path):
     program, profile = load("generate", monkeypatch), tiny_profile()
-    few = replace(profile, sampling=replace(profile.sampling, steps=4))
+    few = replace(profile, sampling=replace(profile.sampling, steps=4, guidance=2.0))  # diffusers ignores 1
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
     small = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 32, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 2, "num_key_value_heads": 1}

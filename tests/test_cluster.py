@@ -220,9 +220,10 @@ def test_each_job_is_done_once_whichever_worker_dies(three_nodes, tmp_path, jobs
 @needs_ray
 @pytest.mark.parametrize(
     ("job", "message"),
-    [("b", f"^b, seed 0: {ATTEMPTS} workers died on this job"), ("mistake", "^this job cannot be done$")],
+    [("b", f"^[abc], seed 0: {ATTEMPTS} workers died on this job"), ("mistake", "^this job cannot be done$")],
 )
 def test_a_job_that_kills_its_workers_or_fails_is_reported(three_nodes, tmp_path, job, message):
+    """One that is in flight on the same worker dies with it, and may be the one that is reported."""
     with pytest.raises(UserError, match=message):
         dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), ["a", job, "c"])
 
