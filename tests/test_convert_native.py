@@ -138,4 +138,4 @@ def test_peak_memory_is_bounded_by_the_size_of_the_files(tiny_world, tmp_path, s
         largest += path.stat().st_size
     print(f"{source}: {largest / 1e6:.0f} MB, peak { ({k: round(v / 1e6) for k, v in used.items()}) } MB")
     assert largest > 2e8, "too small to measure"
-    assert max(used.values()) <= 1.3 * largest
+    assert max(used.values()) <= 1.5 * largest  # 2: two files at once; what the allocator keeps varies by a third

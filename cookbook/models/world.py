@@ -101,8 +101,8 @@ def load_pretrained(model: Any, folder: Path, name: str, **settings: Any) -> Any
     """
     weight_files(folder, name)
     loaded, found = model.from_pretrained(folder, output_loading_info=True, **settings)
-    if lost := [*found["missing_keys"], *found["mismatched_keys"]]:
-        raise UserError(f"{folder}: {len(lost)} weights are missing or of another shape (first {lost[0]})")
+    if lost := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        raise UserError(f"{folder}: {len(lost)} weights are missing or of another shape ({', '.join(lost[:3])})")
     for key, tensor in loaded.state_dict().items():
         finite(tensor, key, folder)
     return loaded
