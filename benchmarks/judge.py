@@ -28,7 +28,7 @@ import tyro
 from measuring import fresh_peak, peak, report, say
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig
 
-from cookbook import hardware, profiles, runs
+from cookbook import hardware, profiles, runs, storage
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import scorer
 from cookbook.judge.rows import QUESTIONS
@@ -147,7 +147,7 @@ def plain_loop(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
             inputs = plain_inputs(critic, clip, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
             text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            runs.append_row(table, {"file": row["file"], "answer": text})
+            storage.append_row(table, {"file": row["file"], "answer": text})
 
 
 @torch.no_grad()
@@ -189,7 +189,7 @@ def measure(
         seconds = time.perf_counter() - start
     finally:
         scorer.answer = answer
-    written = runs.read_rows(folder / "timed.jsonl")
+    written = storage.read_rows(folder / "timed.jsonl")
     assert len(written) == 2 * len(rows) and not any(row.get("error") for row in written), "answers are missing"
     scored = [row["probabilities"] for row in written[:2] if "probabilities" in row]  # the plain loop writes text
     difference = float(np.abs(np.array(scored) - reference).max()) if scored else None

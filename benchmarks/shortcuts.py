@@ -22,7 +22,7 @@ import torch
 import tyro
 from measuring import psnr, report
 
-from cookbook import profiles, runs
+from cookbook import profiles, runs, storage
 from cookbook.errors import UserError, report_user_errors
 from cookbook.generate.generator import Generator, Setup, file_name
 from cookbook.generate.requests import Request, from_photos
@@ -61,7 +61,7 @@ def run(
                 path = Path(folder) / file_name(request, seed)
                 write_video(path, autoencoder.to_frames(pixels), profile.clip.fps)
                 row = {"file": path.name, "path": path, "model": "tuned", "name": request.name, "seed": seed}
-                rows.append(row | {"prompt": request.prompt, "image": runs.digest(Path(request.input_path))})
+                rows.append(row | {"prompt": request.prompt, "image": storage.digest(Path(request.input_path))})
         outcomes = ground_truth.measure(profile, rows, Path(folder) / ground_truth.NAME)
     hook.remove()
     return clips, sum(evaluations) / len(clips), seconds / len(clips), [row["outcome"] for row in outcomes]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.video import IMAGES
 
@@ -50,7 +50,7 @@ def require_folder(folder: Path) -> None:
 def files(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
     """Files of a folder with one of these suffixes, in any case; sorted, without hidden ones and those of systems."""
     found = (path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.is_dir())
-    visible = (path for path in found if not re.search(runs.BOOKKEEPING, f"/{path.name}"))
+    visible = (path for path in found if not re.search(storage.BOOKKEEPING, f"/{path.name}"))
     return sorted(path for path in visible if not suffixes or path.suffix.lower() in suffixes)
 
 

@@ -28,7 +28,7 @@ from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cookbook import budget, doctor, profiles, results, runs
+from cookbook import budget, doctor, profiles, results, runs, storage
 from cookbook.errors import UserError
 from cookbook.machine import Machine
 from cookbook.profiles import Profile
@@ -151,7 +151,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         seconds, peak_memory_gb (largest resident memory of the kernel and its children) and `cells`: the same of each
         code cell of the source, in order.
     """
-    runs.refuse_links(target.parent, target)
+    storage.refuse_links(target.parent, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(_with_links(nbformat.read(source, as_version=4), target.parent), target)
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
@@ -246,8 +246,8 @@ def remove(folder: Path, stage: str) -> None:
     if stage not in runs.FOLDERS:
         raise UserError(f"no stage {stage!r}; there are {', '.join(runs.FOLDERS)}")
     for name in runs.downstream([stage]):
-        if (path := folder / runs.FOLDERS[name]).exists() and runs.set_aside(path):
-            print(f"removed {path}; {path / runs.EARLIER} keeps its files until the new ones are finished")
+        if (path := folder / runs.FOLDERS[name]).exists() and storage.set_aside(path):
+            print(f"removed {path}; {path / storage.EARLIER} keeps its files until the new ones are finished")
 
 
 def _finished(folder: Path) -> dict[str, str]:
@@ -266,7 +266,7 @@ def _record(folder: Path, profile: str, name: str, timing: dict) -> None:
     earlier = results.read_json(path)["notebooks"] if path.exists() else {}
     facts = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
     facts |= {"processor": Machine().processor, **runs.environment()}
-    runs.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
+    storage.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
 
 
 def _commit() -> str:

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cookbook import profiles, results, runs, show
+from cookbook import profiles, results, runs, show, storage
 from cookbook.judge.calibration_clips import FAULTS
 from cookbook.results import MODELS, QUESTIONS
 
@@ -93,13 +93,13 @@ def pairs(run: Path) -> list[tuple[str, Path, Path]]:
 def kept_and_dropped(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of kept.jsonl and dropped.jsonl."""
     columns = ["file", "video", "prompt", "kept", "reason"]
-    tables = [runs.read_rows(run / "kept" / f"{name}.jsonl") for name in ("kept", "dropped")]
+    tables = [storage.read_rows(run / "kept" / f"{name}.jsonl") for name in ("kept", "dropped")]
     return tuple(pd.DataFrame(rows, columns=columns) for rows in tables)
 
 
 def outcomes(run: Path) -> pd.DataFrame:
     """Number of each model's videos by outcome and reason; empty without ground truth."""
-    rows = runs.read_rows(run / "verdicts" / "ground_truth.jsonl")
+    rows = storage.read_rows(run / "verdicts" / "ground_truth.jsonl")
     table = pd.DataFrame(rows, columns=["outcome", "reason", "model"]).replace({"reason": ""}, "-")
     return table.value_counts().unstack(fill_value=0).sort_index()
 
@@ -123,8 +123,8 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
         return stage.manifest
     facts = results.summary(folder)
     page = _page(folder, facts, settings.note)
-    runs.write_json(stage.folder / "summary.json", facts)
-    with runs.replacing(stage.folder / "report.html") as temporary:
+    storage.write_json(stage.folder / "summary.json", facts)
+    with storage.replacing(stage.folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(f"report: {stage.folder / 'report.html'} ({len(page) / 1e6:.1f} MB)")
     return stage.finish([stage.folder / "report.html", stage.folder / "summary.json"])
@@ -132,7 +132,7 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
 
 def _pictures(run: Path) -> dict[str, str]:
     """Every plot, and contact sheets of videos where there are any, as data URIs by name."""
-    loss = show.loss(runs.read_rows(run / "checkpoints" / "log.jsonl"))
+    loss = show.loss(storage.read_rows(run / "checkpoints" / "log.jsonl"))
     plots = {"loss": loss, "roc": plot_roc(run), "scores": plot_scores(run), "best_of_n": plot_best_of_n(run)}
     pictures = {}
     for name, ax in plots.items():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError
 from cookbook.judge.ground_truth import MODELS
 from cookbook.judge.rows import QUESTIONS
@@ -24,7 +24,7 @@ PHOTO_DB = 20.0  # least PSNR of a video's first frame and its photo, which only
 def read_json(path: Path) -> Any:
     if not path.exists():
         raise UserError(f"{path} is missing")
-    return runs.read_json(path)
+    return storage.read_json(path)
 
 
 def manifest(run: Path, stage: str) -> dict:
@@ -43,7 +43,7 @@ def manifest(run: Path, stage: str) -> dict:
 
 def scores(run: Path) -> pd.DataFrame:
     """One row per judged clip: file, model, name, prompt, seed, and a score from 1 to 5 for each question."""
-    rows = runs.read_rows(run / "verdicts" / "verdicts.jsonl")
+    rows = storage.read_rows(run / "verdicts" / "verdicts.jsonl")
     if not rows:
         raise UserError(f"{run}: no verdicts; type {runs.command('judge', run)} first")
     keys = ["file", "model", "name", "prompt", "seed"]
@@ -77,7 +77,7 @@ def gain(run: Path) -> dict:
 
 def kept_files(run: Path) -> list[str]:
     """The files that the filter kept, relative to the run."""
-    return [row["file"] for row in runs.read_rows(run / "kept" / "kept.jsonl")]
+    return [row["file"] for row in storage.read_rows(run / "kept" / "kept.jsonl")]
 
 
 def critic_against_ground_truth(run: Path) -> dict:
@@ -87,7 +87,7 @@ def critic_against_ground_truth(run: Path) -> dict:
     one. `all`, `kept`: success rate of all videos and of those kept. `gain`: kept minus all, with its 95 % CI over
     prompts (`interval`); keeping all gains 0. None where undefined.
     """
-    truth = pd.DataFrame(runs.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
+    truth = pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
     tuned = scores(run).query("model == 'tuned'").dropna(subset=list(QUESTIONS)).merge(truth, on="file")
     if tuned.empty:
         return {"clips": 0, "auc": None, "all": None, "kept": None, "gain": None, "interval": None}
@@ -141,7 +141,9 @@ def summary(run: Path) -> dict[str, Any]:
             **{f"obedience_rate_{part}": facts["own"] for part, facts in obeyed.items()},
             **{f"no_text_rate_{part}": rate for part, rate in judged["obedience"]["no_text"].items()},
             "critic_auc_success": truth["auc"],
-            **{f"videos_{name}": len(runs.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")},
+            **{
+                f"videos_{name}": len(storage.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")
+            },
         },
     }
 
@@ -167,7 +169,7 @@ class Check(NamedTuple):
 
 def checks(run: Path, profile: Profile) -> list[Check]:
     """Results of a run that must lie in a known range with any trained weights: look here first with new ones."""
-    train, log = manifest(run, "train"), runs.read_rows(run / "checkpoints" / "log.jsonl")
+    train, log = manifest(run, "train"), storage.read_rows(run / "checkpoints" / "log.jsonl")
     first = train["heldout_before"] / train["heldout_zero_velocity"]
     limit, changed = profile.recipe.first_loss or math.inf, train["weights_changed"]
     most = 2 * sum(row["lr"] for row in log)  # a step of AdamW is about the learning rate, and rarely much more
@@ -186,10 +188,10 @@ def checks(run: Path, profile: Profile) -> list[Check]:
 
 def _check_a_video(folder: Path, clip: Geometry) -> list[Check]:
     """Checks of the first video; none where the guardrail blocked all of them."""
-    row = next((row for row in runs.read_rows(folder / "generated.jsonl") if not row["blocked"]), None)
+    row = next((row for row in storage.read_rows(folder / "generated.jsonl") if not row["blocked"]), None)
     if row is None:
         return []
-    photos = {request["name"]: request["input_path"] for request in runs.read_rows(folder / "requests.jsonl")}
+    photos = {request["name"]: request["input_path"] for request in storage.read_rows(folder / "requests.jsonl")}
     frames, _ = read_video(folder / row["file"])
     photo = fit(read_image(Path(photos[row["name"]]))[None], *frames.shape[1:3])[0]
     decibel = 10 * math.log10(255**2 / max(float(np.mean((frames[0].astype(float) - photo) ** 2)), 1e-9))

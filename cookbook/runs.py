@@ -10,21 +10,19 @@ Run folders may come from strangers: no symbolic link in them is followed when s
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import re
 import shlex
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any
 
+from cookbook import storage
 from cookbook.environment import environment, peak_memory_gb
-from cookbook.errors import StaleStage, UserError, last_line, shortage
+from cookbook.errors import StaleStage, UserError
 from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -53,9 +51,6 @@ READS = {
     "filter": ("judge",),
     "report": ("train", "convert", "judge", "filter"),
 }
-# No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
-BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
-EARLIER, MOVING = ".earlier", ".moving"  # in a stage folder: what it held before --redo, and while it is moved there
 REWRITTEN = ("prepare", "convert", "filter", "report")  # stages that use nothing of an unfinished attempt
 STARTED = {"stage", "profile", "inputs", "settings"}  # fields of started.json, and the first of a manifest's
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
@@ -126,197 +121,13 @@ def releasing(function: Callable) -> Callable:
     return call
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of one file, as `sha256:<hex>`."""
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
-    return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    return digest_of({path.relative_to(folder).as_posix(): digest(path) for path in contents(folder)})
-
-
-def contents(folder: Path) -> list[Path]:
-    """The files of a folder in order, without manifests and hidden files."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in files if not re.search(BOOKKEEPING, f"/{path.relative_to(folder).as_posix()}")]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write to the yielded temporary path. On success it is renamed to `path` in one step, on failure it is deleted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.name if len(os.fsencode(path.name)) < 200 else digest_of(path.name)[7:47]  # a name has 255 bytes
-    temporary = path.with_name(f".{name}.{os.getpid()}{path.suffix}")
-    remove(temporary)  # a link of that name would be followed
-    try:
-        with one_line_if_full(path.parent):
-            yield temporary
-            if path.is_dir() and temporary.is_dir():  # no folder can take the place of another
-                remove(path)
-            os.replace(temporary, path)
-    finally:
-        remove(temporary)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, a link without what it leads to, or a folder, also one that was copied from a read-only one."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    for folder, _, _ in os.walk(path):
-        os.chmod(folder, 0o700)
-    shutil.rmtree(path)
-
-
-def set_aside(folder: Path) -> bool:
-    """Move what a stage folder holds into its `.earlier/`; whether there was anything.
-
-    Where earlier results wait there already, the folder holds an unfinished attempt to replace them, which is deleted.
-    """
-    earlier, moving = folder / EARLIER, folder / MOVING
-    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER, MOVING)]
-    if earlier.exists() and not (folder / "manifest.json").exists():
-        for path in held:
-            remove(path)
-    elif held or moving.exists():
-        remove(earlier)
-        moving.mkdir(exist_ok=True)
-        for path in held:
-            remove(path) if (moving / path.name).exists() else os.replace(path, moving / path.name)
-        os.replace(moving, earlier)
-    return bool(held)
-
-
-@contextmanager
-def one_line_if_full(folder: Path) -> Iterator[None]:
-    """Within the block: a full disk is a UserError that names it."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UserError) or shortage(error) != "disk":
-            raise
-        free = shutil.disk_usage(folder).free / 1e9
-        raise UserError(
-            f"{folder}: its disk is full ({free:.2f} GB free); free some space, then the same command continues"
-        ) from None
-
-
-def refuse_links(*paths: Path) -> None:
-    """A UserError for the first symbolic link among these: it would lead what is written to files of somebody else."""
-    if link := next((path for path in paths if path.is_symlink()), None):
-        raise UserError(
-            f"{link} is a symbolic link, and nothing is written through one; type `{shlex.join(['rm', str(link)])}`, "
-            "or choose another folder with --run"
-        )
-
-
-def _no_link(path: str, flags: int) -> int:
-    """For `open`: fails where the file is a symbolic link."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete temporary files of `replacing` that killed processes left behind."""
-    for path in sorted(folder.rglob(".*")):
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.exists():
-            remove(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
-
-
-def append_row(path: Path, row: dict) -> None:
-    """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    refuse_links(path)
-    with one_line_if_full(path.parent), open(path, "ab+", opener=_no_link) as file:
-        _complete_last_line(file)
-        file.write(json.dumps(row, default=str).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _complete_last_line(file: IO[bytes]) -> None:
-    """Give a last line without a line break its own, or cut it off if it is no whole row."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-    if file.read() in (b"", b"\n"):
-        return
-    file.seek(0)
-    content = file.read()
-    start = content.rfind(b"\n") + 1
-    try:
-        _row(content[start:])
-        file.write(b"\n")
-    except ValueError:
-        file.truncate(start)
-
-
-def _row(line: bytes) -> dict:
-    if not isinstance(row := parse(line), dict):
-        raise ValueError("not an object")
-    return row
-
-
-def parse(text: str | bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: the text is not JSON, not UTF-8, or more deeply nested than can be read.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("too deeply nested") from None
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file that came with the user's data or weights.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        return parse(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; copy or download it again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({last_line(error)}); copy or download it again") from None
-
-
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a jsonl file, without a last line truncated by a kill.
-
-    Raises:
-        UserError: any other line is not a row.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(_row(line))
-        except ValueError as error:
-            if number < len(lines) or line.endswith(b"\n"):
-                reason = getattr(error, "msg", error)
-                raise UserError(f"{path}, line {number}: not JSON ({reason}); correct or delete that line") from None
-    return rows
+    return storage.digest_of(
+        {path.relative_to(folder).as_posix(): storage.digest(path) for path in storage.contents(folder)}
+    )
 
 
 def read_manifest(folder: Path) -> dict | None:
@@ -327,7 +138,7 @@ def read_manifest(folder: Path) -> dict | None:
 def _facts(path: Path, fields: set[str]) -> dict | None:
     """The JSON object of a file; None where there is no file, or no object with these fields in it."""
     try:
-        facts = parse(path.read_bytes()) if path.exists() else None
+        facts = storage.parse(path.read_bytes()) if path.exists() else None
     except ValueError:
         return None
     return facts if isinstance(facts, dict) and fields <= facts.keys() else None
@@ -346,20 +157,20 @@ class Stage:
 
     def finish(self, outputs: Iterable[Path], **facts: Any) -> dict:
         """Hash the outputs, write the manifest with the `facts` (last, atomically), and release the folder."""
-        hashes = {p.relative_to(self.folder).as_posix(): digest(p) for p in sorted(outputs)}
+        hashes = {p.relative_to(self.folder).as_posix(): storage.digest(p) for p in sorted(outputs)}
         self.manifest = {
             **self.started,
             **facts,
             "outputs": hashes,
-            "fingerprint": digest_of(hashes),
+            "fingerprint": storage.digest_of(hashes),
             **environment(),
             "seconds": round(time.monotonic() - self._clock, 1),
             "peak_memory_gb": peak_memory_gb(),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        write_json(self.folder / "manifest.json", self.manifest)
-        for name in (EARLIER, MOVING):
-            remove(self.folder / name)
+        storage.write_json(self.folder / "manifest.json", self.manifest)
+        for name in (storage.EARLIER, storage.MOVING):
+            storage.remove(self.folder / name)
         self.close()
         return self.manifest
 
@@ -367,8 +178,8 @@ class Stage:
         """Delete the folder of a stage that failed validation, so that corrected inputs are not reported as changed."""
         self.close()
         for path in self.folder.iterdir():
-            if path.name not in (EARLIER, MOVING):
-                remove(path)
+            if path.name not in (storage.EARLIER, storage.MOVING):
+                storage.remove(path)
         with suppress(OSError):  # a link to a folder, or one with earlier results
             self.folder.rmdir()
 
@@ -408,8 +219,8 @@ def enter(
     lock = _lock(folder, redo)
     facts = {"stage": name, "profile": profile, "inputs": inputs, "settings": settings}
     started = json.loads(json.dumps(facts, default=str))
-    if (redo or _worthless(folder, started)) and set_aside(folder):
-        print(f"{name}: {folder / EARLIER} keeps the earlier results until the new ones are finished")
+    if (redo or _worthless(folder, started)) and storage.set_aside(folder):
+        print(f"{name}: {folder / storage.EARLIER} keeps the earlier results until the new ones are finished")
     manifest, earlier = read_manifest(folder), begun(folder)
     changes = _changes(earlier, started) if earlier else {}
     lost = [path for path in manifest["outputs"] if not (folder / path).exists()] if manifest else []
@@ -421,28 +232,31 @@ def enter(
             lock.close()
             raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
         print(f"{name}: {folder} {problem}; what this does not concern is kept")
-        write_json(folder / "started.json", started)
+        storage.write_json(folder / "started.json", started)
         (folder / "manifest.json").unlink(missing_ok=True)
         manifest = None
     if manifest:
         lock.close()
         print(f"{name}: found {folder} ({manifest['finished']}, {manifest['seconds']} s), skipping; --redo repeats it")
     else:
-        _sweep(folder)
+        storage.sweep(folder)
         if not earlier:
-            write_json(folder / "started.json", started)
+            storage.write_json(folder / "started.json", started)
     return Stage(folder, name, started, manifest, lock)
 
 
 def _lock(folder: Path, redo: bool) -> IO:
     """Make the folder, and lock it for this process."""
-    finished = read_manifest(folder) is not None and not redo  # only read, so it may lie elsewhere
-    refuse_links(folder / ".lock", *(() if finished else (folder,)), *(() if finished or redo else folder.rglob("*")))
+    paths, aside = [folder / ".lock"], {storage.EARLIER, storage.MOVING}
+    if redo or read_manifest(folder) is None:  # a finished folder is only read, so it may lie elsewhere
+        paths += [folder, *(folder / name for name in aside)]
+        paths += () if redo else (path for path in folder.rglob("*") if aside.isdisjoint(path.parts))
+    storage.refuse_links(*paths)
     if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
         _LOCKS.pop(folder).close()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _LOCKS[folder] = open(folder / ".lock", "a", opener=_no_link)
+        lock = _LOCKS[folder] = open(folder / ".lock", "a", opener=storage.no_link)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with --run") from None
     try:

@@ -20,7 +20,7 @@ from av.stream import Disposition
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.profiles import Geometry
 
@@ -217,7 +217,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float, crf: int = 20) -> No
     One thread and no macroblock tree, which x264 computes differently from run to run on small pictures, so the same
     frames give the same bytes.
     """
-    with runs.replacing(path) as temporary:
+    with storage.replacing(path) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             stream.height, stream.width = frames.shape[1:3]

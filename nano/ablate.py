@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from diffusers import CosmosTransformer3DModel
 
-from cookbook import hardware, runs
+from cookbook import hardware, runs, storage
 from cookbook.engine import Group
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import world
@@ -112,7 +112,7 @@ def ablate(args: Args, bench: Bench) -> list[dict]:
     """Run the missing rows; returns all rows of these models and clips under this measurement."""
     table = args.out / "ablation.jsonl"
     same = {
-        "nano": runs.digest_of([asdict(NANO.recipe), asdict(CENTRE)]),
+        "nano": storage.digest_of([asdict(NANO.recipe), asdict(CENTRE)]),
         "base": world.weights_fingerprint(args.models),
         "clips_trained_on": runs.fingerprint(args.train),
         "measured": f"{len(bench.generator.scenes)} clips x {args.seeds} seeds",
@@ -127,14 +127,14 @@ def ablate(args: Args, bench: Bench) -> list[dict]:
         best = row["recipe"]["steps"] and all(quality(row) > quality(other) for other in trained)
         if args.keep_best and best and model is not None:
             model.cpu().save_pretrained(args.out / "best" / "transformer")
-            runs.write_json(args.out / "best" / "row.json", row)
-        runs.append_row(table, row | same)
+            storage.write_json(args.out / "best" / "row.json", row)
+        storage.append_row(table, row | same)
         print(line(row), flush=True)
     return finished(table, same)
 
 
 def finished(table: Path, same: dict) -> list[dict]:
-    return [row for row in runs.read_rows(table) if same.items() <= row.items()]
+    return [row for row in storage.read_rows(table) if same.items() <= row.items()]
 
 
 def line(row: dict) -> str:

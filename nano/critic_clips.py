@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.nn import functional as F
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.models import autoencoder
 from cookbook.models.frames import Sampled, sample_frames
@@ -54,7 +54,7 @@ def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip
     """
     jobs = []
     for folder in folders:
-        rows = runs.read_rows(folder / "manifest.jsonl")
+        rows = storage.read_rows(folder / "manifest.jsonl")
         if not rows:
             raise UserError(
                 f"{folder / 'manifest.jsonl'} is missing or empty: render clips with `python -m simulator make`"

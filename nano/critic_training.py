@@ -23,7 +23,7 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from torch.nn import functional as F
 
-from cookbook import hardware, runs
+from cookbook import hardware, runs, storage
 from cookbook.errors import UserError
 from cookbook.models.autoencoder import channels_last
 from cookbook.models.critic import Critic, load_critic
@@ -90,15 +90,15 @@ def load_labelled(folders: Sequence[Path], critic: Critic, vae: Path | None, jit
         .eval()
     )
     add_reconstructions(clips, model.requires_grad_(False), jitter=jitter)
-    with runs.replacing(cache) as temporary, open(temporary, "wb") as file:
+    with storage.replacing(cache) as temporary, open(temporary, "wb") as file:
         np.save(file, clips.pixels[len(clips) :].cpu().numpy())
     return clips
 
 
 def reconstruction_cache(folders: Sequence[Path], vae: Path | None, device: str) -> Path:
     """Where the VAE reconstructions of these folders' clips are cached, without the suffix."""
-    inputs = [[runs.digest(folder / "manifest.jsonl") for folder in folders], vae and runs.fingerprint(vae), device]
-    return folders[0] / f".reconstructions-{runs.digest_of(inputs)[-12:]}"
+    inputs = [[storage.digest(folder / "manifest.jsonl") for folder in folders], vae and runs.fingerprint(vae), device]
+    return folders[0] / f".reconstructions-{storage.digest_of(inputs)[-12:]}"
 
 
 def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None) -> dict:
@@ -182,7 +182,7 @@ def train(
         **counts(batched, held),
         "step": steps,
     }
-    runs.write_json(out / "metrics.json", figures)
+    storage.write_json(out / "metrics.json", figures)
     print(report(measured))
     print_figures(figures)
     return measured

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from cookbook import runs, show, video
+from cookbook import runs, show, storage, video
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import pixels, rules
 from cookbook.judge.ground_truth import PARTS, facts, followed, obedience
@@ -98,10 +98,10 @@ def tally(rows: list[dict]) -> dict:
 
 def measured_by(generator: BatchGenerator) -> dict[str, str]:
     """Digests of what a success rate depends on beside the models: the held-out clips and the rules."""
-    clips = runs.digest_of([scene.row["sha256"] for scene in generator.scenes])
+    clips = storage.digest_of([scene.row["sha256"] for scene in generator.scenes])
     return {
         "clips_measured": clips,
-        "rules": runs.digest_of([runs.digest(Path(m.__file__)) for m in (rules, pixels)]),
+        "rules": storage.digest_of([storage.digest(Path(m.__file__)) for m in (rules, pixels)]),
     }
 
 
@@ -144,7 +144,7 @@ def draw_sheet(generator: BatchGenerator, measured: dict[str, Measured], path: P
             clips.append(generator.clips[index] if model == "simulator" else part.videos[index])
             outcome = ", ".join(filter(None, (row["outcome"], row["reason"])))
             titles.append(f"{model}: {outcome}; {row['prompt']}")
-    with runs.replacing(path) as temporary:
+    with storage.replacing(path) as temporary:
         show.contact_sheet(clips, titles, columns=6).save(temporary)
 
 
@@ -160,7 +160,7 @@ def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
     measured["no text"] = measure(generator, silent, "no text", pool)
     measured["simulator"] = measure(generator, generator.ceiling(), "simulator", pool)
     rows = [row for part in measured.values() for row in part.rows]
-    runs.write_rows(args.out / "rows.jsonl", rows)
+    storage.write_rows(args.out / "rows.jsonl", rows)
     summary = {"models": {model: tally(part.rows) for model, part in measured.items()}}
     if args.tuned:
         summary |= {"gain": gain(measured["base"].rows, measured["tuned"].rows)}
@@ -173,7 +173,7 @@ def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
         "seconds": round(time.monotonic() - start, 1),
         "seconds_generating": {model: part.seconds_generating for model, part in measured.items()},
     }
-    runs.write_json(args.out / "summary.json", summary)
+    storage.write_json(args.out / "summary.json", summary)
     draw_sheet(generator, measured, args.out / "sheet.png")
     for model, row in summary["models"].items():
         print(f"{model:10s} {percent(row):20s} of {row['clips']} clips; {row['reason']}")
@@ -189,16 +189,16 @@ def run_grid(args: Args, generator: BatchGenerator, pool: Executor) -> list[dict
     inputs = {"weights": world.weights_fingerprint(args.tuned), "seeds": args.seeds} | measured_by(generator)
     for setting in GRID:
         key = asdict(setting) | inputs
-        if any(key.items() <= row.items() for row in runs.read_rows(table)):
+        if any(key.items() <= row.items() for row in storage.read_rows(table)):
             continue
         measured = measure(generator, generator.generate(transformer, setting, range(args.seeds)), "tuned", pool)
         cost = {
             "network_evaluations": setting.steps * (2 if setting.guidance else 1),
             "seconds_generating": measured.seconds_generating,
         }
-        runs.append_row(table, key | tally(measured.rows) | cost)
+        storage.append_row(table, key | tally(measured.rows) | cost)
         print(f"{setting}: {percent(tally(measured.rows))}", flush=True)
-    rows = [row for row in runs.read_rows(table) if inputs.items() <= row.items()]
+    rows = [row for row in storage.read_rows(table) if inputs.items() <= row.items()]
     print("steps  guidance  shift  negative      evaluations  success")
     for row in rows:
         setting = f"{row['steps']:5d}  {row['guidance']:8g}  {row['shift']:5g}  {row['negative']:12s}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cookbook import hardware, runs, video
+from cookbook import hardware, storage, video
 from cookbook.engine import Group
 from cookbook.errors import report_user_errors
 from nano.evaluate import judge, judges
@@ -45,7 +45,7 @@ def label(name: str, frames: np.ndarray, clip: SimulatedClip, out: Path) -> dict
     instruction = {key: clip.row[key] for key in ("task", "hand", "item", "place", "objects", "places", "prompt")}
     return instruction | {
         "id": name, "label": "generated", "source_clip": clip.row["id"], "fps": NANO.clip.fps,
-        "sha256": runs.digest(path), "physics": physics, "instruction": int(judgement["passed"]),
+        "sha256": storage.digest(path), "physics": physics, "instruction": int(judgement["passed"]),
         "reason": judgement["reason"], "violation": [len(frames) - 1, len(frames) - 1] if physics == 0 else None,
     }  # fmt: skip
 
@@ -56,7 +56,7 @@ def main(args: Args) -> None:
     clips, group = training_clips(args.train, args.models, generator), Group(0, 1, hardware.device())
     with judges(args.workers) as pool:
         parts = [generate(steps, generator, clips, group, args, pool) for steps in (0, full // 3, full)]
-    runs.write_rows(args.out / "manifest.jsonl", [row for part in parts for row in part])
+    storage.write_rows(args.out / "manifest.jsonl", [row for part in parts for row in part])
 
 
 def generate(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import CosmosTransformer3DModel
 
-from cookbook import flow, hardware, profiles, runs, video
+from cookbook import flow, hardware, profiles, storage, video
 from cookbook.engine.loop import autocast
 from cookbook.errors import UserError
 from cookbook.generate.shortcuts import velocity_field
@@ -57,7 +57,7 @@ def read_scenes(folders: tuple[Path, ...], limit: int) -> list[SimulatedClip]:
     """The real clips of the first `limit` scenes of each folder."""
     scenes = []
     for folder in folders:
-        rows = [row for row in runs.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
+        rows = [row for row in storage.read_rows(folder / "manifest.jsonl") if row["label"] == "real"]
         if not rows:
             raise UserError(f"{folder / 'manifest.jsonl'} lists no clips; render some: `python -m simulator make`")
         first = list(dict.fromkeys(row["scene"] for row in rows))[:limit]

@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from torch.nn import functional as F
 
-from cookbook import hardware, profiles, runs
+from cookbook import hardware, profiles, storage
 from cookbook.errors import report_user_errors
 from cookbook.models.text import normalised, tokenize
 from nano import networks
@@ -77,7 +77,7 @@ def main(args: Args) -> None:
     with torch.no_grad():
         following, own = reader.cpu().eval().losses(held_out.cpu())
     figures = {"captions": len(texts), "held_out_next_token": following.item(), "held_out_own_token": own.item()}
-    runs.write_json(args.out / "quality.json", figures)
+    storage.write_json(args.out / "quality.json", figures)
     print(figures)
 
 

@@ -15,7 +15,7 @@ import tyro
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from cookbook import hardware, runs
+from cookbook import hardware, storage
 from cookbook.engine.loop import autocast
 from cookbook.errors import report_user_errors
 from cookbook.models.autoencoder import channels_last, decode_whole, moments_whole, whole_clip
@@ -154,7 +154,7 @@ def main(args: Args) -> None:
     set_latent_statistics(vae, training[:: max(1, len(training) // 256)])
     vae.save_pretrained(args.out / "vae")
     figures = quality(vae, held_out)
-    runs.write_json(args.out / "quality.json", figures)
+    storage.write_json(args.out / "quality.json", figures)
     print(figures)
 
 

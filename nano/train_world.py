@@ -17,7 +17,7 @@ import torch
 import tyro
 from safetensors.torch import load_file, save_file
 
-from cookbook import flow, hardware, profiles, runs
+from cookbook import flow, hardware, profiles, runs, storage
 from cookbook.engine.loop import autocast
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import autoencoder, world
@@ -61,7 +61,7 @@ def cached_inputs(args: Args, device: torch.device) -> tuple[dict[str, torch.Ten
     prompts = [row["prompt"] for row in rows]
     texts = [profiles.PREFIX + prompt for prompt in (*prompts, *map(other_hand, prompts))]
     inputs = [[row["sha256"] for row in rows], texts, *(runs.fingerprint(args.models / d) for d in MODELS)]
-    file = args.out / f"inputs-{runs.digest_of(inputs)[7:23]}.safetensors"
+    file = args.out / f"inputs-{storage.digest_of(inputs)[7:23]}.safetensors"
     if not file.exists():
         pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
         both = (*pixels.split(ENCODED_AT_ONCE), *pixels.flip(-1).split(ENCODED_AT_ONCE))
@@ -77,7 +77,7 @@ def cached_inputs(args: Args, device: torch.device) -> tuple[dict[str, torch.Ten
         ]
         tensors = {"latents": torch.cat(parts).contiguous(), "text": torch.cat(embeddings)}
         tensors["index"] = torch.tensor([different.index(prompt) for prompt in texts])
-        with runs.replacing(file) as temporary:
+        with storage.replacing(file) as temporary:
             save_file(tensors, temporary)
     return load_file(file, device=str(device)), rows
 
@@ -192,7 +192,7 @@ def main(args: Args) -> None:
             parts = zip(*(x.split(64) for x in (clips, data.noise_of(part, generator), sigma)), strict=True)
             losses = [data.loss(model, c, data.text[data.index[c]], noise, level) for c, noise, level in parts]
             figures[name] = float(torch.cat(losses).mean())
-    runs.write_json(args.out / "quality.json", figures)
+    storage.write_json(args.out / "quality.json", figures)
     print(figures)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cookbook import hardware, profiles, runs
+from cookbook import hardware, profiles, storage
 from cookbook.engine import fit, processes
 from cookbook.engine.loop import Batches, Loss, Trained
 from cookbook.video import read_video
@@ -46,7 +46,7 @@ def draws(number: int) -> torch.Generator:
 
 def load_clips(folders: Sequence[Path]) -> tuple[np.ndarray, list[dict]]:
     """Clips of `python -m simulator make`: pixels uint8 [N, T, H, W, 3] and their manifest rows."""
-    rows = [(folder, row) for folder in folders for row in runs.read_rows(folder / "manifest.jsonl")]
+    rows = [(folder, row) for folder in folders for row in storage.read_rows(folder / "manifest.jsonl")]
     clips = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in rows])
     return np.stack(clips), [row for _, row in rows]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cookbook import hardware, runs
+from cookbook import hardware, storage
 from cookbook.errors import report_user_errors
 from cookbook.judge.ground_truth import PARTS
 from cookbook.judge.rules import Things, judge_clip, observe
@@ -46,7 +46,7 @@ def succeeded(row: dict, state: dict[str, np.ndarray]) -> bool:
 
 def load(folder: Path) -> Iterator[tuple[dict, np.ndarray, dict[str, np.ndarray]]]:
     """Manifest row, frames and ground truth arrays of every clip."""
-    for row in runs.read_rows(folder / "manifest.jsonl"):
+    for row in storage.read_rows(folder / "manifest.jsonl"):
         with np.load(folder / f"ground_truth/{row['id']}.npz") as file:
             yield row, read_video(folder / f"videos/{row['id']}.mp4")[0], {name: file[name] for name in file.files}
 

@@ -59,7 +59,7 @@ eval_folder: str = ""  # your own photos and instructions, empty for those of th
 skip_bad: bool = False  # leave unusable clips out and record them instead of stopping
 
 # %%
-from cookbook import budget, doctor, layout, profiles, runs, show, video
+from cookbook import budget, doctor, layout, profiles, runs, storage, show, video
 from cookbook.prepare.stage import prepare
 
 settings = profiles.get(profile)
@@ -172,7 +172,7 @@ show.show_sheet(pictures[:3], [photo.prompt for photo in photos[:3]], columns=1,
 # **What you should see:** no row, unless you passed your own folder and `skip_bad`. Then each clip that was left out stands here with its reason.
 
 # %%
-skipped = runs.read_rows(folder / "data" / "skipped.jsonl")
+skipped = storage.read_rows(folder / "data" / "skipped.jsonl")
 print(f"{manifest['clips']} clips, {manifest['photos']} photos, {manifest['skipped']} skipped")
 for problem in skipped:
     print(problem["file"], "-", problem["reason"])

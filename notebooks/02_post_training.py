@@ -59,7 +59,7 @@ steps: int = 0  # optimizer steps, 0 for those of the recipe
 seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
-from cookbook import budget, doctor, profiles, runs, samples, show
+from cookbook import budget, doctor, profiles, runs, storage, samples, show
 from cookbook.train.planning import plan
 from cookbook.train.stage import train
 
@@ -204,7 +204,7 @@ manifest = train(profile, run=folder, recipe=recipe or None, steps=steps or None
 # steps to see anything.
 
 # %%
-show.loss(runs.read_rows(folder / "checkpoints" / "log.jsonl"));
+show.loss(storage.read_rows(folder / "checkpoints" / "log.jsonl"));
 
 # %% [markdown]
 # ### Did it learn? Held-out loss, before and after

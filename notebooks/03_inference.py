@@ -59,7 +59,7 @@ seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's numbe
 import re
 from pathlib import Path
 
-from cookbook import budget, doctor, flow, profiles, runs, samples, show, video
+from cookbook import budget, doctor, flow, profiles, runs, storage, samples, show, video
 from cookbook.convert.stage import convert
 from cookbook.generate.stage import generate
 
@@ -144,8 +144,8 @@ tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)
 # **What you should see:** one request, and the row of its first video.
 
 # %%
-rows = {model: runs.read_rows(folder / "generated" / model / "generated.jsonl") for model in ("base", "tuned")}
-print(runs.read_rows(folder / "generated" / "tuned" / "requests.jsonl")[0])
+rows = {model: storage.read_rows(folder / "generated" / model / "generated.jsonl") for model in ("base", "tuned")}
+print(storage.read_rows(folder / "generated" / "tuned" / "requests.jsonl")[0])
 pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 
 # %% [markdown]
@@ -192,10 +192,10 @@ show.show_sheet(clips, [f"{model}: {videos[model][key]['prompt']}" for key in pi
 # do not spoil the base model, but it never learnt to place.
 
 # %%
-requests = runs.read_rows(folder / "generated" / "tuned" / "requests.jsonl")
+requests = storage.read_rows(folder / "generated" / "tuned" / "requests.jsonl")
 first = requests[0]
-photo = runs.digest(Path(first["input_path"]))
-own_two = [row["prompt"] for row in requests if runs.digest(Path(row["input_path"])) == photo][:2]
+photo = storage.digest(Path(first["input_path"]))
+own_two = [row["prompt"] for row in requests if storage.digest(Path(row["input_path"])) == photo][:2]
 swapped = [re.sub(r"\b(left|right)\b", lambda side: {"left": "right", "right": "left"}[side[0]], text) for text in own_two]
 weights = folder / "export" / "diffusers"
 
@@ -203,11 +203,11 @@ weights = folder / "export" / "diffusers"
 def videos_of(changes: list[dict]) -> list[Path]:
     """The first photo with other fields of its request, a video each; what was generated before is read."""
     wanted = [first | {"name": f"own{number}", **change} for number, change in enumerate(changes)]
-    same = runs.digest_of([wanted, rows["tuned"][0]["weights"]])  # other weights, another folder
+    same = storage.digest_of([wanted, rows["tuned"][0]["weights"]])  # other weights, another folder
     own = folder / "own_requests" / same[-8:]
-    runs.write_rows(own / "requests.jsonl", wanted)
+    storage.write_rows(own / "requests.jsonl", wanted)
     generate(profile, run=own, requests=own / "requests.jsonl", weights=weights, seeds=1)
-    return [own / "generated/tuned" / row["file"] for row in runs.read_rows(own / "generated/tuned/generated.jsonl")]
+    return [own / "generated/tuned" / row["file"] for row in storage.read_rows(own / "generated/tuned/generated.jsonl")]
 
 
 asked = [*own_two, *swapped]

@@ -58,7 +58,7 @@ top: int = 0  # keep only so many of each prompt, 0 for all that pass
 rater: str = "me"  # name under which your own ratings are kept
 
 # %%
-from cookbook import budget, doctor, profiles, report, results, runs, samples, show
+from cookbook import budget, doctor, profiles, report, results, runs, storage, samples, show
 from cookbook.judge.calibration import calibrate, quiz, read_frames
 from cookbook.judge.filter import filter_clips
 from cookbook.judge.ratings import Rating
@@ -127,7 +127,7 @@ critic = calibrate(profile, run=folder)
 import pandas as pd
 
 pd.set_option("display.max_colwidth", None)
-rows = runs.read_rows(folder / "verdicts" / "calibration_clips.jsonl")
+rows = storage.read_rows(folder / "verdicts" / "calibration_clips.jsonl")
 physics = {row["file"]: row["score"] for row in rows if row["question"] == "physics"}
 pd.DataFrame([{"kind": clip.kind, "physics": physics.get(clip.name)} for clip in clips])
 
@@ -189,7 +189,7 @@ pd.DataFrame(critic["human"]).T
 verdicts = judge(profile, run=folder)
 
 # %%
-first = runs.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
+first = storage.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
 columns = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens")
 pd.Series({key: first[key] for key in columns}).to_frame("first verdict")
 
@@ -215,7 +215,7 @@ results.gain(folder)
 tuned = results.scores(folder).query("model == 'tuned'")
 order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
 ends = tuned.loc[[order[-1], order[0]]]
-outcomes = {row["file"]: row["outcome"] for row in runs.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
+outcomes = {row["file"]: row["outcome"] for row in storage.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
 titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {outcomes.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
 show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
 show.show_sheet([folder / file for file in ends["file"]], titles)
@@ -341,7 +341,6 @@ exercises.check_04_3(any_kept);
 # | everything passes | a lenient critic, or a manual threshold that is too low | check the ROC; leave `threshold` at 0 |
 # | nothing is kept | weak videos, or a critic near 0.5, which gets an extreme threshold | more training steps, more seeds; read the reasons |
 # | *calibration.json is missing* | the critic was not calibrated | run the cells of 4.1, or `cookbook calibrate` |
-# | *verdicts was built from different inputs: ratings* | you rated videos after they were judged | `cookbook judge --redo`, then `cookbook filter --redo` |
 # | few `visual_tokens` in the verdicts | the processor shrank or thinned the video | the profile's `critic_fps` and `critic_tokens` |
 #
 # **Read more:** [Cosmos Reason 2](https://github.com/nvidia-cosmos/cosmos-reason2); physics as rated by people in [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025); the unbiased estimate of best-of-$N$ in

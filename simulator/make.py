@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional, Suppress
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.show import contact_sheet
 from cookbook.video import write_video
@@ -55,7 +55,7 @@ def write_clip(out: Path, clip: RenderedClip) -> dict:
     """Write video and ground truth; returns the manifest row with the video's hash."""
     name = clip.row["id"]
     write_video(out / f"videos/{name}.mp4", clip.frames, clip.row["fps"], crf=CRF)
-    with runs.replacing(out / f"ground_truth/{name}.npz") as temporary:
+    with storage.replacing(out / f"ground_truth/{name}.npz") as temporary:
         np.savez_compressed(temporary, **clip.ground_truth)
     return clip.row | {"sha256": hashlib.sha256((out / f"videos/{name}.mp4").read_bytes()).hexdigest()}
 
@@ -70,13 +70,13 @@ def make_one(number: int, out: Path, options: Options, faults: str, failures: bo
     if file.exists() and json.loads(file.read_text())["settings"] == settings:
         return
     rows = [write_clip(out, clip) for clip in render(simulate(number, options), name, kinds, options)]
-    runs.write_json(file, {"settings": settings, "rows": rows})
+    storage.write_json(file, {"settings": settings, "rows": rows})
 
 
 def write_manifest(out: Path, names: list[str]) -> int:
     rows = [row for name in names for row in json.loads((out / f"rows/{name}.json").read_text())["rows"]]
     rows.sort(key=lambda row: row["id"])
-    runs.write_rows(out / "manifest.jsonl", rows)
+    storage.write_rows(out / "manifest.jsonl", rows)
     return len(rows)
 
 

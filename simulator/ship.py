@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import report_user_errors
 from cookbook.video import read_video
 from simulator.build_robot import ASSETS
@@ -41,7 +41,7 @@ def fresh(folder: Path) -> Path:
 def ship_train(work: Path, out: Path) -> None:
     fresh(out / "gr1")
     lines = ["file,prompt"]
-    for index, row in enumerate(runs.read_rows(work / "manifest.jsonl")):
+    for index, row in enumerate(storage.read_rows(work / "manifest.jsonl")):
         shutil.copy(work / f"videos/{row['id']}.mp4", out / f"gr1/{index}.mp4")
         before, _, place = row["prompt"].rpartition(" to ")
         prompt = f"{before}, to {place}" if index in COMMAS else row["prompt"]
@@ -52,7 +52,7 @@ def ship_train(work: Path, out: Path) -> None:
 def ship_eval(work: Path, out: Path) -> None:
     """`<n>_<instruction>..png` and `.txt`, and `ground_truth/<n>.npz` with what judging a generated video needs."""
     subset, ground_truth = fresh(out / "gr1_object"), fresh(out / "ground_truth")
-    for index, row in enumerate(runs.read_rows(work / "manifest.jsonl")):
+    for index, row in enumerate(storage.read_rows(work / "manifest.jsonl")):
         prompt = row["prompt"]
         picture = prompt.removesuffix(".") if index == MISNAMED else prompt
         first = read_video(work / f"videos/{row['id']}.mp4")[0][0]
@@ -67,7 +67,7 @@ def ship_eval(work: Path, out: Path) -> None:
 def ship_calibration(work: Path, out: Path) -> None:
     fresh(out / "videos")
     lines = []
-    for row in runs.read_rows(work / "manifest.jsonl"):
+    for row in storage.read_rows(work / "manifest.jsonl"):
         file = f"videos/{row['id']}.mp4"
         shutil.copy(work / file, out / file)
         kept = {key: row[key] for key in ("prompt", "physics", "instruction", "violation", "source_clip")}
@@ -76,7 +76,7 @@ def ship_calibration(work: Path, out: Path) -> None:
 
 
 def write_states(work: Path, out: Path, recipe: dict) -> None:
-    states = {row["id"]: row["states"] for row in runs.read_rows(work / "manifest.jsonl")}
+    states = {row["id"]: row["states"] for row in storage.read_rows(work / "manifest.jsonl")}
     (out / "states.json").write_text(json.dumps({"recipe": recipe, "states": states}, indent=1) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -20,7 +21,7 @@ from PIL import Image  # noqa: E402
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from cookbook import doctor, engine, profiles  # noqa: E402
+from cookbook import doctor, engine, profiles, video  # noqa: E402
 from cookbook.convert.stage import convert  # noqa: E402
 from cookbook.machine import Machine  # noqa: E402
 from cookbook.models.critic import Critic, load_critic  # noqa: E402
@@ -174,3 +175,24 @@ def machine(monkeypatch):
         monkeypatch.setattr(doctor, "installed", lambda name: "1.0")
 
     return pretend
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """A copy of the newest checkpoint, to be damaged."""
+    return Path(shutil.copytree(exported[0] / "checkpoints/iter_000000004", tmp_path / "iter_000000004"))
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    """A function that writes rows as jsonl, beside a photo `a.png`, a text that is no picture and a short video."""
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    video.write_video(tmp_path / "short.mp4", np.zeros((3, 32, 48, 3), np.uint8), 8)
+
+    def write(*changes: dict):
+        lines = [json.dumps({**tiny.ROW, "name": f"row{index}"} | change) for index, change in enumerate(changes)]
+        (tmp_path / "batch.jsonl").write_text("\n".join(lines) + "\n")
+        return tmp_path / "batch.jsonl"
+
+    return write

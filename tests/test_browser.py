@@ -21,7 +21,7 @@ import pytest
 import tiny
 from conftest import free_port
 
-from cookbook import runs, video
+from cookbook import runs, storage, video
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -193,7 +193,7 @@ def test_a_video_is_rated_by_keyboard(lab, page):
     stage = runs.enter(home / "rated/generated/tuned", "generate-tuned", "nano", {}, {})
     row = {"file": "a.mp4", "name": "a", "prompt": "Wave.", "seed": 0, "model": "tuned", "image_sha256": None}
     video.write_video(stage.folder / "a.mp4", tiny.clip(0, frames=25), 8)
-    runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
+    storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
     stage.finish(stage.folder.glob("*.*"))
     code = "from pathlib import Path\nfrom cookbook.judge.ratings import Rating\n"
     code += f"Rating(Path({str(home / 'rated')!r})).show()"
@@ -210,5 +210,5 @@ def test_a_video_is_rated_by_keyboard(lab, page):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.get_by_text("2 ratings are in ratings.jsonl").wait_for()
-    ratings = [(row["question"], row["rating"]) for row in runs.read_rows(home / "rated" / "ratings.jsonl")]
+    ratings = [(row["question"], row["rating"]) for row in storage.read_rows(home / "rated" / "ratings.jsonl")]
     assert ratings == [("physics", 4), ("instruction", 1)], "the second question is one Tab away"

@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 import pytest
 
-from cookbook import budget, notebooks, profiles, results, runs
+from cookbook import budget, notebooks, profiles, results, runs, storage
 from cookbook.errors import UserError
 from cookbook.generate.planning import cost
 from cookbook.generate.requests import Request
@@ -145,7 +145,7 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
         nbformat.write(book, run / "notebooks" / path.name)
         row = {"seconds": 301.0, "peak_memory_gb": 1.5, "written_gb": 0.25, "cells": [{"seconds": 1.0}] * len(code)}
         timings["notebooks"][path.stem] = row
-    runs.write_json(run / "notebooks" / "timings.json", timings)
+    storage.write_json(run / "notebooks" / "timings.json", timings)
     publish.publish(run)
     publish.publish(run)  # once more changes nothing and fails nowhere
     for path in notebooks.select():

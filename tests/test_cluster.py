@@ -21,7 +21,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from cookbook import cluster, runs
+from cookbook import cluster, runs, storage
 from cookbook.cluster import ATTEMPTS, CORES
 from cookbook.errors import UserError
 from cookbook.generate.generator import IN_FLIGHT
@@ -139,7 +139,7 @@ def test_clips_are_the_same_after_random_kills(tmp_path, nodes, requests, tiny_p
     alone = generate("tiny", run=tmp_path / "alone", requests=requests, weights=tiny_world, seeds=1)
     for run in folders:
         generated = run / "generated/tuned"
-        rows = runs.read_rows(generated / "generated.jsonl")
+        rows = storage.read_rows(generated / "generated.jsonl")
         assert len(rows) == len({row["file"] for row in rows}) == CLIPS == len(list(generated.glob("*.mp4")))
         outputs = runs.read_manifest(generated)["outputs"]
         for name, video in alone["outputs"].items():
@@ -170,7 +170,7 @@ def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_
     alone, _ = judge_rows(tmp_path / "alone.jsonl", Scorer(critic_folder, 8, 1024), rows)
     order = itemgetter("file", "question")
     assert sorted(shared, key=order) == sorted(alone, key=order)
-    assert len(runs.read_rows(table)) == 80
+    assert len(storage.read_rows(table)) == 80
 
 
 @needs_ray

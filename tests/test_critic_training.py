@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file
 from tiny import clip
 
-from cookbook import runs, video
+from cookbook import storage, video
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips, rubrics
 from cookbook.models import autoencoder
@@ -46,7 +46,7 @@ def write_faults(folder: Path, scenes: int) -> Path:
                 "source_clip": None if kind == "real" else f"place_{index}", "physics": int(not invalid),
                 "instruction": int(kind == "real"), "violation": [4, 8] if invalid else None,
             }  # fmt: skip
-            runs.append_row(folder / "manifest.jsonl", row)
+            storage.append_row(folder / "manifest.jsonl", row)
     return folder
 
 
@@ -107,7 +107,7 @@ def write_generated(folder: Path) -> Path:
             "violation": [8, 8] if physics == 0 else None, "item": index, "place": 0, "objects": THINGS,
             "places": (PLACES[index], "grey tray"),
         }  # fmt: skip
-        runs.append_row(folder / "manifest.jsonl", row)
+        storage.append_row(folder / "manifest.jsonl", row)
     return folder
 
 
@@ -291,7 +291,7 @@ def test_training_resumes_measures_and_saves(critic_folder, tmp_path, capsys):
     assert {"corrupted physics", "corrupted physics/dropped", "shuffled physics"} <= first
     last = critic_training.train((data,), out, (held,), steps=4, batch=16)
     assert "continuing from" in capsys.readouterr().out
-    assert [row["step"] for row in runs.read_rows(out / "training/log.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in storage.read_rows(out / "training/log.jsonl")] == [1, 2, 3, 4]
     assert critics.critic_fingerprint(out) != critics.critic_fingerprint(critic_folder)
     assert last["shuffled physics"] == pytest.approx(0.5, abs=0.2)
     figures, again = json.loads((out / "metrics.json").read_text()), critic_training.assess(out, (held,))

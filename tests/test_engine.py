@@ -13,7 +13,7 @@ import torch
 from conftest import ALONE, Kernels
 from tiny import losses
 
-from cookbook import engine, profiles, runs
+from cookbook import engine, profiles, runs, storage
 from cookbook.engine import checkpoint
 from cookbook.engine.activations import ATTENTION, CHOICES
 from cookbook.engine.distributed import mesh_shape
@@ -110,8 +110,8 @@ def saver_in(folder: Path, keep: int = 2) -> checkpoint.Saver:
 
 
 def test_a_checkpoint_written_beside_training_holds_the_moment_of_its_save(tmp_path, monkeypatch):
-    hold, write = threading.Event(), runs.write_json
-    monkeypatch.setattr(runs, "write_json", lambda *arguments: (hold.wait(30), write(*arguments)))
+    hold, write = threading.Event(), storage.write_json
+    monkeypatch.setattr(storage, "write_json", lambda *arguments: (hold.wait(30), write(*arguments)))
     saver, state = saver_in(tmp_path), state_of(1.0)
     saver.save(1, state)
     for part in state.values():
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_at_the_next(tmp_path, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr(storage, "write_json", full)
     saver = saver_in(tmp_path)
     saver.save(1, state_of(1))
     with pytest.raises(UserError, match="could not be written .*No space left on device"):

@@ -15,7 +15,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from cookbook import runs, video
+from cookbook import storage, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.sampler import make_clip
@@ -69,10 +69,10 @@ def test_rules_judge_clips_after_h264(heldout):
 def test_all_real_clips_of_the_first_scenes_are_read(heldout, tmp_path):
     assert [clip.row["id"] for clip in generator.read_scenes((heldout,), 1)] == ["place_0_0", "place_0_1"]
     assert len(generator.read_scenes((heldout, heldout), 2)) == 8
-    rows = runs.read_rows(heldout / "manifest.jsonl")
-    runs.write_rows(tmp_path / "manifest.jsonl", [rows[0] | {"label": "vanish"}, *rows])
+    rows = storage.read_rows(heldout / "manifest.jsonl")
+    storage.write_rows(tmp_path / "manifest.jsonl", [rows[0] | {"label": "vanish"}, *rows])
     assert [clip.row for clip in generator.read_scenes((tmp_path,), 9)] == rows
-    runs.write_rows(tmp_path / "manifest.jsonl", [rows[0] | {"label": "vanish"}])
+    storage.write_rows(tmp_path / "manifest.jsonl", [rows[0] | {"label": "vanish"}])
     with pytest.raises(UserError, match=r"manifest\.jsonl lists no clips"):
         generator.read_scenes((tmp_path,), 1)
 
@@ -96,7 +96,7 @@ def test_evaluation_writes_rows_summary_and_sheet(tiny_world, heldout, tmp_path,
     monkeypatch.setattr(BatchGenerator, "ceiling", lambda self: ((k, 0, clip) for k, clip in enumerate(self.clips)))
     folders = {"data": (heldout,), "base": tiny_world, "tuned": tiny_world, "out": tmp_path}
     evaluate.main(evaluate.Args(**folders, seeds=1, scenes=2, steps=1, workers=1))
-    rows = runs.read_rows(tmp_path / "rows.jsonl")
+    rows = storage.read_rows(tmp_path / "rows.jsonl")
     counts = {model: sum(row["model"] == model for row in rows) for model in ("base", "tuned", "no text", "simulator")}
     assert counts == {"base": 4, "tuned": 4, "no text": 4, "simulator": 4}
     assert rows[0]["named"] == {"hand": "right", "item": 0, "place": 0} and rows[0]["shown"].keys() == set(PARTS)
@@ -124,7 +124,7 @@ def test_grid_skips_finished_settings(tiny_world, heldout, tmp_path, monkeypatch
     folders = {"data": (heldout,), "base": tiny_world, "tuned": tiny_world, "out": tmp_path}
     args = evaluate.Args(**folders, seeds=1, scenes=1, workers=1, grid=True)
     evaluate.main(args)
-    rows = runs.read_rows(tmp_path / "grid.jsonl")
+    rows = storage.read_rows(tmp_path / "grid.jsonl")
     assert [row["network_evaluations"] for row in rows] == [4, 2] and all("rate" in row for row in rows)
     monkeypatch.setattr(BatchGenerator, "generate", lambda *_: pytest.fail("generated again"))
     evaluate.main(args)
@@ -160,7 +160,7 @@ def test_sweep_trains_keeps_the_best_and_continues(folders, tiny_world, tmp_path
     monkeypatch.setattr(ablate, "CENTRE", SHORT)
     args = ablate.Args(**folders, only=only, keep_best=True)
     ablate.main(args)
-    rows = runs.read_rows(tmp_path / "ablation.jsonl")
+    rows = storage.read_rows(tmp_path / "ablation.jsonl")
     assert [row["differs"]["steps"] for row in rows] == [0, 2, 2]
     assert [row["heldout_after"] == row["heldout_before"] for row in rows[:2]] == [True, False]
     best = world.load_transformer(tmp_path / "best").state_dict()
@@ -189,7 +189,7 @@ def test_generated_videos_are_kept_with_their_labels(folders, heldout, tmp_path,
     monkeypatch.setattr(generate_clips, "NANO", replace(NANO, recipe=replace(NANO.recipe, steps=3)))
     monkeypatch.setattr(generate_clips, "CENTRE", SHORT)
     generate_clips.main(generate_clips.Args(**{**folders, "workers": 2}, batch=2))
-    rows = runs.read_rows(tmp_path / "manifest.jsonl")
+    rows = storage.read_rows(tmp_path / "manifest.jsonl")
     assert [row["id"][:9] for row in rows] == ["steps0000"] * 2 + ["steps0001"] * 2 + ["steps0003"] * 2
     clips = {clip.row["id"]: clip for clip in generator.read_scenes((heldout,), 1)}
     for row in rows:

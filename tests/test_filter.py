@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cookbook import runs, video
+from cookbook import runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge.filter import filter_clips
 
@@ -25,15 +25,15 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
             path = root / f"generated/{model}/{stem}.mp4"
             video.write_video(path, np.full((3, 32, 32, 3), 40 * number, np.uint8), 8)
             for question, score in zip(("physics", "instruction"), pair, strict=True):
-                row = {"file": f"generated/{model}/{stem}.mp4", "sha256": runs.digest(path), "model": model}
+                row = {"file": f"generated/{model}/{stem}.mp4", "sha256": storage.digest(path), "model": model}
                 row |= {"score": score, "name": stem[:1], "prompt": PROMPT, "seed": number, "question": question}
                 row |= dict.fromkeys(("probabilities", "digit", "error", "frames", "fps", "visual_tokens"))
                 row |= {"critic": "sha256:0", "prompt_sha256": "sha256:1"}
-                runs.append_row(outputs[0], row)
+                storage.append_row(outputs[0], row)
     if cut is not None:
         facts = {"threshold": cut, "rule": "precision 0.8"}
         outputs.append(root / "verdicts/calibration.json")
-        runs.write_json(outputs[1], {"questions": {"physics": facts, "instruction": facts}})
+        storage.write_json(outputs[1], {"questions": {"physics": facts, "instruction": facts}})
     stage.finish(outputs)
     return root
 
@@ -55,10 +55,10 @@ def test_kept_is_a_training_folder_and_every_dropped_clip_has_its_reason(tmp_pat
     assert (kept / "metadata.csv").read_text().splitlines()[:2] == ["file,prompt", f'a_seed0.mp4,"{PROMPT}"']
     with open(kept / "metadata.csv", newline="") as file:
         assert [row["prompt"] for row in csv.DictReader(file)] == [PROMPT] * 2
-    assert runs.digest(kept / "videos/a_seed0.mp4") == runs.digest(tmp_path / "generated/tuned/a_seed0.mp4")
+    assert storage.digest(kept / "videos/a_seed0.mp4") == storage.digest(tmp_path / "generated/tuned/a_seed0.mp4")
     assert (manifest["kept"], manifest["dropped"]) == (2, 3) and "3.00" in manifest["rule"]
-    assert all(row["file"].startswith("generated/tuned/") for row in runs.read_rows(kept / "kept.jsonl"))
-    assert {row["video"]: row["reason"] for row in runs.read_rows(kept / "dropped.jsonl")} == {
+    assert all(row["file"].startswith("generated/tuned/") for row in storage.read_rows(kept / "kept.jsonl"))
+    assert {row["video"]: row["reason"] for row in storage.read_rows(kept / "dropped.jsonl")} == {
         "b_seed0.mp4": "physics 2.00 is below 3.00",
         "d_seed0.mp4": "physics 1.00 is below 3.00; instruction 1.50 is below 3.00",
         "e_seed0.mp4": "instruction was not judged",
@@ -70,7 +70,7 @@ def test_kept_is_a_training_folder_and_every_dropped_clip_has_its_reason(tmp_pat
 def test_nothing_passes(tmp_path, capsys):
     manifest = filter_clips("nano", write_run(tmp_path, {"a_seed0": (2.0, 2.0)}))
     assert manifest["kept"] == 0 and (tmp_path / "kept/metadata.csv").read_text() == "file,prompt\n"
-    assert runs.read_rows(tmp_path / "kept/kept.jsonl") == [] and "no video passed" in capsys.readouterr().out
+    assert storage.read_rows(tmp_path / "kept/kept.jsonl") == [] and "no video passed" in capsys.readouterr().out
 
 
 def test_without_calibration_a_threshold_must_be_given(tmp_path):
@@ -108,8 +108,8 @@ def test_bad_input(tmp_path):
 def test_top_keeps_the_best_of_each_prompt(tmp_path, capsys):
     scores = {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (2.0, 5.0), "b_seed0": (3.5, 3.5)}
     filter_clips("nano", write_run(tmp_path, scores | {"c_seed0": (1.5, 1.0), "c_seed1": (1.0, 2.5)}), top=1)
-    assert [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
-    dropped = {row["video"]: row for row in runs.read_rows(tmp_path / "kept/dropped.jsonl")}
+    assert [row["video"] for row in storage.read_rows(tmp_path / "kept/kept.jsonl")] == ["a_seed1.mp4", "b_seed0.mp4"]
+    dropped = {row["video"]: row for row in storage.read_rows(tmp_path / "kept/dropped.jsonl")}
     assert dropped["a_seed0.mp4"]["failed"] == ["rank"] and "number 2 of its prompt" in dropped["a_seed0.mp4"]["reason"]
     assert dropped["a_seed2.mp4"]["failed"] == ["physics"]
     assert "  4 dropped: 1 for physics, 2 for both, 1 behind better ones of their prompt\n" in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_top_keeps_the_best_of_each_prompt(tmp_path, capsys):
     with pytest.raises(UserError, match="top is 0"):
         filter_clips("nano", tmp_path, top=0)
     filter_clips("nano", tmp_path, top=1, threshold=1, redo=True)  # the best of each prompt at any score
-    kept = [row["video"] for row in runs.read_rows(tmp_path / "kept/kept.jsonl")]
+    kept = [row["video"] for row in storage.read_rows(tmp_path / "kept/kept.jsonl")]
     assert kept == ["a_seed1.mp4", "b_seed0.mp4", "c_seed1.mp4"]
 
 
@@ -129,16 +129,18 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
     other = frames.copy()
     other[5:, 40:56, 60:76] = 255
     run = write_run(tmp_path, {"a_seed0": (4.0, 4.0), "a_seed1": (4.5, 4.5), "a_seed2": (4.2, 4.2)})
-    rows = runs.read_rows(run / "verdicts/verdicts.jsonl")
+    rows = storage.read_rows(run / "verdicts/verdicts.jsonl")
     for seed, (picture, crf) in enumerate(((frames, 20), (frames, 30), (other, 20))):
         path = run / f"generated/tuned/a_seed{seed}.mp4"
         video.write_video(path, picture, 8, crf)
         for row in rows:
-            row["sha256"] = runs.digest(path) if row["file"] == f"generated/tuned/a_seed{seed}.mp4" else row["sha256"]
+            row["sha256"] = (
+                storage.digest(path) if row["file"] == f"generated/tuned/a_seed{seed}.mp4" else row["sha256"]
+            )
     (run / "verdicts/verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     filter_clips("nano", run)
-    assert [row["video"] for row in runs.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]
-    (copy,) = runs.read_rows(run / "kept/dropped.jsonl")
+    assert [row["video"] for row in storage.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]
+    (copy,) = storage.read_rows(run / "kept/dropped.jsonl")
     assert copy["failed"] == ["copy"] and copy["reason"] == "looks the same as a_seed1.mp4"
 
 
@@ -149,7 +151,7 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
 )  # fmt: skip
 def test_an_invalid_verdict_is_refused_with_its_line(tmp_path, change, message):
     path = write_run(tmp_path, SCORES) / "verdicts/verdicts.jsonl"
-    rows = runs.read_rows(path)
+    rows = storage.read_rows(path)
     rows[2] |= change
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=message):

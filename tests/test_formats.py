@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch.distributed.checkpoint import FileSystemReader
 
-from cookbook import profiles, results, runs, video
+from cookbook import profiles, results, runs, storage, video
 from cookbook.convert.stage import convert
 from cookbook.generate.requests import ALLOWED
 from cookbook.generate.stage import generate
@@ -50,7 +50,7 @@ def write_assets(root: Path) -> Path:
         video.write_video(root / "simulator" / "calibration" / file, np.roll(frames, index, 0), 8)
         row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
         row |= {"instruction": int(kind == "real"), "violation": None, "source_clip": f"{index // 3}"}
-        runs.append_row(root / "simulator" / "calibration" / "calibration_clips.jsonl", row)
+        storage.append_row(root / "simulator" / "calibration" / "calibration_clips.jsonl", row)
     mask = np.zeros((32, 48), bool)
     mask[10:16, 10:16] = True
     (root / "simulator" / "eval" / "ground_truth").mkdir(parents=True)
@@ -93,10 +93,10 @@ def run(tmp_path_factory, tiny_world) -> Path:
         convert("tiny", run=folder)
         for model in ("base", "tuned"):
             generate("tiny", run=folder, model=model)
-        for number, row in enumerate(runs.read_rows(folder / "generated/tuned/generated.jsonl")):
+        for number, row in enumerate(storage.read_rows(folder / "generated/tuned/generated.jsonl")):
             rating = {"file": f"generated/tuned/{row['file']}", "sha256": row["sha256"], "prompt": row["prompt"]}
             rating |= {"question": "physics", "rating": 1 + number % 5, "rater": "somebody"}
-            runs.append_row(folder / "ratings.jsonl", rating)
+            storage.append_row(folder / "ratings.jsonl", rating)
         judge("tiny", run=folder)
         filter_clips("tiny", run=folder, threshold=1.0, top=1)
     return folder
@@ -174,7 +174,7 @@ def fits(value: Any, kind: str, limits: str) -> bool:
 
 @pytest.mark.parametrize("heading", ROWS)
 def test_rows_are_as_documented(run, heading):
-    assert problems([row for file in ROWS[heading] for row in runs.read_rows(run / file)], SECTIONS[heading]) == []
+    assert problems([row for file in ROWS[heading] for row in storage.read_rows(run / file)], SECTIONS[heading]) == []
 
 
 def test_every_field_of_a_request_is_documented():
@@ -203,7 +203,7 @@ def test_every_file_is_listed_and_every_listed_file_is_written(run):
 def test_the_shipped_calibration_clips_are_as_documented():
     text = " ".join(PAGE.read_text().split())
     described = re.search(r"calibration_clips.jsonl` with the fields (.*?)\.", text)[1]
-    rows = runs.read_rows(SHIPPED / "calibration_clips.jsonl")
+    rows = storage.read_rows(SHIPPED / "calibration_clips.jsonl")
     assert set(re.findall(r"`(\w+)`", described)) == set(rows[0])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cookbook import profiles, runs, video
+from cookbook import profiles, runs, storage, video
 from cookbook.judge import ground_truth, pixels, rules
 
 RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 160, 30), (40, 60, 200), (225, 225, 225)
@@ -64,7 +64,7 @@ def clips(tmp_path, monkeypatch) -> list[dict]:
     (folder / "gr1_object/7_Do it..txt").write_text("Do it.")
     masks = {f"masks_{name}": value for name, value in vars(things()).items()}
     np.savez(folder / "ground_truth/7.npz", **masks, **NAMED)
-    photo, rows = runs.digest(folder / "gr1_object/7_Do it..png"), []
+    photo, rows = storage.digest(folder / "gr1_object/7_Do it..png"), []
     models = (("tuned", True, photo), ("base", False, photo), ("no_text", True, photo), ("base", True, "sha256:other"))
     for model, carried, image in models:
         path = tmp_path / f"{len(rows)}.mp4"
@@ -81,7 +81,7 @@ def test_clips_of_known_photos_are_judged_once(clips, tmp_path):
     assert outcomes[1]["shown"] == {"hand": "right", "item": None, "place": None}
     assert outcomes[0]["shown"] == outcomes[0]["named"] == NAMED
     assert ground_truth.measure(profiles.nano(), clips, tmp_path / ground_truth.NAME) == outcomes
-    assert len(runs.read_rows(tmp_path / ground_truth.NAME)) == 3
+    assert len(storage.read_rows(tmp_path / ground_truth.NAME)) == 3
     rates = ground_truth.rates(outcomes)
     assert (rates["success_rate_tuned"], rates["success_rate_base"]) == (1.0, 0.0)
     assert rates["obedience"] == {"no_text": {"hand": 1.0, "object": 1.0, "place": 1.0}}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cookbook import profiles, runs
+from cookbook import profiles, storage
 from cookbook.cli import main
 from cookbook.errors import UserError
 from cookbook.generate.stage import generate
@@ -45,7 +45,7 @@ def guarded(tmp_path, tiny_profile, tiny_world, monkeypatch):
 
 
 def rows_of(arguments: dict) -> dict[str, dict]:
-    return {row["file"]: row for row in runs.read_rows(arguments["run"] / "generated/tuned/generated.jsonl")}
+    return {row["file"]: row for row in storage.read_rows(arguments["run"] / "generated/tuned/generated.jsonl")}
 
 
 def test_every_seed_is_checked_and_blocked_clips_are_recorded(guarded, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import PROMPTS, clip
 
-from cookbook import profiles, runs, video
+from cookbook import profiles, runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge import rubrics
 from cookbook.judge.calibration import calibrate, load
@@ -28,7 +28,7 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
         row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
         row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
         row["source_clip"] = f"place_{index // 3}"
-        runs.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
+        storage.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
     for model in ("base", "tuned"):
         stage = runs.enter(root / "run/generated" / model, f"generate-{model}", "nano", {}, {})
         for number, prompt in enumerate(PROMPTS):
@@ -37,7 +37,7 @@ def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
                 video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
                 row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
                 row["image_sha256"] = None
-                runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
+                storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
         stage.finish(stage.folder.glob("*.*"))
     return root / "run"
 
@@ -49,7 +49,7 @@ def run(tmp_path, critic_folder, monkeypatch) -> Path:
 
 
 def rows_of(run: Path) -> list[dict]:
-    return runs.read_rows(run / "verdicts/verdicts.jsonl")
+    return storage.read_rows(run / "verdicts/verdicts.jsonl")
 
 
 def test_every_generated_video_is_scored(run, capsys):
@@ -62,7 +62,7 @@ def test_every_generated_video_is_scored(run, capsys):
         assert row["score"] == pytest.approx(rubrics.expected(np.array(row["probabilities"])), abs=1e-4)
         assert (row["frames"], row["fps"], row["visual_tokens"]) == (9, 8.0, 120)
         assert row["error"] is None
-        assert row["sha256"] == runs.digest(run / row["file"])
+        assert row["sha256"] == storage.digest(run / row["file"])
     assert {"auc_physics", "auc_instruction", "follow_rate_base", "follow_rate_tuned", "best_of_n"} <= manifest.keys()
     assert [point["n"] for point in manifest["best_of_n"]] == [1, 2]
     assert manifest["best_of_n"][1]["score"] >= manifest["best_of_n"][0]["score"]
@@ -98,9 +98,9 @@ def test_human_ratings_feed_the_calibration(run, capsys):
     first = calibrate("smoke", run)
     for number, name in enumerate(sorted(path.name for path in (run / "generated/tuned").glob("*.mp4"))):
         file = f"generated/tuned/{name}"
-        row = {"file": file, "sha256": runs.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
+        row = {"file": file, "sha256": storage.digest(run / file), "prompt": PROMPTS[0], "question": "physics"}
         for rater in ("a", "b"):
-            runs.append_row(run / "ratings.jsonl", row | {"rating": 1 + number % 5, "rater": rater})
+            storage.append_row(run / "ratings.jsonl", row | {"rating": 1 + number % 5, "rater": rater})
     facts = calibrate("smoke", run)
     assert facts["human"]["physics"]["n"] == 6 and -1 <= facts["human"]["physics"]["kappa"] <= 1
     assert facts["human"]["instruction"]["n"] == 0

@@ -20,11 +20,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.judge.stage import judge
 torch.set_num_threads(1)
 runs.ASSETS = Path(sys.argv[1])
-append, count = runs.append_row, 0
+append, count = storage.append_row, 0
 def append_row(path, row):
     global count
     append(path, row)
@@ -34,7 +34,7 @@ def append_row(path, row):
             file.write('{"file": "cut')  # and a line that the kill cut short
             file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-runs.append_row = append_row
+storage.append_row = append_row
 judge("smoke", sys.argv[2])
 """
 

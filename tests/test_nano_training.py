@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.models import autoencoder, world
 from cookbook.models.text import encode_prompts
@@ -70,7 +70,7 @@ def test_the_world_model_trains_resumes_and_is_measured(tiny_world, tmp_path, mo
     args = dict(data=(clips,), models=tiny_world, out=out, scenes=2, held_out=1, learning_rate=1e-3)
     for steps in (2, 3):
         train_world.main(train_world.Args(steps=steps, **args))
-    assert len(runs.read_rows(out / "log.jsonl")) == 3 and "continuing from" in (text := capsys.readouterr().out)
+    assert len(storage.read_rows(out / "log.jsonl")) == 3 and "continuing from" in (text := capsys.readouterr().out)
     assert text.count("encoding clips") <= 1 and len(list(out.glob("inputs-*"))) == 1
     inputs, _ = train_world.cached_inputs(train_world.Args(**args), torch.device("cpu"))
     assert inputs["latents"].shape == (12, 16, 7, 12, 20) and inputs["index"].shape == (12,)
@@ -79,8 +79,8 @@ def test_the_world_model_trains_resumes_and_is_measured(tiny_world, tmp_path, mo
     assert all(map(math.isfinite, figures.values()))
     trained, start = (world.load_transformer(folder).state_dict() for folder in (out, tiny_world))
     assert any(not torch.equal(trained[name], start[name]) for name in start)
-    rows = runs.read_rows(clips / "manifest.jsonl")
-    runs.write_rows(clips / "manifest.jsonl", [row | {"task": "place"} for row in rows])
+    rows = storage.read_rows(clips / "manifest.jsonl")
+    storage.write_rows(clips / "manifest.jsonl", [row | {"task": "place"} for row in rows])
     with pytest.raises(UserError, match="leave out clips of `place`"):
         train_world.main(train_world.Args(**args))
 
@@ -104,7 +104,7 @@ def test_the_vae_trains_and_standardises_its_latents(tiny_world, tmp_path, monke
 @pytest.mark.slow
 def test_the_text_encoder_learns_its_own_words_and_keeps_hands_apart(tmp_path):
     train_text.main(train_text.Args(tmp_path, steps=80, batch=16))
-    losses = [row["loss"] for row in runs.read_rows(tmp_path / "log.jsonl")]
+    losses = [row["loss"] for row in storage.read_rows(tmp_path / "log.jsonl")]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     figures = json.loads((tmp_path / "quality.json").read_text())
     encoder = world.load_text_encoder(tmp_path)

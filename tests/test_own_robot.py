@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cookbook import profiles, runs, video
+from cookbook import profiles, runs, storage, video
 from cookbook.generate.requests import read_requests
 from cookbook.prepare.stage import check_clips
 
@@ -63,7 +63,7 @@ def test_the_commands_generate_videos_in_ten_minutes(home):
             assert time.monotonic() - clock < 600
     assert runs.read_manifest(run / "data")["clips"] == 3
     assert runs.read_manifest(run / "checkpoints")["steps"] == 1
-    (row,) = runs.read_rows(run / "generated" / "tuned" / "generated.jsonl")
+    (row,) = storage.read_rows(run / "generated" / "tuned" / "generated.jsonl")
     info = video.probe(run / "generated" / "tuned" / row["file"])
     clip = profiles.nano().clip
     assert (info.frames, info.height, info.width) == (clip.frames, clip.height, clip.width)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cookbook import layout, runs, video
+from cookbook import layout, runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.prepare.stage import prepare
@@ -55,7 +55,7 @@ def test_published_layout_in_and_out_and_in_again(gr1):
     train = gr1 / "run" / "data" / "train"
     assert (train / "metadata.csv").read_text() == 'file,prompt\n0.mp4,"Pick up a, then b."\n1.mp4,Wave.\n'
     assert (train / "metas" / "1.txt").read_text() == "The robot arm is performing a task. Wave."
-    assert runs.digest(train / "videos" / "0.mp4") == runs.digest(gr1 / "train" / "gr1" / "0.mp4")
+    assert storage.digest(train / "videos" / "0.mp4") == storage.digest(gr1 / "train" / "gr1" / "0.mp4")
     again = prepare("nano", run=gr1 / "second", train=train, eval=gr1 / "eval")
     assert again["fingerprint"] == manifest["fingerprint"]
 
@@ -165,7 +165,7 @@ def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
         assert reason in text
     manifest = run_prepare(gr1, skip_bad=True, redo=True)
     assert (manifest["clips"], manifest["skipped"]) == (2, 7)
-    skipped = {Path(row["file"]).stem for row in runs.read_rows(gr1 / "run" / "data" / "skipped.jsonl")}
+    skipped = {Path(row["file"]).stem for row in storage.read_rows(gr1 / "run" / "data" / "skipped.jsonl")}
     assert skipped == {"short", "broken", "silent", "latin", "wide", "unseen", "orphan"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cookbook import runs, video
+from cookbook import runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge.ratings import Rating
 
@@ -20,7 +20,7 @@ def run(tmp_path) -> Path:
         for seed in range(2):
             row = {"file": f"a_seed{seed}.mp4", "name": "a", "prompt": "Lift <b>it</b>.", "seed": seed, "model": model}
             video.write_video(stage.folder / row["file"], tiny.clip(seed), 8)
-            runs.append_row(stage.folder / "generated.jsonl", row | {"blocked": False, "image_sha256": None})
+            storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False, "image_sha256": None})
         stage.finish(stage.folder.glob("*.*"))
     return tmp_path
 
@@ -46,12 +46,12 @@ def test_each_rating_is_written_at_once(run):
     assert all(button.disabled for button in buttons(page, 0)) and not buttons(page, 1)[0].disabled
     buttons(page, 1)[1].click()
     assert "2 of 3" in page.children[0].value and film(page).value == second["path"].read_bytes()
-    rows = runs.read_rows(run / "ratings.jsonl")
+    rows = storage.read_rows(run / "ratings.jsonl")
     assert [(row["question"], row["rating"], row["rater"]) for row in rows] == [
         ("physics", 4, "ann"),
         ("instruction", 2, "ann"),
     ]
-    assert {row["file"] for row in rows} == {first["file"]} and rows[0]["sha256"] == runs.digest(first["path"])
+    assert {row["file"] for row in rows} == {first["file"]} and rows[0]["sha256"] == storage.digest(first["path"])
     page.children[-1].click()  # skip
     page.children[-1].click()
     assert "2 ratings are in ratings.jsonl" in page.children[0].value
@@ -73,7 +73,7 @@ def test_rated_videos_are_not_shown_again(run):
     rating = Rating(run, "ann")
     rating.rate(0, physics=5, instruction=1)
     rating.rate(0, physics=2)
-    assert len(runs.read_rows(run / "ratings.jsonl")) == 2, "each question once"
+    assert len(storage.read_rows(run / "ratings.jsonl")) == 2, "each question once"
     assert len(Rating(run, "ann").clips) == 3 and len(Rating(run, "bob").clips) == 4
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cookbook import notebooks, profiles, report, results, runs, video
+from cookbook import notebooks, profiles, report, results, runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 
@@ -156,7 +156,7 @@ def test_a_run_without_ground_truth_threshold_or_kept_video_has_a_report(run):
         (run / "kept" / f"{name}.jsonl").write_text("")
     unknown = {"auc": None, "n": 3, "per_kind": {}}
     both = {"physics": unknown, "instruction": unknown}
-    runs.write_json(run / "verdicts" / "calibration.json", {"questions": both, "held_out_corruptions": both})
+    storage.write_json(run / "verdicts" / "calibration.json", {"questions": both, "held_out_corruptions": both})
     report.write_report("nano", run)
     page = (run / "report" / "report.html").read_text()
     for text in ("come without masks", "The critic has no threshold", "Kept: 0"):

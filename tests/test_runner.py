@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.sign import NotebookNotary
 
-from cookbook import cli, notebooks, runs
+from cookbook import cli, notebooks, runs, storage
 from cookbook.errors import UserError
 
 
@@ -155,10 +155,10 @@ def test_notebooks_are_chosen_by_number_or_name():
 
 def test_redo_removes_a_stage_and_all_that_depend_on_it(tmp_path):
     for place in runs.FOLDERS.values():
-        runs.write_json(tmp_path / place / "result.json", place)
+        storage.write_json(tmp_path / place / "result.json", place)
     notebooks.remove(tmp_path, "convert")
     left = {name for name, place in runs.FOLDERS.items() if (tmp_path / place / "result.json").exists()}
     assert left == {"prepare", "train", "generate-base"}
-    assert (tmp_path / "export" / runs.EARLIER / "result.json").exists(), "kept until the new ones are finished"
+    assert (tmp_path / "export" / storage.EARLIER / "result.json").exists(), "kept until the new ones are finished"
     with pytest.raises(UserError, match="no stage 'trian'"):
         notebooks.remove(tmp_path, "trian")

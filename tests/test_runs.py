@@ -1,17 +1,13 @@
 """Run folders: a finished stage is skipped, an unfinished one continued, one with changed inputs refused."""
 
-import errno
 import fcntl
-import json
 import os
 import subprocess
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError
 
 
@@ -73,7 +69,7 @@ def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path)
         (tmp_path / name).mkdir()
     else:
         facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
-        runs.write_json(tmp_path / "data" / name, facts)
+        storage.write_json(tmp_path / "data" / name, facts)
     with pytest.raises(
         UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
     ) as e:
@@ -117,9 +113,14 @@ def test_a_kill_while_earlier_results_are_moved_loses_none(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch, pytest.raises(StopIteration):
         patch.setattr(os, "replace", dying)
-        runs.set_aside(folder)
-    runs.set_aside(folder)
-    assert sorted(p.name for p in (folder / ".earlier").iterdir()) == ["manifest.json", "more.txt", "result.txt"]
+        storage.set_aside(folder)
+    storage.set_aside(folder)
+    assert sorted(p.name for p in (folder / ".earlier").iterdir()) == [
+        "manifest.json",
+        "more.txt",
+        "result.txt",
+        "started.json",
+    ]
 
 
 def is_free(folder) -> bool:
@@ -153,13 +154,6 @@ def test_the_home_of_runs_is_an_absolute_folder(tmp_path, value, home):
     assert done.stdout.strip() == str(tmp_path / str(home).removeprefix("~/")), done.stderr
 
 
-@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "红" * 80 + ".txt"])
-def test_the_longest_file_names_can_be_written(tmp_path, name):
-    with runs.replacing(tmp_path / name) as temporary:
-        temporary.write_text("whole")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
 def test_two_processes_cannot_share_a_stage(tmp_path):
     program = "import sys, pathlib; from cookbook import runs\n"
     program += "runs.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
@@ -191,44 +185,6 @@ def test_a_fingerprint_depends_on_names_and_contents(tmp_path):
     second = runs.fingerprint(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({first, second, runs.fingerprint(tmp_path)}) == 3
-
-
-def test_a_truncated_last_row_is_dropped_and_other_damage_named(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    runs.append_row(file, {"a": 1})
-    with open(file, "a") as handle:
-        handle.write('{"a": ')
-    assert runs.read_rows(file) == [{"a": 1}]
-    runs.append_row(file, {"a": 2})
-    assert runs.read_rows(file) == [{"a": 1}, {"a": 2}]
-    file.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
-    with pytest.raises(UserError, match="line 2"):
-        runs.read_rows(file)
-
-
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
-def test_rows_are_read_as_written(tmp_path_factory, rows):
-    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    for row in rows:
-        runs.append_row(file, row)
-    assert runs.read_rows(file) == rows
-
-
-@pytest.mark.parametrize(("tail", "whole"), [('{"b": 2}', True), ('{"b": ', False), ("\0\0", False), ("7", False)])
-def test_a_last_line_without_a_line_break_is_a_row_or_nothing(tail, whole, tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"a": "\\u00e9\u2028"}\n' + tail)
-    rows = [{"a": "é\u2028"}] + [{"b": 2}] * whole
-    assert runs.read_rows(file) == rows
-    runs.append_row(file, {"c": 3})
-    assert runs.read_rows(file) == [*rows, {"c": 3}] and file.read_bytes().count(b"\n") == len(rows) + 1
-
-
-@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\udcff"}', "7"])
-def test_a_hostile_line_gets_one_line(line, tmp_path):
-    (tmp_path / "rows.jsonl").write_text(line + "\n", errors="surrogateescape")
-    with pytest.raises(UserError, match="^.*rows.jsonl, line 1: not JSON .*$"):
-        runs.read_rows(tmp_path / "rows.jsonl")
 
 
 # foreign folders
@@ -285,6 +241,7 @@ def test_no_link_is_followed_in_writing_or_deleting(tmp_path):
         refused()
         if name != ".lock":  # a link inside is deleted by redo, not what it leads to
             make_stage(folder, redo=True).forget()
+            storage.remove(folder)
             folder.mkdir()
         (folder / name).unlink(missing_ok=True)
     folder.rmdir()
@@ -296,8 +253,8 @@ def test_no_link_is_followed_in_writing_or_deleting(tmp_path):
     for path in (rows, text, tmp_path / f".x.txt.{os.getpid()}.txt"):
         path.symlink_to(victim / "a.txt")
     with pytest.raises(UserError, match="is a symbolic link"):
-        runs.append_row(rows, {"a": 1})
-    with runs.replacing(text) as temporary:
+        storage.append_row(rows, {"a": 1})
+    with storage.replacing(text) as temporary:
         temporary.write_text("new")
     assert text.read_text() == "new" and not text.is_symlink()
     assert [path.read_text() for path in before] == ["precious"] * 2 and len([*victim.rglob("*")]) == 3
@@ -309,30 +266,11 @@ def test_a_finished_folder_may_lie_behind_a_link(tmp_path):
     assert make_stage(tmp_path / "s").done
 
 
-@pytest.mark.parametrize("write", ["replacing", "append_row"])
-def test_a_full_disk_is_named_in_one_line(write, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(runs.os, "fsync" if write == "append_row" else "replace", full)
-    with pytest.raises(UserError, match=rf"^{tmp_path}: its disk is full \(.* GB free\).*same command continues$"):
-        getattr(runs, "append_row" if write == "append_row" else "write_json")(tmp_path / "x", {"a": 1})
-
-
 @pytest.mark.parametrize("run", ["file/below", "x" * 5000])
 def test_a_run_folder_that_cannot_be_is_refused_in_one_line(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="^--run .* choose another folder$"):
         runs.run_folder(tmp_path / run, "nano")
-
-
-def test_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "x.json"
-    runs.write_json(file, 1)
-    with pytest.raises(RuntimeError), runs.replacing(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
 
 
 def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):

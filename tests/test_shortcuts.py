@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.generate import shortcuts
 from cookbook.generate.stage import generate
@@ -70,7 +70,7 @@ def test_generate_records_shortcuts_and_never_mixes_them(tmp_path, photos, tiny_
     arguments = {"run": tmp_path, "requests": photos, "weights": tiny_world, "seeds": 1}
     assert generate("tiny", fast=(), **arguments)["settings"]["fast"] == ["cache", "guidance"]
     assert "not exact: --fast cache guidance" in capsys.readouterr().out
-    rows = runs.read_rows(tmp_path / "generated/tuned/generated.jsonl")
+    rows = storage.read_rows(tmp_path / "generated/tuned/generated.jsonl")
     assert [row["fast"] for row in rows] == [["cache", "guidance"]] * 2
     with pytest.raises(UserError, match="fast"):
         generate("tiny", **arguments)

@@ -15,7 +15,7 @@ import torch
 from conftest import ALONE
 from tiny import losses
 
-from cookbook import engine, profiles, runs, show
+from cookbook import engine, profiles, show, storage
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
 from cookbook.models import names, world
@@ -140,7 +140,7 @@ def test_a_native_file_gives_the_weights_of_the_folder_it_came_from(tiny_world, 
     other = train("tiny", run=tmp_path / "usual", data=tiny_clips)
     assert losses(tmp_path / "own") == losses(tmp_path / "usual")
     bases = [m["settings"]["base weights"] for m in (manifest, other)]
-    assert bases[0] == runs.digest(file) != bases[1]
+    assert bases[0] == storage.digest(file) != bases[1]
     native_file(file, tiny_world, lambda state: {name: 2 * value for name, value in list(state.items())[:-2]})
     train("tiny", run=tmp_path / "doubled", data=tiny_clips, base=file)
     assert losses(tmp_path / "doubled")[0] != losses(tmp_path / "usual")[0], "the file, not the folder, must be used"

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import engine, hardware, profiles, runs, video
+from cookbook import engine, hardware, profiles, storage, video
 from cookbook.engine import activations
 from cookbook.generate.stage import generate
 from cookbook.models import world
@@ -179,8 +179,18 @@ def make_scenes(folder: Path, tasks: tuple[str, ...]) -> Path:
                 "places": ["blue pad", "violet pad"],
                 "prompt": f"Use the right hand to pick up red box from table to {pad}.",
             }  # fmt: skip
-            runs.append_row(folder / "manifest.jsonl", row)
+            storage.append_row(folder / "manifest.jsonl", row)
     return folder
+
+
+ROW = {  # of a jsonl of requests
+    "name": "a",
+    "prompt": "Wave.",
+    "input_path": "a.png",
+    "num_output_frames": 9,
+    "resolution": "32,48",
+    "guidance": 2,
+}
 
 
 def profile(world: Path, steps: int = 6, **recipe) -> Profile:
@@ -227,7 +237,7 @@ def train_tiny(
 
 def losses(folder: Path) -> list[float]:
     """The loss of every step in the log of a run."""
-    rows = runs.read_rows(folder / "checkpoints" / "log.jsonl")
+    rows = storage.read_rows(folder / "checkpoints" / "log.jsonl")
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["loss"] for row in rows]
 

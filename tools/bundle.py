@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError, report_user_errors
 
 ROOT = runs.ASSETS.parent
@@ -44,7 +44,7 @@ def bundle(out: Path, root: Path = ROOT) -> Path:
         _pip("install", "--dry-run", "--ignore-installed", "--no-index", "--find-links=wheels", *build, cwd=clone)
         wheels = list(clone.glob("wheels/*.whl"))
         print(f"bundle: {len(wheels)} wheels of {sum(wheel.stat().st_size for wheel in wheels) / 1e9:.1f} GB")
-        with runs.replacing(out) as temporary, tarfile.open(temporary, "w") as tar:
+        with storage.replacing(out) as temporary, tarfile.open(temporary, "w") as tar:
             tar.add(clone, "cookbook")
     return out
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from cookbook import budget, profiles, results, runs
+from cookbook import budget, profiles, results, storage
 from cookbook.errors import UserError, report_user_errors
 from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own
 from tools import expected
@@ -40,8 +40,8 @@ def publish(*folders: Path | str) -> None:
         if timings["profile"] == SHOWN:
             outputs(run.absolute())
             machine = {key: timings[key] for key in ("date", "device", "processor")}
-            runs.write_json(expected.FIGURES, {SHOWN: {**machine, "figures": expected.figures(run)}})
-        runs.write_json(budget.TIMINGS, budget.timings() | {timings["profile"]: timings})
+            storage.write_json(expected.FIGURES, {SHOWN: {**machine, "figures": expected.figures(run)}})
+        storage.write_json(budget.TIMINGS, budget.timings() | {timings["profile"]: timings})
     for path in every():
         book, source = nbformat.read(path, as_version=4), path.with_suffix(".py")
         for cell in book.cells:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cookbook import flow, profiles, runs
+from cookbook import flow, profiles, runs, storage
 from cookbook.convert import verify, weights
 from cookbook.convert.weights import LORA, Weights
 from cookbook.errors import UserError
@@ -52,7 +52,7 @@ def convert(
         )
     path = weights.find(Path(checkpoint).expanduser().absolute() if checkpoint else folder / "checkpoints")
     models = hub.locate(chosen.world)
-    content = runs.digest if path.is_file() else runs.fingerprint
+    content = storage.digest if path.is_file() else runs.fingerprint
     inputs = {"train": trained["fingerprint"]} if trained else {"checkpoint": content(path)}
     settings = {"base weights": world.weights_fingerprint(models), "shift": chosen.sampling.shift}
     stage = runs.enter(folder / "export", "convert", profile, inputs, settings, redo)
@@ -70,7 +70,7 @@ def convert(
         )
         raise UserError(f"{stage.folder / failed[0].file}: {failed[0].problem}; type {again} to write it again")
     return stage.finish(
-        runs.contents(stage.folder),
+        storage.contents(stage.folder),
         checkpoint=path.name,
         max_abs_diff=max(check.max_abs_diff for check in checks),
         checks=[asdict(check) for check in checks],
@@ -81,7 +81,7 @@ def _require_unchanged(path: Path, root: Path, trained: dict[str, Any]) -> None:
     """Refuse a checkpoint with files that changed since training wrote them and their manifest, `trained`."""
     for name, digest in trained["outputs"].items():
         file = root / name
-        if path in file.parents and runs.digest(file) != digest:
+        if path in file.parents and storage.digest(file) != digest:
             again = runs.command("train", root.parent, None, *trained.get("flags", []), "--redo")
             raise UserError(f"{file} has changed since training wrote it; copy it again, or type {again}")
 
@@ -93,7 +93,7 @@ def write(trained: Weights, folder: Path, models: Path, shift: float) -> None:
     """
     for file, state in verify.expected(trained).items():
         target = folder / ("diffusers" if file == "diffusers/transformer" else file)
-        with runs.replacing(target) as temporary:
+        with storage.replacing(target) as temporary:
             if target.name == "diffusers":
                 write_diffusers(state, temporary, models, shift)
             elif file == verify.ADAPTER:
@@ -125,6 +125,6 @@ def write_diffusers(state: Mapping[str, Tensor], folder: Path, models: Path, shi
         shutil.copytree(models / part, folder / part)
     for place, _, _ in os.walk(folder):  # copied from assets/, which may be read-only
         os.chmod(place, os.stat(place).st_mode | 0o700)
-    index = runs.read_json(models / "model_index.json")
+    index = storage.read_json(models / "model_index.json")
     index |= {"_class_name": "Cosmos2_5_PredictBasePipeline", "scheduler": ["diffusers", "UniPCMultistepScheduler"]}
-    runs.write_json(folder / "model_index.json", index)
+    storage.write_json(folder / "model_index.json", index)

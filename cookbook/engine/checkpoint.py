@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.engine.distributed import Group
 from cookbook.engine.metadata import Reader
 from cookbook.errors import UserError, last_line
@@ -57,7 +57,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     if not (path / RECIPE).exists():
         raise UserError(f"{path / RECIPE} is missing: the scale of the LoRA adapters is unknown; copy it too")
-    recipe = runs.read_json(path / RECIPE)
+    recipe = storage.read_json(path / RECIPE)
     if recipe.pop("format", FORMAT) != FORMAT:
         raise UserError(f"{path / RECIPE}: a checkpoint of another version of the cookbook; train again, with --redo")
     return recipe
@@ -105,7 +105,7 @@ class Saver:
         name = f"iter_{step:09d}"
         hidden = self.folder / f".{name}"
         if self.group.main:
-            runs.remove(hidden)
+            storage.remove(hidden)
             hidden.mkdir(parents=True)
         self.group.barrier()
         alone = self.group.size == 1
@@ -121,14 +121,14 @@ class Saver:
             write.result()  # on rank 0, which writes DCP's table of contents, this means: of all processes
         if not self.group.main:
             return
-        runs.write_json(hidden / RECIPE, {"format": FORMAT, **dataclasses.asdict(self.recipe)})
-        runs.remove(final)  # left by a kill between the rename and the pointer
+        storage.write_json(hidden / RECIPE, {"format": FORMAT, **dataclasses.asdict(self.recipe)})
+        storage.remove(final)  # left by a kill between the rename and the pointer
         os.replace(hidden, final)
-        with runs.replacing(self.folder / POINTER) as temporary:
+        with storage.replacing(self.folder / POINTER) as temporary:
             temporary.write_text(final.name + "\n")
         print(f"checkpoint: {final}", flush=True)
         for old in sorted(self.folder.glob("iter_*"))[: -self.recipe.keep]:
-            runs.remove(old)
+            storage.remove(old)
 
     def wait(self) -> None:
         """Wait until the checkpoint that was begun is complete.

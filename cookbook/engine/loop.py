@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from cookbook import hardware, runs, show
+from cookbook import hardware, show, storage
 from cookbook.engine import checkpoint
 from cookbook.engine.distributed import Group
 from cookbook.engine.optim import PowerEma, adamw, local, rate_factor, trainable
@@ -119,7 +119,9 @@ class Training:
             self.step = int(state["trainer"]["iteration"])
             self.group.print(f"train: continuing from {path.name}")
         if self.group.main:
-            runs.write_rows(folder / LOG, [row for row in runs.read_rows(folder / LOG) if row["step"] <= self.step])
+            storage.write_rows(
+                folder / LOG, [row for row in storage.read_rows(folder / LOG) if row["step"] <= self.step]
+            )
         self.group.barrier()
 
     @torch.no_grad()
@@ -166,7 +168,7 @@ def fit(
         for _ in progress if group.main and steps else steps:
             row = training.train_step(loss_fn, batch_at)
             if group.main:
-                runs.append_row(folder / LOG, row)
+                storage.append_row(folder / LOG, row)
             if training.step in due:
                 saver.save(training.step, training.state())
             for callback in callbacks:
@@ -179,7 +181,7 @@ def fit(
     changed = max(float((new - old).abs().max()) for new, old in pairs)
     if training.ema:
         training.adopt_averages()
-    return Trained(runs.read_rows(folder / LOG), group.largest(changed))
+    return Trained(storage.read_rows(folder / LOG), group.largest(changed))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cookbook import hardware, runs
+from cookbook import hardware, storage
 from cookbook.generate import planning
 from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
@@ -104,7 +104,7 @@ class Generator:
             file = Path(folder) / row["file"]
             write_video(file, frames, self.profile.clip.fps)
             seconds = round(time.monotonic() - clock, 2)
-            return row | {"seconds": seconds, "sha256": runs.digest(file)}, file.read_bytes()
+            return row | {"seconds": seconds, "sha256": storage.digest(file)}, file.read_bytes()
 
     def _row(self, request: Request, seed: int) -> dict:
         sampling = self.profile.sampling
@@ -114,7 +114,7 @@ class Generator:
             "name": request.name,
             "prompt": request.prompt,
             "seed": seed,
-            "image_sha256": runs.digest(Path(request.input_path)) if request.input_path else None,
+            "image_sha256": storage.digest(Path(request.input_path)) if request.input_path else None,
             "steps": request.num_steps or sampling.steps,
             "guidance": request.guidance,
             "shift": request.shift or sampling.shift,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import nn
 
@@ -52,18 +51,6 @@ def seconds(profile: Profile, evaluations: Mapping[int, int], gpu: bool) -> tupl
 def parameters(network: nn.Module) -> int:
     """The number of a network's parameters."""
     return sum(tensor.numel() for tensor in network.parameters())
-
-
-def require_positions(requests: Sequence[Request], models: Path) -> None:
-    """Refuse a clip with more positions along an axis than the network's embedding has."""
-    config = sizes.read_config(models)
-    most = max(size // patch for size, patch in zip(config["max_size"], config["patch_size"], strict=True))
-    for request in requests:
-        if max(1 + (request.num_output_frames - 1) // 4, *(side // 16 for side in request.size)) > most:
-            raise UserError(
-                f"{request.name}: {request.num_output_frames} frames of {request.resolution} are too large for the "
-                f"network of {models}: it has positions for {4 * most - 3} frames and {16 * most} pixels a side"
-            )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.layout import existing, read_photos, read_text, read_utf8
 from cookbook.models import sizes
@@ -149,7 +149,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str) -> Any:
     try:
-        return runs.parse(text)
+        return storage.parse(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         return UserError(f"{line}column {error.colno}: not JSON ({error.msg})")

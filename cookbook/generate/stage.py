@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from cookbook import cluster, hardware, profiles, runs
+from cookbook import cluster, hardware, profiles, runs, storage
 from cookbook.errors import UserError, require_whole
 from cookbook.generate import planning, shortcuts
 from cookbook.generate.generator import IN_FLIGHT, Generator, Setup, file_name
@@ -69,19 +69,16 @@ def generate(
     todo = read_requests(Path(requests or photos), chosen)  # checked before any weights are read or downloaded
     todo = todo if requests else todo[: chosen.prompts]
     if silent := model == "no_text":
-        todo = list({runs.digest(Path(row.input_path)): row for row in reversed(todo) if row.input_path}.values())[::-1]
+        todo = _first_of_each_photo(todo)
     setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast), silent)
     world.require_fitting(setup.weights)
     count = seeds or (chosen.sampling.seeds if model == "tuned" else 1 if silent else chosen.sampling.base_seeds)
     inputs = {"requests": _fingerprint(todo), "weights": world.weights_fingerprint(setup.weights)}
-    planning.require_positions(todo, setup.weights)
     if requests is None:
         inputs["prepare"] = runs.fingerprint(root / "data")
     if model != "base" and weights is None:
         inputs["convert"] = runs.fingerprint(root / "export")
-    settings = {"seeds": count, "steps": chosen.sampling.steps, "shift": chosen.sampling.shift}
-    settings |= {"fast": sorted(setup.fast)} if setup.fast else {}
-    settings |= {"guardrail": "off"} if without_guardrail else {}
+    settings = _settings(setup, count, without_guardrail)
     # Seed by seed, so that a run stopped early has some of every prompt
     jobs = {file_name(row, row.seed + k): (row, row.seed + k) for k in range(count) for row in todo}
     digests = {row.name: _digest(row) for row in todo}
@@ -90,21 +87,36 @@ def generate(
     stage = runs.enter(out, f"generate-{model}", profile, inputs, settings, redo, partial(_mends, out, made_from))
     if stage.done:
         return stage.manifest
-    facts = {"model": model, "weights": inputs["weights"]}
-    rows = _generate_missing(setup, jobs, made_from, ray, facts, stage.folder)
-    outputs = [stage.folder / row["file"] for row in rows if not row["blocked"]]
-    outputs += [stage.folder / "requests.jsonl", stage.folder / "generated.jsonl"]
+    rows = _generate_missing(setup, jobs, made_from, ray, {"model": model, "weights": inputs["weights"]}, out)
+    outputs = [out / row["file"] for row in rows if not row["blocked"]]
+    outputs += [out / "requests.jsonl", out / "generated.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
     again = runs.flags(model=model, requests=requests, weights=weights, seeds=seeds, fast=fast)
     again += runs.flags(without_guardrail=without_guardrail)
     return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=inputs["weights"], flags=again)
 
 
+def _settings(setup: Setup, seeds: int, without_guardrail: bool) -> dict:
+    """What decides the clips beside requests and weights."""
+    sampling = setup.profile.sampling
+    settings = {"seeds": seeds, "steps": sampling.steps, "shift": sampling.shift}
+    settings |= {"fast": sorted(setup.fast)} if setup.fast else {}
+    return settings | ({"guardrail": "off"} if without_guardrail else {})
+
+
+def _first_of_each_photo(requests: list[Request]) -> list[Request]:
+    found: dict[str, Request] = {}
+    for request in requests:
+        if request.input_path:
+            found.setdefault(storage.digest(Path(request.input_path)), request)
+    return [*found.values()]
+
+
 def _fingerprint(requests: list[Request]) -> str:
     """Of all fields, and of the contents of the pictures and videos instead of their paths."""
-    sources = [runs.digest(Path(r.input_path)) if r.input_path else None for r in requests]
+    sources = [storage.digest(Path(r.input_path)) if r.input_path else None for r in requests]
     rows = [r.model_dump(exclude={"input_path"}, exclude_none=True) for r in requests]
-    return runs.digest_of([list(pair) for pair in zip(rows, sources, strict=True)])
+    return storage.digest_of([list(pair) for pair in zip(rows, sources, strict=True)])
 
 
 def _digest(request: Request) -> str:
@@ -116,24 +128,24 @@ def _same(out: Path, row: dict, made_from: Mapping[str, str]) -> bool:
     """Whether the clip of a row is wanted, made from the same request as now, and there as it was written."""
     if row["file"] not in made_from or row.get("request") != made_from[row["file"]]:
         return False
-    return row["blocked"] or ((out / row["file"]).exists() and runs.digest(out / row["file"]) == row["sha256"])
+    return row["blocked"] or ((out / row["file"]).exists() and storage.digest(out / row["file"]) == row["sha256"])
 
 
 def _mends(out: Path, made_from: Mapping[str, str], changes: Set[str]) -> bool:
     """Whether the folder can be continued: some clip stays as it is, or none was finished."""
-    rows = runs.read_rows(out / "generated.jsonl")
+    rows = storage.read_rows(out / "generated.jsonl")
     return changes <= {"requests", "prepare", "seeds"} and (not rows or any(_same(out, r, made_from) for r in rows))
 
 
 def _kept(out: Path, made_from: Mapping[str, str]) -> dict[str, dict]:
     """File -> row of the clips that stay as they are; rows of others wait in unused.jsonl for the same request."""
     table, unused = out / "generated.jsonl", out / "unused.jsonl"
-    rows = runs.read_rows(table)
-    found = {row["file"]: row for row in [*runs.read_rows(unused), *rows]}
+    rows = storage.read_rows(table)
+    found = {row["file"]: row for row in [*storage.read_rows(unused), *rows]}
     kept = {file: row for file, row in found.items() if _same(out, row, made_from)}
     if [*kept.values()] != rows:
-        runs.write_rows(unused, found.values())
-        runs.write_rows(table, kept.values())
+        storage.write_rows(unused, found.values())
+        storage.write_rows(table, kept.values())
     return kept
 
 
@@ -153,7 +165,7 @@ def _generate_missing(
         facts: added to every row.
     """
     table, rows = out / "generated.jsonl", _kept(out, made_from)
-    with runs.replacing(out / "requests.jsonl") as temporary:
+    with storage.replacing(out / "requests.jsonl") as temporary:
         temporary.write_text(
             "".join(r.model_dump_json(exclude_none=True) + "\n" for r in setup.requests), encoding="utf-8"
         )
@@ -170,10 +182,10 @@ def _generate_missing(
         clips = cluster.each(ray, Generator, (setup,), left, lambda r, seed: f"{r.name}, seed {seed}", IN_FLIGHT)
         for _, (row, video) in progress(clips, f"{facts['model']} clips", len(left)):
             if video is not None:
-                with runs.replacing(out / row["file"]) as temporary:
+                with storage.replacing(out / row["file"]) as temporary:
                     temporary.write_bytes(video)
             rows[row["file"]] = facts | row | {"request": made_from[row["file"]]}
-            runs.append_row(table, rows[row["file"]])
+            storage.append_row(table, rows[row["file"]])
     return [rows[file] for file in jobs]
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from cookbook import profiles, runs, show
+from cookbook import profiles, runs, show, storage
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.judge.calibration_clips import CORRUPTIONS, CalibrationClip, listing_hash
@@ -71,7 +71,7 @@ def load(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        calibration = runs.parse(path.read_bytes())
+        calibration = storage.parse(path.read_bytes())
         for question in QUESTIONS:
             cut = calibration["questions"][question].get("threshold")
             if cut is not None and not 1 <= cut <= 5:
@@ -111,18 +111,18 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
     cuts = {q: calibration["questions"][q].get("threshold") for q in QUESTIONS}
     calibration["retest"] = {q: _retest(rows, q, repeated, cuts[q]) for q in QUESTIONS}
     calibration["human"] = {q: _agreement(rows, q, [clip for clip in main if clip.ratings]) for q in QUESTIONS}
-    runs.write_json(folder / NAME, calibration)
+    storage.write_json(folder / NAME, calibration)
     print_calibration(calibration)
     return calibration
 
 
 def _scored(path: Path, scorer: Scorer, clips: list[CalibrationClip], made_from: dict) -> Rows:
     """The rows of calibration_clips.jsonl, the missing ones scored now."""
-    sources = {clip: runs.digest_of({**made_from, "clips": listing_hash([clip])}) for clip in clips}
+    sources = {clip: storage.digest_of({**made_from, "clips": listing_hash([clip])}) for clip in clips}
     existing = read_validated(path, CalibrationScore)
     fresh = [row for row in existing if row["made_from"] in sources.values()]
     if len(fresh) < len(existing):
-        runs.write_rows(path, fresh)
+        storage.write_rows(path, fresh)
     rows = {(row["file"], row["kind"], row["question"]): row for row in fresh}
     tasks = [
         Task(
@@ -139,7 +139,7 @@ def _scored(path: Path, scorer: Scorer, clips: list[CalibrationClip], made_from:
         clip = task.tag
         row = {"file": clip.name, "kind": clip.kind, "prompt": clip.prompt, "scene": clip.scene, "question": question}
         row |= {"label": getattr(clip, question), **answer, "made_from": sources[clip]}
-        runs.append_row(path, row)
+        storage.append_row(path, row)
         rows[clip.name, clip.kind, question] = row
     return rows
 
@@ -148,7 +148,7 @@ def read_frames(clip: CalibrationClip) -> tuple[np.ndarray, float]:
     """The frames of a calibration clip uint8 [T, H, W, 3], corrupted and re-encoded as it says, and their rate."""
     frames, fps = read_video(clip.path)
     if clip.corruption is not None:
-        seed = int(runs.digest_of([clip.path.name, clip.corruption])[7:15], 16)
+        seed = int(storage.digest_of([clip.path.name, clip.corruption])[7:15], 16)
         frames = calibration_clips.corrupt(clip.corruption, frames, read_video(clip.other)[0], seed)
     if not clip.reencoded:
         return frames, fps

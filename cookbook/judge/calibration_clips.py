@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError
 from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
 from cookbook.layout import find_videos, plain, read_metadata
@@ -137,7 +137,7 @@ def labelled(folder: Path, limit: int) -> list[CalibrationClip]:
         UserError: no rows, or a row that lacks a field, with its line number.
     """
     path, clips = folder / "calibration_clips.jsonl", []
-    for number, row in enumerate(runs.read_rows(path), 1):
+    for number, row in enumerate(storage.read_rows(path), 1):
         try:
             file = folder / "videos" / Path(row["file"]).name
             scene = Path(row.get("source_clip") or row["file"]).stem
@@ -155,7 +155,7 @@ def labelled(folder: Path, limit: int) -> list[CalibrationClip]:
 def stratified(clips: Sequence[CalibrationClip], limit: int) -> list[CalibrationClip]:
     """At most `limit` of them, always the same: a third valid clips, the rest shared evenly among the faults."""
     groups: dict[str, list[CalibrationClip]] = {}
-    for clip in sorted(clips, key=lambda c: runs.digest_of([c.path.name, c.kind])):
+    for clip in sorted(clips, key=lambda c: storage.digest_of([c.path.name, c.kind])):
         groups.setdefault(clip.kind, []).append(clip)
     valid = groups.pop("real", [])[: max(1, limit // 3)]
     rounds = zip_longest(*(groups[kind] for kind in sorted(groups)))  # one clip of each fault, as long as it has any
@@ -203,7 +203,7 @@ def rated(path: Path) -> list[CalibrationClip]:
     clips = []
     for file, rows in by_file.items():
         clip, prompt = path.parent / file, rows[-1]["prompt"] or ""
-        if not clip.exists() or runs.digest(clip) != rows[-1]["sha256"]:
+        if not clip.exists() or storage.digest(clip) != rows[-1]["sha256"]:
             raise UserError(f"{clip} is missing or was changed after it was rated; delete its lines in {path}")
         questions = dict.fromkeys(row["question"] for row in rows)
         means = {q: float(np.mean([row["rating"] for row in rows if row["question"] == q])) for q in questions}
@@ -222,6 +222,7 @@ def reencoded(clips: Sequence[CalibrationClip], count: int) -> list[CalibrationC
 def listing_hash(clips: Sequence[CalibrationClip]) -> str:
     """Hash over the names, prompts, labels and contents of clips."""
     facts = [
-        [c.name, c.kind, c.prompt, *(getattr(c, q) for q in QUESTIONS), c.ratings, runs.digest(c.path)] for c in clips
+        [c.name, c.kind, c.prompt, *(getattr(c, q) for q in QUESTIONS), c.ratings, storage.digest(c.path)]
+        for c in clips
     ]
-    return runs.digest_of(facts)
+    return storage.digest_of(facts)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cookbook import engine, hardware, profiles, runs, show
+from cookbook import engine, hardware, profiles, runs, show, storage
 from cookbook.errors import UserError, require_whole
 from cookbook.judge.calibration import read_frames
 from cookbook.judge.calibration_clips import CalibrationClip
@@ -153,8 +153,8 @@ def train_critic(
     )  # fmt: skip
     source, group = hub.locate(chosen.critic), engine.Group(0, 1, hardware.device())
     listing = [[e.name, e.kind, e.question, e.prompt, e.digit] for e in examples]
-    inputs = {"critic": critic_fingerprint(source), "examples": runs.digest_of(listing)}
-    inputs["prompts"] = runs.digest_of([*prompt_hashes().values()])
+    inputs = {"critic": critic_fingerprint(source), "examples": storage.digest_of(listing)}
+    inputs["prompts"] = storage.digest_of([*prompt_hashes().values()])
     settings = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
     stage = runs.enter(out, "train-critic", chosen.name, inputs, settings, redo)
     if stage.done:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
-from cookbook import profiles, runs, show
+from cookbook import profiles, runs, show, storage
 from cookbook.errors import UserError, require_whole
 from cookbook.judge import calibration
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated, require_video
@@ -58,7 +58,7 @@ def filter_clips(
     for row in rows:
         if row["kept"]:
             require_video(root, row["file"])
-        if row["kept"] and runs.digest(root / row["file"]) != row["sha256"]:
+        if row["kept"] and storage.digest(root / row["file"]) != row["sha256"]:
             fix = runs.command("judge", root, chosen.name, "--redo")
             raise UserError(f"{root / row['file']} was changed after it was judged: type {fix}")
     _drop_duplicates(root, rows)
@@ -69,23 +69,25 @@ def filter_clips(
     if not kept:
         fix = "generate more seeds, train longer, or lower the threshold"
         show.banner(f"no video passed ({rule}): {stage.folder} is empty; {fix}")
-    return stage.finish(runs.contents(stage.folder), rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
+    return stage.finish(
+        storage.contents(stage.folder), rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped)
+    )
 
 
 def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropped: list[dict]) -> None:
     """Copy the kept videos with their captions in the layout of data/train, and write the rows of both."""
     for name in ("videos", "metas"):  # of a killed run
-        runs.remove(folder / name)
+        storage.remove(folder / name)
         (folder / name).mkdir()
     for row in kept:
-        with runs.replacing(folder / "videos" / row["video"]) as temporary:
+        with storage.replacing(folder / "videos" / row["video"]) as temporary:
             shutil.copy(root / row["file"], temporary)
-        with runs.replacing(folder / "metas" / f"{Path(row['file']).stem}.txt") as temporary:
+        with storage.replacing(folder / "metas" / f"{Path(row['file']).stem}.txt") as temporary:
             temporary.write_text(prefix + row["prompt"], encoding="utf-8")
-    with runs.replacing(folder / "metadata.csv") as temporary:
+    with storage.replacing(folder / "metadata.csv") as temporary:
         write_metadata(temporary, [(row["video"], row["prompt"]) for row in kept])
     for name, part in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
-        runs.write_rows(folder / name, part)
+        storage.write_rows(folder / name, part)
 
 
 def _print_counts(kept: list[dict], dropped: list[dict]) -> None:

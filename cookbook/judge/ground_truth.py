@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cookbook import runs, show
+from cookbook import runs, show, storage
 from cookbook.judge.rules import Things, judge_clip, observe
 from cookbook.judge.statistics import share
 from cookbook.layout import read_photos
@@ -37,7 +37,7 @@ def known_scenes(profile: Profile) -> dict[tuple[str, str], Path]:
         return {}
     photos = {photo.name.split("_")[0]: photo for photo in read_photos(folder / profile.eval_subset)}
     files = ((photos[path.stem], path) for path in (folder / "ground_truth").glob("*.npz"))
-    return {(runs.digest(photo.image), photo.prompt): path for photo, path in files}
+    return {(storage.digest(photo.image), photo.prompt): path for photo, path in files}
 
 
 def facts(frames: np.ndarray, things: Things, named: dict) -> dict:
@@ -53,7 +53,7 @@ def measure(profile: Profile, clips: Sequence[dict], path: Path) -> list[dict]:
     Args:
         clips: as `list_generated` of the stage returns them.
     """
-    scenes, rows = known_scenes(profile), runs.read_rows(path)
+    scenes, rows = known_scenes(profile), storage.read_rows(path)
     done = {row["file"] for row in rows}
     missing = [clip for clip in clips if clip["file"] not in done and (clip["image"], clip["prompt"]) in scenes]
     for clip in show.progress(missing, "computing ground truth") if missing else ():
@@ -62,7 +62,7 @@ def measure(profile: Profile, clips: Sequence[dict], path: Path) -> list[dict]:
             named = {"hand": str(file["hand"]), "item": int(file["item"]), "place": int(file["place"])}
         row = {key: clip[key] for key in ("file", "model", "name", "prompt", "image", "seed")}
         row |= facts(read_video(clip["path"])[0], things, named)
-        runs.append_row(path, row)
+        storage.append_row(path, row)
         rows.append(row)
     return rows
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cookbook import runs, show
+from cookbook import show, storage
 from cookbook.errors import UserError
 from cookbook.judge.calibration import RATINGS
 from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
@@ -54,9 +54,9 @@ class Rating:
                     f"{question}={rating} is no rating: give {' or '.join(QUESTIONS)} a whole number 1 to 5"
                 )
             if (clip["file"], question) not in self.done:
-                facts = {"sha256": runs.digest(clip["path"]), "prompt": clip["prompt"]}
+                facts = {"sha256": storage.digest(clip["path"]), "prompt": clip["prompt"]}
                 row = {"file": clip["file"], **facts, "question": question, "rating": rating, "rater": self.rater}
-                runs.append_row(self.path, row)
+                storage.append_row(self.path, row)
                 self.done.add((clip["file"], question))
 
     def show(self) -> None:

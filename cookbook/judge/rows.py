@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cookbook import runs
+from cookbook import runs, storage
 from cookbook.errors import UserError
 
 
@@ -97,7 +97,7 @@ def read_validated(path: Path, kind: type[Row]) -> list[dict]:
     Raises:
         UserError: a row that is not of this kind, with its line number.
     """
-    rows = runs.read_rows(path)
+    rows = storage.read_rows(path)
     for number, row in enumerate(rows, 1):
         try:
             kind.model_validate(row)

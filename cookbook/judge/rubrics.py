@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.judge.rows import QUESTIONS
 from cookbook.models.critic import Question
@@ -48,7 +48,7 @@ def prompt_hashes() -> dict[str, str]:
     """
     for question in QUESTIONS:
         read_rubric(question)
-    return {question: runs.digest(PROMPTS / f"{question}.txt") for question in QUESTIONS}
+    return {question: storage.digest(PROMPTS / f"{question}.txt") for question in QUESTIONS}
 
 
 def expected(probabilities: np.ndarray) -> float:

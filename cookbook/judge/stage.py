@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from cookbook import profiles, runs, show
+from cookbook import profiles, runs, show, storage
 from cookbook.errors import UserError
 from cookbook.judge import calibration, ground_truth
 from cookbook.judge.ground_truth import MODELS, SILENT
@@ -57,8 +57,8 @@ def judge(
     silent, more = list_generated(root, (SILENT,))
     inputs |= more
     if (root / calibration.RATINGS).exists():
-        inputs["ratings"] = runs.digest(root / calibration.RATINGS)
-    inputs |= {"critic": scorer.fingerprint, "prompts": runs.digest_of([*prompt_hashes().values()])}
+        inputs["ratings"] = storage.digest(root / calibration.RATINGS)
+    inputs |= {"critic": scorer.fingerprint, "prompts": storage.digest_of([*prompt_hashes().values()])}
     settings = {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens}
     stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo, _mends)
     if stage.done:
@@ -105,7 +105,7 @@ def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict
         if runs.read_manifest(folder) is None:
             continue
         inputs[f"generate-{model}"] = runs.fingerprint(folder)
-        for row in runs.read_rows(folder / "generated.jsonl"):
+        for row in storage.read_rows(folder / "generated.jsonl"):
             if not row.get("blocked"):
                 facts = {key: row[key] for key in ("model", "name", "prompt", "seed")}
                 facts |= {"image": row["image_sha256"], "seconds": row.get("seconds")}
@@ -118,11 +118,11 @@ def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict
 
 def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
-    clips = {row["file"]: (runs.digest(row["path"]), row["prompt"]) for row in rows}
+    clips = {row["file"]: (storage.digest(row["path"]), row["prompt"]) for row in rows}
     before = read_validated(path, Verdict)
     verdicts = [verdict for verdict in before if clips.get(verdict["file"]) == (verdict["sha256"], verdict["prompt"])]
     if len(verdicts) < len(before):
-        runs.write_rows(path, verdicts)
+        storage.write_rows(path, verdicts)
     known = {(verdict["file"], verdict["question"]) for verdict in verdicts}
     tasks = [
         Task(
@@ -139,7 +139,7 @@ def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[d
     for task, question, answer in show.progress(scorer.score(tasks), "judging", total):
         row = {key: task.tag[key] for key in ("file", "model", "name", "prompt", "seed")}
         verdict = {**row, "sha256": clips[row["file"]][0], "question": question, **answer}
-        runs.append_row(path, verdict)
+        storage.append_row(path, verdict)
         verdicts.append(verdict)
     return verdicts, open_clips
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cookbook import hardware, runs
+from cookbook import hardware, storage
 from cookbook.errors import UserError, shortage
 from cookbook.layout import files
 from cookbook.models import world
@@ -118,11 +118,11 @@ def critic_fingerprint(folder: Path) -> str:
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: copy or download the critic again")
     parts = world.weight_files(folder, world.TRANSFORMERS) + files(folder, (".json", ".jinja"))
-    return runs.digest_of({path.name: runs.digest(path) for path in parts})
+    return storage.digest_of({path.name: storage.digest(path) for path in parts})
 
 
 def _field(path: Path, name: str, kind: type) -> Any:
-    content = runs.read_json(path)
+    content = storage.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(name), kind):
         raise UserError(f"{path} has no {name}; copy or download it again")
     return content[name]

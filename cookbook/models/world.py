@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from cookbook import runs
+from cookbook import storage
 from cookbook.errors import UserError, last_line
 from cookbook.layout import files
 from cookbook.models import names, sizes
@@ -192,4 +192,4 @@ def _require(file: Path, folder: Path) -> None:
 def weights_fingerprint(folder: Path) -> str:
     """One hash over the transformer's weight files, as kept in every row of generated.jsonl."""
     _require(folder / "transformer" / "config.json", folder)
-    return runs.digest_of([runs.digest(file) for file in weight_files(folder / "transformer", DIFFUSERS)])
+    return storage.digest_of([storage.digest(file) for file in weight_files(folder / "transformer", DIFFUSERS)])

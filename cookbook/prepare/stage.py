@@ -6,7 +6,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from cookbook import profiles, runs
+from cookbook import profiles, runs, storage
 from cookbook.errors import UserError, count
 from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, require_folder, write_metadata
 from cookbook.models.hub import locate
@@ -63,7 +63,7 @@ def prepare(
     outputs += write_photos(stage.folder / "eval", photos)
     skipped = stage.folder / "skipped.jsonl"
     if problems:
-        runs.write_rows(skipped, problems)
+        storage.write_rows(skipped, problems)
         outputs.append(skipped)
     print(f"prepare: {count(len(clips), 'clip')}, {count(len(photos), 'photo')}, {len(problems)} skipped")
     return stage.finish(outputs, clips=len(clips), photos=len(photos), skipped=len(problems))
@@ -128,9 +128,9 @@ def write_photos(folder: Path, photos: list[Photo]) -> list[Path]:
 
 
 def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> list[Path]:
-    with runs.replacing(copy) as temporary:
+    with storage.replacing(copy) as temporary:
         shutil.copyfile(source, temporary)
-    with runs.replacing(caption) as temporary:
+    with storage.replacing(caption) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return [copy, caption]
 

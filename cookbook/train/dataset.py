@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cookbook import hardware, runs, show, video
+from cookbook import hardware, runs, show, storage, video
 from cookbook.engine import Group
 from cookbook.errors import UserError, last_line
 from cookbook.layout import Clip, find_videos, read_text
@@ -66,7 +66,7 @@ def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     if len(groups) < 2:  # nothing else can be held out, so the seeds are separated
         groups = {clip.video.stem: [clip] for clip in clips}
     wanted, held = max(1, round(HELD_OUT * len(clips))), []
-    for name in sorted(groups, key=runs.digest_of)[:-1]:
+    for name in sorted(groups, key=storage.digest_of)[:-1]:
         if len(held) >= wanted:
             break
         held += groups[name]
@@ -82,7 +82,7 @@ def cache(clips: list[Clip], profile: Profile, models: Path, folder: Path, group
     parts = ("vae", "text_encoder", "tokenizer")
     prints = group.broadcast(group.on_rank_0(lambda: {part: runs.fingerprint(models / part) for part in parts}))
     cached = [_files(clip, profile, prints, folder) for clip in clips]
-    runs.refuse_links(folder)
+    storage.refuse_links(folder)
     group.barrier()  # no process writes before all have looked
     videos = {files.latents: clip.video for files, clip in zip(cached, clips, strict=True)}
     captions = {files.embedding: clip.prompt for files, clip in zip(cached, clips, strict=True)}
@@ -109,9 +109,9 @@ def _whole(file: Path) -> bool:
 def _files(clip: Clip, profile: Profile, prints: dict[str, str], folder: Path) -> CachedClip:
     """Where a clip is cached; `prints` are the fingerprints of the models that encode it."""
     recipe, geometry = profile.recipe, vars(profile.clip)
-    latents = [runs.digest(clip.video), geometry, recipe.crop, recipe.resample, WINDOWS, prints["vae"]]
+    latents = [storage.digest(clip.video), geometry, recipe.crop, recipe.resample, WINDOWS, prints["vae"]]
     embedding = [clip.prompt, profile.text_tokens, prints["text_encoder"], prints["tokenizer"]]
-    names = [runs.digest_of(key).removeprefix("sha256:")[:24] for key in (latents, embedding)]
+    names = [storage.digest_of(key).removeprefix("sha256:")[:24] for key in (latents, embedding)]
     return CachedClip(folder / f"latents-{names[0]}.safetensors", folder / f"text-{names[1]}.safetensors")
 
 
@@ -142,5 +142,5 @@ def _encode_captions(work: list[tuple[Path, str]], profile: Profile, models: Pat
 
 
 def _save(file: Path, name: str, tensor: Tensor) -> None:
-    with runs.replacing(file) as temporary:
+    with storage.replacing(file) as temporary:
         save_file({name: tensor.cpu().contiguous()}, temporary)

@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from cookbook import engine, hardware, runs, show
+from cookbook import engine, hardware, runs, show, storage
 from cookbook.engine import Group
 from cookbook.engine.checkpoint import POINTER
 from cookbook.engine.loop import LOG, Callback, autocast
@@ -106,7 +106,7 @@ def _enter(job: TrainJob, redo: bool) -> runs.Stage:
         "recipe": {name: value for name, value in asdict(job.profile.recipe).items() if name not in DIVISION},
         "seed": job.seed,
         "clips per step": job.plan.clips_per_step,
-        "base weights": runs.digest(job.base) if job.base else world.weights_fingerprint(job.models),
+        "base weights": storage.digest(job.base) if job.base else world.weights_fingerprint(job.models),
     }
     return runs.enter(job.folder, "train", job.profile.name, inputs, settings, redo)
 
@@ -151,7 +151,7 @@ def _picture(folder: Path) -> Callback:
         nonlocal due
         if time.monotonic() < due:
             return
-        figure = show.loss(runs.read_rows(folder / LOG)).figure
+        figure = show.loss(storage.read_rows(folder / LOG)).figure
         handle.update(figure) if due else handle.display(figure)
         plt.close(figure)
         due = time.monotonic() + REDRAWN

@@ -1,0 +1,206 @@
+"""Files that survive a kill, a full disk, and links that strangers left: written in one step, rows appended whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cookbook.errors import UserError, last_line, shortage
+
+# No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
+BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
+EARLIER, MOVING = ".earlier", ".moving"  # in a stage folder: what it held before --redo, and while it is moved there
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of one file, as `sha256:<hex>`."""
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to the yielded temporary path. On success it is renamed to `path` in one step, on failure it is deleted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name if len(os.fsencode(path.name)) < 200 else digest_of(path.name)[7:47]  # a name has 255 bytes
+    temporary = path.with_name(f".{name}.{os.getpid()}{path.suffix}")
+    remove(temporary)  # a link of that name would be followed
+    try:
+        with one_line_if_full(path.parent):
+            yield temporary
+            if path.is_dir() and temporary.is_dir():  # no folder can take the place of another
+                remove(path)
+            os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link without what it leads to, or a folder, also one that was copied from a read-only one."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)
+    shutil.rmtree(path)
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files of a folder in order, without manifests and hidden files."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if not re.search(BOOKKEEPING, f"/{path.relative_to(folder).as_posix()}")]
+
+
+def set_aside(folder: Path) -> bool:
+    """Move what a stage folder holds into its `.earlier/`; whether there was anything.
+
+    Where earlier results wait there already, the folder holds an unfinished attempt to replace them, which is deleted.
+    """
+    earlier, moving = folder / EARLIER, folder / MOVING
+    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER, MOVING)]
+    if earlier.exists() and not (folder / "manifest.json").exists():
+        for path in held:
+            remove(path)
+    elif held or moving.exists():
+        remove(earlier)
+        moving.mkdir(exist_ok=True)
+        for path in held:
+            remove(path) if (moving / path.name).exists() else os.replace(path, moving / path.name)
+        os.replace(moving, earlier)
+    return bool(held)
+
+
+@contextmanager
+def one_line_if_full(folder: Path) -> Iterator[None]:
+    """Within the block: a full disk is a UserError that names it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or shortage(error) != "disk":
+            raise
+        free = shutil.disk_usage(folder).free / 1e9
+        raise UserError(
+            f"{folder}: its disk is full ({free:.2f} GB free); free some space, then the same command continues"
+        ) from None
+
+
+def refuse_links(*paths: Path) -> None:
+    """A UserError for the first symbolic link among these: it would lead what is written to files of somebody else."""
+    if link := next((path for path in paths if path.is_symlink()), None):
+        raise UserError(
+            f"{link} is a symbolic link, and nothing is written through one; type `{shlex.join(['rm', str(link)])}`, "
+            "or choose another folder with --run"
+        )
+
+
+def no_link(path: str, flags: int) -> int:
+    """For `open`: fails where the file is a symbolic link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def sweep(folder: Path) -> None:
+    """Delete temporary files of `replacing` that killed processes left behind."""
+    for path in sorted(folder.rglob(".*")):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.exists():
+            remove(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_links(path)
+    with one_line_if_full(path.parent), open(path, "ab+", opener=no_link) as file:
+        _complete_last_line(file)
+        file.write(json.dumps(row, default=str).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _complete_last_line(file: IO[bytes]) -> None:
+    """Give a last line without a line break its own, or cut it off if it is no whole row."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        _row(content[start:])
+        file.write(b"\n")
+    except ValueError:
+        file.truncate(start)
+
+
+def _row(line: bytes) -> dict:
+    if not isinstance(row := parse(line), dict):
+        raise ValueError("not an object")
+    return row
+
+
+def parse(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, not UTF-8, or more deeply nested than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that came with the user's data or weights.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; copy or download it again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({last_line(error)}); copy or download it again") from None
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a jsonl file, without a last line truncated by a kill.
+
+    Raises:
+        UserError: any other line is not a row.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_row(line))
+        except ValueError as error:
+            if number < len(lines) or line.endswith(b"\n"):
+                reason = getattr(error, "msg", error)
+                raise UserError(f"{path}, line {number}: not JSON ({reason}); correct or delete that line") from None
+    return rows
