@@ -45,6 +45,9 @@ clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find cookbook simulator nano tools benchmarks tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
+# Whether this machine can draw the simulator. If not, a renderer comes from PyPI, without the packages that it asks for.
+export RENDERER := import sys; from cookbook.machine import Machine; sys.exit(not Machine().renderer)
+
 # torch comes first and exactly, so that pip never looks for another one; the stamp makes a second call do nothing.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
@@ -52,4 +55,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,sim]"
+	@[ "$$(uname -sm)" != "Linux x86_64" ] || $(BIN)/python -c "$$RENDERER" \
+	  || $(BIN)/python -m pip install --disable-pip-version-check --no-deps lavavu-osmesa==1.9.10 \
+	  || echo "without it the simulator draws nothing; all else works" >&2
 	@touch $@

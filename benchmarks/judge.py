@@ -143,7 +143,7 @@ def plain_loop(critic: Critic, table: Path, rows: Sequence[dict]) -> None:
     for row in rows:
         for question in QUESTIONS:
             clip = sample_frames(*read_video(row["path"]), FPS, TOKENS, critic.token_edge)
-            start, rest = chat(critic, replace(ask(question, row["prompt"]), cue=""))
+            start, rest = chat(critic.processor, replace(ask(question, row["prompt"]), cue=""))
             inputs = plain_inputs(critic, clip, start + rest)
             ids = critic.model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False)
             text = critic.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -156,7 +156,7 @@ def plain_probabilities(critic: Critic, row: dict) -> np.ndarray:
     clip = sample_frames(*read_video(row["path"]), FPS, TOKENS, critic.token_edge)
     probabilities = []
     for question in QUESTIONS:
-        inputs = plain_inputs(critic, clip, "".join(chat(critic, ask(question, row["prompt"]))))
+        inputs = plain_inputs(critic, clip, "".join(chat(critic.processor, ask(question, row["prompt"]))))
         probabilities.append(critic.model(**inputs, logits_to_keep=1).logits[0, -1, critic.digits].float().softmax(-1))
     return torch.stack(probabilities).cpu().numpy()
 

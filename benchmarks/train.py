@@ -32,7 +32,7 @@ from cookbook.engine.optim import trainable
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import sizes
 from cookbook.profiles import Profile, Recipe
-from cookbook.train.network import add_lora, ready
+from cookbook.train.network import adapt, ready
 from cookbook.train.objective import Batch, flow_loss
 
 PEAK = 989e12  # FLOP per second of an H100 in bf16, dense
@@ -86,8 +86,7 @@ def random_batch(profile: Profile, count: int, device: torch.device, seed: int =
 def plain_step(network: torch.nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Step:
     """What one writes by hand with diffusers: its checkpointing, autocast, fused AdamW, clipping."""
     compute = hardware.compute_dtype(device)
-    if recipe.lora_rank:
-        add_lora(network, recipe)
+    adapt(network, recipe)
     network.train().enable_gradient_checkpointing()
     weights = list(trainable(network).values())
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, fused=device.type == "cuda")

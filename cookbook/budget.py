@@ -5,8 +5,6 @@ Times are measured where weights ship: `cookbook run` records every cell in a ru
 needs weights, a GPU or a network.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 
@@ -54,6 +52,7 @@ def stages(p: Profile) -> list[Work]:
         Work("03", "convert", "one checkpoint to the published files, each read again and compared"),
         Work("03", "generate", generation, networks, times.get("generate")),
         Work("04", "judge", judging, (p.critic,), times.get("judge")),
+        Work("05", "actions", "the joint targets of each video, executed in the simulator, and a LeRobot data set"),
     ]
 
 

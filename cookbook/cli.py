@@ -20,7 +20,7 @@ from cookbook import __version__
 from cookbook.errors import StaleStage, UserError, closest, last_line, shortage
 
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
-ABOUT = "\nFrom one robot photo and one instruction to a filtered set of robot videos.\n"
+ABOUT = "\nFrom one robot photo and one instruction to a filtered set of robot trajectories.\n"
 START = "\nStart with: cookbook doctor, then cookbook run (profile nano: two CPU cores, offline)."
 
 # verb -> (module, function, what it does)
@@ -35,7 +35,11 @@ VERBS = {
     "judge": ("cookbook.judge.stage", "judge", "04  let the critic score each video"),
     "calibrate": ("cookbook.judge.calibration", "calibrate", "04  measure the critic on clips with known faults"),
     "filter": ("cookbook.judge.filter", "filter_clips", "04  keep the plausible videos as a training folder"),
-    "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 04 and write the report"),
+    "actions": ("cookbook.actions.stage", "actions", "05  decode videos to joint targets for the robot"),
+    "actions-train": ("cookbook.actions.training", "train_actions", "05  train an inverse dynamics model on joints"),
+    "actions-execute": ("cookbook.actions.execute", "execute", "05  replay the decoded actions in the simulator"),
+    "actions-export": ("cookbook.actions.export", "export_actions", "05  write a LeRobot data set with the actions"),
+    "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 05 and write the report"),
     "report": ("cookbook.report", "write_report", "write the report of a finished run"),
 }
 

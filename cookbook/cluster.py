@@ -98,6 +98,7 @@ def _dispatch(
 ) -> Iterator[tuple[tuple, Any]]:
     """All jobs over actors that may die. A dead actor's jobs go back to the queue, and another actor is requested.
 
+    A job that was on a dead actor has the next one for itself, so that no innocent job is given up with a deadly one.
     Ray starts a requested actor when there is room: when a machine comes back, or when an actor ends. An actor without
     a job ends, because nothing refers to it any more.
     """
@@ -107,6 +108,13 @@ def _dispatch(
     def request_actor() -> None:
         actor = start()
         pending[actor.__ray_ready__.remote()] = actor, None
+
+    def suspect(job: tuple) -> bool:
+        return deaths[name(*job)] > 0
+
+    def has_room(actor: Any, job: tuple) -> bool:
+        held = [held for other, held in pending.values() if other is actor]
+        return not held or len(held) < in_flight and not any(map(suspect, [job, *held]))
 
     for _ in range(workers):
         request_actor()
@@ -135,6 +143,6 @@ def _dispatch(
                 yield job, result
             else:
                 deaths.pop(LOADING, None)  # the models can be loaded, so earlier deaths had another cause
-            for _ in range(min(1 if job else in_flight, len(queue))):
+            while queue and has_room(actor, queue[0]):
                 job = queue.popleft()
                 pending[actor.__call__.remote(*job)] = actor, job

@@ -1,7 +1,5 @@
 """What this machine can run; for each unmet requirement of a profile, the one command that fixes it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

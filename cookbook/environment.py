@@ -1,7 +1,5 @@
 """Versions, device and memory of this process, for manifests. PyTorch is imported on first use."""
 
-from __future__ import annotations
-
 import os
 import platform
 import resource

@@ -1,7 +1,5 @@
 """User errors: one sentence that says what is wrong, where, and what to type, printed without a traceback."""
 
-from __future__ import annotations
-
 import errno
 import re
 import sys
@@ -55,9 +53,8 @@ def shortage(error: BaseException) -> str | None:
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "No usable temporary directory" in text:
         return "disk"
     words = r"out of memory|allocate memory|failed to map segment|can't start new thread"
-    return (
-        "memory" if isinstance(error, MemoryError) or number == errno.ENOMEM or re.search(words, text, re.I) else None
-    )
+    none_left = isinstance(error, MemoryError) or number == errno.ENOMEM or re.search(words, text, re.I)
+    return "memory" if none_left else None
 
 
 def count(number: int, noun: str) -> str:

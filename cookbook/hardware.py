@@ -4,8 +4,6 @@ The attention kernel and the compiler matter on GPUs only. A CPU has one attenti
 longer than the nano model saves.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -4,8 +4,6 @@ Layouts and quirks: https://huggingface.co/datasets/nvidia/GR1-100 and nvidia/EV
 `scripts/create_prompts_for_gr1_dataset.py` and `scripts/prepare_batch_input_json.py` of cosmos-predict2.5.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os
@@ -55,8 +53,8 @@ def files(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
 
 
 def plain(name: str) -> str:
-    """A name as it looks: macOS writes `é` as two code points, other systems as one."""
-    return normalize("NFC", name)
+    """A name as it looks: macOS writes `é` as two code points, other systems as one, and tables may have spaces."""
+    return normalize("NFC", name).strip()
 
 
 def existing(path: Path) -> Path:
@@ -85,12 +83,14 @@ def says_something(text: str) -> bool:
 
 
 def require_utf8(paths: Iterable[Path]) -> None:
-    """Raise a UserError for a file whose name is not UTF-8: tables and manifests are, so they could not name it."""
+    """Raise a UserError for a file that tables could not name: its name is not UTF-8, or has a line break."""
     for path in paths:
         try:
             os.fsencode(path.name).decode()
         except UnicodeDecodeError:
             raise UserError(f"{path.parent}: the name {path.name!a} is not UTF-8; rename the file") from None
+        if len(path.name.splitlines()) > 1:
+            raise UserError(f"{path.parent}: the name {path.name!a} has a line break; rename the file")
 
 
 def read_utf8(path: Path) -> str:
@@ -150,7 +150,7 @@ def read_rows(path: Path) -> dict[str, Row]:
                 raise UserError(f"{where}: no prompt after the file name; write file,prompt")
             if re.match(r'\s+"', cells[1]):
                 raise UserError(f"{where}: a space stands before the double quote; delete it")
-            row = Row(cells[0].strip(), prompt, where)
+            row = Row(cells[0], prompt, where)
             if (other := rows.setdefault(plain(Path(row.file).stem), row)) is not row:
                 raise UserError(f"{where}: the file {row.file} has a row already ({other.where}); delete one of them")
     except csv.Error as error:

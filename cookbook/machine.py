@@ -1,7 +1,5 @@
 """Facts about this machine, each determined on first use. No network problem can make them hang."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
@@ -89,7 +87,8 @@ class Machine:
     @cached_property
     def renderer(self) -> bool:
         """Whether MuJoCo and an OpenGL library for offscreen rendering are installed."""
-        return find_spec("mujoco") is not None and any(find_library(name) for name in ("EGL", "OSMesa"))
+        library = any(find_library(name) for name in ("EGL", "OSMesa")) or installed("lavavu-osmesa")
+        return find_spec("mujoco") is not None and bool(library)
 
     @cached_property
     def token(self) -> bool:

@@ -4,8 +4,6 @@ papermill alone lets three things pass: a parameter that no notebook declares, `
 never ran. Executed copies are kept in the run's `notebooks/`, also of a notebook that failed.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -17,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import nbformat
 import papermill
@@ -37,6 +36,7 @@ from cookbook.report import write_report
 ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
 PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=50"]}
+HEADLESS = {"HEADLESS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}  # no widgets, bars; this Python
 KINDS = {  # annotation of a notebook's parameter -> how its text is read, and what it must be; no number is negative
     "bool": (bool, "true or false"),
     "int": (Annotated[int, Field(ge=0)], "a whole number from 0"),
@@ -49,9 +49,11 @@ WRITES = {  # notebook -> the folders of a run that it writes
     "02": ["checkpoints"],
     "03": ["export", "generated/base", "generated/tuned", "generated/no_text"],
     "04": ["verdicts", "kept"],
+    "05": ["actions", "executed", "lerobot"],
     "07": ["critic"],
 }
 FURTHER = ("07",)  # beyond the guide; executed only on request
+ACTIONS = "05"  # needs an inverse dynamics model of the profile's robot
 
 
 def run_all(
@@ -85,7 +87,7 @@ def run_all(
     own = {"profile": profile, "run": run} | dict(parameters)  # the same flag twice, where -p names one of these
     profile, run = own["profile"], own["run"]
     settings, folder = profiles.get(profile), runs.run_folder(run, profile)
-    chosen = select(only)
+    chosen = select(only, FURTHER if settings.actions else (*FURTHER, ACTIONS))
     parameters = [pair for pair in parameters if pair[0] not in ("profile", "run")]
     values = match_parameters(chosen, {"profile": profile, "run": str(folder)}, parameters)
     budget.plan(profile)
@@ -106,13 +108,13 @@ def run_all(
     return _conclude(settings, folder, before)
 
 
-def select(only: str | None = None) -> list[Path]:
-    """The notebooks to execute, in order: one by its number or name, or all of the guide."""
+def select(only: str | None = None, without: Sequence[str] = FURTHER) -> list[Path]:
+    """The notebooks to execute, in order: one by its number or name, or all but those `without`."""
     every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not every:
         raise UserError(f"no notebooks in {NOTEBOOKS}: `cookbook run` works from a clone, not from an installed wheel")
     if only is None:
-        return [path for path in every if path.stem[:2] not in FURTHER]
+        return [path for path in every if path.stem[:2] not in without]
     if chosen := [path for path in every if only in (path.stem, path.name, path.stem[:2])]:
         return chosen
     raise UserError(f"no notebook {only!r}; there are {', '.join(path.stem for path in every)}")
@@ -156,7 +158,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     nbformat.write(_with_links(nbformat.read(source, as_version=4), target.parent), target)
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
     try:
-        with _headless(), _memory() as samples:
+        with patch.dict(os.environ, HEADLESS), _memory() as samples:
             papermill.execute_notebook(str(target), str(target), parameters, cwd=str(Path.cwd()), **PAPERMILL)
     except PapermillExecutionError as error:
         message = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).strip()  # without terminal colours
@@ -208,18 +210,6 @@ def unexecuted(cells: Sequence[NotebookNode]) -> list[int]:
 
 
 @contextmanager
-def _headless() -> Iterator[None]:
-    """Within the block, kernels start in this environment's Python, without progress bars and widgets."""
-    before = dict(os.environ)
-    os.environ.update(HEADLESS="1", TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
 def _memory() -> Iterator[list[tuple[datetime, int]]]:
     """Within the block, the resident memory of all child processes, twice a second: (time, bytes)."""
     samples, stop = [], threading.Event()
@@ -263,7 +253,7 @@ def _written(folder: Path) -> int:
 def _record(folder: Path, profile: str, name: str, timing: dict) -> None:
     """Add the timing of one notebook to timings.json."""
     path = folder / "notebooks" / "timings.json"
-    earlier = results.read_json(path)["notebooks"] if path.exists() else {}
+    earlier = storage.read_json(path)["notebooks"] if path.exists() else {}
     facts = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
     facts |= {"processor": Machine().processor, **runs.environment()}
     storage.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
@@ -278,7 +268,8 @@ def _commit() -> str:
 
 def _conclude(profile: Profile, folder: Path, before: dict[str, str]) -> dict:
     """Write the report if the run is complete, and print times, results and their checks."""
-    waiting = [name for name in runs.READS["report"] if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
+    needed = [name for name in runs.READS["report"] if name not in runs.OPTIONAL]
+    waiting = [name for name in needed if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
     if waiting:
         print(f"no report yet: {', '.join(waiting)} not run in {folder}")
         return {}

@@ -1,21 +1,25 @@
 """Profiles: one word selects models, data, sizes, amount of work and what the machine must have.
 
-A profile is a function that returns a frozen dataclass; a variant calls another and replaces fields. No stage branches
-on a profile's name: it reads the fields.
+A profile is a function that returns a frozen dataclass; a variant calls another and replaces fields, which must have
+the types that are declared here. No stage branches on a profile's name: it reads the fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+
+from pydantic import ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic.dataclasses import dataclass
 
 from cookbook.errors import UserError, closest, count
 
+STRICT = ConfigDict(strict=True)  # "2", 2.0 and True are no whole numbers
 DEFAULT = "nano"  # the profile of a command without --profile
 PREFIX = "The robot arm is performing a task. "
 NVIDIA_LICENCE = "NVIDIA Open Model License"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Source:
     """Where weights or data come from: a folder that ships in assets/, or a repository on the Hub."""
 
@@ -36,7 +40,7 @@ class Source:
         return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.location}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Needs:
     """What a profile needs of a machine; for real weights calculated from parameter counts, not measured."""
 
@@ -52,14 +56,14 @@ class Needs:
         return f"{count(self.cores, 'CPU core')}, {self.memory_gb:g} GB"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Geometry:
     """Shape of a clip in pixels and time."""
 
-    frames: int  # 1 + 4k
-    fps: int
-    height: int  # multiples of 16
-    width: int
+    frames: PositiveInt  # 1 + 4k
+    fps: PositiveInt
+    height: PositiveInt  # multiples of 16
+    width: PositiveInt
 
     @property
     def latent(self) -> tuple[int, int, int]:
@@ -73,53 +77,53 @@ class Geometry:
         return frames * (height // 2) * (width // 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """Everything that determines a post-training run."""
 
     name: str
-    steps: int
-    batch: int  # clips per optimizer step and process
-    learning_rate: float
+    steps: PositiveInt
+    batch: PositiveInt  # clips per optimizer step and process
+    learning_rate: PositiveFloat
     warmup: int  # steps of linear ramp from start_factor
     start_factor: float
     peak_factor: float  # multiplies learning_rate after warm-up ...
     end_factor: float  # ... and falls linearly to this
-    cycle: int  # step at which end_factor is reached, counted from the first step (see engine.optim.rate_factor)
+    cycle: PositiveInt  # step at which end_factor is reached, counted from the first (see engine.optim.rate_factor)
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float
     ema_rate: float | None  # power EMA (Karras et al. 2023); relative width of its window
     text_dropout: float
     conditioning_frames: tuple[tuple[int, float], ...]  # (number of latent frames, probability)
-    shift: float
-    save_every: int
-    keep: int = 2  # checkpoints kept on disk
-    lora_rank: int | None = None  # None trains all weights
+    shift: PositiveFloat
+    save_every: PositiveInt
+    keep: PositiveInt = 2  # checkpoints kept on disk
+    lora_rank: PositiveInt | None = None  # None trains all weights
     lora_alpha: int = 32
     master_weights: bool = True  # float32 weights under bf16 computation; upstream trains in bf16 alone
     crop: bool = True  # keep the aspect ratio and crop; upstream squashes
     resample: bool = True  # bring every clip to the profile's fps; upstream trains at native fps
     reshuffle: bool = True  # new order each epoch; upstream repeats the first
-    accumulate: int = 1  # batches per optimizer step and process, their gradients averaged
-    shard: int = 8  # most processes that shard one replica of the weights; more processes hold more replicas (HSDP)
+    accumulate: PositiveInt = 1  # batches per optimizer step and process, their gradients averaged
+    shard: PositiveInt = 8  # most processes that shard one replica of the weights; more hold more replicas (HSDP)
     activation_checkpointing: str = "none"  # see engine.activations for the values
     first_loss: float | None = 0.7  # largest held-out loss before training / zero-velocity loss; None: not checked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Sampling:
     """How clips are generated."""
 
-    steps: int
+    steps: PositiveInt
     guidance: float  # v = cond + guidance * (cond - uncond), so 7 here is 8 in the textbook's convention
-    shift: float
+    shift: PositiveFloat
     negative_prompt: str | None  # None: the published paragraph (diffusers' DEFAULT_NEGATIVE_PROMPT)
-    seeds: int  # clips per prompt of the tuned model
-    base_seeds: int  # the same prompts by the untouched base model, for comparison
+    seeds: PositiveInt  # clips per prompt of the tuned model
+    base_seeds: PositiveInt  # the same prompts by the untouched base model, for comparison
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Profile:
     """Everything that depends on the choice of a profile."""
 
@@ -129,20 +133,21 @@ class Profile:
     train_data: Source
     eval_data: Source
     clip: Geometry
-    text_tokens: int  # prompts are padded to this length and attended in full, padding included
+    text_tokens: PositiveInt  # prompts are padded to this length and attended in full, padding included
     recipe: Recipe
     sampling: Sampling
-    critic_fps: float
-    critic_tokens: int  # most visual tokens per clip
+    critic_fps: PositiveFloat
+    critic_tokens: PositiveInt  # most visual tokens per clip
     needs: Needs
     eval_subset: str = "gr1_object"  # of eval_data
     prompt_prefix: str = PREFIX  # put before each training caption on disk, and before each prompt when generating
     calibration: Source | None = None  # labelled calibration clips; None: made by corrupting training clips
-    calibration_clips: int = 160  # at most
+    calibration_clips: PositiveInt = 160  # at most
+    actions: Source | None = None  # inverse dynamics model; None: the user trains one for their robot
     guardrail: bool = False  # NVIDIA's weights generate under NVIDIA's guardrail
     note: str = ""  # a warning for the report
-    train_clips: int | None = None  # None: all
-    prompts: int | None = None  # None: all
+    train_clips: PositiveInt | None = None  # None: all
+    prompts: PositiveInt | None = None  # None: all
     alternatives: tuple[Recipe, ...] = field(default=())
 
     def with_recipe(self, name: str | None) -> Profile:
@@ -222,6 +227,7 @@ def nano() -> Profile:
         recipe=recipe,
         sampling=Sampling(steps=8, guidance=1.0, shift=5.0, negative_prompt="", seeds=2, base_seeds=1),
         calibration=Source("simulator/calibration", kind="dataset"),
+        actions=Source("nano/actions"),
         critic_fps=8,
         critic_tokens=1024,
         needs=Needs(cores=2, memory_gb=8, disk_gb=3),
@@ -307,4 +313,9 @@ def get(name: str, recipe: str | None = None) -> Profile:
     if name not in PROFILES:
         near, names = closest(name, PROFILES), ", ".join(PROFILES)
         raise UserError(f"no profile {name!r}; {f'did you mean {near}? T' if near else 't'}here are {names}")
-    return PROFILES[name]().with_recipe(recipe)
+    try:
+        return PROFILES[name]().with_recipe(recipe)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        what = f"{error.title}.{'.'.join(map(str, wrong['loc']))} is {wrong['input']!r}"
+        raise UserError(f"profile {name}: {what} ({wrong['msg']})") from None

@@ -1,7 +1,5 @@
 """The report of a run: the plots that the notebooks show too, one self-contained HTML page, and summary.json."""
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path
@@ -39,7 +37,7 @@ def critic_by_kind(run: Path) -> pd.DataFrame:
     Columns: `clips` (number of calibration clips), one per question, and `difference to a valid clip` (empty for your
     own types of fault).
     """
-    calibration = results.read_json(run / "verdicts" / "calibration.json")
+    calibration = storage.read_json(run / "verdicts" / "calibration.json")
     rows: dict[str, dict[str, float]] = {}
     for question in QUESTIONS:
         for part in ("questions", "held_out_corruptions"):
@@ -117,7 +115,9 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
         UserError: a stage that the report shows is not finished.
     """
     settings, folder = profiles.get(profile), runs.run_folder(run, profile)
-    inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in runs.READS["report"]}
+    optional = [name for name in runs.OPTIONAL if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
+    needed = [name for name in runs.READS["report"] if name not in optional]
+    inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in needed}
     stage = runs.enter(folder / "report", "report", settings.name, inputs, settings={}, redo=redo)
     if stage.done:
         return stage.manifest
@@ -164,6 +164,8 @@ def _page(run: Path, facts: dict, note: str) -> str:
         images=_pictures(run),
         pairs=[(prompt, *(_data_uri("video/mp4", clip.read_bytes()) for clip in two)) for prompt, *two in pairs(run)],
         outcomes=outcomes(run),
+        execution=results.looks_and_moves(run),
+        execution_aucs=results.execution_aucs(run),
         kinds=critic_by_kind(run).to_html(na_rep=""),
         filtered=dict(zip(("kept", "dropped"), kept_and_dropped(run), strict=True)),
         seconds=pd.Series(facts["seconds"], name="seconds").to_frame().to_html(),

@@ -1,7 +1,5 @@
 """The numbers of a finished run, read from its manifests and jsonl files and from nowhere else."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from statistics import fmean
@@ -11,20 +9,15 @@ import numpy as np
 import pandas as pd
 
 from cookbook import runs, storage
+from cookbook.actions.motion import SCORES
 from cookbook.errors import UserError
 from cookbook.judge.ground_truth import MODELS
 from cookbook.judge.rows import QUESTIONS
-from cookbook.judge.statistics import auc, best_of, interval
+from cookbook.judge.statistics import auc, best_of, interval, share
 from cookbook.profiles import Geometry, Profile
 from cookbook.video import fit, read_image, read_video
 
 PHOTO_DB = 20.0  # least PSNR of a video's first frame and its photo, which only passes through the VAE
-
-
-def read_json(path: Path) -> Any:
-    if not path.exists():
-        raise UserError(f"{path} is missing")
-    return storage.read_json(path)
 
 
 def manifest(run: Path, stage: str) -> dict:
@@ -53,7 +46,7 @@ def scores(run: Path) -> pd.DataFrame:
 
 def calibration(run: Path) -> dict[str, dict]:
     """The critic's accuracy on the calibration clips: per question auc, threshold, roc, per_kind, n."""
-    return read_json(run / "verdicts" / "calibration.json")["questions"]
+    return storage.read_json(run / "verdicts" / "calibration.json")["questions"]
 
 
 def gain(run: Path) -> dict:
@@ -107,6 +100,63 @@ def critic_against_ground_truth(run: Path) -> dict:
     }
 
 
+def executed(run: Path) -> dict:
+    """Share of videos whose decoded actions succeed in the simulator, with its 95 % CI over photos.
+
+    `executed_rate_base`, `_tuned` and, of the tuned model's videos, `_kept`. Empty where nothing was executed.
+    """
+    rows, kept = storage.read_rows(run / "executed" / "executed.jsonl"), set(kept_files(run))
+    facts = {}
+    for name in (*MODELS, "kept") if rows else ():
+        own = [row for row in rows if (row["file"] in kept if name == "kept" else row["model"] == name)]
+        rate, edges = share([row["success"] for row in own], [row["image"] for row in own]) if own else (None, None)
+        facts |= {f"executed_rate_{name}": rate, f"executed_rate_{name}_interval": edges}
+    return facts
+
+
+def looks_and_moves(run: Path) -> pd.DataFrame:
+    """For each model, the number of videos that look right by the rules on pixels, and move right when executed."""
+    rows = pd.DataFrame(storage.read_rows(run / "executed" / "executed.jsonl"), columns=["file", "model", "success"])
+    truth = pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
+    both = rows.merge(truth, on="file")
+    names = {"passed": {True: "looks right", False: "looks wrong"}, "success": {True: "moves right", False: "fails"}}
+    looks, moves = (both[column].map(words) for column, words in names.items())
+    return pd.crosstab([both["model"], looks.rename("")], moves.rename(""))
+
+
+def execution_aucs(run: Path) -> pd.DataFrame:
+    """What each figure says about executed success: its AUC with 95 % CI over photos, on the tuned model's videos.
+
+    Rows: the critic's questions and their mean, the rules on pixels, and the motion scores of actions.jsonl.
+    """
+    rows = pd.DataFrame(storage.read_rows(run / "executed" / "executed.jsonl"))
+    if rows.empty:
+        return rows
+    motion = pd.DataFrame(storage.read_rows(run / "actions" / "actions.jsonl"))[["file", *SCORES]]
+    truth = pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
+    table = rows.merge(motion.assign(**-motion[list(SCORES)]), on="file").merge(truth, on="file", how="left")
+    judged = (
+        scores(run) if (run / "verdicts" / "verdicts.jsonl").exists() else pd.DataFrame(columns=["file", *QUESTIONS])
+    )
+    table = table.merge(judged[["file", *QUESTIONS]], on="file", how="left").query("model == 'tuned'")
+    table = table.assign(critic=table[list(QUESTIONS)].mean(axis=1), pixels=table["passed"].astype(float))
+    found = {}
+    for name in ("critic", "pixels", *SCORES):
+        own = table.dropna(subset=[name])
+        labels, values = own["success"].to_numpy(int), own[name].to_numpy(float)
+
+        def part(some: np.ndarray, labels: np.ndarray = labels, values: np.ndarray = values) -> float | None:
+            return auc(labels[some], values[some])
+
+        if len(own):
+            found[name] = {
+                "auc": auc(labels, values),
+                "95 % CI": interval(own["image"].tolist(), part),
+                "videos": len(own),
+            }
+    return pd.DataFrame.from_dict(found, orient="index").round(3)
+
+
 def kept_of_n(run: Path) -> list[float]:
     """The chance that the filter keeps at least one of N tuned videos of a prompt, for N = 1, 2, ..."""
     tuned = scores(run).query("model == 'tuned'")
@@ -121,6 +171,7 @@ def summary(run: Path) -> dict[str, Any]:
     manifests = {name: facts for name, folder in folders.items() if (facts := runs.read_manifest(run / folder))}
     train, judged, critic = manifest(run, "train"), manifest(run, "judge"), calibration(run)
     models, truth = scores(run)["model"].value_counts(), critic_against_ground_truth(run)
+    aucs = execution_aucs(run).get("auc", {})
     obeyed = {part: facts for part, facts in judged["obedience"].items() if part != "no_text"}
     return {
         "profile": train["profile"],
@@ -141,9 +192,9 @@ def summary(run: Path) -> dict[str, Any]:
             **{f"obedience_rate_{part}": facts["own"] for part, facts in obeyed.items()},
             **{f"no_text_rate_{part}": rate for part, rate in judged["obedience"]["no_text"].items()},
             "critic_auc_success": truth["auc"],
-            **{
-                f"videos_{name}": len(storage.read_rows(run / "kept" / f"{name}.jsonl")) for name in ("kept", "dropped")
-            },
+            **{name: value for name, value in executed(run).items() if not name.endswith("_interval")},
+            **{f"executed_auc_{name}": value for name, value in aucs.items()},
+            **{f"videos_{part}": len(storage.read_rows(run / f"kept/{part}.jsonl")) for part in ("kept", "dropped")},
         },
     }
 

@@ -26,7 +26,7 @@ from cookbook.errors import StaleStage, UserError
 from cookbook.profiles import DEFAULT
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-HOME = Path(os.path.expanduser(os.environ.get("COOKBOOK_HOME") or ASSETS.parent)).absolute()
+HOME = storage.absolute(os.environ.get("COOKBOOK_HOME") or ASSETS.parent)
 
 # stage -> its folder in the run; stage -> the stages that it reads from
 FOLDERS = {
@@ -38,6 +38,9 @@ FOLDERS = {
     "generate-no_text": "generated/no_text",
     "judge": "verdicts",
     "filter": "kept",
+    "actions": "actions",
+    "execute": "executed",
+    "actions-export": "lerobot",
     "report": "report",
 }
 READS = {
@@ -49,11 +52,17 @@ READS = {
     "generate-no_text": ("prepare", "convert"),
     "judge": ("generate-base", "generate-tuned", "generate-no_text"),
     "filter": ("judge",),
-    "report": ("train", "convert", "judge", "filter"),
+    "actions": ("generate-base", "generate-tuned"),
+    "execute": ("actions",),
+    "actions-export": ("actions", "execute", "judge", "filter"),
+    "report": ("train", "convert", "judge", "filter", "execute"),
 }
-REWRITTEN = ("prepare", "convert", "filter", "report")  # stages that use nothing of an unfinished attempt
+OPTIONAL = ("execute",)  # not in every run: it needs an inverse dynamics model and the simulator's robot
+# Stages that use nothing of an unfinished attempt
+REWRITTEN = ("prepare", "convert", "filter", "actions-export", "report")
 STARTED = {"stage", "profile", "inputs", "settings"}  # fields of started.json, and the first of a manifest's
 _LOCKS: dict[Path, Any] = {}  # folder -> lock file held by this process
+_PROFILES: dict[Path, str] = {}  # run -> profile of the last call of this process for it
 
 
 def run_folder(run: Path | str | None, profile: str) -> Path:
@@ -62,7 +71,7 @@ def run_folder(run: Path | str | None, profile: str) -> Path:
     Raises:
         UserError: an older version of the cookbook, with other names of files, wrote the folder.
     """
-    folder = Path(run).expanduser().absolute() if run else HOME / "runs" / profile
+    folder = storage.absolute(run) if run else HOME / "runs" / profile
     try:
         above = next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:
@@ -74,6 +83,7 @@ def run_folder(run: Path | str | None, profile: str) -> Path:
             f"{folder} was written by an older version of the cookbook, with other file names; "
             f"choose another folder with --run, or delete it: `{shlex.join(['rm', '-r', str(folder)])}`"
         )
+    _PROFILES[folder] = profile
     return folder
 
 
@@ -81,10 +91,10 @@ def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str
     """The command line for a verb in this run folder, in backquotes, with default arguments omitted.
 
     Args:
-        profile: without it, the profile of the stages in the folder.
+        profile: without it, that of the call in which this is said, or of the stages in the folder.
     """
     words, stages = ["cookbook", verb], (begun(run / folder) for folder in FOLDERS.values())
-    profile = profile or next((stage["profile"] for stage in stages if stage), DEFAULT)
+    profile = profile or _PROFILES.get(run) or next((stage["profile"] for stage in stages if stage), DEFAULT)
     if profile != DEFAULT:
         words += ["--profile", profile]
     if run != HOME / "runs" / profile:
@@ -326,6 +336,7 @@ def stale(run: Path) -> list[str]:
         name
         for name, manifest in finished.items()
         for read in READS[name]
-        if read in finished and manifest["inputs"].get(read) not in (None, finished[read]["fingerprint"])
+        if read in finished
+        and manifest["inputs"].get(read, read in OPTIONAL or None) not in (None, finished[read]["fingerprint"])
     ]
     return [name for name in downstream(changed) if name in finished]

@@ -4,8 +4,6 @@ Stand-ins for a checkpoint or for videos go to a run folder of their own, `<run>
 for results of the real run.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cookbook import runs

@@ -1,12 +1,11 @@
 """Progress, videos, contact sheets and plots. The same calls work in a live notebook and headless."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from cookbook.video import read_video
+from cookbook.video import fit, probe, read_video
 
 T = TypeVar("T")
 
@@ -55,7 +54,7 @@ def _players(paths: Sequence[Path], titles: Sequence[str | None], height: int) -
 
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     options = {"height": height, "codec": "h264", "qp": QUALITY, "return_html": True}
-    clips = zip(map(read_video, map(Path, paths)), titles, strict=True)
+    clips = zip((read_video(Path(path), height) for path in paths), titles, strict=True)
     return [mediapy.show_video(frames, title=title, fps=fps, **options) for (frames, fps), title in clips]
 
 
@@ -84,15 +83,32 @@ def contact_sheet(
     """A still: evenly spaced frames of each clip, one clip per row, first and last frame included."""
     rows = []
     for index, clip in enumerate(clips):
-        frames = clip if isinstance(clip, np.ndarray) else read_video(Path(clip))[0]
-        height, bar = round(width * frames.shape[1] / frames.shape[2]), 14 if titles else 0
+        film = None if isinstance(clip, np.ndarray) else probe(Path(clip))
+        count, old_height, old_width = (film.frames, film.height, film.width) if film else clip.shape[:3]
+        moments = np.linspace(0, count - 1, columns).round().astype(int)
+        height, bar = round(width * old_height / old_width), 14 if titles else 0
+        resize = partial(fit, height=height, width=width, crop=False)
+        frames = film.read(film.nearest(moments), lambda f, r=resize: r(f[None])[0]) if film else resize(clip[moments])
         row = Image.new("RGB", (columns * width, height + bar), "white")
-        for column, frame in enumerate(frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]):
-            row.paste(Image.fromarray(frame).resize((width, height)), (column * width, bar))
+        for column, frame in enumerate(frames):
+            row.paste(Image.fromarray(frame), (column * width, bar))
         if titles:
             ImageDraw.Draw(row).text((3, 1), titles[index], fill="black")
         rows.append(np.asarray(row))
     return Image.fromarray(np.concatenate(rows))
+
+
+def mark(frames: np.ndarray, points: np.ndarray, radius: int = 3) -> np.ndarray:
+    """Copies of frames uint8 [T, H, W, 3] with dots at points [S, N, 2] (x, y in pixels), S of them over the clip."""
+    marked = []
+    for frame, dots in zip(
+        frames, points[np.linspace(0, len(points) - 1, len(frames)).round().astype(int)], strict=True
+    ):
+        picture = Image.fromarray(frame)
+        for (x, y), colour in zip(dots, ("red", "yellow"), strict=False):
+            ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), colour, "black")
+        marked.append(np.asarray(picture))
+    return np.stack(marked)
 
 
 def show_sheet(
@@ -135,12 +151,6 @@ def ask(draw: Callable[[str], None], text: str) -> None:
 
     box = ipywidgets.Text(text, description="instruction", layout=ipywidgets.Layout(width="90%"))
     ipywidgets.interact_manual.options(manual_name="Generate")(draw, text=box)
-
-
-def live() -> bool:
-    """Whether this is a live notebook: there is a kernel, and it is not headless."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel") and not os.environ.get("HEADLESS")
 
 
 def loss(rows: Sequence[dict]) -> Axes:

@@ -31,6 +31,14 @@ def digest_of(value: Any) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def absolute(path: Path | str) -> Path:
+    """A path that a user gave, made absolute; a UserError for `~` where no home folder is known."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise UserError(f"{path}: no home folder is known here; set HOME, or write the whole path") from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write to the yielded temporary path. On success it is renamed to `path` in one step, on failure it is deleted."""
@@ -164,12 +172,21 @@ def parse(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: the text is not JSON, not UTF-8, or more deeply nested than can be read.
+        ValueError: the text is not JSON, not UTF-8, more deeply nested than can be read, or has a field twice.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_fields)
     except RecursionError:
         raise ValueError("too deeply nested") from None
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"the field {name!r} is there twice")
+        fields[name] = value
+    return fields
 
 
 def read_json(path: Path) -> Any:

@@ -74,7 +74,12 @@ class Video:
         return self._count(resample) - needed_frames(self.fps, clip, resample)
 
     def windows(self, clip: Geometry, starts: Sequence[float], resample: bool, crop: bool) -> list[np.ndarray]:
-        """The training windows that start there; see `window`. Only their frames become pixels."""
+        """The training windows uint8 [clip.frames, clip.height, clip.width, 3]. Only their frames become pixels.
+
+        Args:
+            starts: of each window, 0 for the earliest possible and 1 for the latest.
+            resample: take the frames nearest to the profile's frame times; otherwise consecutive ones.
+        """
         picked = [_picked(self._count(resample), self.fps, clip, start, resample) for start in starts]
         numbers = np.concatenate([self.nearest(indices) if resample else indices for indices in picked])
         frames = self.read(numbers, lambda picture: fit(picture[None], clip.height, clip.width, crop)[0])
@@ -85,25 +90,28 @@ class Video:
 
 
 @contextmanager
-def decode(path: Path, threads: int = 0) -> Iterator[tuple[av.VideoStream, Iterator[av.VideoFrame]]]:
+def decode(path: Path, threads: int = 0, start: float = 0) -> Iterator[tuple[av.VideoStream, Iterator[av.VideoFrame]]]:
     """The video track of a file, and its frames while they are decoded.
 
     Args:
         threads: of the decoder; 0 lets it choose.
+        start: seconds; decoding begins at the last key frame at or before it.
 
     Raises:
         UserError: the file is missing or not a readable video, or its frames cannot be shown as they are.
     """
     try:
-        with av.open(f"file:{path}") as container:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = _track(path, container.streams)
             stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+            if start:
+                container.seek(int(start * av.time_base) + (container.start_time or 0))
             yield stream, _alike(path, _whole(path, container, stream))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except MemoryError:
         raise UserError(f"{path}: not enough memory for its pictures; make them smaller, or free memory") from None
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, IndexError) as error:  # PyAV's IndexError: a track begins in mid-file
         raise UserError(f"{path}: not a readable video ({error})") from None
 
 
@@ -121,7 +129,10 @@ def _track(path: Path, streams: StreamContainer) -> av.VideoStream:
 
 
 def _whole(path: Path, container: InputContainer, track: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames of a track, and then an error if the file ends before the time that it says."""
+    """The frames of a track; an error if the file ends before the byte or, found last, the time that it says."""
+    size, whole = path.stat().st_size, max([_length(path), *(entry.pos + entry.size for entry in track.index_entries)])
+    if size < whole:
+        raise UserError(f"{path}: cut off after {size} of {whole} bytes; copy the whole file again")
     end, longest = 0.0, 0.1  # seconds; the last picture may last as long as any other
     for packet in container.demux():
         if packet.pts is not None:
@@ -134,10 +145,27 @@ def _whole(path: Path, container: InputContainer, track: av.VideoStream) -> Iter
         raise UserError(f"{path}: cut off after {end:.2f} of {said:.2f} seconds; copy the whole file again")
 
 
+def _length(path: Path) -> int:
+    """Bytes up to the end of the file as its first ones say it, or 0: an avi, a transport stream, Matroska."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little") % 0xFFFFFFFF
+    if head[:565:188] == b"GGGG":  # whole packets
+        return -(-path.stat().st_size // 188) * 188
+    start = head.find(b"\x18\x53\x80\x67") + 4  # then a number that begins with its own number of bytes, in unary
+    if head[:4] != b"\x1a\x45\xdf\xa3" or not 4 <= start < len(head) or not head[start]:
+        return 0
+    end, most = start + 9 - head[start].bit_length(), 2 ** (7 * (9 - head[start].bit_length())) - 1
+    return end + (int.from_bytes(head[start:end]) & most) % most  # all ones: not known
+
+
 def _alike(path: Path, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """The same frames, but an error at the first that is HDR or has another size than those before."""
+    """The same frames, but an error at the first that is damaged, HDR, or of another size than those before."""
     size = None
     for number, frame in enumerate(frames):
+        if frame.is_corrupt:
+            raise UserError(f"{path}: damaged at frame {number}; copy the whole file again")
         if frame.color_trc in HDR:
             names = shlex.quote(str(path)), shlex.quote(f"{path.with_suffix('')}_sdr.mp4")
             cure = f"ffmpeg -i {names[0]} -vf {TO_SDR} {names[1]}"
@@ -178,10 +206,9 @@ def _timeline(times: Sequence[float | None], rate: float) -> tuple[np.ndarray, f
         times: as the file says them; a step back in time is taken for one of usual length.
         rate: as the file says it.
     """
-    steady = np.arange(len(times))
-    if None in times or len(times) == 1:
+    steady, steps = np.arange(len(times)), np.diff(np.asarray(times, float))
+    if not len(steps) or np.isnan(steps).any() or (steps < 0).mean() > 0.1:  # an avi says no times of display
         return steady / rate, rate
-    steps = np.diff(np.asarray(times, float))
     steps[steps < 0] = np.median(steps[steps > 0]) if (steps > 0).any() else 1 / rate
     exact = np.concatenate([[0.0], np.cumsum(steps)])
     for fps in (rate, steady[-1] / max(exact[-1], 1e-9)):
@@ -205,10 +232,33 @@ def _picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def read_video(path: Path) -> tuple[np.ndarray, float]:
-    """All frames uint8 [T, H, W, 3] at a constant rate, and that rate; errors as in `probe`."""
-    video = probe(path)
-    return video.read(video.nearest(range(video.frames))), video.fps
+def read_video(path: Path, most: int | None = None) -> tuple[np.ndarray, float]:
+    """All frames uint8 [T, H, W, 3] at a constant rate, H at most `most`, and that rate; errors as in `probe`."""
+    film, resize = probe(path), None
+    if most and film.height > most:
+        size = most, 2 * round(film.width * most / film.height / 2)
+        resize = lambda picture: fit(picture[None], *size, crop=False)[0]  # noqa: E731
+    return film.read(film.nearest(range(film.frames)), resize), film.fps
+
+
+def read_span(path: Path, start: float, frames: int, fps: float) -> np.ndarray:
+    """Frames uint8 [frames, H, W, 3] at `start`, `start + 1/fps`, ... seconds of a file that may hold much more.
+
+    Raises:
+        UserError: as `decode`; or there is no frame within half a frame of one of these times.
+    """
+    pictures = {}
+    with decode(path, start=start) as (stream, decoded):
+        first, aspect = float((stream.start_time or 0) * stream.time_base), stream.sample_aspect_ratio or Fraction(1)
+        for frame in decoded:
+            number = round((frame.time - first - start) * fps)
+            if 0 <= number < frames:
+                pictures.setdefault(number, _picture(frame, aspect))
+            if number >= frames - 1:
+                break
+    if missing := [number for number in range(frames) if number not in pictures]:
+        raise UserError(f"{path}: no frame at {start + missing[0] / fps:.3f} s; its rate or its length is another")
+    return np.stack([pictures[number] for number in range(frames)])
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float, crf: int = 20) -> None:
@@ -272,17 +322,6 @@ def fit(frames: np.ndarray, height: int, width: int, crop: bool = True) -> np.nd
 def needed_frames(fps: float, clip: Geometry, resample: bool) -> int:
     """The number of source frames that one training window spans."""
     return clip.frames if not resample else int(np.floor((clip.frames - 1) * fps / clip.fps)) + 1
-
-
-def window(frames: np.ndarray, fps: float, clip: Geometry, start: float, resample: bool, crop: bool) -> np.ndarray:
-    """One training window uint8 [clip.frames, clip.height, clip.width, 3].
-
-    Args:
-        frames: [T, H, W, 3] at `fps`.
-        start: of the window, 0 for the earliest possible and 1 for the latest.
-        resample: take the frames nearest to the profile's frame times; otherwise consecutive ones.
-    """
-    return fit(frames[_picked(len(frames), fps, clip, start, resample)], clip.height, clip.width, crop)
 
 
 def _picked(count: int, fps: float, clip: Geometry, start: float, resample: bool) -> np.ndarray:

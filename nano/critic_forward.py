@@ -66,14 +66,16 @@ class BatchedCritic:
         self.critic, self.shape, self.device = critic, tuple(shape), critic.model.device
         self.numbers = {text: number for number, text in enumerate(texts)}
         self.endings, self.lengths, self.instruction_words = self._tokenize(texts)
-        ending = critic.processor.tokenizer(chat(critic, ask("physics", None))[1], return_tensors="pt")["input_ids"][0]
+        ending = critic.processor.tokenizer(chat(critic.processor, ask("physics", None))[1], return_tensors="pt")[
+            "input_ids"
+        ][0]
         self.physics = ending.to(self.device)
         self.layouts: dict[tuple[int, int], PromptLayout] = {}
         self.vision_cache: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Endings [N, Q] padded to the right, their lengths [N], and which tokens belong to the instruction."""
-        rests = [chat(self.critic, ask("instruction", text))[1] for text in texts]
+        rests = [chat(self.critic.processor, ask("instruction", text))[1] for text in texts]
         tokens = self.critic.processor.tokenizer(
             rests, padding=True, padding_side="right", return_tensors="pt", return_offsets_mapping=True
         )
@@ -90,7 +92,7 @@ class BatchedCritic:
             return self.layouts[frames, questions]
         critic = self.critic
         blank = Sampled(np.zeros((frames, *self.shape[1:], 3), np.uint8), tuple(range(frames)), 8.0)
-        inputs = process(critic, [blank], [chat(critic, ask("physics", None))[0]])
+        inputs = process(critic, [blank], [chat(critic.processor, ask("physics", None))[0]])
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         ids, grid = inputs["input_ids"], inputs["video_grid_thw"]
         positions = critic.model.model.get_rope_index(ids, inputs["mm_token_type_ids"], video_grid_thw=grid)[0][:, 0]

@@ -45,8 +45,8 @@ class SimulatedClip:
 
     def frames(self) -> np.ndarray:
         """The simulator's own clip, uint8 [T, H, W, 3], at the size of the nano profile."""
-        frames, fps = video.read_video(self.folder / "videos" / f"{self.row['id']}.mp4")
-        return video.window(frames, fps, NANO.clip, 0.0, resample=True, crop=True)
+        film = video.probe(self.folder / "videos" / f"{self.row['id']}.mp4")
+        return film.windows(NANO.clip, [0.0], resample=True, crop=True)[0]
 
     def ground_truth(self) -> dict[str, np.ndarray]:
         with np.load(self.folder / "ground_truth" / f"{self.row['id']}.npz") as file:
@@ -98,11 +98,11 @@ class BatchGenerator:
     def __init__(self, base: Path, scenes: list[SimulatedClip], batch: int | None = None):
         self.scenes, self.device = scenes, hardware.device()
         self.batch = batch or (48 if self.device.type == "cuda" else 4)
-        encoder = world.load_text_encoder(base)
-        encoder.model.to(self.device)
+        encoder, tokenizer = world.load_text_encoder(base)
+        encoder.to(self.device)
         prompts = [captioned(scene.row["prompt"]) for scene in scenes] + [NANO.sampling.negative_prompt]
         parts = [prompts[start : start + self.batch] for start in range(0, len(prompts), self.batch)]
-        texts = [encode_prompts(encoder.model, encoder.tokenizer, part, NANO.text_tokens) for part in parts]
+        texts = [encode_prompts(encoder, tokenizer, part, NANO.text_tokens) for part in parts]
         *self.text, self.empty = torch.cat(texts)
         self.vae = world.load_vae(base).to(self.device)
         self.clips = [scene.frames() for scene in scenes]

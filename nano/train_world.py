@@ -57,7 +57,7 @@ def cached_inputs(args: Args, device: torch.device) -> tuple[dict[str, torch.Ten
     clips, rows = load_clips(args.data)
     if any(row["task"] == "place" for row in rows):
         raise UserError(f"--data {args.data}: leave out clips of `place`, which post-training teaches")
-    vae, text = world.load_vae(args.models).to(device), world.load_text_encoder(args.models)
+    vae, (encoder, tokenizer) = world.load_vae(args.models).to(device), world.load_text_encoder(args.models)
     prompts = [row["prompt"] for row in rows]
     texts = [profiles.PREFIX + prompt for prompt in (*prompts, *map(other_hand, prompts))]
     inputs = [[row["sha256"] for row in rows], texts, *(runs.fingerprint(args.models / d) for d in MODELS)]
@@ -70,9 +70,9 @@ def cached_inputs(args: Args, device: torch.device) -> tuple[dict[str, torch.Ten
             for part in progress(both, "encoding clips")
         ]
         different = sorted(set(texts))
-        text.model.to(device)
+        encoder.to(device)
         embeddings = [
-            encode_prompts(text.model, text.tokenizer, group, profiles.nano().text_tokens).half().cpu()
+            encode_prompts(encoder, tokenizer, group, profiles.nano().text_tokens).half().cpu()
             for group in (*(different[start : start + 64] for start in range(0, len(different), 64)), [""])
         ]
         tensors = {"latents": torch.cat(parts).contiguous(), "text": torch.cat(embeddings)}

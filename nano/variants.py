@@ -23,7 +23,7 @@ from cookbook.models.text import encode_prompts
 from cookbook.prepare.stage import check_clips
 from cookbook.profiles import Recipe
 from cookbook.train import dataset
-from cookbook.train.network import add_lora
+from cookbook.train.network import adapt
 from cookbook.train.objective import batches, flow_loss
 from nano.generator import NANO, BatchGenerator, Flags, captioned
 
@@ -86,11 +86,9 @@ def training_clips(folder: Path, models: Path, generator: BatchGenerator) -> lis
     used, _ = dataset.split(clips)
     windows = [dataset.windows(clip.video, NANO.clip, NANO.recipe) for clip in used]
     latents = generator.encode([window for part in windows for window in part]).split([len(part) for part in windows])
-    encoder = world.load_text_encoder(models)
-    encoder.model.to(generator.device)
-    texts = encode_prompts(
-        encoder.model, encoder.tokenizer, [captioned(clip.prompt) for clip in used], NANO.text_tokens
-    )
+    encoder, tokenizer = world.load_text_encoder(models)
+    encoder.to(generator.device)
+    texts = encode_prompts(encoder, tokenizer, [captioned(clip.prompt) for clip in used], NANO.text_tokens)
     return [Resident(*parts) for parts in zip(latents, texts, strict=True)]
 
 
@@ -106,9 +104,7 @@ def post_train(
 ) -> tuple[CosmosTransformer3DModel, float | None]:
     """The base model after this recipe, with the averaged weights and adapters merged; steps per second (median)."""
     recipe, seed, model = variant.recipe(), variant.seed, world.load_transformer(models)
-    if recipe.lora_rank:
-        torch.manual_seed(seed)
-        add_lora(model, recipe)
+    adapt(model, recipe, seed)
     for name, parameter in model.named_parameters():
         if any(part in name for part in variant.frozen):
             parameter.requires_grad_(False)

@@ -148,9 +148,9 @@ print(f"latents {clip.latent} x 16 channels, {clip.tokens} tokens")
 # **What you should see:** how the two ways differ on a first frame: above cropped, below squashed. `nano`'s clips have the model's shape already, so the frame is drawn as a camera of another shape would have seen it, a third wider.
 
 # %%
-frames, fps = video.read_video(videos[0])
-frames = video.fit(frames, frames.shape[1] * 3 // 4, frames.shape[2])  # stands in for a wider camera
-ways = [video.window(frames, fps, clip, 0.0, resample=True, crop=crop)[:1] for crop in (True, False)]
+frame = video.probe(videos[0]).read([0])
+frame = video.fit(frame, frame.shape[1] * 3 // 4, frame.shape[2])  # stands in for a wider camera
+ways = [video.fit(frame, clip.height, clip.width, crop) for crop in (True, False)]
 show.show_sheet(ways, ["cropped", "squashed"], columns=1, width=320)
 
 # %% [markdown]

@@ -153,8 +153,8 @@ from cookbook import hardware, video
 from cookbook.models import autoencoder, hub, world
 
 vae = world.load_vae(hub.locate(settings.world)).to(hardware.device())
-frames, fps = video.read_video(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
-window = video.window(frames, fps, settings.clip, 0.0, settings.recipe.resample, settings.recipe.crop)
+film = video.probe(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
+window = film.windows(settings.clip, [0.0], settings.recipe.resample, settings.recipe.crop)[0]
 encoded = autoencoder.encode(vae, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
 noise = flow.initial_noise(tuple(encoded.shape), seed).to(encoded.device)
 mask = flow.condition_mask(torch.tensor([1]), encoded)

@@ -77,7 +77,7 @@ doctor.require(profile)
 folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 
 # %% [markdown]
-# ## 5. Post-training the critic
+# ## 7. Post-training the critic
 #
 # The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips with ratings of their physics by people, from 1 to 5. Here is the same at small size. Valid clips have the label 5 and invalid ones 1. The loss is the cross-entropy of the
 # digit at the position where the score is computed,
@@ -86,7 +86,7 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 #
 # The vision encoder is not trained. Each digit is drawn equally often, otherwise the critic would learn how frequent the digits are.
 #
-# ### 5.1 A fault of your own
+# ### 7.1 A fault of your own
 #
 # Which faults matter depends on *your* world model. Ours loses sharpness where it is uncertain, so that is the example: from the middle on, the frames are as soft as if they had a sixth of their pixels a side.
 #
@@ -124,7 +124,7 @@ examples = critic_training.read_labelled(Path(labels)) if labels else examples
 print(f"{len(examples)} examples to learn from, {len(held_out)} held out")
 
 # %% [markdown]
-# ### 5.2 Before, training, after
+# ### 7.2 Before, training, after
 #
 # The loop is that of notebook 02 (`cookbook/engine`), with its checkpoints: a stopped run continues.
 #
@@ -140,7 +140,7 @@ print(f"loss {trained['loss_first']:.2f} -> {trained['loss_last']:.2f} in {steps
 after = critic_training.scores(held_out, folder / "critic", profile)
 
 # %% [markdown]
-# ### 5.3 Is it worth having?
+# ### 7.3 Is it worth having?
 #
 # The AUC of notebook 04, and the gain with its 95 % CI over scenes, both critics on the same clips.
 #

@@ -1,7 +1,8 @@
 """Render a world from its head camera.
 
 MuJoCo renders through OpenGL. Without a display that is EGL: the graphics driver on an NVIDIA machine, Mesa's software
-renderer elsewhere. Where neither exists, `Camera` raises an error that names the package to install.
+renderer elsewhere. Where it does not work, `simulator.osmesa` draws if its package is installed. Where neither does,
+`Camera` raises an error that names the packages.
 """
 
 from __future__ import annotations
@@ -9,35 +10,48 @@ from __future__ import annotations
 import colorsys
 import os
 import sys
+from functools import partial
 
 import mujoco
 import numpy as np
 from mujoco.rendering.classic import gl_context
 
 from cookbook.errors import UserError
+from simulator import osmesa
 from simulator.world import World
 
 NO_RENDERER = """no OpenGL renderer was found for MuJoCo (MUJOCO_GL={backend}): {error}
 install one of:
   NVIDIA GPU:            the driver with its EGL library (libnvidia-gl); in docker, NVIDIA_DRIVER_CAPABILITIES=all
   Debian/Ubuntu, no GPU: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0
-  no root:               pip install --no-deps lavavu-osmesa && eval "$(python -m simulator.osmesa)\""""
+  Linux x86-64, no root: pip install --no-deps lavavu-osmesa"""
 
 
 class RendererMissing(UserError):
     """No OpenGL on this machine."""
 
 
-def choose_backend() -> None:
-    """Have MuJoCo render through EGL, which needs no display, unless MUJOCO_GL names another backend.
+def open_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
+    """A renderer through EGL, which needs no display, or else OSMesa, unless MUJOCO_GL names another backend.
 
     MuJoCo chooses the class of its OpenGL contexts at its first import: without MUJOCO_GL, one that needs a display.
     `mujoco.Renderer` reads that choice whenever it creates a context, so it can be changed until then.
     """
-    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
-        from mujoco import egl  # not at the top: its import loads a driver and sets PYOPENGL_PLATFORM
+    create = partial(mujoco.Renderer, model, height, width, max_geom=2000)
+    if sys.platform != "linux" or os.environ.get("MUJOCO_GL"):
+        return create()
+    if gl_context.GLContext is not osmesa.Context:
+        try:
+            from mujoco import egl  # not at the top: its import loads a driver and sets PYOPENGL_PLATFORM
 
-        gl_context.GLContext = egl.GLContext
+            gl_context.GLContext = egl.GLContext
+            return create()
+        except Exception:  # whatever the driver raises
+            if osmesa.libraries() is None:
+                raise
+    gl_context.GLContext = osmesa.Context
+    with osmesa.named():
+        return create()
 
 
 class Camera:
@@ -55,8 +69,7 @@ class Camera:
     def start(self, size: tuple[int, int]) -> None:
         world = self.world
         try:
-            choose_backend()
-            self.renderer = mujoco.Renderer(world.model, 2 * size[0], 2 * size[1], max_geom=2000)
+            self.renderer = open_renderer(world.model, 2 * size[0], 2 * size[1])
         except Exception as error:  # whatever the driver raises, the remedy is the same
             backend = os.environ.get("MUJOCO_GL") or "not set"
             raise RendererMissing(NO_RENDERER.format(backend=backend, error=error)) from error

@@ -191,6 +191,9 @@ def test_figures_have_their_expected_range(monkeypatch):
     critic = {"auc": 0.8, "auc_interval": [0.7, 0.9]}
     monkeypatch.setattr(results, "calibration", lambda run: dict.fromkeys(results.QUESTIONS, critic))
     monkeypatch.setattr(results, "gain", lambda run: {"gain": 0.4, "interval": [0.2, 0.6]})
+    moved = {f"executed_rate_{name}": 0.6 for name in ("tuned", "kept")}
+    moved |= {f"{name}_interval": [0.5, 0.7] for name in moved}
+    monkeypatch.setattr(results, "executed", lambda run: moved)
     figures = expected.figures(None)
     assert figures.keys() == expected.RANGES.keys()
     assert figures["held-out loss"][2] == ("held-out loss, after", 0.2, 0.18, 0.22)

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ FLAGS = {
     "calibrate": STAGE,
     "judge": STAGE | {"--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--redo"},
+    "actions": STAGE | {"--model-folder", "--videos", "--redo"},
+    "actions-train": {"--data", "--out", "--profile", "--backbone", "--height", "--steps", "--batch", "--redo"}
+    | {"--learning-rate", "--seed", "--camera", "--key"},
+    "actions-execute": STAGE | {"--workers", "--redo"},
+    "actions-export": STAGE | {"--version", "--redo"},
     "run": STAGE | {"--only", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},
 }
@@ -79,6 +85,23 @@ sys.exit(bool({"torch", "diffusers", "pandas", "matplotlib"} & set(sys.modules))
 def test_a_user_error_prints_one_line_with_status_2(words, message, capsys):
     assert cli.main(words) == 2
     assert capsys.readouterr().err == f"cookbook: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": "two"}, "Recipe.steps is 'two' (Input should be a valid integer)"),
+        ({"batch": 2.5}, "Recipe.batch is 2.5 (Input should be a valid integer)"),
+        ({"save_every": -1}, "Recipe.save_every is -1 (Input should be greater than 0)"),
+        ({"crop": "false"}, "Recipe.crop is 'false' (Input should be a valid boolean)"),
+        ({"name": 123}, "Recipe.name is 123 (Input should be a valid string)"),
+    ],
+)
+def test_a_field_of_a_profile_of_another_type_is_refused_by_name(change, message, monkeypatch, capsys):
+    own = lambda: replace(profiles.nano(), recipe=replace(profiles.nano().recipe, **change))  # noqa: E731
+    monkeypatch.setitem(profiles.PROFILES, "own", own)
+    assert cli.main(["plan", "--profile", "own"]) == 2
+    assert capsys.readouterr().err == f"cookbook: profile own: {message}\n"
 
 
 def test_a_stale_stage_is_rebuilt_by_the_printed_command(monkeypatch, capsys):

@@ -203,9 +203,9 @@ def deadly_worker(folder: Path, deaths: dict[str, int]) -> type:
     return Deadly
 
 
-def dispatch(address: str, worker: type, jobs: list[str], in_flight: int = IN_FLIGHT) -> list[tuple[tuple, str]]:
+def dispatch(address: str, worker: type, jobs: list[str]) -> list[tuple[tuple, str]]:
     named = [(job, 0) for job in jobs]
-    return list(cluster.each(address, worker, (), named, lambda job, seed: f"{job}, seed {seed}", in_flight))
+    return list(cluster.each(address, worker, (), named, lambda job, seed: f"{job}, seed {seed}", IN_FLIGHT))
 
 
 @needs_ray
@@ -223,9 +223,21 @@ def test_each_job_is_done_once_whichever_worker_dies(three_nodes, tmp_path, jobs
     [("b", f"^b, seed 0: {ATTEMPTS} workers died on this job"), ("mistake", "^this job cannot be done$")],
 )
 def test_a_job_that_kills_its_workers_or_fails_is_reported(three_nodes, tmp_path, job, message):
-    # one job at a time: of two in flight on one worker, either may be the one that is reported
     with pytest.raises(UserError, match=message):
-        dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), ["a", job, "c"], in_flight=1)
+        dispatch(three_nodes, deadly_worker(tmp_path, {"b": ATTEMPTS}), ["a", job, "c"])
+
+
+@needs_ray
+def test_of_jobs_in_flight_together_the_deadly_one_is_reported(three_nodes, tmp_path):
+    """One worker, which holds the deadly job and an innocent one that takes longer than its worker lives."""
+
+    class Slow(deadly_worker(tmp_path, {"b": ATTEMPTS})):
+        def __call__(self, job: str, seed: int) -> str:
+            time.sleep(0 if job == "b" else 2)
+            return super().__call__(job, seed)
+
+    with pytest.raises(UserError, match="^b, seed 0: "):
+        dispatch(three_nodes, Slow, ["a", "b"])
 
 
 @needs_ray

@@ -18,7 +18,7 @@ from cookbook.convert.stage import convert, write
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train.network import add_lora
+from cookbook.train.network import adapt
 from cookbook.train.stage import train
 
 BESIDE = 16  # entries of NVIDIA's network that are no weights: counters, tables, extra states
@@ -182,7 +182,7 @@ def test_lora_is_merged_and_both_exports_equal_the_adapted_network(tiny_world, t
     checks = {row["file"]: row["tensors"] for row in manifest["checks"]}
     assert checks[verify.ADAPTER] == 2 * sum("lora_A" in name for name in load_file(adapter))
     adapted = world.load_transformer(tiny_world)
-    add_lora(adapted, recipe)
+    adapt(adapted, recipe)
     run = engine.loop.Training(adapted, recipe, 0, ALONE, torch.float32, names.to_native)
     checkpoint.load(tmp_path / "checkpoints/iter_000000002", run.state(), ALONE)
     run.adopt_averages()

@@ -57,7 +57,7 @@ def test_digit_and_cue_tokens(critic):
 
 def test_chat_shows_video_first_and_frame_times(critic):
     sampled = sample_frames(clip(0, frames=9), 8.0, 4, 1024, critic.token_edge)
-    start, rest = critics.chat(critic, questions(PROMPTS[0])[1])
+    start, rest = critics.chat(critic.processor, questions(PROMPTS[0])[1])
     inputs = critics.process(critic, [sampled], [start + rest])
     text = critic.processor.tokenizer.decode(inputs["input_ids"][0])
     assert text.index("<|video_pad|>") < text.index(PROMPTS[0]) < text.index("<|im_start|>assistant\nScore:")
@@ -90,7 +90,7 @@ def test_frames_keep_the_budget(frames, fps, height, width, tokens):
 
 def test_a_setting_that_the_processor_ignores_is_an_error(critic):
     sampled = sample_frames(clip(0), 8.0, 8, 1024, critic.token_edge)
-    text = "".join(critics.chat(critic, questions(PROMPTS[0])[0]))
+    text = "".join(critics.chat(critic.processor, questions(PROMPTS[0])[0]))
     inputs = critics.process(critic, [sampled], [text])
     fewer = Sampled(sampled.frames[:5], sampled.indices[:5], 8.0)
     with pytest.raises(UserError, match="changed the clip"):
@@ -128,7 +128,7 @@ def test_a_critic_that_transformers_saved_loads_and_scores_the_same(critic, tmp_
         ("config.json", '{"model_type": "unknown"}', "model_type is 'unknown'; a critic is a qwen3_vl"),
         ("config.json", "[" * 100_000, "config.json is damaged .too deeply nested"),
         ("config.json", '{"a": ' + "9" * 5000 + "}", "config.json is damaged"),
-        ("config.json", "[]", "config.json has no model_type"),
+        ("config.json", "[]", "config.json: model_type is None"),
         ("chat_template.jinja", "{% for m in messages %}", "the critic cannot be loaded"),
         ("chat_template.jinja", "no video", "the critic cannot be loaded"),
         ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "the critic cannot be loaded"),

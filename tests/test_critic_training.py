@@ -67,7 +67,7 @@ def batched_critic(critic: critics.Critic, clips: critic_clips.Clips) -> Batched
 @pytest.mark.parametrize("frames", [8, 9])
 def test_patches_equal_the_processor(critic, frames):
     samples = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
-    texts = [critics.chat(critic, rubrics.ask("physics", None))[0]] * 2
+    texts = [critics.chat(critic.processor, rubrics.ask("physics", None))[0]] * 2
     expected = critics.process(critic, samples, texts)["pixel_values_videos"]
     stacked = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3).float()
     actual = critic_clips.patches(stacked, PATCH, MERGE)

@@ -99,15 +99,16 @@ def nano_parts():
 
 
 def load_parts(folder: Path, clip: Geometry, tokens: int) -> dict:
-    encoder = world.load_text_encoder(folder)
+    encoder, tokenizer = world.load_text_encoder(folder)
     rough = np.random.default_rng(0).integers(0, 255, (7, 4, 6, 3), np.uint8)
     return {
         "clip": clip,
         "transformer": world.load_transformer(folder).eval(),
         "vae": world.load_vae(folder),
         "encoder": encoder,
+        "tokenizer": tokenizer,
         "video": video.fit(rough, clip.height, clip.width),  # seven frames; the last five are conditioning frames
-        "embeddings": text.encode_prompts(encoder.model, encoder.tokenizer, ["Push the square.", ""], tokens),
+        "embeddings": text.encode_prompts(encoder, tokenizer, ["Push the square.", ""], tokens),
     }
 
 
@@ -134,8 +135,8 @@ def theirs(
     """The same by diffusers' pipeline, from the same noise."""
     clip = parts["clip"]
     pipeline = Cosmos2_5_PredictBasePipeline(
-        text_encoder=parts["encoder"].model,
-        tokenizer=parts["encoder"].tokenizer,
+        text_encoder=parts["encoder"],
+        tokenizer=parts["tokenizer"],
         transformer=parts["transformer"],
         vae=parts["vae"],
         scheduler=scheduler or flow.scheduler(5.0),
@@ -189,9 +190,8 @@ def test_a_wrong_scheduler_changes_the_clips(parts):
 
 
 def test_embeddings_equal_the_pipelines(parts):
-    encoder = parts["encoder"]
     fake = SimpleNamespace(
-        tokenizer=encoder.tokenizer, text_encoder=encoder.model, _execution_device=torch.device("cpu")
+        tokenizer=parts["tokenizer"], text_encoder=parts["encoder"], _execution_device=torch.device("cpu")
     )
     with torch.no_grad():
         wanted = Cosmos2_5_PredictBasePipeline._get_prompt_embeds(fake, ["Push the square.", ""], 48)

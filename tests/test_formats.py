@@ -18,6 +18,12 @@ from safetensors import safe_open
 from torch.distributed.checkpoint import FileSystemReader
 
 from cookbook import profiles, results, runs, storage, video
+from cookbook.actions.clips import robot_joints
+from cookbook.actions.execute import execute
+from cookbook.actions.export import export_actions
+from cookbook.actions.model import ActionSpec, InverseDynamics
+from cookbook.actions.stage import actions
+from cookbook.actions.training import SMALL
 from cookbook.convert.stage import convert
 from cookbook.generate.requests import ALLOWED
 from cookbook.generate.stage import generate
@@ -43,6 +49,8 @@ TYPES = {
 def write_assets(root: Path) -> Path:
     """A critic, labelled calibration clips, and two photos with ground truth, where the profile looks for them."""
     tiny.build_critic(root / "nano" / "critic")
+    spec = ActionSpec("gr1", robot_joints(), 8.0, 0.125, (32, 48), (16, 24), SMALL, hidden=16)
+    InverseDynamics(spec).save(root / "nano" / "actions")
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
     for index in range(6):
         kind = ("real", "vanish", "wrong_place")[index % 3]
@@ -56,7 +64,7 @@ def write_assets(root: Path) -> Path:
     (root / "simulator" / "eval" / "ground_truth").mkdir(parents=True)
     for index in range(2):
         facts = {"masks_items": mask[None], "masks_receptacles": np.roll(mask, 20, 1)[None]}
-        facts |= {"hand": "right", "item": 0, "place": 0}
+        facts |= {"hand": "right", "item": 0, "place": 0, "seed": (0, 0)}
         np.savez(root / "simulator" / "eval" / "ground_truth" / f"{index}.npz", **facts)
         photo = root / "simulator" / "eval" / "gr1_object" / f"{index}_{PROMPT}.png"
         photo.parent.mkdir(exist_ok=True)
@@ -99,6 +107,9 @@ def run(tmp_path_factory, tiny_world) -> Path:
             storage.append_row(folder / "ratings.jsonl", rating)
         judge("tiny", run=folder)
         filter_clips("tiny", run=folder, threshold=1.0, top=1)
+        actions("tiny", run=folder)
+        execute("tiny", run=folder, workers=1)
+        export_actions("tiny", run=folder)
     return folder
 
 
@@ -129,6 +140,8 @@ ROWS = {
     "`verdicts/ground_truth.jsonl`": ["verdicts/ground_truth.jsonl"],
     "`ratings.jsonl`": ["ratings.jsonl"],
     "`kept/kept.jsonl` and `kept/dropped.jsonl`": ["kept/kept.jsonl", "kept/dropped.jsonl"],
+    "`actions/actions.jsonl`": ["actions/actions.jsonl"],
+    "`executed/executed.jsonl`": ["executed/executed.jsonl"],
 }
 STAGES = {
     name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "generate-no_text", "report")

@@ -19,7 +19,7 @@ from cookbook.errors import UserError
 from cookbook.generate.requests import read_requests
 from cookbook.generate.stage import generate
 from cookbook.models import autoencoder, world
-from cookbook.models.text import encode_prompts
+from cookbook.models.text import encode_prompts, unread
 from cookbook.profiles import PROFILES, nano
 
 
@@ -30,6 +30,7 @@ def test_every_prompt_and_seed_is_generated_once_repeats_and_is_recorded(tmp_pat
     again = generate("tiny", run=tmp_path / "b", requests=photos, model="base", seeds=2)
     rows = storage.read_rows(tuned / "generated.jsonl")
     assert [row["file"] for row in rows] == [f"00{i}_{i}_Wave_seed{k}.mp4" for k in (0, 1) for i in (0, 1)]
+    assert first["unread"][0].startswith("000_0_Wave: cut off whole, as only 48 of its ")
     assert first["clips"] == 4 and len({row["sha256"] for row in rows}) == 4
     videos = {name: value for name, value in first["outputs"].items() if name.endswith(".mp4")}
     assert videos == {name: value for name, value in again["outputs"].items() if name.endswith(".mp4")}
@@ -157,7 +158,7 @@ def test_missing_earlier_stages_and_a_wrong_model_folder_are_refused(tmp_path, p
         generate("tiny", run=tmp_path)
     with pytest.raises(UserError, match="cookbook prepare"):
         generate("tiny", run=tmp_path, model="base")
-    with pytest.raises(UserError, match="not a diffusers model folder"):
+    with pytest.raises(UserError, match="config.json is missing"):
         generate("tiny", run=tmp_path, requests=photos, weights=tmp_path)
 
 
@@ -207,9 +208,22 @@ def test_whole_clip_codec_equals_the_chunked_one(tiny_world):
     torch.testing.assert_close(autoencoder.decode(vae, latents), pixels, atol=1e-5, rtol=0)
 
 
+def test_prompts_that_are_cut_or_read_as_others_are_named(capsys):
+    """The tiny tokenizer has a token for each byte; 107 end after the 16 of `Push the square `."""
+    prompts = {"a": "Push the square.", "b": "Push the square to the left.", "c": "Push the square to the right."}
+    lines = unread(tiny.build_tokenizer(), prompts, 107)
+    assert lines == [
+        "b: cut after 'Push the square ', as only 107 of its 121 tokens are read",
+        "c: cut after 'Push the square ', as only 107 of its 122 tokens are read",
+        "c: another prompt, but read as the same 107 tokens as b",
+    ]
+    assert capsys.readouterr().out.splitlines() == [f"WARNING: prompt of {line}" for line in lines]
+    assert unread(tiny.build_tokenizer(), prompts, 122) == []
+
+
 def test_prompt_embeddings_equal_the_pipelines(tiny_world):
-    text = world.load_text_encoder(tiny_world)
+    encoder, tokenizer = world.load_text_encoder(tiny_world)
     pipeline = Cosmos2_5_PredictBasePipeline.from_pretrained(tiny_world, safety_checker=PassThrough())
     theirs = pipeline._get_prompt_embeds("Wave to the crowd.", max_sequence_length=48, device="cpu")
-    ours = encode_prompts(text.model, text.tokenizer, ["Wave to the crowd."], 48)
+    ours = encode_prompts(encoder, tokenizer, ["Wave to the crowd."], 48)
     torch.testing.assert_close(ours, theirs)

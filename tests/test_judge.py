@@ -118,7 +118,7 @@ def test_human_ratings_feed_the_calibration(run, capsys):
         calibrate("smoke", run)
 
 
-UNJUDGED = {"one": "too short", "corrupt": "not a readable", "empty": "not a readable", "headers": "holds no frames"}
+UNJUDGED = {"one": "too short", "corrupt": "not a readable", "empty": "not a readable", "headers": "cut off after"}
 
 
 def test_a_video_that_cannot_be_judged_has_its_reason_and_the_others_are_judged(run):
@@ -160,7 +160,7 @@ def test_a_run_without_videos_is_refused(tmp_path):
 def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_names(run, capsys):
     whole = calibrate("smoke", run)
     (run / "verdicts/calibration.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be used .*: type `cookbook calibrate --run"):
+    with pytest.raises(UserError, match="cannot be used .*: type `cookbook calibrate --profile smoke --run"):
         load(run / "verdicts")
     calibrate("smoke", run)
     assert load(run / "verdicts") == json.loads(json.dumps(whole)) and "it is made again" in capsys.readouterr().out
@@ -185,7 +185,8 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     content = (folder / gone).read_bytes()
     (folder / gone).unlink()
     with pytest.raises(
-        UserError, match=f"{gone} is missing: type `cookbook generate --run .* --model tuned` to make it"
+        UserError,
+        match=f"{gone} is missing: type `cookbook generate --profile smoke --run .* --model tuned` to make it",
     ):
         judge("smoke", run)
     (folder / gone).write_bytes(content)

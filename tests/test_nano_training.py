@@ -107,8 +107,8 @@ def test_the_text_encoder_learns_its_own_words_and_keeps_hands_apart(tmp_path):
     losses = [row["loss"] for row in storage.read_rows(tmp_path / "log.jsonl")]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     figures = json.loads((tmp_path / "quality.json").read_text())
-    encoder = world.load_text_encoder(tmp_path)
-    assert figures["held_out_own_token"] < 0.5 * networks.TEXT_LAYERS * math.log(len(encoder.tokenizer))
+    encoder, tokenizer = world.load_text_encoder(tmp_path)
+    assert figures["held_out_own_token"] < 0.5 * networks.TEXT_LAYERS * math.log(len(tokenizer))
     prompts = [phrase("place", hand, "red apple", "white plate") for hand in ("left", "right")]
-    left, right = encode_prompts(encoder.model, encoder.tokenizer, prompts, 64)
+    left, right = encode_prompts(encoder, tokenizer, prompts, 64)
     assert ((left - right).norm(dim=-1) / left.norm(dim=-1)).max() > 0.3

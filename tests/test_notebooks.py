@@ -19,7 +19,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from cookbook import notebooks, profiles, results, show
+from cookbook import notebooks, profiles, show, storage
 from cookbook.train import recipes
 from tools import expected, publish
 
@@ -34,7 +34,8 @@ TITLES = {
         "3.2 Running Inference",
     ],
     "04": ["4. Inference with Reason 2 for plausibility check and filtering"],
-    "07": ["5. Post-training the critic"],
+    "05": ["5. From video to robot actions"],
+    "07": ["7. Post-training the critic"],
 }
 
 
@@ -183,7 +184,7 @@ def test_figures_are_those_of_the_published_run():
     shown = "".join(
         output.get("text", "") for path in BOOKS for cell in code(nbformat.read(path, 4)) for output in cell.outputs
     )
-    for name, *edges in (row for row in results.read_json(expected.FIGURES)[publish.SHOWN]["figures"]["held-out loss"]):
+    for name, *edges in (row for row in storage.read_json(expected.FIGURES)[publish.SHOWN]["figures"]["held-out loss"]):
         value = float(re.search(rf"^{name} +([\d.]+)$", shown, re.M)[1])
         assert edges[1] <= value <= edges[2] and edges[0] == pytest.approx(value, abs=1e-4), name
 

@@ -243,11 +243,10 @@ def test_window_has_its_shape_and_stays_inside(frames, fps, start, resample):
     clip = Geometry(frames=5, fps=8, height=16, width=16)
     if frames < video.needed_frames(fps, clip, resample):
         return
-    source = np.arange(frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
-    times = video.window(source, fps, clip, start, resample, crop=True)[:, 0, 0, 0]
-    assert times.shape == (5,) and (np.diff(times.astype(int)) >= 0).all() and times[-1] < frames
+    times = video._picked(frames, fps, clip, start, resample)
+    assert times.shape == (5,) and (np.diff(times) >= 0).all() and times[-1] < frames
     if not resample:
-        assert (np.diff(times.astype(int)) == 1).all()
+        assert (np.diff(times) == 1).all()
 
 
 def test_crop_keeps_shapes_and_squash_does_not():

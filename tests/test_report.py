@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cookbook import notebooks, profiles, report, results, runs, storage, video
+from cookbook.actions import motion
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 
@@ -88,6 +89,14 @@ def run(tmp_path) -> Path:
         if clip["model"] == "tuned":
             rows[high].append({**clip, "video": Path(clip["file"]).name, "reason": "high" if high else "low"})
     finish(tmp_path, "filter", {"kept.jsonl": lines(rows[True]), "dropped.jsonl": lines(rows[False])})
+    moved = [
+        {key: clip[key] for key in ("file", "model")} | {"image": clip["name"], "success": high}
+        for clip, high in zip(every, good, strict=True)
+    ]
+    motion_scores = [{"file": clip["file"]} | dict.fromkeys(motion.SCORES, 1.0) for clip in every]
+    finish(tmp_path, "actions", {"actions.jsonl": lines(motion_scores)})
+    finish(tmp_path, "execute", {"executed.jsonl": lines(moved)})
+    finish(tmp_path, "actions-export", {})
     return tmp_path
 
 
@@ -114,6 +123,12 @@ def test_the_summary_has_the_figures_of_every_stage(run, capsys):
         "obedience_rate_hand": 0.75,
         "no_text_rate_hand": 0.5,
         "critic_auc_success": 1.0,
+        "executed_rate_base": 0.0,
+        "executed_rate_tuned": 0.5,
+        "executed_rate_kept": 1.0,
+        "executed_auc_critic": 1.0,
+        "executed_auc_pixels": 1.0,
+        **{f"executed_auc_{name}": 0.5 for name in motion.SCORES},
         "videos_kept": 2,
         "videos_dropped": 2,
     }

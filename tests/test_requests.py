@@ -80,9 +80,12 @@ def test_batch_input_json_is_read_and_checked_by_its_own_fields(tmp_path, rows_f
 
 
 def test_rows_that_are_not_json_are_reported(tmp_path):
-    (tmp_path / "batch.jsonl").write_text("{broken\n[1]\n")
-    with pytest.raises(UserError, match=r"line 1: column 2: not JSON(.*\n)*.*line 2: \[1\]: not a JSON object"):
+    (tmp_path / "batch.jsonl").write_text('{broken\n[1]\n{"seed": 1, "seed": 2}')
+    with pytest.raises(UserError) as error:
         read_requests(tmp_path / "batch.jsonl", nano())
+    first, second, third = str(error.value).splitlines()
+    assert "line 1: column 2: not JSON" in first and "line 2: [1]: not a JSON object" in second
+    assert "line 3: not JSON (the field 'seed' is there twice)" in third
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 
@@ -152,6 +153,25 @@ def test_the_home_of_runs_is_an_absolute_folder(tmp_path, value, home):
     program = [sys.executable, "-c", "from cookbook import runs; print(runs.HOME)"]
     done = subprocess.run(program, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == str(tmp_path / str(home).removeprefix("~/")), done.stderr
+
+
+@pytest.mark.parametrize("variables", [{}, {"COOKBOOK_HOME": "~/x"}])
+def test_a_home_that_is_not_known_is_one_line_and_no_folder_of_that_name(tmp_path, variables):
+    """A user id without a name, as in many containers, and without HOME."""
+    program = """
+import pwd, sys
+def unknown(_): raise KeyError("uid not found")
+pwd.getpwuid = pwd.getpwnam = unknown
+from cookbook import cli
+sys.exit(cli.main(["prepare", "--run", "~/run"]))
+"""
+    gone = {"HOME", "USER", "LOGNAME", "USERNAME", "LNAME"}
+    env = {name: value for name, value in os.environ.items() if name not in gone} | variables
+    env["PYTHONPATH"] = str(runs.ASSETS.parent)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.match("cookbook: ~/(x|run): no home folder is known here; ", done.stderr.splitlines()[-1])
+    assert not any(tmp_path.iterdir())
 
 
 def test_two_processes_cannot_share_a_stage(tmp_path):

@@ -75,4 +75,3 @@ def test_generate_records_shortcuts_and_never_mixes_them(tmp_path, photos, tiny_
     with pytest.raises(UserError, match="fast"):
         generate("tiny", **arguments)
     assert "fast" not in generate("tiny", redo=True, **arguments)["settings"]
-    assert shortcuts.choose(("cache",)) == {"cache"}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tiny
@@ -19,7 +19,7 @@ from cookbook import engine, profiles, show, storage
 from cookbook.engine import checkpoint
 from cookbook.errors import UserError
 from cookbook.models import names, world
-from cookbook.train import dataset, stage
+from cookbook.train import dataset
 from cookbook.train.network import require_trained
 from cookbook.train.objective import batches
 from cookbook.train.stage import train
@@ -54,6 +54,13 @@ def test_training_learns_and_reports_it(trained):
     tensors = 4 * planned["parameters"] * 4  # weights, two moments and the average in float32
     assert planned["checkpoint_gb"] * 1e9 == pytest.approx(tensors)
     assert tensors < files < 2 * tensors, "a tensor's header outweighs a tiny tensor"
+
+
+def test_captions_that_the_text_encoder_does_not_read_are_in_the_manifest(trained):
+    """The tiny one reads 48 bytes, fewer than its system prompt has."""
+    first, second, third = trained[1]["unread"][:3]
+    assert re.fullmatch(r"\d{3}.mp4: cut off whole, as only 48 of its \d+ tokens are read", first)
+    assert second.endswith("tokens are read") and third.endswith(f" but read as the same 48 tokens as {first[:7]}")
 
 
 def test_second_start_does_nothing_and_other_settings_are_refused(trained, tiny_clips, capsys):
@@ -173,27 +180,6 @@ def test_invalid_flags_are_refused(tiny_clips, tiny_profile, tmp_path):
     tiny_profile(steps=2, lora_rank=4)
     with pytest.raises(UserError, match="--base trains all weights"):
         train("tiny", **where, base=tmp_path / "none.pt")
-
-
-def test_in_a_notebook_one_picture_is_redrawn(tiny_profile, tiny_clips, tmp_path, monkeypatch):
-    from IPython.core.displaypub import CapturingDisplayPublisher
-    from IPython.core.interactiveshell import InteractiveShell
-
-    tiny_profile(steps=3)
-    monkeypatch.setattr(stage, "REDRAWN", 0.0)
-    monkeypatch.delenv("HEADLESS", raising=False)
-    assert not show.live()
-    shell = InteractiveShell.instance()
-    try:
-        shell.display_pub, shell.kernel = CapturingDisplayPublisher(), None
-        assert show.live()
-        train("tiny", run=tmp_path, data=tiny_clips)
-    finally:
-        InteractiveShell.clear_instance()
-    shown = shell.display_pub.outputs
-    assert [output["update"] for output in shown] == [False, True, True]
-    assert len({output["transient"]["display_id"] for output in shown}) == 1
-    assert not plt.get_fignums()
 
 
 def test_headless_a_line_a_minute_estimates_the_time_left(monkeypatch, capsys):

@@ -179,7 +179,7 @@ def test_gaps_and_jumps_of_any_shape(tmp_path_factory, steps, start):
     picked = film.windows(clip, [start], resample=True, crop=True)[0][:, 0, 0, 0]
     wanted = start * (times[-1] - 0.5) + np.arange(5) / 8
     best = np.abs(times[:, None] - wanted).min(0)
-    assert (np.abs(times[picked] - wanted) <= best + 0.06).all()
+    assert (np.abs(times[picked] - wanted) <= best + 0.06 + 0.5 / film.fps).all()  # a window begins at a frame
 
 
 def test_steady_files_keep_their_rate_and_their_frames(tmp_path):
@@ -203,9 +203,11 @@ def test_a_size_that_changes_is_listed_and_skipped(tmp_path):
     assert "the size of the picture changes from 48 x 32 to 96 x 64 at frame 30" in problem["reason"]
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")]
+)
 def test_a_file_that_is_cut_between_two_frames_is_noticed(tmp_path, name, codec):
-    """A transport stream and an avi are not: without their end, nothing says how long they were."""
+    """A transport stream is not where whole packets are left: nothing says how many there were."""
     path, noise = tmp_path / name, np.random.default_rng(0).integers(0, 255, (30, 32, 48, 3)).astype(np.uint8)
     if name == "a.mp4":
         video.write_video(path, noise, 10)
@@ -215,10 +217,22 @@ def test_a_file_that_is_cut_between_two_frames_is_noticed(tmp_path, name, codec)
     with av.open(str(path)) as container:
         places = [packet.pos for packet in container.demux(video=0) if packet.size]
     data = path.read_bytes()
-    for place in (places[10], places[20], places[27], places[20] - 8):
+    for place in (places[10], places[20], places[27], places[29], places[20] - 8):
         path.write_bytes(data[:place])
-        with pytest.raises(UserError, match=f"{name}: (cut off after .* of 3.00 seconds|not a readable video)"):
+        with pytest.raises(UserError, match=f"{name}: (cut off after .* bytes|not a readable video)"):
             video.probe(path)
+
+
+def test_a_damaged_picture_is_refused(tmp_path):
+    path, noise = tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (30, 32, 48, 3)).astype(np.uint8)
+    video.write_video(path, noise, 10)
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    data[places[9] + 40] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="a.mp4: damaged at frame "):
+        video.probe(path)
 
 
 def tracks(path: Path, thumbnail: bool, film: bool, sound: bool) -> None:
@@ -257,18 +271,21 @@ import resource, sys
 from pathlib import Path
 from cookbook import video
 from cookbook.profiles import Geometry
+from cookbook import show
 def peak(path):
     film = video.probe(Path(path))
     film.windows(Geometry(9, 8, 96, 160), [0.0, 1.0], True, True)
+    show.contact_sheet([Path(path)])
+    video.read_video(Path(path), 96)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(peak(sys.argv[1]), peak(sys.argv[2]))
 """
 
 
 def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path):
-    for count in (40, 100):
+    for count in (30, 70):
         encode(tmp_path / f"{count}.mp4", [np.zeros((*HD, 3), np.uint8)] * count, 10)
-    command = [sys.executable, "-c", MEMORY, tmp_path / "40.mp4", tmp_path / "100.mp4"]
+    command = [sys.executable, "-c", MEMORY, tmp_path / "30.mp4", tmp_path / "70.mp4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     short, long = map(float, done.stdout.split())
-    assert long - short < 60, "MB; sixty more frames are 187 MB even before they are pixels"
+    assert long - short < 60, "MB; forty more frames are 124 MB even before they are pixels"

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from cookbook import engine, hardware, profiles, storage, video
+from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.engine import activations
 from cookbook.generate.stage import generate
 from cookbook.models import world
@@ -30,6 +31,8 @@ from nano import critic_model, networks, tokenizer
 
 GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
+FPS, FRAMES, SIZE = 10, 60, (48, 64)  # of the videos with joints
+JOINTS = ("r_elbow", "r_wrist", "l_elbow")
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -39,6 +42,25 @@ PROMPTS = [
     "Use the left hand to pick up lemon, ripe, from brown tray to blue bowl.",
     "Use the right hand to pick up corn from table to tan basket.",
 ]
+
+
+def moving(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A bright square that moves, uint8 [FRAMES, H, W, 3]."""
+    frames = np.full((FRAMES, *size, 3), 40 + 20 * seed, np.uint8)
+    for number, frame in enumerate(frames):
+        frame[10 + seed : 22 + seed, number // 2 : number // 2 + 12] = (250, 180, 60)
+    return frames
+
+
+def make_episodes(folder: Path) -> EpisodeSet:
+    """Three videos with joints, two tasks, two further columns."""
+    episodes = []
+    for number in range(3):
+        video.write_video(folder / f"{number}.mp4", moving(number), FPS)
+        angles = np.sin(np.arange(FRAMES)[:, None] / 9 + np.arange(3) + number / 9).astype(np.float32)
+        task, facts = ("Lift it.", "Wave.")[number % 2], {"success": number != 1, "score": 2.5 * number}
+        episodes.append(Episode(folder / f"{number}.mp4", task, angles, np.roll(angles, -1, 0), facts=facts))
+    return EpisodeSet("three", FPS, JOINTS, episodes)
 
 
 def build_world(folder: Path) -> Path:

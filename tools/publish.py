@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from cookbook import budget, profiles, results, storage
+from cookbook import budget, profiles, storage
 from cookbook.errors import UserError, report_user_errors
 from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own
 from tools import expected
@@ -36,7 +36,7 @@ def publish(*folders: Path | str) -> None:
         UserError: a run without times, or with notebooks that differ from those of this checkout.
     """
     for run in map(Path, folders):
-        timings = results.read_json(run / "notebooks" / "timings.json")
+        timings = storage.read_json(run / "notebooks" / "timings.json")
         if timings["profile"] == SHOWN:
             outputs(run.absolute())
             machine = {key: timings[key] for key in ("date", "device", "processor")}

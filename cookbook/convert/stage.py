@@ -5,8 +5,6 @@ NVIDIA's `convert_distcp_to_pt.py` writes them; diffusers/ is a folder for `Cosm
 training is exported merged, and as a file of adapters. A native `.pt` file becomes diffusers/ alone.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping
@@ -47,10 +45,8 @@ def convert(
     folder = runs.run_folder(run, profile)
     trained = None if checkpoint else runs.read_manifest(folder / "checkpoints")
     if not checkpoint and trained is None:
-        raise UserError(
-            f"{folder / 'checkpoints'} is not finished; type {runs.command('train', folder, profile)} first"
-        )
-    path = weights.find(Path(checkpoint).expanduser().absolute() if checkpoint else folder / "checkpoints")
+        raise UserError(f"{folder}: train is not finished; type {runs.command('train', folder, profile)} first")
+    path = weights.find(storage.absolute(checkpoint) if checkpoint else folder / "checkpoints")
     models = hub.locate(chosen.world)
     content = storage.digest if path.is_file() else runs.fingerprint
     inputs = {"train": trained["fingerprint"]} if trained else {"checkpoint": content(path)}
@@ -65,9 +61,8 @@ def convert(
     checks = verify.verify_in_new_process(stage.folder, path, models)
     print(verify.table(checks))
     if failed := [check for check in checks if check.problem]:
-        again = runs.command(
-            "convert", folder, profile, *runs.flags(checkpoint=path if checkpoint else None, redo=True)
-        )
+        flags = runs.flags(checkpoint=path if checkpoint else None, redo=True)
+        again = runs.command("convert", folder, profile, *flags)
         raise UserError(f"{stage.folder / failed[0].file}: {failed[0].problem}; type {again} to write it again")
     return stage.finish(
         storage.contents(stage.folder),

@@ -3,8 +3,6 @@
 `python -m cookbook.convert.verify EXPORT CHECKPOINT MODELS` prints one JSON row per file.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -89,18 +87,13 @@ def compare(file: str, checkpoint: Mapping[str, Tensor], export: Mapping[str, Te
             dtypes.add(str(have.dtype).removeprefix("torch."))
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             problems.append(f"{name} is {have.dtype} {list(have.shape)}, expected {want.dtype} {list(want.shape)}")
-        elif not same_bits(want, have):
+        elif not torch.equal(*(tensor.flatten().view(torch.uint8) for tensor in (want, have))):  # -0 differs from 0
             differing.append(name)
             gap = max(gap, float((want.float() - have.float()).abs().max()))
     if problems:
         return Check(file, len(export), "/".join(sorted(dtypes)), None, problems[0])
     problem = f"{differing[0]} and {len(differing) - 1} more differ from the checkpoint" if differing else None
     return Check(file, len(export), "/".join(sorted(dtypes)), gap, problem)
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equal bit by bit, so that 0 and -0 differ and a NaN equals itself."""
-    return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
 def verify(export: Path, checkpoint: Path, models: Path) -> list[Check]:

@@ -2,8 +2,6 @@
 network, or refused. Each tensor is read when it is used, because a checkpoint may be larger than the memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Activation checkpointing: which activations are kept for the backward pass, and which it computes again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -58,9 +56,7 @@ def share_of(choice: str) -> float | None:
         share = 0
     if share is None or 0 < share < 1:
         return share
-    raise UserError(
-        f"the recipe's activation_checkpointing is {choice!r}; it must be {', '.join(CHOICES)} or a share such as 0.4"
-    )
+    raise UserError(f"activation_checkpointing is {choice!r}; it must be {', '.join(CHOICES)} or a share such as 0.4")
 
 
 def _selective(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -6,8 +6,6 @@ killed at any moment, that file names a complete checkpoint or does not exist. T
 written. It waits only while the state is copied, and for the previous checkpoint.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

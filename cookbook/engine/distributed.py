@@ -1,7 +1,5 @@
 """One process or many, by the same command: `python` gives one, `torchrun` many (gloo on CPUs, NCCL on GPUs)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,10 +1,8 @@
 """The training loop. Everything random is a function of (seed, step), so a killed run repeats its losses."""
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,6 @@ LOG = "log.jsonl"
 
 Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> scalar mean over the batch
 Batches = Callable[[int], Any]  # number 0, 1, ... -> this process's batch, noise included; `accumulate` of them a step
-Callback = Callable[[int, dict], None]  # (finished steps, the log's row), on every rank
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,8 @@ class Training:
             self.step = int(state["trainer"]["iteration"])
             self.group.print(f"train: continuing from {path.name}")
         if self.group.main:
-            storage.write_rows(
-                folder / LOG, [row for row in storage.read_rows(folder / LOG) if row["step"] <= self.step]
-            )
+            done = [row for row in storage.read_rows(folder / LOG) if row["step"] <= self.step]
+            storage.write_rows(folder / LOG, done)
         self.group.barrier()
 
     @torch.no_grad()
@@ -141,7 +137,6 @@ def fit(
     group: Group,
     dtype: torch.dtype,
     rename: Callable[[str], str] = str,
-    callbacks: Sequence[Callback] = (),
 ) -> Trained:
     """Train `model` in place for `recipe.steps`, continuing from the newest checkpoint in `folder` if there is one.
 
@@ -150,7 +145,6 @@ def fit(
         batch_at: number -> batch of this process. It must be a pure function, else a resumed run differs.
         dtype: of the computation; weights of another dtype are used through autocast.
         rename: a parameter's name in the model -> its name in the checkpoint.
-        callbacks: called on every rank after a step.
 
     Raises:
         UserError: gradients that are not finite, a checkpoint that does not fit, or no disk for the next.
@@ -171,8 +165,6 @@ def fit(
                 storage.append_row(folder / LOG, row)
             if training.step in due:
                 saver.save(training.step, training.state())
-            for callback in callbacks:
-                callback(training.step, row)
     finally:
         saver.close()
     group.barrier()

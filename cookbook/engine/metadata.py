@@ -4,8 +4,6 @@ The file is a pickle, and DCP's own reader executes whatever a stranger wrote th
 of such a table and nothing else, and what it describes is tensors alone: DCP unpickles other values without any check.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from dataclasses import replace

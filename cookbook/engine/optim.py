@@ -1,7 +1,5 @@
 """AdamW, the learning-rate schedule and the power EMA of a recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The loaded models, and the generation of one clip. A single process and every actor of a cluster use it."""
 
-from __future__ import annotations
-
 import tempfile
 import threading
 import time
@@ -17,7 +15,7 @@ from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
 from cookbook.generate.sampler import make_clip
 from cookbook.models import autoencoder, sizes, world
-from cookbook.models.text import encode_prompts
+from cookbook.models.text import encode_prompts, unread
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, probe, read_image, write_video
 
@@ -35,26 +33,35 @@ class Setup:
     fast: frozenset[str] = frozenset()  # of `shortcuts.NAMES`
     silent: bool = False  # give the network the empty prompt instead of the requests' prompts
 
+    def prompt(self, request: Request) -> str:
+        """With the captions' prefix, as in training. Upstream trains with the prefix and generates without it."""
+        if self.silent:
+            return ""
+        prefix = self.profile.prompt_prefix
+        return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
+
+    def unread(self) -> list[str]:
+        """Which prompts the text encoder cuts or takes for others; see `text.unread`."""
+        prompts = {request.name: self.prompt(request) for request in self.requests}
+        return unread(world.load_tokenizer(self.base), prompts, self.profile.text_tokens)
+
 
 class Generator:
     """Generates clips. The text encoder is freed before the world model is loaded."""
 
     def __init__(self, setup: Setup):
-        self.profile, self.fast, self.silent = setup.profile, setup.fast, setup.silent
+        self.profile, self.fast, self.prompt = setup.profile, setup.fast, setup.prompt
         self.device = hardware.device()
         self._turn = threading.Lock()
         dtype = hardware.compute_dtype(self.device)
         self.guardrail = load_guardrail() if self.profile.guardrail else None
-        encoder, self.vae = world.load_text_encoder(setup.base, dtype), world.load_vae(setup.base, dtype)
+        encoder, tokenizer = world.load_text_encoder(setup.base, dtype)
+        self.vae = world.load_vae(setup.base, dtype)
         if self.device.type == "cuda":
-            encoder.model.to(self._place(setup, encoder.model))
-        texts = sorted(
-            {text for request in setup.requests for text in (self._prompt(request), self._negative(request))}
-        )
-        self.text = {
-            text: encode_prompts(encoder.model, encoder.tokenizer, [text], self.profile.text_tokens).cpu()
-            for text in texts
-        }
+            encoder.to(self._place(setup, encoder))
+        texts = sorted({text for row in setup.requests for text in (self.prompt(row), self._negative(row))})
+        length = self.profile.text_tokens
+        self.text = {text: encode_prompts(encoder, tokenizer, [text], length).cpu() for text in texts}
         del encoder
         self.vae.to(self.device)
         self.transformer = world.load_transformer(setup.weights, dtype).to(self.device).eval()
@@ -70,13 +77,6 @@ class Generator:
         print(planning.describe(chosen, free), flush=True)
         self.vae.use_tiling = chosen.tiled
         return self.device if chosen.encoder else torch.device("cpu")
-
-    def _prompt(self, request: Request) -> str:
-        """With the captions' prefix, as in training. Upstream trains with the prefix and generates without it."""
-        if self.silent:
-            return ""
-        prefix = self.profile.prompt_prefix
-        return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 
     def _negative(self, request: Request) -> str:
         from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
@@ -133,7 +133,7 @@ class Generator:
             self.transformer,
             self.vae,
             self._conditioning(request),
-            self.text[self._prompt(request)].to(self.device),
+            self.text[self.prompt(request)].to(self.device),
             self.text[self._negative(request)].to(self.device),
             (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
             request.num_steps or self.profile.sampling.steps,

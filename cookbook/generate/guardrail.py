@@ -1,7 +1,5 @@
 """NVIDIA's guardrail, on by default with NVIDIA's weights, as their licence asks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from cookbook.errors import UserError

@@ -1,7 +1,5 @@
 """What a generation will take, printed before it starts: its time, from the amount of work, and its GPU memory."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

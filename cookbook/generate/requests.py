@@ -4,15 +4,14 @@ Fields as in the recipe's `gr1_batch.jsonl` and cosmos-predict2.5's inference ar
 all its problems are reported at once, by line and field, before any model is loaded.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from annotated_types import Predicate
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cookbook import storage
 from cookbook.errors import UserError
@@ -40,24 +39,9 @@ BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
 
 
 NAME = 200  # bytes of a request's name: a file's may have 255, `_seed<k>.mp4` included
-
-
-def _file_name(name: str) -> str:
-    if len(name.encode(errors="surrogatepass")) > NAME:
-        raise ValueError("a file name would be too long")
-    return name
-
-
-def _whole_latents(frames: int) -> int:
-    if frames < 1 or frames % 4 != 1:
-        raise ValueError("the VAE decodes 1 + 4k frames")
-    return frames
-
-
-def _whole_patches(resolution: str) -> str:
-    if any(int(side) % 16 or not int(side) for side in resolution.split(",")):
-        raise ValueError("a patch is 16 x 16 pixels")
-    return resolution
+FitsFileName = Predicate(lambda name: len(name.encode(errors="surrogatepass")) <= NAME)
+WholeLatents = Predicate(lambda frames: frames >= 1 and frames % 4 == 1)
+WholePatches = Predicate(lambda sides: all(int(side) and int(side) % 16 == 0 for side in sides.split(",")))
 
 
 class Request(BaseModel):
@@ -66,11 +50,11 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)  # true is no number, "9" is a text
 
     inference_type: Literal["image2world", "video2world", "text2world"] = "image2world"
-    name: Annotated[str, Field(pattern=r"^[\w\-.]+$"), AfterValidator(_file_name)]
+    name: Annotated[str, Field(pattern=r"^[\w\-.]+$"), FitsFileName]
     prompt: str = Field(pattern=r"[\p{L}\p{N}]")
     input_path: str | None = None  # absolute once read
-    num_output_frames: Annotated[int, AfterValidator(_whole_latents)]
-    resolution: Annotated[str, Field(pattern=r"^\d+,\s*\d+$"), AfterValidator(_whole_patches)]  # height,width
+    num_output_frames: Annotated[int, WholeLatents]
+    resolution: Annotated[str, Field(pattern=r"^\d+,\s*\d+$"), WholePatches]  # height,width
     seed: int = Field(0, ge=0, le=2**31)
     guidance: float = Field(ge=0)
     num_steps: int | None = Field(None, ge=1, le=1000)  # None, here and below: the profile's
@@ -188,14 +172,12 @@ def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | 
 
 def _too_large(request: Request, profile: Profile) -> list[str]:
     """Sizes for which the network has no positions: it would fail once all models are loaded."""
-    most = sizes.longest(profile.world)
-    frames, pixels = 4 * most - 3, 16 * most
-    problems = {
-        f"num_output_frames: {request.num_output_frames}; allowed: at most {frames}": request.num_output_frames
-        > frames,
-        f"resolution: {_short(request.resolution)}; allowed: sides of at most {pixels}": max(request.size) > pixels,
-    }
-    return [problem for problem, wrong in problems.items() if wrong]
+    most, problems = sizes.longest(profile.world), []
+    if request.num_output_frames > 4 * most - 3:
+        problems.append(f"num_output_frames: {request.num_output_frames}; allowed: at most {4 * most - 3}")
+    if max(request.size) > 16 * most:
+        problems.append(f"resolution: {_short(request.resolution)}; allowed: sides of at most {16 * most}")
+    return problems
 
 
 def _short(value: Any) -> str:

@@ -7,10 +7,8 @@
             extrapolated linearly from the last two evaluations. At most SKIPS steps in a row.
 """
 
-from __future__ import annotations
-
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
@@ -20,11 +18,6 @@ NAMES = ("guidance", "cache")
 CHANGE, SKIPS = 0.05, 2
 
 Points = deque[tuple[torch.Tensor, torch.Tensor]]  # the last two (sigma, value)
-
-
-def choose(names: Iterable[str] | None) -> frozenset[str]:
-    """The shortcuts of `--fast`: None for none, the flag without names for both."""
-    return frozenset() if names is None else frozenset(names) or frozenset(NAMES)
 
 
 def line(points: Points, sigma: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """`cookbook generate`: every request times every seed. An interrupted run continues, and generates each clip once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from functools import partial
@@ -54,11 +52,7 @@ def generate(
     """
     chosen = profiles.get(profile)
     require_whole(1, seeds=seeds)
-    if without_guardrail:
-        if not chosen.guardrail:
-            raise UserError(f"--without-guardrail: profile {profile} has none, its weights are not NVIDIA's; leave it")
-        print(f"generate: NVIDIA's guardrail is off. {CLAUSE}")
-        chosen = replace(chosen, guardrail=False)
+    chosen = _without_guardrail(chosen) if without_guardrail else chosen
     root = runs.run_folder(run, profile)
     export = Path(weights) if weights else root / "export" / "diffusers" if model != "base" else None
     if export and not export.is_dir():
@@ -70,7 +64,8 @@ def generate(
     todo = todo if requests else todo[: chosen.prompts]
     if silent := model == "no_text":
         todo = _first_of_each_photo(todo)
-    setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, shortcuts.choose(fast), silent)
+    taken = frozenset() if fast is None else frozenset(fast or shortcuts.NAMES)
+    setup = Setup(export or locate(chosen.world), locate(chosen.world), chosen, todo, taken, silent)
     world.require_fitting(setup.weights)
     count = seeds or (chosen.sampling.seeds if model == "tuned" else 1 if silent else chosen.sampling.base_seeds)
     inputs = {"requests": _fingerprint(todo), "weights": world.weights_fingerprint(setup.weights)}
@@ -81,19 +76,27 @@ def generate(
     settings = _settings(setup, count, without_guardrail)
     # Seed by seed, so that a run stopped early has some of every prompt
     jobs = {file_name(row, row.seed + k): (row, row.seed + k) for k in range(count) for row in todo}
-    digests = {row.name: _digest(row) for row in todo}
+    digests = {row.name: _fingerprint([row.model_copy(update={"name": "", "seed": 0})]) for row in todo}
     made_from = {file: digests[row.name] for file, (row, _) in jobs.items()}
     out = root / "generated" / model
     stage = runs.enter(out, f"generate-{model}", profile, inputs, settings, redo, partial(_mends, out, made_from))
     if stage.done:
         return stage.manifest
+    unread = setup.unread()
     rows = _generate_missing(setup, jobs, made_from, ray, {"model": model, "weights": inputs["weights"]}, out)
-    outputs = [out / row["file"] for row in rows if not row["blocked"]]
-    outputs += [out / "requests.jsonl", out / "generated.jsonl"]
+    files = [row["file"] for row in rows if not row["blocked"]] + ["requests.jsonl", "generated.jsonl"]
     blocked = sum(row["blocked"] for row in rows)
     again = runs.flags(model=model, requests=requests, weights=weights, seeds=seeds, fast=fast)
     again += runs.flags(without_guardrail=without_guardrail)
-    return stage.finish(outputs, clips=len(rows) - blocked, blocked=blocked, weights=inputs["weights"], flags=again)
+    facts = {"clips": len(rows) - blocked, "blocked": blocked, "weights": inputs["weights"], "unread": unread}
+    return stage.finish((out / file for file in files), **facts, flags=again)
+
+
+def _without_guardrail(profile: profiles.Profile) -> profiles.Profile:
+    if not profile.guardrail:
+        raise UserError(f"--without-guardrail: profile {profile.name} has none, its weights are not NVIDIA's; leave it")
+    print(f"generate: NVIDIA's guardrail is off. {CLAUSE}")
+    return replace(profile, guardrail=False)
 
 
 def _settings(setup: Setup, seeds: int, without_guardrail: bool) -> dict:
@@ -117,11 +120,6 @@ def _fingerprint(requests: list[Request]) -> str:
     sources = [storage.digest(Path(r.input_path)) if r.input_path else None for r in requests]
     rows = [r.model_dump(exclude={"input_path"}, exclude_none=True) for r in requests]
     return storage.digest_of([list(pair) for pair in zip(rows, sources, strict=True)])
-
-
-def _digest(request: Request) -> str:
-    """Of what decides its clips beside the seed, so that a clip whose request changed is noticed."""
-    return _fingerprint([request.model_copy(update={"name": "", "seed": 0})])
 
 
 def _same(out: Path, row: dict, made_from: Mapping[str, str]) -> bool:
@@ -166,9 +164,8 @@ def _generate_missing(
     """
     table, rows = out / "generated.jsonl", _kept(out, made_from)
     with storage.replacing(out / "requests.jsonl") as temporary:
-        temporary.write_text(
-            "".join(r.model_dump_json(exclude_none=True) + "\n" for r in setup.requests), encoding="utf-8"
-        )
+        lines = (request.model_dump_json(exclude_none=True) + "\n" for request in setup.requests)
+        temporary.write_text("".join(lines), encoding="utf-8")
     left = [job for file, job in jobs.items() if file not in rows]
     frames = _span([r.num_output_frames for r in setup.requests])
     steps = _span([r.num_steps or setup.profile.sampling.steps for r in setup.requests])

@@ -1,7 +1,5 @@
 """Calibrating the critic: scores of clips with known faults, ROC and thresholds, before any verdict is used."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from cookbook.video import read_video, write_video
 NAME = "calibration.json"
 RATINGS = "ratings.jsonl"  # in the run's folder
 PER_KIND = 20  # calibration clips per corrupted copy of a kind, and per re-encoded clip
+HEIGHT = 480  # pixels that a calibration clip is read at; no generated video of ours is higher
 CRF = 28  # H.264 quality of re-encoded clips
 
 Rows = dict[tuple[str, str, str], dict]  # (clip's name, kind, question) -> row of calibration_clips.jsonl
@@ -145,11 +144,14 @@ def _scored(path: Path, scorer: Scorer, clips: list[CalibrationClip], made_from:
 
 
 def read_frames(clip: CalibrationClip) -> tuple[np.ndarray, float]:
-    """The frames of a calibration clip uint8 [T, H, W, 3], corrupted and re-encoded as it says, and their rate."""
-    frames, fps = read_video(clip.path)
+    """The frames of a calibration clip uint8 [T, H, W, 3], corrupted and re-encoded as it says, and their rate.
+
+    H is at most HEIGHT.
+    """
+    frames, fps = read_video(clip.path, HEIGHT)
     if clip.corruption is not None:
         seed = int(storage.digest_of([clip.path.name, clip.corruption])[7:15], 16)
-        frames = calibration_clips.corrupt(clip.corruption, frames, read_video(clip.other)[0], seed)
+        frames = calibration_clips.corrupt(clip.corruption, frames, read_video(clip.other, HEIGHT)[0], seed)
     if not clip.reencoded:
         return frames, fps
     with TemporaryDirectory() as folder:

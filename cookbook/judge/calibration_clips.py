@@ -4,8 +4,6 @@ Some ship with labels. Others are corrupted copies of valid clips, which need no
 people rated are calibration clips too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest

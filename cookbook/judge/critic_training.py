@@ -4,8 +4,6 @@ A label is a digit 1 to 5 for one question about one clip. The loss is the cross
 answer cue, the same position at which the score is computed. Questions and digits are drawn equally often.
 """
 
-from __future__ import annotations
-
 import csv
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -166,7 +164,7 @@ def train_critic(
 
     def batch_at(number: int) -> list[tuple[Sampled, str, int]]:
         drawn = [draw(examples, seed, number * batch + index) for index in range(batch)]
-        return [(e.sample(*size), "".join(chat(critic, ask(e.question, e.prompt))), e.digit) for e in drawn]
+        return [(e.sample(*size), "".join(chat(critic.processor, ask(e.question, e.prompt))), e.digit) for e in drawn]
 
     dtype, loss = hardware.compute_dtype(group.device), partial(digit_loss, critic)
     trained = engine.fit(critic.model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype)

@@ -1,7 +1,5 @@
 """Stage filter: the tuned model's videos that pass both thresholds become a training folder like data/train."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ from cookbook.errors import UserError, require_whole
 from cookbook.judge import calibration
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated, require_video
 from cookbook.layout import write_metadata
-from cookbook.video import fit, read_video
+from cookbook.video import fit, probe
 
 # Clips are duplicates if no cell of their thumbnails differs by more (0..255). Re-encoding the nano videos of a run at
 # crf 34 changed a cell by 13 at most; any two seeds of a prompt differed by at least 27 in some cell.
@@ -69,9 +67,8 @@ def filter_clips(
     if not kept:
         fix = "generate more seeds, train longer, or lower the threshold"
         show.banner(f"no video passed ({rule}): {stage.folder} is empty; {fix}")
-    return stage.finish(
-        storage.contents(stage.folder), rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped)
-    )
+    outputs = storage.contents(stage.folder)
+    return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
 
 
 def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropped: list[dict]) -> None:
@@ -157,10 +154,11 @@ def _drop(row: dict, word: str, reason: str) -> None:
     row |= {"kept": False, "failed": [*row["failed"], word], "reason": reason}
 
 
-def thumbnails(frames: np.ndarray) -> np.ndarray:
-    """Eight frames of a clip uint8 [T, H, W, 3] as 12 x 20 cells, float [8, 12, 20, 3]."""
-    moments = np.linspace(0, len(frames) - 1, 8).round().astype(int)
-    cells = fit(frames[moments], 96, 160, crop=False).astype(np.float32)
+def thumbnails(path: Path) -> np.ndarray:
+    """Eight frames of a video as 12 x 20 cells, float [8, 12, 20, 3]."""
+    film = probe(path)
+    moments = film.nearest(np.linspace(0, film.frames - 1, 8).round())
+    cells = film.read(moments, lambda picture: fit(picture[None], 96, 160, crop=False)[0]).astype(np.float32)
     return cells.reshape(8, 12, 8, 20, 8, 3).mean((2, 4))
 
 
@@ -168,7 +166,7 @@ def _drop_duplicates(root: Path, rows: list[dict]) -> None:
     """Of videos that look the same, keep the one with the highest score."""
     ordered = _best_first(rows)
     with ThreadPoolExecutor() as pool:
-        cells = list(pool.map(lambda row: thumbnails(read_video(root / row["file"])[0]), ordered))
+        cells = list(pool.map(lambda row: thumbnails(root / row["file"]), ordered))
     distinct: list[int] = []
     for number, row in enumerate(ordered):
         same = next((other for other in distinct if np.abs(cells[other] - cells[number]).max() <= SAME), None)

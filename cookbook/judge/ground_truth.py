@@ -5,8 +5,6 @@ be judged by rules on pixels, without a learned model (`cookbook/judge/rules.py`
 no ground truth.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import permutations
@@ -30,8 +28,6 @@ PARTS = tuple(WORDS)
 
 def known_scenes(profile: Profile) -> dict[tuple[str, str], Path]:
     """(hash of a photo, instruction) -> its ground truth file; empty where the profile's photos have none."""
-    if not profile.eval_data.ships:
-        return {}
     folder = runs.ASSETS / profile.eval_data.location
     if not (folder / "ground_truth").is_dir():
         return {}

@@ -4,8 +4,6 @@ A colour model is built from frame 0: the target's colours under its mask agains
 (H, W, 3) uint8, masks (H, W) bool, lengths are pixels of a frame 96 high unless stated otherwise.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
@@ -67,16 +65,6 @@ def fingers(robot: np.ndarray, hand: str) -> np.ndarray | None:
     return points[along >= np.quantile(along, 0.95)].mean(0)
 
 
-def touch(blob: np.ndarray, robot: np.ndarray) -> float:
-    """The arm's pixels on or around an object, relative to the object's pixels."""
-    return float((ndimage.binary_dilation(blob, iterations=3) & robot).sum()) / max(int(blob.sum()), 1)
-
-
-def middle(mask: np.ndarray) -> np.ndarray:
-    """Centre (row, column) of a mask, which must not be empty."""
-    return np.argwhere(mask).mean(0)
-
-
 def colour_space(pixels: np.ndarray) -> np.ndarray:
     """RGB (..., 3) in 0..255 to lightness and two opponent colours; lightness has less weight, as shadow changes it."""
     red, green, blue = np.moveaxis(pixels.astype(np.float32), -1, 0)
@@ -120,7 +108,10 @@ class Appearance:
         Only the target, the arm or a shadow can change the place, so other colours of the scene are not compared. A
         target that lost some colour on the way is still recognised.
         """
-        upright = ndimage.binary_dilation(place, self._upwards())
+        height = int(np.ptp(np.argwhere(self.mask)[:, 0]))
+        upwards = np.zeros((2 * height + 1, 1), bool)
+        upwards[: height + 1] = True  # extends the place by the target's height, as objects stand on it
+        upright = ndimage.binary_dilation(place, upwards)
         return np.mean([self._arrived(frame, upright) for frame in frames], 0) > 0.5
 
     def _arrived(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -129,9 +120,8 @@ class Appearance:
         new = change(frame, self.first) & place & (near < FAR) & (near < far)
         padded = np.pad(self.first, ((2, 2), (2, 2), (0, 0)), mode="edge")
         before = np.moveaxis(sliding_window_view(padded, (5, 5), axis=(0, 1))[new], 1, -1)[..., None, :]
-        apart = np.linalg.norm(
-            colour_space(before * SHADES[:, None]) - colour_space(frame[new])[:, None, None, None], axis=-1
-        )
+        shaded = colour_space(before * SHADES[:, None])
+        apart = np.linalg.norm(shaded - colour_space(frame[new])[:, None, None, None], axis=-1)
         nearest = apart.min((1, 2, 3))
         new[new] = (near[new] < nearest) & (nearest > SHADOW)
         return new
@@ -143,13 +133,6 @@ class Appearance:
         """
         moved = colour_space(frames[:, thing]).mean((0, 1)) - self.mean
         return bool(np.linalg.norm(moved[1:]) > RECOLOURED)
-
-    def _upwards(self) -> np.ndarray:
-        """Structuring element that extends a place upwards by the target's height, as objects stand on it."""
-        height = int(np.ptp(np.argwhere(self.mask)[:, 0]))
-        column = np.zeros((2 * height + 1, 1), bool)
-        column[: height + 1] = True
-        return column
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -238,6 +221,6 @@ def base_share(blob: np.ndarray, area: np.ndarray) -> float:
 
 def rests_in(blob: np.ndarray, place: np.ndarray, area: float) -> bool:
     """Whether an object of `area` pixels rests in a place: with its base or, lying across, with its centre and bulk."""
-    row, column = middle(blob).round().astype(int)
+    row, column = np.argwhere(blob).mean(0).round().astype(int)
     across = bool(place[row, column]) and (blob & place).sum() >= 0.6 * blob.sum() and blob.sum() > 0.5 * area
     return base_share(blob, place) >= 0.6 or bool(across)

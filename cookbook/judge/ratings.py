@@ -3,8 +3,6 @@
 Neither the model that made a video nor the critic's scores are shown.
 """
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Callable
@@ -50,9 +48,7 @@ class Rating:
         clip = self.clips[number]
         for question, rating in ratings.items():
             if question not in QUESTIONS or rating not in range(1, 6):
-                raise UserError(
-                    f"{question}={rating} is no rating: give {' or '.join(QUESTIONS)} a whole number 1 to 5"
-                )
+                raise UserError(f"{question}={rating}: give {' or '.join(QUESTIONS)} a whole number 1 to 5")
             if (clip["file"], question) not in self.done:
                 facts = {"sha256": storage.digest(clip["path"]), "prompt": clip["prompt"]}
                 row = {"file": clip["file"], **facts, "question": question, "rating": rating, "rater": self.rater}

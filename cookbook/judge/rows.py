@@ -1,7 +1,5 @@
 """The rows of the judge's jsonl files, validated when they are read (docs/formats.md explains them)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,12 +14,11 @@ class QuestionFacts(NamedTuple):
 
     rate: str  # `<rate>_rate_<model>` in the manifest of `judge`: share of the videos that reach the threshold
     scale: str  # beside the buttons of a human rating
-    colour: str  # in plots, a key of `show.COLOURS`
 
 
 QUESTIONS = {  # name, as of its file in prompts/ and of its label in `CalibrationClip`
-    "physics": QuestionFacts("plausible", "Could this be real? 1 impossible … 5 natural", "accent"),
-    "instruction": QuestionFacts("follow", "Was it done? 1 not at all … 5 fully", "tuned"),
+    "physics": QuestionFacts("plausible", "Could this be real? 1 impossible … 5 natural"),
+    "instruction": QuestionFacts("follow", "Was it done? 1 not at all … 5 fully"),
 }
 QuestionName = Literal[tuple(QUESTIONS)]
 Score = Annotated[float, Field(ge=1, le=5)]

@@ -1,7 +1,5 @@
 """Questions and answers: rubrics as files, and scores from the probabilities of digits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ import numpy as np
 from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.judge.rows import QUESTIONS
+from cookbook.layout import read_utf8
 from cookbook.models.critic import Question
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -21,12 +20,9 @@ def read_rubric(question: str) -> tuple[str, str]:
         UserError: no such file, not UTF-8, no cue, or an instruction rubric without the instruction.
     """
     path = PROMPTS / f"{question}.txt"
-    try:
-        text, _, cue = path.read_text(encoding="utf-8").strip().rpartition("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such prompt file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8; save it as UTF-8") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such prompt file")
+    text, _, cue = read_utf8(path).strip().rpartition("\n")
     if not text or not cue.endswith(":"):
         raise UserError(f"{path} has no answer cue: end it with a line such as `Score:`")
     if question == "instruction" and "{instruction}" not in text:

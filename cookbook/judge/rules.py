@@ -8,8 +8,6 @@ receptacle's outline; the named hand moved; and everything else stayed what and 
 decided is `undetermined`, which counts as failure.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,7 +96,7 @@ def drew_back(frames: np.ndarray, hand: str, blob: np.ndarray, least: float) -> 
     """Whether the hand ends farther from an object than it was before: a hand that holds it does not."""
     late = frames[len(frames) // 3 :]
     tips = (pixels.fingers(pixels.arm(frame, frames[0]), hand) for frame in late)
-    gaps = [np.inf if tip is None else float(np.linalg.norm(tip - pixels.middle(blob))) for tip in tips]
+    gaps = [np.inf if tip is None else float(np.linalg.norm(tip - np.argwhere(blob).mean(0))) for tip in tips]
     return max(gaps[-LAST:]) - min(gaps) > least * len(blob) / HEIGHT if np.isfinite(gaps[-1]) else True
 
 
@@ -159,7 +157,8 @@ def judge_object(frames: np.ndarray, ending: Ending, area: np.ndarray, hand: str
     residue = pixels.residue(frames, model.mask) > pixels.RESIDUE
     if outside or residue or pixels.duplicated(model, frames, ending.home):
         return Judgement("not placed", "the object is seen twice", visible)
-    if not drew_back(frames, hand, placed[0], BACK + CLEAR * pixels.touch(placed[0], ending.arm)):
+    touched = (ndimage.binary_dilation(placed[0], iterations=3) & ending.arm).sum() / max(int(placed[0].sum()), 1)
+    if not drew_back(frames, hand, placed[0], BACK + CLEAR * float(touched)):
         return Judgement("not placed", "the object is still in the hand", visible)
     if visible > LARGEST:
         return Judgement("not placed", "the object is too large: it hangs in the air", visible)

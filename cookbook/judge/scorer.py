@@ -4,8 +4,6 @@ While the model works on one batch, the next ones are decoded and preprocessed i
 wait for videos; only these few batches are held in memory.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from cookbook.models.frames import Sampled
 
 BATCH = 8  # clips per forward pass
 IN_FLIGHT = 3  # batches in memory: one in the model, the others being decoded and preprocessed
+UNKNOWN = dict.fromkeys(("score", "probabilities", "digit", "frames", "fps", "visual_tokens"))
 READERS = min(16, os.cpu_count() or 1)  # clips decoded at a time
 
 
@@ -71,7 +70,7 @@ class CriticWorker:
         clips = list(self._readers.map(self._read, batch))
         for row, (task, clip) in enumerate(zip(batch, clips, strict=True)):
             if isinstance(clip, UserError):
-                answers |= {(row, question): _without_score(str(clip)) for question in task.prompts}
+                answers |= {(row, question): UNKNOWN | {"error": str(clip)} for question in task.prompts}
             else:
                 groups.setdefault((clip.shape, tuple(task.prompts)), []).append(row)
         for (_, names), rows in groups.items():
@@ -131,8 +130,3 @@ def _scored(probabilities: np.ndarray) -> dict:
         "digit": int(probabilities.argmax()) + 1,
         "error": None,
     }
-
-
-def _without_score(reason: str) -> dict:
-    empty = dict.fromkeys(("score", "probabilities", "digit", "frames", "fps", "visual_tokens"))
-    return empty | {"error": reason}

@@ -4,10 +4,8 @@ Reads generated/base and generated/tuned; writes verdicts/verdicts.jsonl (one ro
 calibration.json, calibration_clips.jsonl and, where the scenes are known, ground_truth.jsonl (one row per video).
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +23,7 @@ from cookbook.judge.statistics import best_of, share
 from cookbook.models import hub
 from cookbook.models.frames import sample_video
 
+MENDED = {*(f"generate-{model}" for model in MODELS), "ratings"}  # changed inputs that leave other videos' verdicts
 NAME = 180  # bytes of a critic's name in that of its verdicts' folder; a name has at most 255
 
 
@@ -50,7 +49,7 @@ def judge(
     """
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
-    weights = Path(critic).expanduser().absolute() if critic else hub.locate(chosen.critic)
+    weights = storage.absolute(critic) if critic else hub.locate(chosen.critic)
     scorer = Scorer(weights, chosen.critic_fps, chosen.critic_tokens, ray)
     folder = _folder_of(weights, scorer.fingerprint, root) if critic else root / "verdicts"
     rows, inputs = list_generated(root)
@@ -60,7 +59,7 @@ def judge(
         inputs["ratings"] = storage.digest(root / calibration.RATINGS)
     inputs |= {"critic": scorer.fingerprint, "prompts": storage.digest_of([*prompt_hashes().values()])}
     settings = {"fps": chosen.critic_fps, "tokens": chosen.critic_tokens}
-    stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo, _mends)
+    stage = runs.enter(folder, "judge", chosen.name, inputs, settings, redo, MENDED.issuperset)
     if stage.done:
         return stage.manifest
     tokens = chosen.critic_tokens
@@ -90,11 +89,6 @@ def _folder_of(critic: Path, fingerprint: str, run: Path) -> Path:
         if held is None or held["inputs"]["critic"] == fingerprint
         else run / f"{folder.name}-{fingerprint[7:15]}"
     )
-
-
-def _mends(changes: Set[str]) -> bool:
-    """Whether these changes leave verdicts of unchanged videos as they are."""
-    return changes <= {*(f"generate-{model}" for model in MODELS), "ratings"}
 
 
 def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict], dict[str, str]]:

@@ -3,8 +3,6 @@
 scikit-learn is imported where it is used: it takes half a second, and most commands do not need it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from math import comb
 

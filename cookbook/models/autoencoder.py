@@ -7,9 +7,9 @@ Cosmos Predict 2.5 does (upstream: `cosmos_predict2/_src/predict2/tokenizers/wan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -100,17 +100,11 @@ def _resample_whole_clip(self: WanResample, x: torch.Tensor, feat_cache=None, fe
     return x
 
 
-@contextmanager
-def whole_clip() -> Iterator[None]:
+def whole_clip() -> AbstractContextManager:
     """Within the block, `moments_whole` and `decode_whole` may be used: the same numbers without a chunk loop."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 
-    original = WanResample.forward
-    WanResample.forward = _resample_whole_clip
-    try:
-        yield
-    finally:
-        WanResample.forward = original
+    return patch.object(WanResample, "forward", _resample_whole_clip)
 
 
 def moments_whole(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

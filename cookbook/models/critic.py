@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def load_critic(folder: Path, device: torch.device) -> Critic:
     fingerprint = critic_fingerprint(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-        _chat(processor, Question("", ""))  # refuses a faulty template before the weights are loaded
+        chat(processor, Question("", ""))  # refuses a faulty template before the weights are loaded
         dtype = hardware.compute_dtype(device)
         model = world.load_pretrained(Qwen3VLForConditionalGeneration, folder, world.TRANSFORMERS, dtype=dtype)
     except Exception as error:  # template, tokenizer and weights each fail in their library's own way
@@ -110,7 +110,8 @@ def critic_fingerprint(folder: Path) -> str:
     Raises:
         UserError: a file that a critic needs is missing.
     """
-    if (kind := _field(folder / "config.json", "model_type", str)) != MODEL_TYPE:
+    content = storage.read_json(folder / "config.json")
+    if (kind := content.get("model_type") if isinstance(content, dict) else None) != MODEL_TYPE:
         raise UserError(f"{folder / 'config.json'}: model_type is {kind!r}; a critic is a {MODEL_TYPE}")
     # transformers 5 saves the settings of both preprocessors in one file, the published folders have one for each
     settings = next((n for n in PROCESSOR if (folder / n).exists()), PROCESSOR[0])
@@ -121,19 +122,8 @@ def critic_fingerprint(folder: Path) -> str:
     return storage.digest_of({path.name: storage.digest(path) for path in parts})
 
 
-def _field(path: Path, name: str, kind: type) -> Any:
-    content = storage.read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-        raise UserError(f"{path} has no {name}; copy or download it again")
-    return content[name]
-
-
-def chat(critic: Critic, question: Question) -> tuple[str, str]:
+def chat(processor: Qwen3VLProcessor, question: Question) -> tuple[str, str]:
     """The chat up to the end of the video, and the rest: question, generation prompt and answer cue."""
-    return _chat(critic.processor, question)
-
-
-def _chat(processor: Qwen3VLProcessor, question: Question) -> tuple[str, str]:
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]},
@@ -181,7 +171,7 @@ def preprocess(critic: Critic, clips: Sequence[Sampled], questions: Sequence[Seq
     """
     device = critic.model.device
     with critic.lock, torch.cuda.stream(critic.stream) if critic.stream else nullcontext():
-        videos = process(critic, clips, [chat(critic, Question("", ""))[0]] * len(clips))
+        videos = process(critic, clips, [chat(critic.processor, Question("", ""))[0]] * len(clips))
         stats = [video_stats(critic, clip, videos, row) for row, clip in enumerate(clips)]
         # Clips of one shape have the same tokens, so one row of positions serves all
         first = {name: videos[name][:1] for name in ("input_ids", "mm_token_type_ids", "video_grid_thw")}
@@ -207,25 +197,18 @@ def video_stats(critic: Critic, clip: Sampled, inputs: dict[str, torch.Tensor], 
     expected = (math.ceil(len(clip.indices) / 2), *clip.frames.shape[1:3])
     got = (pairs, height * patch, width * patch)
     if got != expected or tokens != pairs * height * width // critic.processor.video_processor.merge_size**2:
-        raise UserError(
-            f"the critic's processor changed the clip from {expected} to {got} (frame pairs, height, width)"
-        )
-    times, prompt = _timestamps(clip), critic.processor.tokenizer.decode(ids)
-    if missing := [time for time in (times[0], times[-1]) if f"<{time:.1f} seconds>" not in prompt]:
-        raise UserError(f"the critic's processor ignored the frame times: {missing[0]:.1f} s is not in its prompt")
+        raise UserError(f"the critic's processor changed the clip from {expected} to {got} (pairs, height, width)")
+    seconds, prompt = [index / clip.clip_fps for index in clip.indices], critic.processor.tokenizer.decode(ids)
+    seconds += seconds[-1:] * (len(seconds) % 2)  # the last frame is repeated where their number is odd
+    for one, other in (seconds[:2], seconds[-2:]):  # each pair of frames has the time of its middle
+        if f"<{(one + other) / 2:.1f} seconds>" not in prompt:
+            raise UserError(f"the critic's processor ignored the frame times: {(one + other) / 2:.1f} s is not there")
     return {"frames": len(clip.indices), "fps": round(clip.fps, 3), "visual_tokens": tokens}
-
-
-def _timestamps(clip: Sampled) -> list[float]:
-    """Middle of each frame pair in seconds; the last frame is repeated where their number is odd."""
-    seconds = [index / clip.clip_fps for index in clip.indices]
-    seconds += seconds[-1:] * (len(seconds) % 2)
-    return [(a + b) / 2 for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
 
 
 def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The chat of each question after the video, padded to the right, where nothing attends to the padding."""
-    rests = [chat(critic, question)[1] for question in questions]
+    rests = [chat(critic.processor, question)[1] for question in questions]
     batch = critic.processor.tokenizer(rests, padding=True, padding_side="right", return_tensors="pt")
     return batch["input_ids"].to(device), batch["attention_mask"].sum(1).sub(1).to(device)
 

@@ -5,8 +5,6 @@ self-attention does not depend on the text, so all texts of a step share it. The
 `CosmosTransformer3DModel.forward`; the layers are its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

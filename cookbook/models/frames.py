@@ -1,7 +1,5 @@
 """Sampling a clip for the critic: which frames, and at what size."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +46,7 @@ def choose_frames(
         raise UserError(f"{count} frames at {fps:g} fps are too short: the critic needs 2 frames at {wanted_fps:g} fps")
     budget = tokens // math.ceil(len(indices) / 2)
     if budget < 1:
-        raise UserError(
-            f"{len(indices)} frames do not fit into {tokens} visual tokens; ask for fewer frames per second"
-        )
+        raise UserError(f"{len(indices)} frames do not fit into {tokens} visual tokens; ask for fewer a second")
     rows, columns = max(1, round(height / edge)), max(1, round(width / edge))
     if rows * columns > budget:
         shrink = math.sqrt(budget * edge * edge / (height * width))

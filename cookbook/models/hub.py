@@ -1,7 +1,5 @@
 """Finding weights and data: what ships is in assets/, the rest is downloaded once from the Hub at a pinned revision."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil
@@ -30,9 +28,7 @@ def locate(source: Source) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{cache} cannot be made ({error.strerror}): set HF_HOME to a folder that you can write"
-        ) from None
+        raise UserError(f"{cache}: {error.strerror}; set HF_HOME to a folder that you can write") from None
     if (folder := local(source)) is not None:
         return folder
     require_settings()
@@ -56,18 +52,14 @@ def require_settings() -> None:
         raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: type `export HF_ENDPOINT={shlex.quote(right)}`")
     if (token := get_token()) and not re.fullmatch("[!-~]+", token):
         wrong = re.search("[^!-~]", token)[0]
-        raise UserError(
-            f"the token of the Hub (HF_TOKEN) holds {wrong!a}, which no token does: copy it again, without quotes"
-        )
+        raise UserError(f"the token of the Hub (HF_TOKEN) holds {wrong!a}, as none does: copy it again, without quotes")
 
 
 def local(source: Source) -> Path | None:
-    """The local folder of a source if it is there already; never touches the network."""
+    """The local folder of a source of the Hub if it is there already; never touches the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if source.ships:
-        return locate(source)
     where = {"repo_id": source.location, "repo_type": source.kind, "revision": source.revision}
     try:
         return Path(snapshot_download(**where, local_files_only=True))

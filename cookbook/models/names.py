@@ -4,8 +4,6 @@ Source: the key table of diffusers' `scripts/convert_cosmos_to_diffusers.py` and
 one to one and no tensor is reshaped, so it serves both ways.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar

@@ -3,11 +3,10 @@
 Results equal those of the plain class up to rounding (tests/test_critic.py, tests/test_critic_training.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
@@ -50,11 +49,7 @@ FAST: tuple[Patch, ...] = (*EQUAL_CLIPS, (qwen.Qwen3VLTextRMSNorm, "forward", _n
 @contextmanager
 def patched(*patches: Patch) -> Iterator[None]:
     """Replace these attributes within the block."""
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-    for owner, name, replacement in patches:
-        setattr(owner, name, replacement)
-    try:
+    with ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(patch.object(*each))
         yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)

@@ -3,8 +3,6 @@
 Source of the two configurations: diffusers' `scripts/convert_cosmos_to_diffusers.py` for Cosmos Predict 2.5.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

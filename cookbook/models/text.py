@@ -6,6 +6,7 @@ equals; ours encodes prompts in batches and caches nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,15 +17,42 @@ if TYPE_CHECKING:
 SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:
-    """Token ids [length] of the prompt in its chat template, cut or padded to `length`."""
+def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [{"type": "text", "text": prompt}]},
     ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:
+    """Token ids [length] of the prompt in its chat template, cut or padded to `length`."""
+    text = _chat(tokenizer, prompt)
     encoded = tokenizer(text, max_length=length, truncation=True, padding="max_length", return_tensors="pt")
     return encoded["input_ids"][0]
+
+
+def unread(tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, str], length: int) -> list[str]:
+    """Print and return what the text encoder does not see: each prompt that is cut, and each with another's tokens.
+
+    Args:
+        prompts: name -> prompt.
+        length: tokens of a prompt.
+    """
+    lines, first = [], {}
+    for name, prompt in prompts.items():
+        text = _chat(tokenizer, prompt)
+        tokens = tokenizer(text, return_offsets_mapping=True)
+        end = max(stop for _, stop in tokens["offset_mapping"][:length]) - text.rfind(prompt)
+        if end < len(prompt):
+            kept = f"after {prompt[max(0, end - 30) : end]!r}" if end > 0 else "off whole"
+            lines.append(f"{name}: cut {kept}, as only {length} of its {len(tokens['input_ids'])} tokens are read")
+        other, same = first.setdefault(tuple(tokens["input_ids"][:length]), (name, prompt))
+        if same != prompt:
+            lines.append(f"{name}: another prompt, but read as the same {length} tokens as {other}")
+    for line in [*lines[:5], *([f"and of {len(lines) - 5} more, see the manifest"] if lines[5:] else [])]:
+        print(f"WARNING: prompt of {line}", flush=True)
+    return lines
 
 
 @torch.no_grad()

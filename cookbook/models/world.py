@@ -6,7 +6,6 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
 TRANSFORMERS, DIFFUSERS = "model", "diffusion_pytorch_model"  # what each library calls its weight files
 
 
-@dataclass
-class TextEncoder:
-    """The language model that turns prompts into conditioning, with its tokenizer."""
-
-    model: Qwen2_5_VLForConditionalGeneration
-    tokenizer: PreTrainedTokenizerBase
-
-
 def load_transformer(
     folder: Path, dtype: torch.dtype = torch.float32, native: Path | None = None
 ) -> CosmosTransformer3DModel:
@@ -46,7 +37,6 @@ def load_transformer(
     from diffusers import CosmosTransformer3DModel
 
     path = folder / "transformer"
-    _require(path / "config.json", folder)
     model = CosmosTransformer3DModel.from_config(sizes.read_config(folder))
     state: dict[str, torch.Tensor] = {}
     if native:
@@ -99,6 +89,8 @@ def load_pretrained(model: Any, folder: Path, name: str, **settings: Any) -> Any
     Raises:
         UserError: a file or tensor is missing, has another shape, or is not finite; or there is a file too many.
     """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} is not a model folder: config.json is missing")
     weight_files(folder, name)
     loaded, found = model.from_pretrained(folder, output_loading_info=True, **settings)
     if lost := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
@@ -155,41 +147,40 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLW
     """The video autoencoder from `folder/vae`, frozen, on the CPU."""
     from diffusers import AutoencoderKLWan
 
-    _require(folder / "vae" / "config.json", folder)
     vae = load_pretrained(AutoencoderKLWan, folder / "vae", DIFFUSERS, torch_dtype=dtype)
     return channels_last(vae).eval().requires_grad_(False)
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
-    """The text encoder and its tokenizer from their two folders, frozen, on the CPU."""
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+def load_text_encoder(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerBase]:
+    """The language model that turns prompts into conditioning, frozen, on the CPU, and its tokenizer."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
-    _require(folder / "text_encoder" / "config.json", folder)
     model = load_pretrained(Qwen2_5_VLForConditionalGeneration, folder / "text_encoder", TRANSFORMERS, dtype=dtype)
-    return TextEncoder(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    return model.eval().requires_grad_(False), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The text encoder's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
 def require_fitting(folder: Path) -> None:
     """Refuse a diffusers folder with a transformer that cannot be loaded, by the headers of its files alone."""
-    _require(folder / "transformer" / "config.json", folder)
-    shapes: dict[str, torch.Size] = {}
+    network, shapes = sizes.on_meta(sizes.read_config(folder)), {}
     for file in weight_files(folder / "transformer", DIFFUSERS):
         try:
             with safe_open(file, "pt") as opened:
                 shapes |= {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged ({last_line(error)}); copy or download it again") from None
-    network = sizes.on_meta(sizes.read_config(folder))
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     require_shapes(shapes, expected, folder / "transformer", folder)
 
 
-def _require(file: Path, folder: Path) -> None:
-    if not file.exists():
-        raise UserError(f"{folder} is not a diffusers model folder: {file.relative_to(folder)} is missing")
-
-
 def weights_fingerprint(folder: Path) -> str:
     """One hash over the transformer's weight files, as kept in every row of generated.jsonl."""
-    _require(folder / "transformer" / "config.json", folder)
     return storage.digest_of([storage.digest(file) for file in weight_files(folder / "transformer", DIFFUSERS)])

@@ -1,7 +1,5 @@
 """`cookbook prepare`: check every clip and caption, then lay them out as training and evaluation folders."""
 
-from __future__ import annotations
-
 import shutil
 from functools import partial
 from pathlib import Path
@@ -46,7 +44,9 @@ def prepare(
     photos_from = Path(eval) if eval else locate(chosen.eval_data)
     if not eval and (photos_from / chosen.eval_subset).is_dir():
         photos_from /= chosen.eval_subset
-    inputs = {"clips": _fingerprint(clips_from), "photos": _fingerprint(photos_from)}
+    for folder in (clips_from, photos_from):
+        require_folder(folder)
+    inputs = {"clips": runs.fingerprint(clips_from), "photos": runs.fingerprint(photos_from)}
     settings = {"prefix": chosen.prompt_prefix, "train_clips": chosen.train_clips, "skip_bad": skip_bad}
 
     check = partial(_check, clips_from, photos_from, chosen, skip_bad)
@@ -59,12 +59,13 @@ def prepare(
     except UserError:
         stage.forget()
         raise
-    outputs = write_training(stage.folder / "train", clips, chosen.prompt_prefix)
-    outputs += write_photos(stage.folder / "eval", photos)
-    skipped = stage.folder / "skipped.jsonl"
+    write_training(stage.folder / "train", clips, chosen.prompt_prefix)
+    for photo in photos:  # each pair under one stem: this corrects the published misnamed pair
+        image = stage.folder / "eval" / f"{photo.name}{photo.image.suffix.lower()}"
+        _write_pair(photo.image, image, photo.prompt, stage.folder / "eval" / f"{photo.name}.txt")
     if problems:
-        storage.write_rows(skipped, problems)
-        outputs.append(skipped)
+        storage.write_rows(stage.folder / "skipped.jsonl", problems)
+    outputs = storage.contents(stage.folder)
     print(f"prepare: {count(len(clips), 'clip')}, {count(len(photos), 'photo')}, {len(problems)} skipped")
     return stage.finish(outputs, clips=len(clips), photos=len(photos), skipped=len(problems))
 
@@ -108,34 +109,16 @@ def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]
     return clips, problems
 
 
-def write_training(folder: Path, clips: list[Clip], prefix: str) -> list[Path]:
+def write_training(folder: Path, clips: list[Clip], prefix: str) -> None:
     """Copy clips to `videos/`, write `metas/<stem>.txt` (prefix + instruction) and `metadata.csv`."""
-    written = []
     for clip in clips:
         video, caption = folder / "videos" / clip.video.name, folder / "metas" / f"{clip.video.stem}.txt"
-        written += _write_pair(clip.video, video, prefix + clip.prompt, caption)
+        _write_pair(clip.video, video, prefix + clip.prompt, caption)
     write_metadata(folder / "metadata.csv", [(clip.video.name, clip.prompt) for clip in clips])
-    return [*written, folder / "metadata.csv"]
 
 
-def write_photos(folder: Path, photos: list[Photo]) -> list[Path]:
-    """Copy photos and instructions, every pair under one stem (this corrects the published misnamed pair)."""
-    written = []
-    for photo in photos:
-        image = folder / f"{photo.name}{photo.image.suffix.lower()}"
-        written += _write_pair(photo.image, image, photo.prompt, folder / f"{photo.name}.txt")
-    return written
-
-
-def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> list[Path]:
+def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> None:
     with storage.replacing(copy) as temporary:
         shutil.copyfile(source, temporary)
     with storage.replacing(caption) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return [copy, caption]
-
-
-def _fingerprint(folder: Path) -> str:
-    """Of a source folder, by names and contents, so that exchanged clips are noticed."""
-    require_folder(folder)
-    return runs.fingerprint(folder)

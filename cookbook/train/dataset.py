@@ -4,8 +4,6 @@ Layout: `videos/<stem>.mp4` with its caption in `metas/<stem>.txt`. The run's `c
 windows of each clip, and each caption's embedding. A file's name is the hash of everything it is computed from.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,10 +133,10 @@ def _encode_videos(work: list[tuple[Path, Path]], profile: Profile, models: Path
 
 def _encode_captions(work: list[tuple[Path, str]], profile: Profile, models: Path, group: Group) -> None:
     if work:
-        encoder = world.load_text_encoder(models, hardware.compute_dtype(group.device))
-        encoder.model.to(group.device)
+        encoder, tokenizer = world.load_text_encoder(models, hardware.compute_dtype(group.device))
+        encoder.to(group.device)
     for file, caption in show.progress(work, "train: encoding captions") if work and group.main else work:
-        _save(file, "text", text.encode_prompts(encoder.model, encoder.tokenizer, [caption], profile.text_tokens)[0])
+        _save(file, "text", text.encode_prompts(encoder, tokenizer, [caption], profile.text_tokens)[0])
 
 
 def _save(file: Path, name: str, tensor: Tensor) -> None:

@@ -1,7 +1,5 @@
 """The network to train: base weights checked, sharded over the processes, with what the recipe adds to it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -45,17 +43,14 @@ def ready(model: nn.Module, recipe: Recipe, seed: int, group: Group) -> nn.Modul
     return engine.shard(model.train(), group, hardware.compute_dtype(group.device), recipe.shard)
 
 
-def adapt(model: nn.Module, recipe: Recipe, seed: int) -> None:
-    """Add LoRA's adapters where the recipe has them, the same for the same seed."""
-    if recipe.lora_rank:
-        torch.manual_seed(seed)
-        add_lora(model, recipe)
-
-
-def add_lora(network: nn.Module, recipe: Recipe) -> None:
-    """Freeze the network and put trainable low-rank adapters on its attention and MLP projections (peft)."""
+def adapt(network: nn.Module, recipe: Recipe, seed: int = 0) -> None:
+    """For LoRA: freeze the network and put trainable low-rank adapters on its attention and MLP projections (peft),
+    the same for the same seed."""
+    if not recipe.lora_rank:
+        return
     from peft import LoraConfig
 
+    torch.manual_seed(seed)
     network.requires_grad_(False)
     network.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(LORA_TARGETS)))
     for parameter in network.parameters():

@@ -3,8 +3,6 @@
 Every draw is a function of the seed and the sample's number, so it does not depend on how many processes share a step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,7 +29,7 @@ class Batch:
     text: Tensor  # [B, tokens, features]
 
     @staticmethod
-    def stack(samples: list[Batch], device: torch.device) -> Batch:
+    def stack(samples: list["Batch"], device: torch.device) -> "Batch":
         """Several batches as one, on `device`."""
         return Batch(*(torch.cat(parts).to(device) for parts in zip(*(vars(s).values() for s in samples), strict=True)))
 

@@ -1,7 +1,5 @@
 """What a training run will need, computed before it starts: weights, clips, memory, disk, time. Loads no weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from cookbook.errors import count, require_whole
 from cookbook.models import hub, sizes
 from cookbook.profiles import Profile
 from cookbook.train import dataset
-from cookbook.train.network import add_lora
+from cookbook.train.network import adapt
 from cookbook.train.recipes import departures
 
 # FLOP per second that training was measured to sustain, three forward passes counted per step.
@@ -94,8 +92,7 @@ def estimate(profile: Profile, size: int, clips: int | None, heldout: int | None
     recipe, settings, tokens = profile.recipe, sizes.config(profile.world), profile.clip.tokens
     network = sizes.on_meta(settings)
     parameters = sum(p.numel() for p in network.parameters())
-    if recipe.lora_rank:
-        add_lora(network, recipe)
+    adapt(network, recipe)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     gpu = torch.cuda.is_available() or parameters > LARGE
     speed, machine = (H100, "one H100") if gpu else (TWO_CORES, "two CPU cores")

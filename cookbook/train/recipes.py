@@ -1,7 +1,5 @@
 """A recipe beside the published one: every value, and the reason wherever they differ. Needs no data and no weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 from cookbook import profiles

@@ -3,8 +3,6 @@
 The same command runs in one process (`cookbook train`) and in many (`torchrun ... -m cookbook.cli train`).
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -12,15 +10,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import matplotlib.pyplot as plt
-
-from cookbook import engine, hardware, runs, show, storage
+from cookbook import engine, hardware, runs, storage
 from cookbook.engine import Group
 from cookbook.engine.checkpoint import POINTER
-from cookbook.engine.loop import LOG, Callback, autocast
+from cookbook.engine.loop import LOG, autocast
 from cookbook.errors import UserError, require_whole
 from cookbook.layout import Clip
-from cookbook.models import hub, names, world
+from cookbook.models import hub, names, text, world
 from cookbook.profiles import Profile
 from cookbook.train import dataset, planning
 from cookbook.train.dataset import CachedClip
@@ -29,7 +25,6 @@ from cookbook.train.objective import batches, flow_loss, heldout_loss, noise_lev
 
 # How a step's work is divided: a run may continue on other processes, which changes these but not its result.
 DIVISION = ("batch", "accumulate", "shard", "activation_checkpointing")
-REDRAWN = 5.0  # least seconds between two pictures of the loss
 
 
 @dataclass(frozen=True)
@@ -77,13 +72,13 @@ def train(
     """
     chosen = planning.choose(profile, recipe, steps)
     require_whole(0, seed=seed)
-    base = Path(base).expanduser().absolute() if base else None
+    base = storage.absolute(base) if base else None
     if base and chosen.recipe.lora_rank:
         raise UserError("--base trains all weights: adapters (LoRA) are merged into the profile's own when converted")
     if base and not base.is_file():
         raise UserError(f"{base}: no such file; --base takes a .pt file")
     folder = runs.run_folder(run, profile)
-    source = Path(data).expanduser().absolute() if data else folder / "data" / "train"
+    source = storage.absolute(data) if data else folder / "data" / "train"
     with engine.processes() as group:
         plan = planning.announce(chosen, source, base, group)
         if data is None and runs.read_manifest(folder / "data") is None:
@@ -95,8 +90,10 @@ def train(
         if manifest := group.broadcast(stage.manifest if stage else None):
             return manifest
         used, held = dataset.split(dataset.read_clips(source))
+        captions = {clip.video.name: clip.prompt for clip in used + held}
+        unread = text.unread(world.load_tokenizer(models), captions, chosen.text_tokens) if stage else None
         clips = dataset.cache(used + held, chosen, models, folder / "cache", group)
-        results = _fit(job, clips[: len(used)], clips[len(used) :])
+        results = {"unread": unread, **_fit(job, clips[: len(used)], clips[len(used) :])}
         return group.broadcast(_finish(job, stage, used, held, results) if stage else None)
 
 
@@ -115,15 +112,12 @@ def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[
     """Train on the clips `used`; the results, with the held-out loss before and after."""
     profile, group, recipe = job.profile, job.group, job.profile.recipe
     dtype = hardware.compute_dtype(group.device)
-    after_step = [_picture(job.folder)] if group.main and show.live() else []
     model = load(profile, job.models, job.seed, group, job.base)
     with autocast(model, group.device, dtype):
         before, baseline = heldout_loss(model, held, recipe.shift, group)
     group.on_rank_0(lambda: require_trained(mean(before), baseline, recipe.first_loss, job.base or job.models))
     start, batch_at = time.monotonic(), batches(used, recipe, job.seed, group)
-    trained = engine.fit(
-        model, flow_loss, batch_at, recipe, job.folder, job.seed, group, dtype, names.to_native, after_step
-    )
+    trained = engine.fit(model, flow_loss, batch_at, recipe, job.folder, job.seed, group, dtype, names.to_native)
     with autocast(model, group.device, dtype):
         after, _ = heldout_loss(model, held, recipe.shift, group)
     losses = [row["loss"] for row in trained.rows]
@@ -139,24 +133,6 @@ def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[
         "seconds_training": round(time.monotonic() - start, 1),
         "seconds_per_step": sorted(row["seconds"] for row in trained.rows)[len(losses) // 2],
     }
-
-
-def _picture(folder: Path) -> Callback:
-    """The log of `folder` as one picture below the notebook's cell, redrawn while training continues."""
-    from IPython.display import DisplayHandle
-
-    handle, due = DisplayHandle(), 0.0
-
-    def redraw(step: int, row: dict) -> None:
-        nonlocal due
-        if time.monotonic() < due:
-            return
-        figure = show.loss(storage.read_rows(folder / LOG)).figure
-        handle.update(figure) if due else handle.display(figure)
-        plt.close(figure)
-        due = time.monotonic() + REDRAWN
-
-    return redraw
 
 
 def _finish(job: TrainJob, stage: runs.Stage, used: list[Clip], held: list[Clip], results: dict) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""Videos with the robot's joints at each frame: what an inverse dynamics model learns from, and what is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cookbook.video import read_span
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One video with its joints.
+
+    video: its file; task: the instruction; joints: angles at each video frame, float32 [T, J] in radians; targets:
+    joint targets commanded at each video frame, for the time until the next, float32 [T, J] in radians; start: seconds
+    from the beginning of the file to the first frame, since LeRobot joins episodes; facts: further columns, such as
+    success.
+    """
+
+    video: Path
+    task: str
+    joints: np.ndarray
+    targets: np.ndarray
+    start: float = 0.0
+    facts: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EpisodeSet:
+    """Episodes of one robot at one rate; `joint_names` are the J names in the order of the columns."""
+
+    name: str
+    fps: float
+    joint_names: tuple[str, ...]
+    episodes: Sequence[Episode]
+    robot: str = "gr1"
+
+    def frames(self, episode: Episode) -> np.ndarray:
+        """The pictures of an episode, decoded now: uint8 [T, H, W, 3]."""
+        return read_span(episode.video, episode.start, len(episode.joints), self.fps)

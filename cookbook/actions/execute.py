@@ -1,0 +1,254 @@
+"""Stage execute: replay decoded targets in the scene of each video's photo; writes executed/executed.jsonl.
+
+The one module of cookbook/ that uses `simulator/`, which needs mujoco and is imported only when something is executed.
+Physics alone is enough: no renderer is needed except for `draw`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from cookbook import profiles, runs, show, storage
+from cookbook.errors import UserError
+from cookbook.judge.ground_truth import known_scenes
+
+NAME = "executed.jsonl"
+FACTS = ("file", "model", "name", "prompt", "image", "seed", "sha256")  # of a row, copied from actions.jsonl
+INSTALL = 'pip install -c constraints.txt -e ".[sim]"'
+
+
+@dataclass(frozen=True)
+class Job:
+    """One replay. `seed`: (number, attempt) of the scene; hand, item, place: what is to be done, indices as in the
+    scene; targets: joint targets [T, J] in rad, at `fps` rows a second."""
+
+    seed: tuple[int, int]
+    hand: str
+    item: int
+    place: int
+    targets: np.ndarray
+    fps: float
+
+
+@runs.releasing
+def execute(profile: str = "nano", run: Path | str | None = None, workers: int = 2, redo: bool = False) -> dict:
+    """Replay the decoded actions of a run in the simulator, in the scene of each video's photo.
+
+    Args:
+        workers: processes that simulate.
+
+    Returns:
+        The stage's manifest.
+
+    Raises:
+        UserError: nothing was decoded, mujoco is missing, the model is of another robot, or no scene is known.
+    """
+    chosen = profiles.get(profile)
+    root = runs.run_folder(run, chosen.name)
+    source, folder = root / "actions", root / "executed"
+    if (manifest := runs.read_manifest(source)) is None:
+        raise UserError(f"{source} is not finished: type {runs.command('actions', root, chosen.name)} first")
+    require_robot(manifest["joint_names"])
+    inputs = {"actions": runs.fingerprint(source)}
+    stage = runs.enter(folder, "execute", chosen.name, inputs, {}, redo, _mends)
+    if stage.done:
+        return stage.manifest
+    rows = execute_rows(folder / NAME, storage.read_rows(source / "actions.jsonl"), known_jobs(chosen), workers)
+    if not rows:
+        raise UserError(f"{source}: no video starts from a photo of the simulator, so no scene is known")
+    successes = sum(row["success"] for row in rows)
+    print(f"execute: {successes} of {len(rows)} videos do what their instruction says")
+    return stage.finish([folder / NAME], videos=len(rows), successes=successes)
+
+
+def _mends(changes: Set[str]) -> bool:
+    """Whether these changes leave the results of unchanged actions as they are."""
+    return changes <= {"actions"}
+
+
+def known_jobs(profile: profiles.Profile) -> dict[tuple[str, str], dict]:
+    """(hash of a photo, instruction) -> seed, hand, item and place of its scene."""
+    jobs = {}
+    for key, path in known_scenes(profile).items():
+        with np.load(path) as file:
+            seed, hand = tuple(map(int, file["seed"])), str(file["hand"])
+            jobs[key] = {"seed": seed, "hand": hand, "item": int(file["item"]), "place": int(file["place"])}
+    return jobs
+
+
+def job_of(row: dict, scene: dict) -> Job:
+    """The replay of a row of actions.jsonl in a scene of `known_jobs`."""
+    return Job(**scene, targets=np.array(row["targets"]), fps=row["fps"])
+
+
+def execute_rows(path: Path, actions: Sequence[dict], scenes: dict, workers: int) -> list[dict]:
+    """All rows of executed.jsonl, the missing ones simulated now."""
+    marks = {row["file"]: storage.digest_of([row["targets"], row["fps"]]) for row in actions}
+    before = storage.read_rows(path)
+    rows = [row for row in before if marks.get(row["file"]) == row["actions"]]
+    if len(rows) < len(before):
+        storage.write_rows(path, rows)
+    done = {row["file"] for row in rows}
+    open_rows = [a for a in actions if a["file"] not in done and (a["image"], a["prompt"]) in scenes]
+    jobs = [job_of(row, scenes[row["image"], row["prompt"]]) for row in open_rows]
+    for row, result in zip(open_rows, perform_all(jobs, workers), strict=True):
+        rows.append({name: row[name] for name in FACTS} | {"actions": marks[row["file"]], **result})
+        storage.append_row(path, rows[-1])
+    return rows
+
+
+def perform_all(jobs: Sequence[Job], workers: int = 2) -> Iterator[dict]:
+    """The results of `perform`, in order, while they come."""
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(perform, jobs)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(perform, job) for job in jobs]
+        try:
+            yield from (future.result() for future in show.progress(futures, "execute: simulating"))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@cache
+def _simulator() -> Any:
+    """The parts of the simulator that are used here.
+
+    Raises:
+        UserError: mujoco, or the checkout's simulator/, is not there.
+    """
+    try:
+        import mujoco
+
+        from simulator import build_robot, env, expert, render, robot, scene, world
+    except ModuleNotFoundError as error:
+        if error.name not in ("mujoco", "simulator"):
+            raise
+        raise UserError(f"executing actions needs {error.name}: in the checkout, type {INSTALL}") from None
+    parts = {"mujoco": mujoco, "build_robot": build_robot, "env": env, "expert": expert, "render": render}
+    return SimpleNamespace(**parts, robot=robot, scene=scene, world=world)
+
+
+@cache
+def _robot() -> Any:
+    """Kinematics of the robot alone, without a scene."""
+    simulator = _simulator()
+    path = simulator.build_robot.ASSETS / "robot" / "gr1.xml"
+    return simulator.robot.Robot(simulator.mujoco.MjModel.from_xml_path(str(path)))
+
+
+def require_robot(joint_names: Sequence[str]) -> None:
+    """Refuse actions of another robot than the simulated one."""
+    ours = _robot().names
+    if list(joint_names) != ours:
+        first = next((name for name in joint_names if name not in ours), "another order")
+        raise UserError(
+            f"the actions are for {len(joint_names)} joints ({first}, ...), the simulated GR1 has {len(ours)}: "
+            "execute them on your robot, or train the model on the simulator's clips"
+        )
+
+
+def hand_positions(joints: np.ndarray) -> np.ndarray:
+    """Joint angles [T, 42] in rad -> positions of the right and the left palm, [T, 2, 3] in metres."""
+    return np.array([[_robot().hand_pose(q, hand)[0] for hand in ("right", "left")] for q in joints])
+
+
+def control_targets(targets: np.ndarray, fps: float, rate: float) -> np.ndarray:
+    """Targets [T, J] at `fps`, linearly interpolated at the control rate of the simulator."""
+    times = np.arange(round((len(targets) - 1) / fps * rate) + 1) / rate
+    known = np.arange(len(targets)) / fps
+    return np.stack([np.interp(times, known, column) for column in targets.T], 1)
+
+
+def _replay(job: Job) -> tuple[Any, Any, Any]:
+    """(environment, instruction, log) of a job. The robot starts in the photo's pose."""
+    simulator = _simulator()
+    instruction = simulator.scene.Instruction("place", job.hand, job.item, job.place)
+    environment = simulator.env.Env(simulator.world.build(simulator.scene.sample(job.seed)))
+    start = simulator.expert.start_pose(environment.world, environment.robot)
+    goal = simulator.expert.Goal("place", job.hand, job.item)
+    targets = control_targets(job.targets, job.fps, simulator.world.FPS)
+    log = simulator.env.rollout(environment, simulator.expert.Plan(goal, start[None], {}, 0.0), instruction, targets)
+    return environment, instruction, log
+
+
+def perform(job: Job) -> dict:
+    """Replay a job: `success`; the `reason` where it failed and the time `failed_s`; when an item was first taken,
+    `grasp_s`, and last let go, `release_s`, in seconds, None where it never was."""
+    simulator = _simulator()
+    environment, instruction, log = _replay(job)
+    rate, held = simulator.world.FPS, log.held >= 0
+    if not np.isfinite(log.qpos).all():
+        return {"success": False, "reason": "the simulation diverged"} | dict.fromkeys(("failed_s", *TIMES))
+    grasp = None if log.grasp_frame is None else round(log.grasp_frame / rate, 3)
+    released = np.flatnonzero(held[:-1] & ~held[1:]) + 1
+    release = round(float(released[-1]) / rate, 3) if len(released) else None
+    facts = {"success": bool(log.success), "reason": log.reason, "grasp_s": grasp, "release_s": release}
+    return facts | {"failed_s": None if log.success else _when(simulator, environment, instruction, log, facts)}
+
+
+TIMES = ("grasp_s", "release_s")
+
+
+def _when(simulator: Any, environment: Any, instruction: Any, log: Any, facts: dict) -> float:
+    """The time in seconds at which an unsuccessful replay went wrong: when a wrong item moved, or the grasp of the
+    wrong hand, or the release, or when the named hand closed on nothing, or else the end."""
+    rate, end = simulator.world.FPS, len(log.qpos) - 1
+    for index in range(len(environment.world.scene.items)):
+        path = simulator.env.item_path(environment.world, log, index)
+        moved = np.linalg.norm(path - path[0], axis=1) > 0.02
+        if index != instruction.item and moved[-1]:
+            return round(float(moved.argmax()) / rate, 3)
+    if facts["grasp_s"] is None:
+        grips = [environment.robot.grip(action, instruction.hand) > simulator.env.TAKE for action in log.action]
+        return round(float(np.argmax(grips) if any(grips) else end) / rate, 3)
+    wrong_hand = log.hand != instruction.hand
+    return facts["grasp_s"] if wrong_hand else facts["release_s"] or round(end / rate, 3)
+
+
+def draw(job: Job, fps: float, size: tuple[int, int]) -> np.ndarray:
+    """Pictures uint8 [T, H, W, 3] of a replay at `fps`, as the photo's camera sees it; needs a renderer.
+
+    Raises:
+        RendererMissing: no OpenGL on this machine.
+    """
+    simulator = _simulator()
+    environment, _, log = _replay(job)
+    world, rate = environment.world, simulator.world.FPS
+    times = np.arange(int((len(log.qpos) - 1) / rate * fps + 1e-6) + 1) / fps
+    with simulator.render.Camera(world, size) as camera:
+        table = simulator.render.exposure_table(camera.draw(log.qpos[0]), world.scene.look.exposure)
+        return table[camera.draw_all(log.qpos[np.round(times * rate).astype(int)])]
+
+
+def replay(row: dict, profile: profiles.Profile, size: tuple[int, int], fps: float) -> np.ndarray:
+    """`draw` of a row of actions.jsonl, in the scene of its photo."""
+    return draw(job_of(row, known_jobs(profile)[row["image"], row["prompt"]]), fps, size)
+
+
+def hands_in_picture(row: dict, profile: profiles.Profile, size: tuple[int, int]) -> np.ndarray:
+    """Where the palms are in a picture of (height, width): x and y in pixels, right and left, [T, 2, 2].
+
+    Args:
+        row: of actions.jsonl, of a photo of the simulator.
+    """
+    simulator = _simulator()
+    seed = known_jobs(profile)[row["image"], row["prompt"]]["seed"]
+    model = simulator.world.build(simulator.scene.sample(seed)).model
+    data, camera = simulator.mujoco.MjData(model), model.camera("head").id
+    simulator.mujoco.mj_forward(model, data)
+    offsets = hand_positions(np.array(row["joints"])) - data.cam_xpos[camera]
+    right, up, back = np.moveaxis(offsets @ data.cam_xmat[camera].reshape(3, 3), -1, 0)
+    scale = size[0] / 2 / np.tan(np.radians(model.cam_fovy[camera]) / 2)  # pixels, at a distance of 1
+    return np.stack([size[1] / 2 - scale * right / back, size[0] / 2 + scale * up / back], -1)

@@ -1,0 +1,111 @@
+"""Stage `actions-export`: the tuned model's videos with their decoded joints become a LeRobot data set in the run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cookbook import profiles, runs, storage, video
+from cookbook.actions.episodes import Episode, EpisodeSet
+from cookbook.actions.lerobot_write import write
+from cookbook.errors import UserError
+
+
+@runs.releasing
+def export_actions(
+    profile: str = "nano", run: Path | str | None = None, version: Literal["3.0", "2.1"] = "3.0", redo: bool = False
+) -> dict:
+    """Export the decoded videos of the tuned model as a LeRobot data set, an episode for each video.
+
+    Args:
+        version: of LeRobot's layout. 3.0 goes to `lerobot/`; 2.1, with `meta/modality.json` for Isaac-GR00T, to
+            `lerobot-2.1/`.
+
+    Returns:
+        The stage's manifest.
+
+    Raises:
+        UserError: nothing was decoded, or a video was changed after that.
+    """
+    chosen = profiles.get(profile)
+    root = runs.run_folder(run, chosen.name)
+    if runs.read_manifest(root / "actions") is None:
+        raise UserError(f"{root / 'actions'} is not finished: type {runs.command('actions', root, chosen.name)} first")
+    episodes, inputs = decoded(root)
+    return export(episodes, root, chosen.name, inputs, version, redo)
+
+
+def decoded(run: Path) -> tuple[EpisodeSet, dict[str, str]]:
+    """The tuned model's episodes of a run with finished `actions/`, and the fingerprints of what they come from.
+
+    Their columns are `success` and `reason` of the simulator, `score_<question>` of the critic and `kept` of the
+    filter, as far as these stages are finished; and `model`, `seed`, hashes and the decoder's estimate of its error.
+    """
+    facts, inputs = _facts(run)
+    manifest = runs.read_manifest(run / "actions")
+    episodes, rates = [], set()
+    for row in storage.read_rows(run / "actions" / "actions.jsonl"):
+        if row["model"] != "tuned":
+            continue
+        path = run / row["file"]
+        if not path.exists() or storage.digest(path) != row["sha256"]:
+            raise UserError(f"{path} was changed after it was decoded: type {runs.command('actions', run)} first")
+        film = video.probe(path, threads=1)
+        rates.add(film.fps)
+        joints, targets = (_at(np.array(row[name]), row["fps"], film) for name in ("joints", "targets"))
+        origin = {"model": row["model"], "seed": row["seed"], "video_sha256": row["sha256"], "decoder": row["made_by"]}
+        origin |= {"error_degrees": float(np.mean(row["deviation"]))}
+        episodes.append(Episode(path, row["prompt"], joints, targets, facts=facts[row["file"]] | origin))
+    if len(rates) != 1:
+        found = f"videos of {len(rates)} rates" if rates else "no videos of the tuned model"
+        raise UserError(f"{run / 'actions'}: {found}; a LeRobot data set needs one")
+    names = tuple(manifest["joint_names"])
+    return EpisodeSet(run.name, rates.pop(), names, episodes, manifest["robot"]), inputs
+
+
+def _facts(run: Path) -> tuple[dict[str, dict], dict[str, str]]:
+    """Video -> what other stages found out about it; stage -> fingerprint."""
+    facts: dict[str, dict] = defaultdict(dict)
+    inputs = {"actions": runs.fingerprint(run / "actions")}
+    for stage, place in (("execute", "executed"), ("judge", "verdicts"), ("filter", "kept")):
+        if runs.read_manifest(run / place) is None:
+            continue
+        inputs[stage] = runs.fingerprint(run / place)
+        if stage == "filter":
+            for row in storage.read_rows(run / place / "dropped.jsonl"):
+                facts[row["file"]]["kept"] = False
+        for row in storage.read_rows(run / place / f"{place}.jsonl"):
+            if stage == "execute":
+                facts[row["file"]] |= {"success": row["success"], "reason": row["reason"]}
+            elif stage == "judge":
+                facts[row["file"]][f"score_{row['question']}"] = row["score"]
+            else:
+                facts[row["file"]]["kept"] = True
+    return facts, inputs
+
+
+def _at(rows: np.ndarray, fps: float, film: video.Video) -> np.ndarray:
+    """Rows [N, J] at `fps`, interpolated at each frame of a video."""
+    times, known = np.arange(film.frames) / film.fps, np.arange(len(rows)) / fps
+    return np.stack([np.interp(times, known, column) for column in rows.T], 1).astype(np.float32)
+
+
+def export(
+    episodes: EpisodeSet, run: Path, profile: str, inputs: dict[str, str], version: str = "3.0", redo: bool = False
+) -> dict:
+    """Write a data set to a run; errors as in `lerobot_write.write`.
+
+    Args:
+        inputs: name -> fingerprint of what the episodes come from.
+    """
+    folder = run / ("lerobot" if version == "3.0" else f"lerobot-{version}")
+    stage = runs.enter(folder, "actions-export", profile, inputs, {"version": version}, redo)
+    if stage.done:
+        return stage.manifest
+    print(f"actions export: {len(episodes.episodes)} episodes, LeRobot version {version} -> {stage.folder}")
+    outputs = write(stage.folder, episodes, version)
+    frames = sum(len(episode.joints) for episode in episodes.episodes)
+    return stage.finish(outputs, episodes=len(episodes.episodes), frames=frames, joints=len(episodes.joint_names))

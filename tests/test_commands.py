@@ -1,0 +1,140 @@
+"""Every command that a message prints, typed as printed in that situation, cures it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import test_formats
+import tiny
+
+from cookbook import cli, profiles, runs, storage, video
+from cookbook.profiles import Source
+
+pytestmark = pytest.mark.slow
+COMMAND = re.compile(r"`((?:cookbook|rm) [^`]+)`")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_profiles(tmp_path_factory, tiny_world):
+    """The profiles `tiny`, and `plain` without labelled calibration clips, with assets of their size."""
+    full = tiny.profile(tiny_world, steps=2)
+    sampling = replace(full.sampling, steps=2, seeds=2, base_seeds=1)
+    data = {"calibration": Source("simulator/calibration", kind="dataset"), "calibration_clips": 6}
+    root = tmp_path_factory.mktemp("commands")
+    clips = test_formats.write_clips(root / "clips") / "train"
+    for path in (clips / "videos/short.mp4", clips / "metas/short.txt"):
+        path.unlink()
+    full = replace(full, **data, sampling=sampling, train_data=Source(str(clips), kind="dataset"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "ASSETS", test_formats.write_assets(root / "assets"))
+        patch.setitem(profiles.PROFILES, "tiny", lambda: full)
+        patch.setitem(profiles.PROFILES, "plain", lambda: replace(full, name="plain", calibration=None))
+        yield root
+
+
+def follow(line: str, capsys: pytest.CaptureFixture, depth: int = 0) -> list[str]:
+    """Type a command, and as long as it fails the commands of its message and itself again; all that was typed."""
+    assert depth < 9, f"{line} is not cured"
+    words, typed = shlex.split(line), [line]
+    if words[0] == "rm":
+        subprocess.run(words, check=True)
+        return typed
+    capsys.readouterr()
+    if cli.main(words[1:]) == 0:
+        return typed
+    cures = COMMAND.findall(message := capsys.readouterr().err)
+    assert cures, f"no command in: {message}"
+    again = [] if cures == [f"{line} --redo"] else [line]
+    return typed + [command for cure in [*cures, *again] for command in follow(cure, capsys, depth + 1)]
+
+
+def verbs(typed: list[str]) -> list[str]:
+    return [shlex.split(line)[1 if line.startswith("cookbook") else 0] for line in typed]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run, made by nothing but the commands of the messages of `report`."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path, capsys) -> Path:
+    if not finished.exists():
+        typed = verbs(follow(f"cookbook report --profile tiny --run {finished}", capsys))
+        assert {"prepare", "train", "convert", "generate", "judge", "filter", "report"} == set(typed)
+    return shutil.copytree(finished, tmp_path / "run", symlinks=True)
+
+
+def delete_video(run: Path) -> None:
+    next((run / "generated/tuned").glob("*.mp4")).unlink()
+
+
+def change_video(run: Path) -> None:
+    for path in (run / "generated/tuned").glob("*.mp4"):
+        video.write_video(path, video.read_video(path)[0][::-1], 8)
+
+
+def change_checkpoint(run: Path) -> None:
+    with open(next((run / "checkpoints").glob("iter_*/model/*.distcp")), "ab") as file:
+        file.write(b"more")
+
+
+def leave_link(run: Path) -> None:
+    shutil.rmtree(run / "kept")
+    (run / "kept").symlink_to(run / "data")
+
+
+def make_old(run: Path) -> None:
+    (run / "dreams").mkdir()
+
+
+def lose(*names: str) -> Callable[[Path], None]:
+    def delete(run: Path) -> None:
+        for name in names:
+            storage.remove(run / name)
+
+    return delete
+
+
+def damage(name: str) -> Callable[[Path], None]:
+    def cut(run: Path) -> None:
+        (run / name).write_text('{"questions"')
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("harm", "line", "cures"),
+    [
+        (delete_video, "judge", ["generate"]),
+        (delete_video, "filter --threshold 1 --redo", ["generate"]),
+        (change_video, "filter --threshold 1 --redo", ["judge"]),
+        (change_checkpoint, "convert --redo", ["train"]),
+        (damage("verdicts/calibration.json"), "filter --redo", ["calibrate"]),
+        (lose("verdicts/calibration.json"), "filter --redo", ["calibrate"]),
+        (lose("data/train/metadata.csv"), "prepare", ["prepare"]),
+        (lose("data/eval"), "generate --model base", ["prepare"]),
+        (lose("export"), "generate", ["convert"]),
+        (lose("verdicts", "generated/tuned"), "filter", ["judge", "generate"]),
+        (leave_link, "filter --redo", ["rm"]),
+        (make_old, "prepare", ["rm"]),
+    ],
+)
+def test_the_printed_command_cures(run, capsys, harm, line, cures):
+    harm(run)
+    verb, *flags = line.split()
+    typed = verbs(follow(shlex.join(["cookbook", verb, "--profile", "tiny", "--run", str(run), *flags]), capsys))
+    assert set(cures) <= set(typed[1:]), typed
+
+
+def test_calibration_on_training_clips_names_prepare(tmp_path, capsys):
+    typed = verbs(follow(f"cookbook calibrate --profile plain --run {tmp_path / 'run'}", capsys))
+    assert typed == ["calibrate", "prepare", "calibrate"]
