@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,15 @@ import torch
 import tyro
 
 from cookbook import runs, show, storage, video
+from cookbook.actions.decode import decode_frames
+from cookbook.actions.execute import Job, perform
+from cookbook.actions.model import InverseDynamics, load
 from cookbook.errors import UserError, report_user_errors
 from cookbook.judge import pixels, rules
 from cookbook.judge.ground_truth import PARTS, facts, followed, obedience
 from cookbook.judge.rules import Things
 from cookbook.judge.statistics import interval, share
-from cookbook.models import world
+from cookbook.models import hub, world
 from nano.generator import CENTRE, NANO, BatchGenerator, Flags, SimulatedClip, load_model
 
 ON_SHEET = 8  # prompts on the contact sheet
@@ -41,14 +45,27 @@ GRID = (
 )
 
 
-def judge(frames: np.ndarray, clip: SimulatedClip) -> dict:
-    """In a worker: write and read H.264 as the generate stage does, then judge by the rules on pixels."""
+@cache
+def inverse_dynamics() -> InverseDynamics:
+    return load(hub.locate(NANO.actions))
+
+
+def judge(frames: np.ndarray, clip: SimulatedClip, execute: bool = False) -> dict:
+    """In a worker: write and read H.264 as the generate stage does, then judge by the rules on pixels.
+
+    Args:
+        execute: also decode the joint targets and replay them in the clip's scene: `executed`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         video.write_video(path, frames, NANO.clip.fps)
         decoded, _ = video.read_video(path)
     known, named = clip.ground_truth(), {part: clip.row[part] for part in PARTS}
-    return facts(decoded, Things(known["masks_items"], known["masks_receptacles"]), named)
+    judgement = facts(decoded, Things(known["masks_items"], known["masks_receptacles"]), named)
+    if execute:
+        motion = decode_frames(inverse_dynamics(), decoded, NANO.clip.fps)
+        judgement["executed"] = perform(Job(tuple(clip.row["seed"]), **named, targets=motion.targets, fps=motion.fps))
+    return judgement
 
 
 def judges(workers: int) -> Executor:
@@ -71,14 +88,18 @@ class Measured:
 
 
 def measure(
-    generator: BatchGenerator, generated: Iterator[tuple[int, int, np.ndarray]], model: str, pool: Executor
+    generator: BatchGenerator,
+    generated: Iterator[tuple[int, int, np.ndarray]],
+    model: str,
+    pool: Executor,
+    execute: bool = False,
 ) -> Measured:
-    """Judge all generated videos of one model."""
+    """Judge all generated videos of one model, and with `execute` replay them."""
     measured, waiting, start = Measured(), [], time.monotonic()
     for index, seed, frames in generated:
         clip = generator.scenes[index]
         row = {"model": model, "prompt": clip.row["prompt"], "image": clip.row["scene"], "seed": seed}
-        waiting.append((row | {"clip": clip.row["id"]}, pool.submit(judge, frames, clip)))
+        waiting.append((row | {"clip": clip.row["id"]}, pool.submit(judge, frames, clip, execute)))
         measured.videos.setdefault(index, frames)
     measured.seconds_generating = round(time.monotonic() - start, 1)
     measured.rows = [row | future.result() for row, future in waiting]
@@ -90,10 +111,11 @@ def tally(rows: list[dict]) -> dict:
     each part of the instruction was followed."""
     rate, edges = share(np.array([row["passed"] for row in rows]), [row["image"] for row in rows])
     counts = {key: dict(Counter(row[key] for row in rows).most_common()) for key in ("outcome", "reason")}
-    return {
-        "clips": len(rows), "rate": rate, "interval": edges, **counts, "obedience": obedience(rows),
-        "followed": followed(rows),
-    }  # fmt: skip
+    result = {"clips": len(rows), "rate": rate, "interval": edges, **counts}
+    if "executed" in rows[0]:
+        moved = share([row["executed"]["success"] for row in rows], [row["image"] for row in rows])
+        result |= dict(zip(("executed", "executed_interval"), moved, strict=True))
+    return result | {"obedience": obedience(rows), "followed": followed(rows)}
 
 
 def measured_by(generator: BatchGenerator) -> dict[str, str]:
@@ -129,6 +151,8 @@ class Args(Flags):
     scenes: int = 60
     seeds: int = 4
     steps: int = CENTRE.steps
+    execute: bool = False
+    """Also decode joint targets from each video and replay them in its scene (tasks of placing)."""
     grid: bool = False
     """Only run the sampling grid on the tuned model; finished settings are skipped."""
 
@@ -155,10 +179,11 @@ def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
     measured = {}
     for model, folder in folders.items():
         transformer = load_model(folder, generator.device)
-        measured[model] = measure(generator, generator.generate(transformer, setting, range(args.seeds)), model, pool)
+        videos = generator.generate(transformer, setting, range(args.seeds))
+        measured[model] = measure(generator, videos, model, pool, args.execute)
     silent = generator.generate(transformer, replace(setting, guidance=0.0), range(1), silent=True)
     measured["no text"] = measure(generator, silent, "no text", pool)
-    measured["simulator"] = measure(generator, generator.ceiling(), "simulator", pool)
+    measured["simulator"] = measure(generator, generator.ceiling(), "simulator", pool, args.execute)
     rows = [row for part in measured.values() for row in part.rows]
     storage.write_rows(args.out / "rows.jsonl", rows)
     summary = {"models": {model: tally(part.rows) for model, part in measured.items()}}
@@ -177,6 +202,8 @@ def evaluate(args: Args, generator: BatchGenerator, pool: Executor) -> dict:
     draw_sheet(generator, measured, args.out / "sheet.png")
     for model, row in summary["models"].items():
         print(f"{model:10s} {percent(row):20s} of {row['clips']} clips; {row['reason']}")
+        if "executed" in row:
+            print(f"{'':10s} executed: {row['executed']:.0%} {row['executed_interval']}")
         for part, counts in row["obedience"].items():
             print(f"{'':10s} {part}: {counts}")
         print(f"{'':10s} followed: {row['followed']}")

@@ -66,6 +66,15 @@ def test_rules_judge_clips_after_h264(heldout):
     assert (left["outcome"], left["shown"]["item"]) == ("not placed", None)
 
 
+def test_a_video_in_which_nothing_moves_executes_nothing(heldout):
+    clip = generator.read_scenes((heldout,), 1)[0]
+    frames = np.repeat(tiny.carrying()[0][:1], 9, 0)
+    judged = evaluate.judge(frames, replace(clip, row=clip.row | {"seed": [5_000_000, 0]}), execute=True)
+    assert judged["executed"]["reason"] == "not grasped"
+    row = {"passed": False, "outcome": "", "reason": "", "image": "a", "model": "base", "seed": 0} | judged
+    assert evaluate.tally([row, row | {"image": "b"}])["executed"] == 0
+
+
 def test_all_real_clips_of_the_first_scenes_are_read(heldout, tmp_path):
     assert [clip.row["id"] for clip in generator.read_scenes((heldout,), 1)] == ["place_0_0", "place_0_1"]
     assert len(generator.read_scenes((heldout, heldout), 2)) == 8
