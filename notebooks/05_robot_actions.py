@@ -35,6 +35,20 @@
 # | **Next** | the report: `cookbook report`. Beyond the guide: [07 · Train the critic](07_training_the_critic.ipynb) |
 #
 # <!-- measured -->
+#
+# | profile | time | memory | writes | download, licence | source |
+# |---|---|---|---|---|---|
+# | `smoke` | 12 s | 1.5 GB | 0 MB | nothing, none | measured 2026-11-28 |
+# | `nano` | 28 s | 1.6 GB | 3 MB | nothing, none | measured 2026-11-28 |
+# | `2b-smoke` | actions: not measured | no GPU | not measured |  | - |
+# | `2b` | actions: not measured | no GPU | not measured |  | - |
+# | `14b` | actions: not measured | no GPU | not measured |  | - |
+#
+# **Last verified** 2026-11-28 at `nano`, commit 49605c6: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
+# random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
+# [not tried](../setup.md#colab-and-binder), so there is no badge.
+#
 # <!-- /measured -->
 
 # %% tags=["parameters"]
@@ -113,6 +127,15 @@ show.show_sheet([show.mark(frames, palms)], [row["prompt"]], width=200)
 # **What you should see:** the number of successes; then, by model, the executed success rate with its 95 % CI over photos.
 #
 # <!-- figures: actions -->
+#
+# | figure | published run | expect |
+# |---|---|---|
+# | executed with success, tuned | 0.575 | 0.4 to 0.75 |
+# | executed with success, kept | 0.581 | 0.455 to 0.724 |
+#
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
+# Expect the 95 % CI over photos: other machines round differently, so that their videos differ.
+#
 # <!-- /figures: actions -->
 
 # %%
