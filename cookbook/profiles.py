@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
-from pydantic import ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cookbook.errors import UserError, closest, count
@@ -82,7 +82,7 @@ class Recipe:
     """Everything that determines a post-training run."""
 
     name: str
-    steps: PositiveInt
+    steps: NonNegativeInt  # 0 leaves the base weights as they are
     batch: PositiveInt  # clips per optimizer step and process
     learning_rate: PositiveFloat
     warmup: int  # steps of linear ramp from start_factor

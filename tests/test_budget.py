@@ -162,7 +162,7 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
     text = (root / "notebooks" / "02_post_training.ipynb").read_text()
     assert "| a loss | 0.5 | 0.45 to 0.55 |" in text and "`cookbook run` at `nano`" in text
     text = (root / "README.md").read_text()
-    assert "abacus" in text and "25.1 min in all" in text and text.count("| 5.0 min |") == 5
+    assert "abacus" in text and "30.1 min in all" in text and text.count("| 5.0 min |") == 6
     book = nbformat.read(run / "notebooks" / "02_post_training.ipynb", as_version=4)
     next(cell for cell in book.cells[5:] if cell.cell_type == "code").source += "\n# changed"
     nbformat.write(book, run / "notebooks" / "02_post_training.ipynb")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def _simulator() -> Any:
     Raises:
         UserError: mujoco, or the checkout's simulator/, is not there.
     """
+    if (checkout := str(runs.ASSETS.parent)) not in sys.path:  # only cookbook/ is installed; a notebook runs anywhere
+        sys.path.append(checkout)
     try:
         import mujoco
 
