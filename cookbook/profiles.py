@@ -89,7 +89,7 @@ class Recipe:
     start_factor: float
     peak_factor: float  # multiplies learning_rate after warm-up ...
     end_factor: float  # ... and falls linearly to this
-    cycle: PositiveInt  # step at which end_factor is reached, counted from the first (see engine.optim.rate_factor)
+    cycle: NonNegativeInt  # step at which end_factor is reached, counted from the first (see engine.optim.rate_factor)
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float
