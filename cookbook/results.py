@@ -127,7 +127,7 @@ def looks_and_moves(run: Path) -> pd.DataFrame:
 def execution_aucs(run: Path) -> pd.DataFrame:
     """What each figure says about executed success: its AUC with 95 % CI over photos, on the tuned model's videos.
 
-    Rows: the critic's questions and their mean, the rules on pixels, and the motion scores of actions.jsonl.
+    Rows: the mean of the critic's scores, the rules on pixels, and the motion scores of actions.jsonl.
     """
     rows = pd.DataFrame(storage.read_rows(run / "executed" / "executed.jsonl"))
     if rows.empty:

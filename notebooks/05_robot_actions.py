@@ -94,7 +94,7 @@ print(f"{spec.robot}: {len(spec.joint_names)} joints, {spec.fps:g} targets a sec
 #
 # Every frame of every video goes through the model, and the result is resampled to the robot's rate. A row of `actions.jsonl` holds joints, targets and the expected error, with the hashes of video and model.
 #
-# **What you should see:** a line with the number of videos. The next cell shows one row: 25 times 42 joint targets, and the error that the model expects, averaged over all joints.
+# **What you should see:** a line with the number of videos. The next cell shows one row: 25 times 42 joint targets, and the predicted standard deviation of the joint angles, averaged over all joints.
 
 # %%
 decoded = actions(profile, run=folder)
@@ -158,13 +158,13 @@ results.looks_and_moves(folder)
 # %% [markdown]
 # Can the failures be found without a simulator, as on a real robot? Candidates are the critic's scores and figures of the motion: jerk, joint limits, speed, and how well joints follow targets.
 #
-# **What you should see:** the AUC of each for executed success, over the tuned model's videos. Less jerk, a lower speed and a smaller expected error count as better. An interval that includes 0.5 means that the figure says nothing.
+# **What you should see:** the AUC of each for executed success, over the tuned model's videos. Less jerk, a lower speed and a smaller expected error count as better. Where an interval includes 0.5, this run does not show that the figure helps.
 
 # %%
 results.execution_aucs(folder)
 
 # %% [markdown]
-# The filter does not use these figures of the motion: in the published run none has an AUC above 0.65 by its interval.
+# The filter does not use these figures of the motion: in the published run, each of their intervals includes 0.5.
 #
 # ### Watch the robot
 #
@@ -256,7 +256,6 @@ exercises.check_05_3(worth);
 # | Symptom | Cause | Fix |
 # |---|---|---|
 # | *has no inverse dynamics model* | the profile is for real weights | train one on your robot's own data: [Actions for your robot](../docs/actions_for_your_robot.md) |
-# | everything fails in the simulator, and the videos look right | a model of another robot, or another rate | compare joint names and rates in its `config.json` with your data |
 # | the robot stops short of the object | targets are averaged where the model is unsure | look at `deviation`; train on more clips in which the hand is near things |
 # | *needs mujoco* | the extra `sim` is not installed | the message has the command |
 #
