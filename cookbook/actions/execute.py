@@ -247,6 +247,10 @@ class Eye:
     def __exit__(self, *error: object) -> None:
         self.camera.__exit__(*error)
 
+    def look(self, pose: np.ndarray) -> np.ndarray:
+        """The picture of a pose [nq], uint8 [H, W, 3]."""
+        return self.table[self.camera.draw(pose)]
+
     def film(self, poses: np.ndarray, fps: float) -> np.ndarray:
         """Pictures uint8 [T, H, W, 3] at `fps` of poses [N, nq] at the control rate."""
         rate = _simulator().world.FPS
@@ -279,6 +283,19 @@ class Attempt:
         """Advance by one tick of the control rate towards joint targets [42] in rad."""
         self.rows.append(self.environment.snapshot(targets))
         self.environment.step(targets)
+
+    def follow(self, predict: Callable[[], np.ndarray], fps: float, seconds: float, act: float) -> None:
+        """Act for `seconds` in closed loop.
+
+        Args:
+            predict: gives the joint targets from now on, [T, 42] in rad at `fps`.
+            act: seconds of them that are executed before it is asked again.
+        """
+        rate = _simulator().world.FPS
+        total, part = round(seconds * rate), round(act * rate)
+        for first in range(0, total, part):
+            for targets in control_targets(predict(), fps, rate)[: min(part, total - first)]:
+                self.step(targets)
 
     def log(self, last: np.ndarray) -> Any:
         """The judged log of the simulator, up to now; `last` are joint targets [42], not executed."""
