@@ -33,7 +33,7 @@ SHARE = 0.3  # of the examples that are demonstrations, where there is anything 
 HELD = ("place", 200, 2, 2031)  # task, scenes, instructions in each, seed
 CURVE = (125, 250, 500, 1000, 2000)  # generated and kept trajectories
 RESAMPLES = 2000
-BASE, OTHERS, REAL = "demonstrations", "+ other tasks", "+ real"
+BASE, OTHERS, ALL = "demonstrations", "+ other tasks", "+ generated"
 
 
 def clips(work: Path, real: int = 1000, workers: int = 2) -> None:
@@ -54,7 +54,7 @@ def variants(work: Path, generated: Path | None, curve: bool) -> dict[str, list[
     found = {BASE: [demonstrations]}
     if generated is None:
         others = [read(work / name) for name in CLIPS]
-        return found | {OTHERS: [demonstrations, *others], REAL: [demonstrations, real]}
+        return found | {OTHERS: [demonstrations, *others], f"+ {len(real.episodes)} real": [demonstrations, real]}
     made = read(generated)
     if missing := {"kept", "success"} - made.episodes[0].facts.keys():
         raise UserError(f"{generated} has no column {sorted(missing)[0]!r}: judge, filter and execute its run first")
@@ -67,10 +67,10 @@ def variants(work: Path, generated: Path | None, curve: bool) -> dict[str, list[
         raise UserError(f"{work / 'real'} holds {len(real.episodes)} clips; {len(made.episodes)} are compared with")
     return found | {
         OTHERS: [demonstrations, *(read(work / name) for name in CLIPS)],
-        "+ generated": [demonstrations, made],
+        ALL: [demonstrations, made],
         "+ generated, kept": [demonstrations, part(made, chosen["kept"])],
         "+ generated, executed": [demonstrations, part(made, chosen["success"])],
-        REAL: [demonstrations, part(real, real.episodes[: len(made.episodes)])],
+        f"+ {len(made.episodes)} real": [demonstrations, part(real, real.episodes[: len(made.episodes)])],
     }
 
 
@@ -101,7 +101,9 @@ def measure(
             drive_policy(policy, work / "rollouts" / folder, work / "held", workers=workers)
             rows = storage.read_rows(work / "rollouts" / folder / NAME)
             found[name].append(by_scene(rows))
-    facts = {name: figures(np.stack(matrix), np.stack(found[BASE])) for name, matrix in found.items()}
+    rates = {name: np.stack(rows) for name, rows in found.items()}
+    over = [name for name in (BASE, ALL) if name in rates]
+    facts = {name: figures(rates[name], {other: rates[other] for other in over if other != name}) for name in rates}
     storage.write_json(work / ("curve.json" if curve else "measured.json"), facts)
     for name, row in facts.items():
         print(f"{name:24s}{row}")
@@ -116,23 +118,23 @@ def by_scene(rows: Sequence[dict]) -> np.ndarray:
     return np.array([np.mean(part) for part in scenes.values()])
 
 
-def figures(mine: np.ndarray, base: np.ndarray) -> dict:
-    """Success rate, and its difference to `base` on the same scenes, of [seeds, scenes] each.
+def figures(mine: np.ndarray, others: dict[str, np.ndarray]) -> dict:
+    """Success rate of [seeds, scenes], and its differences to others on the same scenes, with 95 % CIs."""
+    facts = {"rate": estimate(mine, np.zeros_like(mine)), "seeds": mine.mean(1).round(4).tolist()}
+    return facts | {f"minus {name}": estimate(mine, other) for name, other in others.items()}
 
-    95 % CIs by a bootstrap over scenes, the same for both, and over training seeds, drawn for each of the two.
+
+def estimate(mine: np.ndarray, other: np.ndarray) -> list[float]:
+    """The difference of two means over [seeds, scenes] and its 95 % CI.
+
+    A bootstrap over scenes, the same for both, and over training seeds, drawn for each of the two.
     """
     chance, draws = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         scenes = chance.integers(0, mine.shape[1], mine.shape[1])
-        first, second = (m[chance.integers(0, len(m), len(m))][:, scenes].mean() for m in (mine, base))
-        draws.append((first, first - second))
-    edges = np.quantile(draws, (0.025, 0.975), axis=0).round(4).T.tolist()
-    facts = {"rate": round(float(mine.mean()), 4), "interval": edges[0], "seeds": mine.mean(1).round(4).tolist()}
-    return (
-        facts
-        if mine is base
-        else facts | {"gain": round(float(mine.mean() - base.mean()), 4), "gain_interval": edges[1]}
-    )
+        first, second = (m[chance.integers(0, len(m), len(m))][:, scenes].mean() for m in (mine, other))
+        draws.append(first - second)
+    return [round(float(x), 4) for x in (mine.mean() - other.mean(), *np.quantile(draws, (0.025, 0.975)))]
 
 
 if __name__ == "__main__":
