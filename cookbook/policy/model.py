@@ -53,7 +53,7 @@ def split_words(task: str) -> list[str]:
 def vocabulary(tasks: Iterable[str]) -> tuple[tuple[str, ...], int]:
     """The words of instructions, and how many the longest has."""
     lists = [split_words(task) for task in tasks]
-    return tuple(sorted({word for words in lists for word in words})), max(1, *map(len, lists), 1)
+    return tuple(sorted({word for words in lists for word in words})), max(map(len, lists))
 
 
 class Policy(nn.Module):

@@ -24,7 +24,7 @@ from cookbook.actions.model import scaled
 from cookbook.actions.training import augment, count, dtype, read_pictures, require_alike
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, require_whole
-from cookbook.policy.model import Policy, PolicySpec, vocabulary
+from cookbook.policy.model import Policy, PolicySpec, split_words, vocabulary
 
 CHUNK = 2.0  # seconds predicted at once, as in the paper
 FIRST = 0.25  # share of the examples that are the first moment of an episode
@@ -134,7 +134,7 @@ def mark(part: EpisodeSet) -> str:
 def build(sets: Sequence[EpisodeSet], height: int) -> Policy:
     """An untrained policy for the robot, the rate and the words of data sets, with the statistics of their joints."""
     episodes = [episode for part in sets for episode in part.episodes]
-    if empty := next((episode for episode in episodes if not episode.task.strip()), None):
+    if empty := next((episode for episode in episodes if not split_words(episode.task)), None):
         raise UserError(f"{empty.video}: no instruction; a policy needs one for each episode")
     film = video.probe(episodes[0].video)
     size = tuple(16 * max(1, round(edge / 16)) for edge in (height, height * film.width / film.height))
