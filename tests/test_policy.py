@@ -49,7 +49,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def test_a_policy_learns_to_do_what_the_words_say(data, tmp_path, two_joints, capsys):
-    arguments = {"height": 32, "steps": 80, "batch": 16, "learning_rate": 3e-3}
+    arguments = {"height": 32, "steps": 40, "batch": 12, "learning_rate": 5e-3}
     manifest = training.train_policy((data,), tmp_path / "out", **arguments)
     loaded = model.load(tmp_path / "out")
     assert manifest["episodes"] == [8] and loaded.spec.joint_names == JOINTS and loaded.spec.chunk == 16
