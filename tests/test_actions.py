@@ -168,7 +168,7 @@ def test_saved_weights_are_small_and_predict_the_same(tiny_actions):
     frames = film(moving(2))
     assert np.array_equal(*(decode.decode_frames(x, frames, 8).targets for x in (first, again)))
     stored = (tiny_actions / model.WEIGHTS).stat().st_size
-    assert stored < 2.5 * training.count(first) + 20_000, "half precision"
+    assert stored < 2.5 * training.parameters(first) + 20_000, "half precision"
 
 
 def test_a_damaged_model_gets_one_line(tiny_actions):

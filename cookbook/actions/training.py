@@ -22,6 +22,7 @@ from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.actions.model import ActionSpec, InverseDynamics, neighbours, scaled, shrink
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, last_line, require_whole
+from cookbook.generate.planning import parameters
 from cookbook.models import autoencoder, hub, world
 from cookbook.profiles import Profile
 
@@ -105,18 +106,14 @@ def train_actions(
     trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype(group.device))
     outputs = model.eval().save(out)
     facts = {
-        "frames": len(samples.triples),
+        "frames": sum(map(len, samples.triples)),
         "episodes": len(used),
         **held_out_error(model, held, pictures[len(used) :]),
     }
     losses = [row["loss"] for row in trained.rows]
     facts |= {"loss_last": float(np.mean(losses[-max(1, len(losses) // 10) :]))}
     print(f"actions-train: joint error {facts['joint_error']:.2f} deg, {facts['joint_error_vae']:.2f} after the VAE")
-    return stage.finish([*outputs, out / "checkpoints" / LOG], parameters=count(model), **facts)
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return stage.finish([*outputs, out / "checkpoints" / LOG], parameters=parameters(model), **facts)
 
 
 def dtype(device: torch.device) -> torch.dtype:
