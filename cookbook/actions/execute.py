@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cookbook import profiles, runs, show, storage
+from cookbook.actions.episodes import resample
 from cookbook.errors import UserError
 from cookbook.judge.ground_truth import known_scenes
 
@@ -167,13 +168,6 @@ def hand_positions(joints: np.ndarray) -> np.ndarray:
     return np.array([[_robot().hand_pose(q, hand)[0] for hand in ("right", "left")] for q in joints])
 
 
-def control_targets(targets: np.ndarray, fps: float, rate: float) -> np.ndarray:
-    """Targets [T, J] at `fps`, linearly interpolated at the control rate of the simulator."""
-    times = np.arange(round((len(targets) - 1) / fps * rate) + 1) / rate
-    known = np.arange(len(targets)) / fps
-    return np.stack([np.interp(times, known, column) for column in targets.T], 1)
-
-
 def _replay(job: Job) -> tuple[Any, Any, Any]:
     """(environment, instruction, log) of a job. The robot starts in the photo's pose."""
     simulator = _simulator()
@@ -181,7 +175,7 @@ def _replay(job: Job) -> tuple[Any, Any, Any]:
     environment = simulator.env.Env(simulator.world.build(simulator.scene.sample(job.seed)))
     start = simulator.expert.start_pose(environment.world, environment.robot)
     goal = simulator.expert.Goal("place", job.hand, job.item)
-    targets = control_targets(job.targets, job.fps, simulator.world.FPS)
+    targets = resample(job.targets, job.fps, simulator.world.FPS)
     log = simulator.env.rollout(environment, simulator.expert.Plan(goal, start[None], {}, 0.0), instruction, targets)
     return environment, instruction, log
 

@@ -6,9 +6,13 @@ every generated picture. Brightness, colour, noise and sharpness vary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -179,20 +183,23 @@ def cache(
 
     First as filmed, then, for an `encoded` episode, after the autoencoder. Computed once, and kept in `folder`.
     """
-    vae, found, mark = None, [], runs.fingerprint(models / "vae")
-    device = hardware.device()
-    for episode, both in show.progress(list(zip(episodes, encoded, strict=True)), "actions-train: frames"):
+    mark, device, lock = runs.fingerprint(models / "vae"), hardware.device(), Lock()
+    vae = lru_cache(1)(lambda: world.load_vae(models, dtype(device)).to(device))  # only where frames are missing
+
+    def read(episode: Episode, both: bool) -> np.ndarray:
         key = [storage.digest(episode.video), episode.start, len(episode.joints), spec.fps, spec.size, both and mark]
         file = folder / f"{storage.digest_of(key)[7:31]}.npy"
         if not file.exists():
             versions = [video.read_span(episode.video, episode.start, len(episode.joints), spec.fps)]
             if both:
-                vae = vae or world.load_vae(models, dtype(device)).to(device)
-                versions.append(round_trip(vae, versions[0], profile.clip.frames))
+                with lock:
+                    versions.append(round_trip(vae(), versions[0], profile.clip.frames))
             with storage.replacing(file) as temporary:
                 np.save(temporary, np.stack([shrink(frames, spec.size) for frames in versions]))
-        found.append(np.load(file))
-    return found
+        return np.load(file)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(show.progress(pool.map(read, episodes, encoded), "actions-train: frames", len(episodes)))
 
 
 def round_trip(vae: nn.Module, frames: np.ndarray, most: int) -> np.ndarray:
@@ -233,8 +240,8 @@ def batches(samples: Samples, size: int, seed: int, device: torch.device) -> Cal
             rows = torch.randint(len(samples.triples[part]), (share,), generator=chance)
             triples.append(samples.triples[part][rows])
             wanted.append(samples.wanted[part][rows])
-        frames = scaled(samples.pictures[torch.cat(triples)])
-        return augment(frames, chance).to(device), torch.cat(wanted).to(device)
+        frames = scaled(samples.pictures[torch.cat(triples)].to(device))
+        return augment(frames, chance), torch.cat(wanted).to(device)
 
     return at
 
@@ -244,21 +251,22 @@ def augment(frames: Tensor, chance: torch.Generator) -> Tensor:
 
     A rectangle shows another clip, so that no single thing on the table gives away from which clip a picture is.
     """
+    count, (height, width), device = len(frames), frames.shape[-2:], frames.device
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
-        return torch.rand(len(frames), 1, channels, 1, 1, generator=chance) * (high - low) + low
+        return (torch.rand(count, 1, channels, 1, 1, generator=chance) * (high - low) + low).to(device)
 
-    count, (height, width) = len(frames), frames.shape[-2:]
     frames = frames * draw(0.8, 1.2) * draw(0.9, 1.1, 3) + draw(-0.15, 0.15)
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     middle, half = draw(0, 1, 2), draw(0, 0.2, 2)
     inside = ((rows / height - middle[:, :, :1]).abs() < half[:, :, :1]) & (
         (columns / width - middle[:, :, 1:]).abs() < half[:, :, 1:]
     )
     frames = torch.where(inside, frames.roll(1, 0), frames)
-    blurred = torch.rand(count, generator=chance) < 0.3
-    frames[blurred] = F.avg_pool2d(frames[blurred].flatten(0, 1), 3, 1, 1).unflatten(0, (-1, 3))
-    return frames + (torch.rand(frames.shape, generator=chance) - 0.5) * draw(0, 0.2)
+    blurred = (torch.rand(count, generator=chance) < 0.3).to(device)
+    frames[blurred] = F.avg_pool2d(frames[blurred].flatten(0, 1), 3, 1, 1).view_as(frames[blurred])
+    many = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=chance)))  # where frames are
+    return frames + (torch.rand(frames.shape, generator=many, device=device) - 0.5) * draw(0, 0.2)
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
