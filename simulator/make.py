@@ -60,11 +60,10 @@ def write_clip(out: Path, clip: RenderedClip) -> dict:
     return clip.row | {"sha256": hashlib.sha256((out / f"videos/{name}.mp4").read_bytes()).hexdigest()}
 
 
-def make_one(number: int, out: Path, options: Options, faults: str, failures: bool) -> None:
+def make_one(number: int, out: Path, options: Options, faults: str) -> None:
     """Render the clips of one scene and their faults, unless complete."""
     name = f"{options.task}_{number:09d}"
-    chosen = choose_kinds(faults, number) + (FAILURES if failures else ())
-    kinds = tuple(kind for kind in dict.fromkeys(chosen) if possible(kind, options.task))
+    kinds = tuple(kind for kind in dict.fromkeys(choose_kinds(faults, number)) if possible(kind, options.task))
     settings = {"options": asdict(options) | {"size": list(options.size)}, "kinds": list(kinds)}
     file = out / f"rows/{name}.json"
     if file.exists() and json.loads(file.read_text())["settings"] == settings:
@@ -89,7 +88,6 @@ def make(
     size: Suppress[tuple[int, int]] = (96, 160),
     seed: int = 0,
     workers: int = 2,
-    failures: bool = False,
     look: Renderer = "fast",
 ) -> Path:
     """Render successful clips of a task, with injected faults, and return the manifest's path.
@@ -100,7 +98,6 @@ def make(
         faults: none, all, balanced, a number of random kinds per clip, or kinds joined by commas.
         size: (height, width) in pixels.
         workers: processes that render.
-        failures: add missed, dropped and stopped attempts.
         look: renderer; `filament` needs Vulkan.
 
     Raises:
@@ -114,7 +111,7 @@ def make(
         (out / folder).mkdir(parents=True, exist_ok=True)
     numbers = [seed * 1_000_000 + index for index in range(scenes)]
     options = Options(task, instructions, tuple(size), look)
-    work = partial(make_one, out=out, options=options, faults=faults, failures=failures)
+    work = partial(make_one, out=out, options=options, faults=faults)
     # one software renderer per process: more threads only compete for the same cores
     os.environ.setdefault("LP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
