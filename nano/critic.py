@@ -1,4 +1,8 @@
-"""Training the nano critic on the simulator's clips and injected faults: `python -m nano.critic train`.
+"""The nano critic, trained on the simulator's clips and injected faults.
+
+    python -m nano.critic init --out assets/nano/critic
+    python -m nano.critic train --data CLIPS --held-out OTHERS --vae assets/nano/world/vae --out critic
+    python -m nano.critic measure --critic assets/nano/critic --held-out OTHERS --vae assets/nano/world/vae
 
 The answer to a valid clip is 5, to an invalid one 1, by cross-entropy over the five digits after the answer cue. So
 small a model learns from some thousand clips because every forward pass has many more targets:
@@ -19,15 +23,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
 from diffusers import AutoencoderKLWan
 from torch import nn
 from torch.nn import functional as F
 
 from cookbook import hardware, runs, storage
-from cookbook.errors import UserError
+from cookbook.errors import report_user_errors
+from cookbook.models import world
 from cookbook.models.autoencoder import channels_last
 from cookbook.models.critic import Critic, load_critic
-from nano.critic_clips import Clips, add_reconstructions, augment, collect, gather, read_labelled_clips
+from nano.critic_clips import Clips, add_reconstructions, augment, gather, read_clips
 from nano.critic_draw import Batch, Draw
 from nano.critic_forward import BatchedCritic
 from nano.critic_measure import baseline, check_saved, counts, generated, measure, report
@@ -75,21 +81,15 @@ def compile_layers(critic: Critic) -> None:
 def load_labelled(folders: Sequence[Path], critic: Critic, vae: Path | None, jitter: float, cache: Path) -> Clips:
     """The clips on the critic's device and, with a VAE, their reconstructions, which are cached in a file."""
     device = critic.model.device
-    clips = collect(read_labelled_clips(folders, critic.token_edge), critic.token_edge, device)
+    clips = read_clips(folders, critic.token_edge, device)
     if vae is None:
         return clips
     if cache.exists():
         clips.pixels = torch.cat([clips.pixels, torch.from_numpy(np.load(cache)).to(device)])
         return clips
-    folder = vae if (vae / "config.json").exists() else vae / "vae"
-    if not (folder / "config.json").exists():
-        raise UserError(f"{vae} holds no VAE: config.json is missing")
-    model = (
-        channels_last(AutoencoderKLWan.from_pretrained(folder, torch_dtype=hardware.compute_dtype(device)))
-        .to(device)
-        .eval()
-    )
-    add_reconstructions(clips, model.requires_grad_(False), jitter=jitter)
+    dtype = hardware.compute_dtype(device)
+    model = channels_last(world.load_pretrained(AutoencoderKLWan, vae, world.DIFFUSERS, torch_dtype=dtype))
+    add_reconstructions(clips, model.to(device).eval().requires_grad_(False), jitter=jitter)
     with storage.replacing(cache) as temporary, open(temporary, "wb") as file:
         np.save(file, clips.pixels[len(clips) :].cpu().numpy())
     return clips
@@ -186,3 +186,10 @@ def train(
     print(report(measured))
     print_figures(figures)
     return measured
+
+
+if __name__ == "__main__":
+    with report_user_errors():
+        tyro.extras.subcommand_cli_from_dict(
+            {"init": init, "train": train, "measure": assess}, prog="python -m nano.critic"
+        )

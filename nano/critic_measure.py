@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cookbook.judge.rubrics import ask
 from cookbook.judge.statistics import auc, best_of, interval
-from cookbook.models.critic import load_critic, score
+from cookbook.models.critic import answer, load_critic, preprocess
 from cookbook.models.frames import Sampled
 from nano.critic_clips import UNTRAINED, Clips, View, gather, plain_view
 from nano.critic_draw import TRAINED, corrupt_view
@@ -233,5 +233,5 @@ def check_saved(folder: Path, batched: BatchedCritic, clips: Clips, count: int =
     critic = load_critic(folder, batched.device)
     samples = [Sampled(clips.pixels[row].cpu().numpy(), tuple(range(clips.frames)), 8.0) for row in rows]
     questions = [[ask("physics", None), ask("instruction", clips.prompts[row])] for row in rows]
-    there = score(critic, samples, questions)[0] @ np.arange(1, 6)
+    there = answer(critic, preprocess(critic, samples, questions)) @ np.arange(1, 6)
     return {"largest difference": round(float(np.abs(here - there).max()), 5), "clips": count}
