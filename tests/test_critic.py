@@ -28,7 +28,7 @@ def test_scores_equal_plain_transformers(critic):
     """A batch with a shared pass over the video equals one plain call of processor and model per chat."""
     clips = [sample_frames(clip(seed), 8.0, 8, 1024, critic.token_edge) for seed in range(3)]
     batch = [questions(prompt) for prompt in PROMPTS]
-    shared, _ = critics.score(critic, clips, batch)
+    shared = critics.answer(critic, critics.preprocess(critic, clips, batch))
     for row, sampled in enumerate(clips):
         for column, question in enumerate(batch[row]):
             messages = [
@@ -116,7 +116,8 @@ def test_a_critic_that_transformers_saved_loads_and_scores_the_same(critic, tmp_
     assert not (tmp_path / "preprocessor_config.json").exists(), "transformers 5 writes processor_config.json"
     other = critics.load_critic(tmp_path, torch.device("cpu"))
     clips, batch = [sample_frames(clip(1), 8.0, 8, 1024, critic.token_edge)], [questions(PROMPTS[0])]
-    assert np.array_equal(critics.score(other, clips, batch)[0], critics.score(critic, clips, batch)[0])
+    one, two = (critics.answer(each, critics.preprocess(each, clips, batch)) for each in (other, critic))
+    assert np.array_equal(one, two)
     (tmp_path / "processor_config.json").unlink()
     with pytest.raises(UserError, match="preprocessor_config.json is missing"):
         critics.load_critic(tmp_path, torch.device("cpu"))

@@ -213,14 +213,6 @@ def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device)
     return batch["input_ids"].to(device), batch["attention_mask"].sum(1).sub(1).to(device)
 
 
-def score(
-    critic: Critic, clips: Sequence[Sampled], questions: Sequence[Sequence[Question]]
-) -> tuple[np.ndarray, list[dict]]:
-    """Probabilities [clips, questions, 5] of the digits 1 to 5, and the stats of each clip; see `preprocess`."""
-    inputs = preprocess(critic, clips, questions)
-    return answer(critic, inputs), inputs.stats
-
-
 @torch.no_grad()
 def answer(critic: Critic, inputs: Inputs) -> np.ndarray:
     """Probabilities [clips, questions, 5] of the digits: one pass over the videos, then a short one per question."""
