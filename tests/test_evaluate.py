@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from cookbook import storage, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
-from cookbook.generate.sampler import make_clip
+from cookbook.generate.generator import make_clip
 from cookbook.judge import rules
 from cookbook.judge.ground_truth import PARTS
 from cookbook.judge.rules import Things, judge_clip

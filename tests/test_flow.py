@@ -16,7 +16,7 @@ from PIL import Image
 
 from cookbook import flow, profiles, video
 from cookbook.errors import UserError
-from cookbook.generate.sampler import make_clip
+from cookbook.generate.generator import make_clip
 from cookbook.models import autoencoder, hub, text, world
 from cookbook.profiles import Geometry
 

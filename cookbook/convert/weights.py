@@ -2,7 +2,8 @@
 network, or refused. Each tensor is read when it is used, because a checkpoint may be larger than the memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,20 +23,11 @@ LORA = ".lora_"
 Reads = dict[str, Callable[[], Tensor]]  # name -> what reads or computes the tensor
 
 
-class Lazy(Mapping[str, Tensor]):
+class Lazy(UserDict[str, Tensor]):
     """A state dict that reads or computes a tensor at each access, and keeps none."""
 
-    def __init__(self, reads: Reads):
-        self._reads = reads
-
     def __getitem__(self, name: str) -> Tensor:
-        return self._reads[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._reads)
-
-    def __len__(self) -> int:
-        return len(self._reads)
+        return self.data[name]()
 
 
 @dataclass(frozen=True)

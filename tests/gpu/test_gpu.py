@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cookbook.generate.sampler import make_clip
+from cookbook.generate.generator import make_clip
 from cookbook.generate.shortcuts import NAMES
 from cookbook.models import autoencoder, world
 
