@@ -21,14 +21,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
 from diffusers import AutoencoderKLWan
 from torch import nn
 from torch.nn import functional as F
 
-from cookbook import hardware, runs, storage
+from cookbook import hardware, storage
 from cookbook.errors import report_user_errors
 from cookbook.models import world
 from cookbook.models.autoencoder import channels_last
@@ -36,7 +35,7 @@ from cookbook.models.critic import Critic, load_critic
 from nano.critic_clips import Clips, add_reconstructions, augment, gather, read_clips
 from nano.critic_draw import Batch, Draw
 from nano.critic_forward import BatchedCritic
-from nano.critic_measure import baseline, check_saved, counts, generated, measure, report
+from nano.critic_measure import baseline, counts, generated, measure, report
 from nano.critic_model import init, save
 from nano.training import fit_from_scratch, recipe
 
@@ -78,27 +77,15 @@ def compile_layers(critic: Critic) -> None:
         layer.compile()
 
 
-def load_labelled(folders: Sequence[Path], critic: Critic, vae: Path | None, jitter: float, cache: Path) -> Clips:
-    """The clips on the critic's device and, with a VAE, their reconstructions, which are cached in a file."""
+def load_labelled(folders: Sequence[Path], critic: Critic, vae: Path | None, jitter: float) -> Clips:
+    """The clips on the critic's device and, with a VAE, their reconstructions."""
     device = critic.model.device
     clips = read_clips(folders, critic.token_edge, device)
-    if vae is None:
-        return clips
-    if cache.exists():
-        clips.pixels = torch.cat([clips.pixels, torch.from_numpy(np.load(cache)).to(device)])
-        return clips
-    dtype = hardware.compute_dtype(device)
-    model = channels_last(world.load_pretrained(AutoencoderKLWan, vae, world.DIFFUSERS, torch_dtype=dtype))
-    add_reconstructions(clips, model.to(device).eval().requires_grad_(False), jitter=jitter)
-    with storage.replacing(cache) as temporary, open(temporary, "wb") as file:
-        np.save(file, clips.pixels[len(clips) :].cpu().numpy())
+    if vae:
+        dtype = hardware.compute_dtype(device)
+        model = channels_last(world.load_pretrained(AutoencoderKLWan, vae, world.DIFFUSERS, torch_dtype=dtype))
+        add_reconstructions(clips, model.to(device).eval().requires_grad_(False), jitter=jitter)
     return clips
-
-
-def reconstruction_cache(folders: Sequence[Path], vae: Path | None, device: str) -> Path:
-    """Where the VAE reconstructions of these folders' clips are cached, without the suffix."""
-    inputs = [[storage.digest(folder / "manifest.jsonl") for folder in folders], vae and runs.fingerprint(vae), device]
-    return folders[0] / f".reconstructions-{storage.digest_of(inputs)[-12:]}"
 
 
 def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None) -> dict:
@@ -110,8 +97,7 @@ def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None) ->
         vae: the nano VAE; with it the clips' VAE reconstructions are measured as well.
     """
     loaded = load_critic(critic, hardware.device())
-    cache = reconstruction_cache(held_out, vae, loaded.model.device.type).with_suffix(".held.npy")
-    clips = load_labelled(held_out, loaded, vae, 0.0, cache)
+    clips = load_labelled(held_out, loaded, vae, 0.0)
     batched = BatchedCritic(loaded, clips.pixels.shape[1:4], sorted(set(clips.texts())))
     figures = {"critic": measure(batched, clips), "generated": generated(batched, clips)} | counts(batched, clips)
     print(report(figures["critic"]))
@@ -121,7 +107,7 @@ def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None) ->
 
 def print_figures(figures: dict) -> None:
     """All figures of a critic but the AUCs, which `report` prints."""
-    for key in ("pixel_statistics", "saved", "clips", "intervals", "generated"):
+    for key in ("pixel_statistics", "clips", "intervals", "generated"):
         if key in figures:
             print(f"{key.replace('_', ' ')}: {figures[key]}", flush=True)
 
@@ -151,9 +137,8 @@ def train(
     device, started = hardware.device(), time.monotonic()
     critic = load_critic(out, device)
     critic.model.float().requires_grad_(True)
-    cache = reconstruction_cache((*data, *held_out), vae, device.type)
-    clips = load_labelled(data, critic, vae, JITTER, cache.with_suffix(".train.npy"))
-    held = load_labelled(held_out, critic, vae, 0.0, cache.with_suffix(".held.npy"))
+    clips = load_labelled(data, critic, vae, JITTER)
+    held = load_labelled(held_out, critic, vae, 0.0)
     seconds = time.monotonic() - started
     print(f"critic: {len(clips)} clips to train on, {len(held)} held out; loaded in {seconds:.0f} s", flush=True)
     if device.type == "cuda":
@@ -177,7 +162,6 @@ def train(
     figures = {
         "critic": measured,
         "pixel_statistics": baseline(clips, held),
-        "saved": check_saved(out, batched, held),
         "generated": generated(batched, held),
         **counts(batched, held),
         "step": steps,

@@ -25,7 +25,7 @@ from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.show import contact_sheet
 from cookbook.video import write_video
-from simulator.faults import FAILURES, INSTRUCTION, KINDS, PHYSICS, possible
+from simulator.faults import INSTRUCTION, KINDS, PHYSICS, possible
 from simulator.scene import TASKS, Task
 from simulator.studio import Options, RenderedClip, Renderer, render, simulate
 
@@ -43,11 +43,10 @@ def choose_kinds(faults: str, number: int) -> tuple[str, ...]:
     if faults.isdigit():
         rng = np.random.default_rng([number, 7])
         return tuple(map(str, rng.choice(KINDS, min(int(faults), len(KINDS)), replace=False)))
-    kinds, allowed = tuple(name.strip() for name in faults.split(",")), (*KINDS, *FAILURES)
-    if unknown := [kind for kind in kinds if kind not in allowed]:
-        raise UserError(
-            f"unknown fault {unknown[0]!r}: use none, all, balanced, a number, or some of {', '.join(allowed)}"
-        )
+    kinds = tuple(name.strip() for name in faults.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        choices = f"none, all, balanced, a number, or some of {', '.join(KINDS)}"
+        raise UserError(f"unknown fault {unknown[0]!r}: use {choices}")
     return kinds
 
 

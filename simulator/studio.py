@@ -166,7 +166,7 @@ class Studio:
         return self.table[self.camera.draw_all(poses)]
 
     def clips(self, kinds: tuple[str, ...]) -> Iterator[RenderedClip]:
-        """The real clip, then every fault or failure of `kinds` that this scene allows and that is visible."""
+        """The real clip, then every fault of `kinds` that this scene allows and that is visible."""
         yield self.clip("real", self.episode.log, self.episode.plan, self.real)
         for kind in kinds:
             clip = self.inject_fault(kind) if kind in faults.PHYSICS else self.violate_instruction(kind)
@@ -224,7 +224,7 @@ class Studio:
     def violate_instruction(self, kind: str) -> RenderedClip | None:
         """The scene's clip of another instruction, or a failed attempt, judged by this episode's instruction."""
         episode = self.episode
-        run = faults.fail(kind, episode.env, episode.instruction) if kind in faults.FAILURES else self.other(kind)
+        run = faults.fail(episode.env, episode.instruction) if kind == "not_completed" else self.other(kind)
         if run is None:
             return None
         plan, log = run

@@ -156,11 +156,6 @@ def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeyp
         (tmp_path / name).rename(file)
 
 
-def test_a_run_without_videos_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cookbook generate"):
-        judge("smoke", tmp_path / "empty")
-
-
 def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_names(run, capsys):
     whole = calibrate("smoke", run)
     (run / "verdicts/calibration.json").write_text("{")
@@ -206,16 +201,12 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     ]
 
 
-def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, tmp_path, monkeypatch):
+def test_another_rubric_makes_the_verdicts_stale(run, tmp_path, monkeypatch):
     judge("smoke", run)
     monkeypatch.setattr(rubrics, "PROMPTS", Path(shutil.copytree(rubrics.PROMPTS, tmp_path / "prompts")))
-    for text, message in (
-        ("Is it natural?\nScore:", "--redo"),
-        ("Is it real?\n", "physics.txt has no answer cue: end it"),
-    ):
-        (tmp_path / "prompts/physics.txt").write_text(text)
-        with pytest.raises(UserError, match=message):
-            judge("smoke", run)
+    (tmp_path / "prompts/physics.txt").write_text("Is it natural?\nScore:")
+    with pytest.raises(UserError, match="--redo"):
+        judge("smoke", run)
 
 
 # killed, and what is held in memory

@@ -150,16 +150,6 @@ def test_files_are_the_same_for_any_number_of_workers_and_work_is_resumed(tmp_pa
     assert again == {"place_000000001_0", "place_000000001_1"}
 
 
-@pytest.mark.render
-@pytest.mark.slow
-def test_failures_are_labelled(episodes, renderer):
-    kinds = ("missed", "dropped", "stopped")
-    rows = {clip.row["label"]: clip.row for clip in render(episodes[:1], "test", kinds, Options(size=(48, 80)))}
-    assert set(rows) == {"real", *kinds}
-    for kind in kinds:
-        assert rows[kind]["physics"] == 1 and not rows[kind]["success"] and rows[kind]["reason"]
-
-
 RENDER = """
 import sys, numpy as np
 from simulator.studio import Options, render, simulate

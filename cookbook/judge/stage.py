@@ -84,11 +84,8 @@ def _folder_of(critic: Path, fingerprint: str, run: Path) -> Path:
     """Where the verdicts of another critic go: two critics may have folders of the same name."""
     folder = run / f"verdicts-{critic.name.encode()[:NAME].decode(errors='ignore')}"
     held = runs.begun(folder)
-    return (
-        folder
-        if held is None or held["inputs"]["critic"] == fingerprint
-        else run / f"{folder.name}-{fingerprint[7:15]}"
-    )
+    same = held is None or held["inputs"]["critic"] == fingerprint
+    return folder if same else run / f"{folder.name}-{fingerprint[7:15]}"
 
 
 def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict], dict[str, str]]:
