@@ -138,13 +138,10 @@ def process(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[
 
     Pixels are on the model's device, where they are normalised; everything else is on the CPU.
     """
-    from transformers.video_utils import VideoMetadata
-
-    metadata = []
-    for clip in clips:
-        size = dict(zip(("height", "width"), clip.frames.shape[1:3], strict=True))
-        indices = list(clip.indices)
-        metadata.append(VideoMetadata(indices[-1] + 1, fps=clip.clip_fps, frames_indices=indices, **size))
+    metadata = [
+        {"total_num_frames": clip.indices[-1] + 1, "fps": clip.clip_fps, "frames_indices": list(clip.indices)}
+        for clip in clips
+    ]
     return critic.processor(
         text=texts,
         videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
