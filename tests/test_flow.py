@@ -66,11 +66,6 @@ def test_conditioning_frames_only_lower_the_loss():
     assert float(flow.loss(torch.zeros_like(clean), clean, noise, mask)) == 0.75
 
 
-def test_initial_noise_is_numpys():
-    expected = np.random.RandomState(3).standard_normal((2, 3)).astype(np.float32)
-    assert np.array_equal(flow.initial_noise((2, 3), 3).numpy(), expected)
-
-
 def test_sampler_with_the_true_velocity_gives_the_clip():
     clean, noise = torch.randn(2, 1, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     mask = flow.condition_mask(torch.tensor([1]), clean)
