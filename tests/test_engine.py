@@ -74,13 +74,6 @@ def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, 
     assert_alike(arena[0] / "run", alone)
 
 
-@pytest.mark.parametrize(
-    ("size", "most", "expected"), [(1, 8, (1, 1)), (4, 8, (1, 4)), (8, 8, (1, 8)), (32, 8, (4, 8)), (2, 1, (2, 1))]
-)
-def test_replicas_are_as_few_as_the_recipe_allows(size, most, expected):
-    assert mesh_shape(size, most) == expected
-
-
 def test_a_mesh_that_would_not_synchronise_gradients_is_refused(tiny_world, tmp_path):
     with pytest.raises(
         UserError, match="12 processes are not a multiple of the recipe's shard, 8; .*one of 1, 2, 3, 4, 6$"
