@@ -41,7 +41,7 @@ def examples(critic_folder, monkeypatch) -> list[critic_training.Example]:
 def scores(folder: Path) -> tuple[float, float]:
     critic = critics.load_critic(folder, torch.device("cpu"))
     clips = [shown(bright, 77, 8, 1024, critic.token_edge) for bright in (False, True)]
-    probabilities, _ = critics.score(critic, clips, [[ask("physics", None)]] * 2)
+    probabilities = critics.answer(critic, critics.preprocess(critic, clips, [[ask("physics", None)]] * 2))
     return tuple(probabilities[:, 0] @ np.arange(1, 6))
 
 
