@@ -54,17 +54,23 @@ def test_rows_of_a_jsonl_have_their_own_type_size_seed_and_settings(
         {"negative_prompt": "Stand still.", "seed": 7, "num_output_frames": 5},
         {"inference_type": "video2world", "input_path": "long.mp4"},
         {"inference_type": "text2world", "input_path": None},
+        {"num_output_frames": 25},
     )
-    generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
+    manifest = generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
+    assert any(line.startswith("row3, negative: cut") for line in manifest["unread"])
     out = tmp_path / "run" / "generated" / "tuned"
     rows = storage.read_rows(out / "generated.jsonl")
-    assert " 5 to 9 frames, 3 to 8 steps, 6 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
-    assert [row["steps"] for row in rows] == [8, 3, 8, 8, 8, 8]
-    assert [row["shift"] for row in rows] == [5.0, 5.0, 2.0, 5.0, 5.0, 5.0]
+    assert " 5 to 25 frames, 3 to 8 steps, 7 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
+    assert [row["steps"] for row in rows] == [8, 3, 8, 8, 8, 8, 8]
+    assert [row["shift"] for row in rows] == [5.0, 5.0, 2.0, 5.0, 5.0, 5.0, 5.0]
     photo, clip = storage.digest(tmp_path / "a.png"), storage.digest(tmp_path / "long.mp4")
-    assert [row["image_sha256"] for row in rows] == [photo, photo, photo, photo, clip, None]
-    assert len({row["sha256"] for row in rows}) == 6
+    assert [row["image_sha256"] for row in rows] == [photo, photo, photo, photo, clip, None, photo]
+    assert len({row["sha256"] for row in rows}) == 7
     assert video.probe(out / "row3_seed7.mp4").frames == 5
+    short, long = (video.read_video(out / f"row{number}_seed0.mp4")[0].astype(int) for number in (0, 6))
+    assert len(long) == 25 and np.abs(long[:9] - short).mean() < 2, "the first part is the short clip"
+    seams = np.abs(np.diff(long, axis=0)).mean((1, 2, 3))
+    assert max(seams[8], seams[16]) < 2 * seams.max(initial=1, where=~np.isin(np.arange(24), (8, 16)))
 
 
 def test_bad_requests_are_refused_before_anything_is_loaded(
@@ -78,7 +84,7 @@ def test_bad_requests_are_refused_before_anything_is_loaded(
     for path in (tmp_path / "cut.jpg", photos / "0_Wave..png"):
         path.write_bytes(data[: len(data) // 2])
     bad = [{"input_path": "cut.jpg"}, {"num_output_frames": 4_000_001}, {"resolution": "160000,160000"}]
-    wanted = ["input_path: .*cut.jpg cannot be read .*truncated", "allowed: at most 61", "sides of at most 256"]
+    wanted = ["input_path: .*cut.jpg cannot be read .*truncated", "allowed: at most 90", "sides of at most 256"]
     lines = "\n".join(f".*line {number}: .*{words}.*" for number, words in enumerate(wanted, 2))
     given = {"run": tmp_path / "run", "weights": tiny_world}
     for requests, seeds, message in (

@@ -90,6 +90,12 @@ def test_hours_follow_from_the_size_of_the_work():
     )
 
 
+def test_a_long_clip_is_made_in_parts_that_overlap():
+    assert planning.chunks(profiles.get("nano"), 17) == ([17], 1)
+    assert planning.chunks(profiles.get("nano"), 61) == ([25, 25, 13], 1)
+    assert planning.chunks(profiles.get("2b"), 185) == ([93, 93, 9], 5), "trained with up to two latent frames given"
+
+
 @pytest.mark.parametrize(
     ("free", "encoder", "tiled"), [(79, True, False), (24, True, False), (16, False, False), (7, False, True)]
 )

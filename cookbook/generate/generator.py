@@ -57,6 +57,7 @@ class Setup:
     def unread(self) -> list[str]:
         """Which prompts the text encoder cuts or takes for others; see `text.unread`."""
         prompts = {request.name: self.prompt(request) for request in self.requests}
+        prompts |= {f"{row.name}, negative": row.negative_prompt for row in self.requests if row.negative_prompt}
         return unread(world.load_tokenizer(self.base), prompts, self.profile.text_tokens)
 
 
@@ -141,21 +142,31 @@ class Generator:
         }
 
     def pixels(self, request: Request, seed: int) -> torch.Tensor:
-        """The clip [1, 3, T, H, W] in -1..1, float32, before the guardrail and encoding."""
+        """The clip [1, 3, T, H, W] in -1..1, float32, before the guardrail and encoding.
+
+        Above the profile's window it is made in parts, as NVIDIA's autoregressive mode does: each begins with the last
+        frames of the one before, and has the next seed.
+        """
         height, width = request.size
-        return make_clip(
-            self.transformer,
-            self.vae,
-            self._conditioning(request),
-            self.text[self.prompt(request)].to(self.device),
-            self.text[self._negative(request)].to(self.device),
-            (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
-            request.num_steps or self.profile.sampling.steps,
-            request.guidance,
-            request.shift or self.profile.sampling.shift,
-            seed,
-            self.fast,
-        )
+        lengths, given = planning.chunks(self.profile, request.num_output_frames)
+        start, parts = self._conditioning(request), []
+        for number, frames in enumerate(lengths):
+            clip = make_clip(
+                self.transformer,
+                self.vae,
+                start,
+                self.text[self.prompt(request)].to(self.device),
+                self.text[self._negative(request)].to(self.device),
+                (1 + (frames - 1) // 4, height // 8, width // 8),
+                request.num_steps or self.profile.sampling.steps,
+                request.guidance,
+                request.shift or self.profile.sampling.shift,
+                seed + number,
+                self.fast,
+            )
+            parts.append(clip[:, :, given if number else 0 :])
+            start = clip[:, :, -given:]
+        return torch.cat(parts, 2)
 
     def _conditioning(self, request: Request) -> torch.Tensor | None:
         """The conditioning frames [1, 3, 1 or 5, H, W]: the photo, or the last five frames of a video."""
