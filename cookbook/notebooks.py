@@ -28,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cookbook import budget, doctor, profiles, results, runs, storage
-from cookbook.errors import UserError
+from cookbook.errors import StaleStage, UserError
 from cookbook.machine import Machine
 from cookbook.profiles import Profile
 from cookbook.report import write_report
@@ -95,7 +95,7 @@ def run_all(
         doctor.able(profile)
     if redo:
         remove(folder, redo)
-    before = _finished(folder)
+    before = runs.finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
         fresh = not any(runs.begun(folder / place) for place in WRITES.get(source.stem[:2], ()))
@@ -240,11 +240,6 @@ def remove(folder: Path, stage: str) -> None:
             print(f"removed {path}; {path / storage.EARLIER} keeps its files until the new ones are finished")
 
 
-def _finished(folder: Path) -> dict[str, str]:
-    manifests = {name: runs.read_manifest(folder / place) for name, place in runs.FOLDERS.items()}
-    return {name: manifest["finished"] for name, manifest in manifests.items() if manifest}
-
-
 def _written(folder: Path) -> int:
     """Bytes of a run folder."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
@@ -266,15 +261,18 @@ def _commit() -> str:
     return done.stdout.strip() or "not recorded"
 
 
-def _conclude(profile: Profile, folder: Path, before: dict[str, str]) -> dict:
+def _conclude(profile: Profile, folder: Path, before: dict[str, dict]) -> dict:
     """Write the report if the run is complete, and print times, results and their checks."""
+    finished = runs.finished(folder)
     needed = [name for name in runs.READS["report"] if name not in runs.OPTIONAL]
-    waiting = [name for name in needed if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
-    if waiting:
+    if waiting := [name for name in needed if name not in finished]:
         print(f"no report yet: {', '.join(waiting)} not run in {folder}")
         return {}
-    write_report(profile.name, folder, redo="report" in runs.stale(folder))
-    after, summary = _finished(folder), results.summary(folder)
+    try:
+        write_report(profile.name, folder)
+    except StaleStage:
+        write_report(profile.name, folder, redo=True)
+    after, summary = runs.finished(folder), results.summary(folder)
     print(f"\n{'stage':<15}{'seconds':>9}  this time")
     for name, seconds in summary["seconds"].items():
         print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'executed'}")

@@ -167,8 +167,6 @@ def kept_of_n(run: Path) -> list[float]:
 
 def summary(run: Path) -> dict[str, Any]:
     """What `report/summary.json` holds: `results` by name, rates from 0 to 1, and None where unknown."""
-    folders = {name: folder for name, folder in runs.FOLDERS.items() if name != "report"}
-    manifests = {name: facts for name, folder in folders.items() if (facts := runs.read_manifest(run / folder))}
     train, judged, critic = manifest(run, "train"), manifest(run, "judge"), calibration(run)
     models, truth = scores(run)["model"].value_counts(), critic_against_ground_truth(run)
     aucs = execution_aucs(run).get("auc", {})
@@ -176,7 +174,7 @@ def summary(run: Path) -> dict[str, Any]:
     return {
         "profile": train["profile"],
         "device": train["device"],
-        "seconds": {name: facts["seconds"] for name, facts in manifests.items()},
+        "seconds": {name: facts["seconds"] for name, facts in runs.finished(run).items() if name != "report"},
         "obedience": judged["obedience"],
         "results": {
             "training_loss_first_tenth": train["loss_first"],

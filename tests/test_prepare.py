@@ -181,7 +181,7 @@ def test_a_failed_attempt_does_not_bind_the_folder(gr1):
     photo.write_bytes(b"no picture")
     with pytest.raises(UserError, match="2_Nod"):
         run_prepare(gr1)
-    assert not (gr1 / "run" / "data").exists(), "nothing is written before all is checked"
+    assert not (gr1 / "run" / "data" / "train").exists(), "nothing is written before all is checked"
     make_photos(gr1 / "eval", "2_Nod.")
     assert run_prepare(gr1)["clips"] == 3
 
