@@ -1,6 +1,7 @@
 """The numbers of a finished run, read from its manifests and jsonl files and from nowhere else."""
 
 import math
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -68,6 +69,10 @@ def gain(run: Path) -> dict:
     return {"pairs": len(gains), "gain": round(float(gains.mean()), 4), "interval": edges}
 
 
+def _truth(run: Path) -> pd.DataFrame:
+    return pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
+
+
 def kept_files(run: Path) -> list[str]:
     """The files that the filter kept, relative to the run."""
     return [row["file"] for row in storage.read_rows(run / "kept" / "kept.jsonl")]
@@ -80,8 +85,7 @@ def critic_against_ground_truth(run: Path) -> dict:
     one. `all`, `kept`: success rate of all videos and of those kept. `gain`: kept minus all, with its 95 % CI over
     prompts (`interval`); keeping all gains 0. None where undefined.
     """
-    truth = pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
-    tuned = scores(run).query("model == 'tuned'").dropna(subset=list(QUESTIONS)).merge(truth, on="file")
+    tuned = scores(run).query("model == 'tuned'").dropna(subset=list(QUESTIONS)).merge(_truth(run), on="file")
     if tuned.empty:
         return {"clips": 0, "auc": None, "all": None, "kept": None, "gain": None, "interval": None}
     passed, kept = tuned["passed"].to_numpy(float), tuned["file"].isin(kept_files(run)).to_numpy()
@@ -117,8 +121,7 @@ def executed(run: Path) -> dict:
 def looks_and_moves(run: Path) -> pd.DataFrame:
     """For each model, the number of videos that look right by the rules on pixels, and move right when executed."""
     rows = pd.DataFrame(storage.read_rows(run / "executed" / "executed.jsonl"), columns=["file", "model", "success"])
-    truth = pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
-    both = rows.merge(truth, on="file")
+    both = rows.merge(_truth(run), on="file")
     names = {"passed": {True: "looks right", False: "looks wrong"}, "success": {True: "moves right", False: "fails"}}
     looks, moves = (both[column].map(words) for column, words in names.items())
     return pd.crosstab([both["model"], looks.rename("")], moves.rename(""))
@@ -133,28 +136,24 @@ def execution_aucs(run: Path) -> pd.DataFrame:
     if rows.empty:
         return rows
     motion = pd.DataFrame(storage.read_rows(run / "actions" / "actions.jsonl"))[["file", *SCORES]]
-    truth = pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
-    table = rows.merge(motion.assign(**-motion[list(SCORES)]), on="file").merge(truth, on="file", how="left")
-    judged = (
-        scores(run) if (run / "verdicts" / "verdicts.jsonl").exists() else pd.DataFrame(columns=["file", *QUESTIONS])
-    )
+    table = rows.merge(motion.assign(**-motion[list(SCORES)]), on="file").merge(_truth(run), on="file", how="left")
+    judged = pd.DataFrame(columns=["file", *QUESTIONS])
+    if (run / "verdicts" / "verdicts.jsonl").exists():
+        judged = scores(run)
     table = table.merge(judged[["file", *QUESTIONS]], on="file", how="left").query("model == 'tuned'")
     table = table.assign(critic=table[list(QUESTIONS)].mean(axis=1), pixels=table["passed"].astype(float))
     found = {}
     for name in ("critic", "pixels", *SCORES):
         own = table.dropna(subset=[name])
-        labels, values = own["success"].to_numpy(int), own[name].to_numpy(float)
-
-        def part(some: np.ndarray, labels: np.ndarray = labels, values: np.ndarray = values) -> float | None:
-            return auc(labels[some], values[some])
-
         if len(own):
-            found[name] = {
-                "auc": auc(labels, values),
-                "95 % CI": interval(own["image"].tolist(), part),
-                "videos": len(own),
-            }
+            of = partial(_auc_of, own["success"].to_numpy(int), own[name].to_numpy(float))
+            edges = interval(own["image"].tolist(), of)
+            found[name] = {"auc": of(np.arange(len(own))), "95 % CI": edges, "videos": len(own)}
     return pd.DataFrame.from_dict(found, orient="index").round(3)
+
+
+def _auc_of(labels: np.ndarray, values: np.ndarray, rows: np.ndarray) -> float | None:
+    return auc(labels[rows], values[rows])
 
 
 def kept_of_n(run: Path) -> list[float]:

@@ -16,7 +16,6 @@ from cookbook import layout, runs, storage, video
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.prepare.stage import prepare
-from cookbook.profiles import Geometry
 from cookbook.train import dataset
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -236,17 +235,6 @@ def test_metadata_survives_the_round_trip(tmp_path_factory, prompts):
     layout.write_metadata(file, [(f"{number}.mp4", prompt) for number, prompt in enumerate(prompts)])
     unix = [prompt.replace("\r\n", "\n").replace("\r", "\n").strip() for prompt in prompts]
     assert layout.read_metadata(file) == {str(number): prompt for number, prompt in enumerate(unix)}
-
-
-@given(st.integers(5, 60), st.sampled_from([4.0, 7.5, 8.0, 15.0, 16.0, 30.0]), st.floats(0, 1), st.booleans())
-def test_window_has_its_shape_and_stays_inside(frames, fps, start, resample):
-    clip = Geometry(frames=5, fps=8, height=16, width=16)
-    if frames < video.needed_frames(fps, clip, resample):
-        return
-    times = video._picked(frames, fps, clip, start, resample)
-    assert times.shape == (5,) and (np.diff(times) >= 0).all() and times[-1] < frames
-    if not resample:
-        assert (np.diff(times) == 1).all()
 
 
 def test_crop_keeps_shapes_and_squash_does_not():
