@@ -170,19 +170,6 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
         publish.publish(run)
 
 
-def test_a_missing_picture_is_an_error():
-    book = nbformat.read(notebooks.NOTEBOOKS / "02_post_training.ipynb", as_version=4)
-    (cell,) = [cell for cell in book.cells if "picture" in cell.metadata.get("tags", [])]
-    cell.outputs = cell.outputs[:1]
-    with pytest.raises(UserError, match="02_post_training.png: the cell tagged `picture` shows no png"):
-        publish.picture_of(book)
-    cell.metadata.tags = []
-    with pytest.raises(UserError, match="02 · Post-train the world model: no picture at its top, or no cell tagged"):
-        publish.picture_of(book)
-    cell.metadata.tags, cell.execution_count = ["picture"], None
-    assert publish.picture_of(book) is None, "a notebook that was not executed has none yet"
-
-
 def test_figures_have_their_expected_range(monkeypatch):
     shares = {"follow_rate_tuned": 0.7, "follow_rate_tuned_interval": [0.5, 0.9]}
     shares |= {"success_rate_tuned": 0.3, "success_rate_tuned_interval": [0.1, 0.5]}

@@ -13,8 +13,6 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorTrc
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from cookbook import profiles, video
@@ -49,18 +47,10 @@ def corners(picture: np.ndarray) -> list[int]:
     return [round(float(np.median(half)) / 10) * 10 for half in halves]
 
 
-def tagged(orientation: int) -> np.ndarray:
-    """The picture whose EXIF orientation turns it into CORNERS."""
-    turned = CORNERS if orientation < 5 else CORNERS.swapaxes(0, 1)
-    rows, columns = [(1, 1), (1, -1), (-1, -1), (-1, 1), (1, 1), (-1, 1), (-1, -1), (1, -1)][orientation - 1]
-    return turned[::rows, ::columns]
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_as_its_orientation_says(tmp_path, orientation):
+def test_a_photo_is_turned_as_its_orientation_says(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(tagged(orientation)).save(tmp_path / "a.png", exif=exif)
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    Image.fromarray(np.rot90(CORNERS)).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(video.read_image(tmp_path / "a.png"), CORNERS)
 
 
@@ -164,24 +154,6 @@ def test_frames_are_picked_by_their_own_times(tmp_path):
         assert len(frames) / fps == pytest.approx(4, abs=0.2)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    steps=st.lists(st.sampled_from([1, 3, 16, 33, 34, 40, 166, 500, 1700]), min_size=5, max_size=40),
-    start=st.floats(0, 1),
-)
-def test_gaps_and_jumps_of_any_shape(tmp_path_factory, steps, start):
-    times, path = np.cumsum([0, *steps]) / 1000, tmp_path_factory.mktemp("film") / "a.mkv"
-    encode(path, shades(len(times)), 30, times, "ffv1", "bgr0")
-    film, clip = video.probe(path), Geometry(frames=5, fps=8, height=16, width=16)
-    if film.spare(clip, resample=True) < 0:
-        assert times[-1] < 0.5 + 1 / 60
-        return
-    picked = film.windows(clip, [start], resample=True, crop=True)[0][:, 0, 0, 0]
-    wanted = start * (times[-1] - 0.5) + np.arange(5) / 8
-    best = np.abs(times[:, None] - wanted).min(0)
-    assert (np.abs(times[picked] - wanted) <= best + 0.06 + 0.5 / film.fps).all()  # a window begins at a frame
-
-
 def test_steady_files_keep_their_rate_and_their_frames(tmp_path):
     """Rounded times, as of Matroska, and a rate that is no whole number; consecutive frames stay consecutive."""
     for name, rate in (("a.mkv", Fraction(30000, 1001)), ("b.mp4", Fraction(25)), ("c.avi", Fraction(15))):
@@ -206,7 +178,7 @@ def test_a_size_that_changes_is_listed_and_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")]
 )
-def test_a_file_that_is_cut_between_two_frames_is_noticed(tmp_path, name, codec):
+def test_a_file_that_is_cut_between_two_frames_or_damaged_is_noticed(tmp_path, name, codec):
     """A transport stream is not where whole packets are left: nothing says how many there were."""
     path, noise = tmp_path / name, np.random.default_rng(0).integers(0, 255, (30, 32, 48, 3)).astype(np.uint8)
     if name == "a.mp4":
@@ -221,18 +193,11 @@ def test_a_file_that_is_cut_between_two_frames_is_noticed(tmp_path, name, codec)
         path.write_bytes(data[:place])
         with pytest.raises(UserError, match=f"{name}: (cut off after .* bytes|not a readable video)"):
             video.probe(path)
-
-
-def test_a_damaged_picture_is_refused(tmp_path):
-    path, noise = tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (30, 32, 48, 3)).astype(np.uint8)
-    video.write_video(path, noise, 10)
-    with av.open(str(path)) as container:
-        places = [packet.pos for packet in container.demux(video=0) if packet.size]
-    data = bytearray(path.read_bytes())
-    data[places[9] + 40] ^= 255
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="a.mp4: damaged at frame "):
-        video.probe(path)
+    if name == "a.mp4":
+        place = places[9] + 40
+        path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        with pytest.raises(UserError, match="a.mp4: damaged at frame "):
+            video.probe(path)
 
 
 def tracks(path: Path, thumbnail: bool, film: bool, sound: bool) -> None:
