@@ -27,35 +27,23 @@ from cookbook.profiles import DEFAULT
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HOME = storage.absolute(os.environ.get("COOKBOOK_HOME") or ASSETS.parent)
 
-# stage -> its folder in the run; stage -> the stages that it reads from
-FOLDERS = {
-    "prepare": "data",
-    "train": "checkpoints",
-    "convert": "export",
-    "generate-base": "generated/base",
-    "generate-tuned": "generated/tuned",
-    "generate-no_text": "generated/no_text",
-    "judge": "verdicts",
-    "filter": "kept",
-    "actions": "actions",
-    "execute": "executed",
-    "actions-export": "lerobot",
-    "report": "report",
+# stage -> its folder in the run, and the stages that it reads from
+STAGES = {
+    "prepare": ("data",),
+    "train": ("checkpoints", "prepare"),
+    "convert": ("export", "train"),
+    "generate-base": ("generated/base", "prepare"),
+    "generate-tuned": ("generated/tuned", "prepare", "convert"),
+    "generate-no_text": ("generated/no_text", "prepare", "convert"),
+    "judge": ("verdicts", "generate-base", "generate-tuned", "generate-no_text"),
+    "filter": ("kept", "judge"),
+    "actions": ("actions", "generate-base", "generate-tuned"),
+    "execute": ("executed", "actions"),
+    "actions-export": ("lerobot", "actions", "execute", "judge", "filter"),
+    "report": ("report", "train", "convert", "judge", "filter", "execute"),
 }
-READS = {
-    "prepare": (),
-    "train": ("prepare",),
-    "convert": ("train",),
-    "generate-base": ("prepare",),
-    "generate-tuned": ("prepare", "convert"),
-    "generate-no_text": ("prepare", "convert"),
-    "judge": ("generate-base", "generate-tuned", "generate-no_text"),
-    "filter": ("judge",),
-    "actions": ("generate-base", "generate-tuned"),
-    "execute": ("actions",),
-    "actions-export": ("actions", "execute", "judge", "filter"),
-    "report": ("train", "convert", "judge", "filter", "execute"),
-}
+FOLDERS = {name: folder for name, (folder, *_) in STAGES.items()}
+READS = {name: tuple(reads) for name, (_, *reads) in STAGES.items()}
 OPTIONAL = ("execute",)  # not in every run: it needs an inverse dynamics model and the simulator's robot
 # Stages that use nothing of an unfinished attempt
 REWRITTEN = ("prepare", "convert", "filter", "actions-export", "report")
