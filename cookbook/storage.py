@@ -120,11 +120,13 @@ def sweep(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one step."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a jsonl file in one step."""
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
 

@@ -174,34 +174,6 @@ def test_ruff_reports_nothing(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def public(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.ClassDef]:
-    """Public functions and classes of a module, and the public methods of those classes."""
-    for node in getattr(tree, "body", ()):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            yield node
-            if isinstance(node, ast.ClassDef):
-                yield from public(node)
-
-
-def test_public_functions_have_types_and_docstrings():
-    """Docstrings in cookbook/ and tools/, from six lines on; `forward` is PyTorch's."""
-    problems = []
-    for path, tree in TREES.items():
-        problems += [] if ast.get_docstring(tree) or not tree.body else [f"{path}: no docstring"]
-        for node in public(tree):
-            if isinstance(node, ast.FunctionDef):
-                bare = [
-                    a.arg
-                    for a in [*node.args.args, *node.args.kwonlyargs]
-                    if a.annotation is None and a.arg not in ("self", "cls")
-                ]
-                bare += [] if node.returns else ["the return value"]
-                problems += [f"{path}: {node.name} has no type for {', '.join(bare)}"] if bare else []
-            exempt = path.split(".")[0] in ("simulator", "nano") or length(node) <= 5 or node.name == "forward"
-            problems += [] if ast.get_docstring(node) or exempt else [f"{path}: {node.name} has no docstring"]
-    assert not problems, "\n".join(problems)
-
-
 def committed() -> list[Path]:
     """All files of the repository, those not yet committed but not ignored included."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
