@@ -123,16 +123,6 @@ def test_only_a_401_is_a_refused_token(status, refused, monkeypatch):
 # choices for this machine
 
 
-def test_each_choice_is_printed_with_its_reason_on_a_line(machine, capsys):
-    machine()
-    for check in (doctor.require, doctor.doctor):
-        check("nano")
-        lines = capsys.readouterr().out.splitlines()
-        for name in ("device", "dtype", "attention", "compile", "video"):
-            (line,) = [line for line in lines if line.startswith(f"  {name} ")]
-            assert re.fullmatch(r"  \w+ +\S.*: \S.*", line) and len(line) <= 120
-
-
 def test_printed_choices_are_those_of_the_stages(monkeypatch):
     """The lines come from the functions that the stages call: if those choose differently, the lines change."""
     monkeypatch.setattr(hardware, "device", lambda: torch.device("cuda", 0))

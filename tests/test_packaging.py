@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_repository import PACKAGES, ROOT, committed
 
-from cookbook import cluster, doctor, exercises, notebooks, profiles, results, runs
+from cookbook import cluster, doctor, exercises, notebooks, results, runs
 from cookbook.errors import UserError
 from cookbook.generate import guardrail
 from cookbook.judge import calibration_clips, rubrics
@@ -155,14 +155,6 @@ def test_the_workflow_runs_the_commands_of_ci_run_in_its_order():
     assert makes(ci) == wanted and [line for line in makes(laptop) if ".venv" not in line] == wanted
     for text in (ci, laptop):
         assert re.search(r'grep -q "([^"]+)"', text)[1] in Path(notebooks.__file__).read_text()
-
-
-def test_no_step_of_the_workflow_hides_a_failure_or_needs_a_secret():
-    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert "continue-on-error" not in text and "secrets." not in text and "|| true" not in text
-    assert WORKFLOW["permissions"] == {"contents": "read"} and "smoke" in profiles.PROFILES
-    for job in JOBS.values():
-        assert all("run" in step or re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"])
 
 
 def test_make_reset_brings_notebooks_back_and_removes_results(tmp_path, monkeypatch):

@@ -179,44 +179,32 @@ def test_only_what_succeeded_binds(stage, left, tmp_path):
     assert not (tmp_path / "s" / left).exists()
 
 
-def test_no_link_is_followed_in_writing_or_deleting(tmp_path):
+@pytest.mark.parametrize("name", ["", ".lock", "manifest.json", "videos"])
+def test_no_link_in_a_stage_folder_is_followed(tmp_path, name):
+    """The folder itself may be the link; redo deletes a link inside, and nothing that it leads to."""
     victim, folder = tmp_path / "victim", tmp_path / "run" / "data"
     (victim / "inside").mkdir(parents=True)
-    before = [victim / "a.txt", victim / "inside" / "b.txt"]
-    for path in before:
-        path.write_text("precious")
+    (victim / "a.txt").write_text("precious")
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(victim / "a.txt" if name in (".lock", "manifest.json") else victim)
+    with pytest.raises(UserError, match="is a symbolic link.*type `rm "):
+        make_stage(folder)
+    if name in ("manifest.json", "videos"):
+        finished(folder, redo=True)
+        assert make_stage(folder).done
+    assert (victim / "a.txt").read_text() == "precious" and len([*victim.rglob("*")]) == 2
 
-    def refused():
-        with pytest.raises(UserError, match="is a symbolic link.*type `rm "):
-            make_stage(folder)
 
-    folder.mkdir(parents=True)
-    for name, target in (
-        (".lock", victim / "a.txt"),
-        ("videos", victim / "inside"),
-        ("manifest.json", victim / "a.txt"),
-    ):
-        (folder / name).symlink_to(target)
-        refused()
-        if name != ".lock":  # a link inside is deleted by redo, not what it leads to
-            make_stage(folder, redo=True).close()
-            storage.remove(folder)
-            folder.mkdir()
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
-    folder.symlink_to(victim)
-    refused()
-    with pytest.raises(UserError, match="is a symbolic link"):
-        make_stage(folder, redo=True)
-    rows, text = tmp_path / "rows.jsonl", tmp_path / "x.txt"
+def test_no_link_is_followed_when_a_file_is_written(tmp_path):
+    victim, rows, text = (tmp_path / name for name in ("victim.txt", "rows.jsonl", "x.txt"))
+    victim.write_text("precious")
     for path in (rows, text, tmp_path / f".x.txt.{os.getpid()}.txt"):
-        path.symlink_to(victim / "a.txt")
+        path.symlink_to(victim)
     with pytest.raises(UserError, match="is a symbolic link"):
         storage.append_row(rows, {"a": 1})
     with storage.replacing(text) as temporary:
         temporary.write_text("new")
-    assert text.read_text() == "new" and not text.is_symlink()
-    assert [path.read_text() for path in before] == ["precious"] * 2 and len([*victim.rglob("*")]) == 3
+    assert text.read_text() == "new" and not text.is_symlink() and victim.read_text() == "precious"
 
 
 def test_a_finished_folder_may_lie_behind_a_link(tmp_path):
