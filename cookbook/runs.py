@@ -84,10 +84,8 @@ def flags(**values: Any) -> list[str]:
     for name, value in values.items():
         if value is not None and value is not False:
             several = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [
-                f"--{name.replace('_', '-')}",
-                *(str(v.absolute() if isinstance(v, Path) else v) for v in several),
-            ]
+            texts = [str(v.absolute() if isinstance(v, Path) else v) for v in several]
+            words += [f"--{name.replace('_', '-')}", *texts]
     return words
 
 
@@ -110,9 +108,8 @@ def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    return storage.digest_of(
-        {path.relative_to(folder).as_posix(): storage.digest(path) for path in storage.contents(folder)}
-    )
+    files = storage.contents(folder)
+    return storage.digest_of({path.relative_to(folder).as_posix(): storage.digest(path) for path in files})
 
 
 def read_manifest(folder: Path) -> dict | None:

@@ -26,9 +26,7 @@ def with_checkpoint(profile: str, folder: Path) -> Path:
     """The run folder if it has a checkpoint, otherwise a sample folder with one of two steps from the base model."""
     if "train" in runs.finished(folder):
         return folder
-    banner(
-        f"No finished training in {folder}: two quick steps stand in. What you see has the quality of the BASE model."
-    )
+    banner(f"No finished training in {folder}: two quick steps stand in. You see the quality of the BASE model.")
     sample = with_clips(profile, folder.with_name(f"{folder.name}-samples"))
     train(profile, run=sample, steps=2)
     return sample

@@ -164,7 +164,7 @@ def test_scores_of_a_cluster_equal_those_of_one_process(tmp_path, nodes, critic_
 
 
 def test_a_missing_cluster_is_reported_in_one_line():
-    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1; .*ray start --head"):
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1 .*ray start --head"):
         dispatch("127.0.0.1:1", object, ["a"])
 
 

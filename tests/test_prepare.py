@@ -256,5 +256,5 @@ def test_same_frames_give_the_same_file(tmp_path):
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "a\udce9.mp4").touch()
-    with pytest.raises(UserError, match=r"the name 'a\\udce9.mp4' is not UTF-8; rename the file"):
+    with pytest.raises(UserError, match=r"the name 'a\\udce9.mp4' is not UTF-8, or has a line break; rename the file"):
         layout.find_clips(tmp_path)
