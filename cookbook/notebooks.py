@@ -25,7 +25,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from cookbook import budget, doctor, profiles, results, runs, storage
 from cookbook.errors import StaleStage, UserError
@@ -37,12 +37,8 @@ ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
 PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=50"]}
 HEADLESS = {"HEADLESS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}  # no widgets, bars; this Python
-KINDS = {  # annotation of a notebook's parameter -> how its text is read, and what it must be; no number is negative
-    "bool": (bool, "true or false"),
-    "int": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "float": (Annotated[float, Field(ge=0, allow_inf_nan=False)], "a number from 0"),
-    "str": (str, "a text"),
-}
+# Annotation of a notebook's parameter -> how its text is read
+KINDS = {"bool": bool, "int": NonNegativeInt, "float": NonNegativeFloat, "str": str}
 CHECKING = "00"  # reports what is missing, so it must run on any machine
 WRITES = {  # notebook -> the folders of a run that it writes
     "01": ["data"],
@@ -139,11 +135,10 @@ def match_parameters(
 
 
 def _parsed(name: str, text: str, annotation: str) -> Any:
-    kind, words = KINDS[annotation]
     try:
-        return TypeAdapter(kind).validate_strings(text)
-    except ValidationError:
-        raise UserError(f"-p {name} {text}: {name} must be {words}") from None
+        return TypeAdapter(KINDS[annotation]).validate_strings(text)
+    except ValidationError as error:
+        raise UserError(f"-p {name} {text}: {error.errors()[0]['msg']}") from None
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
