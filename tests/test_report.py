@@ -11,7 +11,6 @@ import pytest
 
 from cookbook import notebooks, profiles, report, results, runs, storage, video
 from cookbook.actions import motion
-from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
@@ -180,12 +179,6 @@ def test_a_run_without_ground_truth_threshold_or_kept_video_has_a_report(run):
     assert results.gain(run)["gain"] is None
     unknown = dict.fromkeys(("auc", "all", "kept", "gain", "interval"))
     assert results.critic_against_ground_truth(run) == {"clips": 0, **unknown}
-
-
-def test_a_missing_stage_is_named(run):
-    (run / "kept" / "manifest.json").unlink()
-    with pytest.raises(UserError, match="filter is not finished; type `cookbook filter --profile smoke --run"):
-        report.write_report("smoke", run)
 
 
 def test_a_run_ends_with_its_results_and_checks_also_where_the_guardrail_blocked_every_video(run, capsys):
