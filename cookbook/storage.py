@@ -135,7 +135,7 @@ def append_row(path: Path, row: dict) -> None:
     """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         write_rows(path, read_rows(path))  # without a row that a kill truncated
     with one_line_if_full(path.parent), open(path, "ab", opener=no_link) as file:
         file.write(json.dumps(row, default=str).encode() + b"\n")
