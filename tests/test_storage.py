@@ -5,8 +5,6 @@ import json
 import os
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cookbook import runs, storage
 from cookbook.errors import UserError
@@ -17,14 +15,6 @@ def test_the_longest_file_names_can_be_written(tmp_path, name):
     with storage.replacing(tmp_path / name) as temporary:
         temporary.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
-def test_rows_are_read_as_written(tmp_path_factory, rows):
-    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    for row in rows:
-        storage.append_row(file, row)
-    assert storage.read_rows(file) == rows
 
 
 @pytest.mark.parametrize(("tail", "whole"), [('{"b": 2}', True), ('{"b": ', False), ("\0\0", False), ("7", False)])
