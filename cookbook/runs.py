@@ -3,7 +3,7 @@
 A run is one folder with one subfolder per stage. A stage folder holds `started.json`, written first, and
 `manifest.json`, written last and atomically, when it is finished. A folder without a manifest is continued, a folder
 with one is skipped, and a folder built from different inputs or settings is refused with a list of what changed.
-`redo` moves what the folder holds into its `.earlier/`, which is deleted once the new manifest is written.
+`redo` moves what the folder holds into its `.earlier/`, which is deleted when all new results are there.
 Run folders may come from strangers: no symbolic link in them is followed when something is written or deleted.
 """
 

@@ -187,33 +187,26 @@ def test_a_damaged_picture_is_refused(tmp_path):
         video.probe(path)
 
 
-def tracks(path: Path, thumbnail: bool, film: bool, sound: bool) -> None:
-    """A file with these tracks, in this order."""
+def with_sound(path: Path, *pictures: tuple[str, str, int]) -> None:
+    """A file with a track of pictures for each (codec, format, number of frames), in this order, and one of sound."""
     with av.open(str(path), "w") as container:
-        pictures = []
-        if thumbnail:
-            pictures.append((container.add_stream("mjpeg", rate=10), "yuvj420p", 1))
-        if film:
-            pictures.append((container.add_stream("libx264", rate=10), "yuv420p", 30))
-        for stream, pix_fmt, _ in pictures:
-            stream.height, stream.width, stream.pix_fmt = 32, 48, pix_fmt
-        audio = container.add_stream("aac", rate=8000) if sound else None
-        for stream, _, count in pictures:
+        streams = [container.add_stream(codec, rate=10, width=48, height=32, pix_fmt=f) for codec, f, _ in pictures]
+        audio = container.add_stream("aac", rate=8000)
+        for stream, (_, _, count) in zip(streams, pictures, strict=True):
             for _ in range(count):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(CORNERS)))
             container.mux(stream.encode())
-        if sound:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
-            frame.sample_rate = 8000
-            container.mux(audio.encode(frame))
-            container.mux(audio.encode())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_the_real_track_is_read_and_sound_alone_is_refused(tmp_path, name):
-    tracks(tmp_path / name, thumbnail=True, film=True, sound=True)
+    with_sound(tmp_path / name, ("mjpeg", "yuvj420p", 1), ("libx264", "yuv420p", 30))
     assert video.probe(tmp_path / name).frames == 30
-    tracks(tmp_path / name, thumbnail=False, film=False, sound=True)
+    with_sound(tmp_path / name)
     with pytest.raises(UserError, match=f"{name}: no video in it, only audio$"):
         video.probe(tmp_path / name)
 
