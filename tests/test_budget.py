@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 import pytest
 
-from cookbook import budget, notebooks, profiles, results, runs, storage
+from cookbook import budget, notebooks, profiles, runs, storage
 from cookbook.errors import UserError
 from cookbook.generate.planning import cost
 from cookbook.generate.requests import Request
@@ -164,23 +164,3 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
     nbformat.write(book, run / "notebooks" / "02_post_training.ipynb")
     with pytest.raises(UserError, match="02_post_training.ipynb has changed since"):
         publish.publish(run)
-
-
-def test_figures_have_their_expected_range(monkeypatch):
-    shares = {"follow_rate_tuned": 0.7, "follow_rate_tuned_interval": [0.5, 0.9]}
-    shares |= {"success_rate_tuned": 0.3, "success_rate_tuned_interval": [0.1, 0.5]}
-    train = {"heldout_zero_velocity": 2.0, "heldout_before": 0.5, "heldout_after": 0.2}
-    monkeypatch.setattr(results, "manifest", lambda run, stage: train if stage == "train" else shares)
-    critic = {"auc": 0.8, "auc_interval": [0.7, 0.9]}
-    monkeypatch.setattr(results, "calibration", lambda run: dict.fromkeys(results.QUESTIONS, critic))
-    monkeypatch.setattr(results, "gain", lambda run: {"gain": 0.4, "interval": [0.2, 0.6]})
-    moved = {f"executed_rate_{name}": 0.6 for name in ("tuned", "kept")}
-    moved |= {f"{name}_interval": [0.5, 0.7] for name in moved}
-    monkeypatch.setattr(results, "executed", lambda run: moved)
-    figures = expected.figures(None)
-    assert figures.keys() == expected.RANGES.keys()
-    assert figures["held-out loss"][2] == ("held-out loss, after", 0.2, 0.18, 0.22)
-    assert figures["critic"][0] == ("physics: AUC", 0.8, 0.7, 0.9)
-    assert [row[1:] for row in figures["verdicts"]] == [(0.7, 0.5, 0.9), (0.3, 0.1, 0.5), (0.4, 0.2, 0.6)]
-    monkeypatch.setattr(results, "gain", lambda run: {"gain": None, "interval": None})
-    assert len(expected.figures(None)["verdicts"]) == 2
