@@ -101,9 +101,8 @@ def contact_sheet(
 def mark(frames: np.ndarray, points: np.ndarray, radius: int = 3) -> np.ndarray:
     """Copies of frames uint8 [T, H, W, 3] with dots at points [S, N, 2] (x, y in pixels), S of them over the clip."""
     marked = []
-    for frame, dots in zip(
-        frames, points[np.linspace(0, len(points) - 1, len(frames)).round().astype(int)], strict=True
-    ):
+    moments = np.linspace(0, len(points) - 1, len(frames)).round().astype(int)
+    for frame, dots in zip(frames, points[moments], strict=True):
         picture = Image.fromarray(frame)
         for (x, y), colour in zip(dots, ("red", "yellow"), strict=False):
             ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), colour, "black")

@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cookbook.errors import UserError, last_line, shortage
 
 # No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
 BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
-EARLIER, MOVING = ".earlier", ".moving"  # in a stage folder: what it held before --redo, and while it is moved there
+EARLIER = ".earlier"  # in a stage folder: what it held before --redo
 
 
 def digest(path: Path) -> str:
@@ -32,11 +32,8 @@ def digest_of(value: Any) -> str:
 
 
 def absolute(path: Path | str) -> Path:
-    """A path that a user gave, made absolute; a UserError for `~` where no home folder is known."""
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError:
-        raise UserError(f"{path}: no home folder is known here; set HOME, or write the whole path") from None
+    """A path that a user gave, made absolute."""
+    return Path(path).expanduser().absolute()
 
 
 @contextmanager
@@ -73,22 +70,18 @@ def contents(folder: Path) -> list[Path]:
 
 
 def set_aside(folder: Path) -> bool:
-    """Move what a stage folder holds into its `.earlier/`; whether there was anything.
+    """Move what a stage folder holds into its `.earlier/`; whether that is more than the record of its start.
 
     Where earlier results wait there already, the folder holds an unfinished attempt to replace them, which is deleted.
+    The manifest is moved last: with it in place, a move that was killed is continued.
     """
-    earlier, moving = folder / EARLIER, folder / MOVING
-    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER, MOVING)]
-    if earlier.exists() and not (folder / "manifest.json").exists():
-        for path in held:
-            remove(path)
-    elif held or moving.exists():
-        remove(earlier)
-        moving.mkdir(exist_ok=True)
-        for path in held:
-            remove(path) if (moving / path.name).exists() else os.replace(path, moving / path.name)
-        os.replace(moving, earlier)
-    return bool(held)
+    earlier, manifest = folder / EARLIER, folder / "manifest.json"
+    replaced = earlier.exists() and not manifest.exists()
+    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER)]
+    for path in sorted(held, key=manifest.__eq__):
+        earlier.mkdir(exist_ok=True)
+        remove(path) if replaced else os.replace(path, earlier / path.name)
+    return len(held) > 1
 
 
 @contextmanager
@@ -127,11 +120,13 @@ def sweep(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one step."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a jsonl file in one step."""
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
 
@@ -140,26 +135,12 @@ def append_row(path: Path, row: dict) -> None:
     """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
-    with one_line_if_full(path.parent), open(path, "ab+", opener=no_link) as file:
-        _complete_last_line(file)
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        write_rows(path, read_rows(path))  # without a row that a kill truncated
+    with one_line_if_full(path.parent), open(path, "ab", opener=no_link) as file:
         file.write(json.dumps(row, default=str).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _complete_last_line(file: IO[bytes]) -> None:
-    """Give a last line without a line break its own, or cut it off if it is no whole row."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-    if file.read() in (b"", b"\n"):
-        return
-    file.seek(0)
-    content = file.read()
-    start = content.rfind(b"\n") + 1
-    try:
-        _row(content[start:])
-        file.write(b"\n")
-    except ValueError:
-        file.truncate(start)
 
 
 def _row(line: bytes) -> dict:

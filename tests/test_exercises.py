@@ -9,7 +9,7 @@ import jupytext
 import pytest
 
 from cookbook import exercises, notebooks
-from tools.exercises import HEADING, RECAP, unsolved, with_exercises
+from tools.exercises import unsolved, with_exercises
 
 CHECKS = [name for name in vars(exercises) if name.startswith("check_")]
 SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
@@ -80,9 +80,3 @@ def test_almost_right_answers_are_refused(capsys):
     assert not exercises.check_07_2(lambda counts: math.log(sum(count > 0 for count in counts)))
     assert not exercises.check_07_3(lambda rows, new: "use it" if rows[-1]["gain_interval"][0] > 0 else "measure more")
     assert not exercises.check_01_3(lambda file, prompt: f"{file},{prompt}")
-
-
-def test_new_exercises_replace_the_old_ones_only():
-    section = f"{HEADING}\n# %%\nprint(1 + 1)\n"
-    first = with_exercises(f"# %%\nprint('kept')\n\n{RECAP}#\n# end\n", section)
-    assert with_exercises(first, section) == first == f"# %%\nprint('kept')\n\n{section}\n{RECAP}#\n# end\n"

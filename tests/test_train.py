@@ -211,7 +211,7 @@ def test_a_batch_is_a_function_of_seed_and_step_however_it_is_shared(cached):
 
 
 def test_draws_follow_the_recipe(cached):
-    recipe = replace(profiles.upstream_recipe(), batch=1)
+    recipe = replace(profiles.Recipe(), batch=1)
     drawn = [sample(cached, recipe, 0, number) for number in range(600)]
     shares = np.bincount([int(batch.conditioning) for batch in drawn]) / 600
     assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.07)

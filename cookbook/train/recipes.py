@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from cookbook import profiles
-from cookbook.profiles import Profile, Recipe, upstream_recipe
+from cookbook.profiles import Profile, Recipe
 from cookbook.train.dataset import WINDOWS
 
 PUBLISHED = "predict2_video2world_training_2b_groot_gr1_480"
@@ -68,7 +68,7 @@ def compare(profile: Profile) -> list[RecipeRow]:
     """Every field of the profile's recipe beside the published recipe for the same model, in the recipe's order."""
     recipe = profile.recipe
     published = next((other for other in (recipe, *profile.alternatives) if other.name == "upstream"), None)
-    published = published or upstream_recipe()
+    published = published or Recipe()
     rows = []
     for name in (f.name for f in fields(Recipe) if f.name != "name"):
         ours, theirs = getattr(recipe, name), getattr(published, name)
