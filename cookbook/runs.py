@@ -53,11 +53,23 @@ _PROFILES: dict[Path, str] = {}  # run -> profile of the last call of this proce
 
 
 def run_folder(run: Path | str | None, profile: str) -> Path:
-    """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME)."""
+    """The folder of a run: as given, or `runs/<profile>` of this checkout (or of $COOKBOOK_HOME).
+
+    Raises:
+        UserError: an older version of the cookbook, with other names of files, wrote the folder.
+    """
     folder = storage.absolute(run) if run else HOME / "runs" / profile
-    above = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"--run {str(folder)[:60]}...: {error.strerror}; choose another folder") from None
     if not above.is_dir():
         raise UserError(f"--run {folder}: {above} is a file; choose another folder")
+    if (folder / "dreams").exists() or (begun(folder / "data") or {}).get("stage") == "data":
+        raise UserError(
+            f"{folder} was written by an older version of the cookbook, with other file names; "
+            f"choose another folder with --run, or delete it: `{shlex.join(['rm', '-r', str(folder)])}`"
+        )
     _PROFILES[folder] = profile
     return folder
 
@@ -235,13 +247,18 @@ def _lock(folder: Path, redo: bool) -> IO:
 
 
 def _worthless(folder: Path, started: dict) -> bool:
-    """Whether an unfinished folder holds nothing to continue: of unknown inputs, or of others and no result yet."""
+    """Whether a folder holds nothing to continue: of unknown inputs, or of others and no result yet.
+
+    A damaged manifest alone costs nothing: `started.json` has the inputs, and the stage is finished again.
+    """
     if read_manifest(folder):
         return False
-    if not (earlier := begun(folder)):
-        return (folder / "started.json").exists()  # damaged
-    if not _changes(earlier, started):
-        return False
+    earlier, files = begun(folder), [folder / "manifest.json", folder / "started.json"]
+    if damaged := [path for path in files if path.exists() and _facts(path, STARTED) is None]:
+        again = "it" if earlier else f"all of {folder}"
+        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is made again")
+    if not earlier or not _changes(earlier, started):
+        return bool(damaged) and not earlier
     kept = ("started.json", "requests.jsonl")
     results = [path for path in folder.iterdir() if path.name[0] != "." and path.name not in kept]
     return started["stage"] in REWRITTEN or not any(path.is_dir() or path.stat().st_size for path in results)

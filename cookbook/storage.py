@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cookbook.errors import UserError, last_line, shortage
 
@@ -32,8 +32,11 @@ def digest_of(value: Any) -> str:
 
 
 def absolute(path: Path | str) -> Path:
-    """A path that a user gave, made absolute."""
-    return Path(path).expanduser().absolute()
+    """A path that a user gave, made absolute; a UserError for `~` where no home folder is known."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise UserError(f"{path}: no home folder is known here; set HOME, or write the whole path") from None
 
 
 @contextmanager
@@ -135,12 +138,26 @@ def append_row(path: Path, row: dict) -> None:
     """Append one line of JSON and force it to disk: a kill can truncate only the line being written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        write_rows(path, read_rows(path))  # without a row that a kill truncated
-    with one_line_if_full(path.parent), open(path, "ab", opener=no_link) as file:
+    with one_line_if_full(path.parent), open(path, "ab+", opener=no_link) as file:
+        _complete_last_line(file)
         file.write(json.dumps(row, default=str).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _complete_last_line(file: IO[bytes]) -> None:
+    """Give a last line without a line break its own, or cut it off if it is no whole row."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        _row(content[start:])
+        file.write(b"\n")
+    except ValueError:
+        file.truncate(start)
 
 
 def _row(line: bytes) -> dict:

@@ -1,6 +1,9 @@
 """Stage `prepare`: the published layouts with their quirks, and one clear sentence for each possible mistake."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +257,26 @@ def test_same_frames_give_the_same_file(tmp_path):
     assert (info.frames, info.fps, info.height, info.width) == (9, 8.0, 96, 160)
 
 
-def test_a_name_that_is_not_utf8_is_refused(tmp_path):
-    (tmp_path / "a\udce9.mp4").touch()
-    with pytest.raises(UserError, match=r"the name 'a\\udce9.mp4' is not UTF-8, or has a line break; rename the file"):
-        layout.find_clips(tmp_path)
+def test_captions_are_utf8_in_any_locale_and_other_names_are_refused(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from cookbook import cli, layout
+from cookbook.prepare import stage
+out = Path(sys.argv[1])
+layout.write_metadata(out / "metadata.csv", [("a.mp4", "Gr\\u00fc\\u00dfe")])
+stage._write_pair(out / "metadata.csv", out / "copy.csv", "Gr\\u00fc\\u00dfe", out / "a.txt")
+(out / "a\\udce9.mp4").touch()
+cli.function = lambda verb: lambda: layout.find_clips(out)
+sys.exit(cli.main(["doctor"]))
+"""
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=env, capture_output=True, text=True)
+    assert (
+        done.returncode == 2
+        and r"the name 'a\udce9.mp4' is not UTF-8, or has a line break; rename the file" in done.stderr
+    ), done.stderr
+    assert "Traceback" not in done.stderr
+    assert (
+        "Grüße" in (tmp_path / "metadata.csv").read_text("utf-8") and (tmp_path / "a.txt").read_text("utf-8") == "Grüße"
+    )

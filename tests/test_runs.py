@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 
@@ -229,3 +230,46 @@ def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):
         path.write_text("x")
     make_stage(folder)
     assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("name", ["dreams", "started.json"])
+def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path):
+    (tmp_path / "data").mkdir()
+    if name == "dreams":
+        (tmp_path / name).mkdir()
+    else:
+        facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
+        storage.write_json(tmp_path / "data" / name, facts)
+    with pytest.raises(
+        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
+    ) as e:
+        runs.run_folder(tmp_path, "nano")
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("variables", [{}, {"COOKBOOK_HOME": "~/x"}])
+def test_a_home_that_is_not_known_is_one_line_and_no_folder_of_that_name(tmp_path, variables):
+    """A user id without a name, as in many containers, and without HOME."""
+    program = """
+import pwd, sys
+def unknown(_): raise KeyError("uid not found")
+pwd.getpwuid = pwd.getpwnam = unknown
+from cookbook import cli
+sys.exit(cli.main(["prepare", "--run", "~/run"]))
+"""
+    gone = {"HOME", "USER", "LOGNAME", "USERNAME", "LNAME"}
+    env = {name: value for name, value in os.environ.items() if name not in gone} | variables
+    env["PYTHONPATH"] = str(runs.ASSETS.parent)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.match("cookbook: ~/(x|run): no home folder is known here; ", done.stderr.splitlines()[-1])
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_was_built_from_unknown_inputs_is_made_again(tmp_path, capsys):
+    make_stage(tmp_path / "s").close()
+    (tmp_path / "s" / "result.txt").write_text("of whatever")
+    (tmp_path / "s" / "started.json").write_text("")
+    assert not make_stage(tmp_path / "s").done and not (tmp_path / "s" / "result.txt").exists()
+    assert f"started.json is damaged; all of {tmp_path / 's'} is made again" in capsys.readouterr().out
+    assert runs.begun(tmp_path / "s")["inputs"] == {"data": "sha256:a"}

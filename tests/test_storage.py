@@ -5,6 +5,8 @@ import json
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cookbook import runs, storage
 from cookbook.errors import UserError
@@ -51,3 +53,24 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(file.read_text()) == 1 and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_truncated_last_row_is_dropped_and_other_damage_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    storage.append_row(file, {"a": 1})
+    with open(file, "a") as handle:
+        handle.write('{"a": ')
+    assert storage.read_rows(file) == [{"a": 1}]
+    storage.append_row(file, {"a": 2})
+    assert storage.read_rows(file) == [{"a": 1}, {"a": 2}]
+    file.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2"):
+        storage.read_rows(file)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=5))
+def test_rows_are_read_as_written(tmp_path_factory, rows):
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    for row in rows:
+        storage.append_row(file, row)
+    assert storage.read_rows(file) == rows

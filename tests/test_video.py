@@ -13,6 +13,8 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorTrc
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cookbook import profiles, video
@@ -47,10 +49,18 @@ def corners(picture: np.ndarray) -> list[int]:
     return [round(float(np.median(half)) / 10) * 10 for half in halves]
 
 
-def test_a_photo_is_turned_as_its_orientation_says(tmp_path):
+def tagged(orientation: int) -> np.ndarray:
+    """The picture whose EXIF orientation turns it into CORNERS."""
+    turned = CORNERS if orientation < 5 else CORNERS.swapaxes(0, 1)
+    rows, columns = [(1, 1), (1, -1), (-1, -1), (-1, 1), (1, 1), (-1, 1), (-1, -1), (1, -1)][orientation - 1]
+    return turned[::rows, ::columns]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_its_orientation_says(tmp_path, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown after a quarter turn clockwise
-    Image.fromarray(np.rot90(CORNERS)).save(tmp_path / "a.png", exif=exif)
+    exif[0x0112] = orientation
+    Image.fromarray(tagged(orientation)).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(video.read_image(tmp_path / "a.png"), CORNERS)
 
 
@@ -234,3 +244,21 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     short, long = map(float, done.stdout.split())
     assert long - short < 60, "MB; forty more frames are 124 MB even before they are pixels"
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    steps=st.lists(st.sampled_from([1, 3, 16, 33, 34, 40, 166, 500, 1700]), min_size=5, max_size=40),
+    start=st.floats(0, 1),
+)
+def test_gaps_and_jumps_of_any_shape(tmp_path_factory, steps, start):
+    times, path = np.cumsum([0, *steps]) / 1000, tmp_path_factory.mktemp("film") / "a.mkv"
+    encode(path, shades(len(times)), 30, times, "ffv1", "bgr0")
+    film, clip = video.probe(path), Geometry(frames=5, fps=8, height=16, width=16)
+    if film.spare(clip, resample=True) < 0:
+        assert times[-1] < 0.5 + 1 / 60
+        return
+    picked = film.windows(clip, [start], resample=True, crop=True)[0][:, 0, 0, 0]
+    wanted = start * (times[-1] - 0.5) + np.arange(5) / 8
+    best = np.abs(times[:, None] - wanted).min(0)
+    assert (np.abs(times[picked] - wanted) <= best + 0.06 + 0.5 / film.fps).all()  # a window begins at a frame
