@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 02 · Post-train the world model
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_02.svg)
+#
 # **Promise.** A world model that already knows how things move learns your robot's task from some dozen clips, and you see in numbers
 # that it did: on clips it never trained on.
 #

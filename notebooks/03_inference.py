@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 03 · Generate videos
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_03.svg)
+#
 # **Promise.** From a training checkpoint to weight files that are proven equal to it, and from one photo and one instruction to a video, by the base model and by yours.
 #
 # ![Contact sheets: base model above tuned model, on two photos](../assets/pictures/03_inference.jpeg)

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 04 · Judge and filter
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_04.svg)
+#
 # **Promise.** A critic with a measured accuracy scores every video. The videos that pass become a new training set, with a reason for each.
 #
 # ![Contact sheets: two clips that were kept, two that were dropped, with the reasons](../assets/pictures/04_plausibility_filtering.jpeg)

@@ -13,6 +13,7 @@ import subprocess
 import symtable
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jupytext
 import nbformat
@@ -21,7 +22,7 @@ from PIL import Image
 
 from cookbook import notebooks, profiles, show, storage
 from cookbook.train import recipes
-from tools import expected, publish
+from tools import expected, pipeline, publish
 
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 TITLES = {
@@ -138,9 +139,18 @@ def test_shape_of_the_lesson(path, book):
 
 def test_the_first_cell_has_promise_picture_and_objectives(book):
     top = book.cells[0].source.split("\n\n")
-    assert top[1].startswith("**Promise.**") and top[1].count(".") <= 4
-    assert publish.PICTURE.fullmatch(top[2]) and re.fullmatch(r"\*[^*]+\*", top[3]), "a picture, and what it shows"
-    assert top[4].startswith("You will be able to") and 3 <= len(re.findall(r"^\* ", top[4], re.M)) <= 5
+    assert f"(../assets/pictures/pipeline_{top[0][2:4]}.svg)" in top[1]
+    assert top[2].startswith("**Promise.**") and top[2].count(".") <= 4
+    assert publish.PICTURE.fullmatch(top[3]) and re.fullmatch(r"\*[^*]+\*", top[4]), "a picture, and what it shows"
+    assert top[5].startswith("You will be able to") and 3 <= len(re.findall(r"^\* ", top[5], re.M)) <= 5
+
+
+def test_the_drawn_pipeline_is_that_of_the_notebooks():
+    drawn = {path: path.read_text() for path in pipeline.FOLDER.glob("*.svg")}
+    assert drawn == pipeline.files(), "type python -m tools.pipeline"
+    for path, picture in drawn.items():
+        marked = ElementTree.fromstring(picture).itertext()
+        assert ("you are here" in marked) == (path.stem != "pipeline"), path
 
 
 def test_the_picture_at_the_top_is_what_the_notebook_shows(book):
