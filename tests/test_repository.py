@@ -26,7 +26,7 @@ LAYERS = (
     ("models", "engine", "cluster"),
     STAGES,
     ("actions",),
-    ("machine", "doctor", "budget", "samples", "results", "report", "exercises", "notebooks", "cli"),
+    ("machine", "doctor", "budget", "samples", "results", "report", "pictures", "exercises", "notebooks", "cli"),
     ("simulator",),
     ("nano",),
     ("tools",),
