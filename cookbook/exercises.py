@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import wraps
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -143,16 +143,16 @@ def check_03_1() -> Cases:
         yield (text, negative, g), text + g * (text - negative)
 
 
-@_exercise("one step goes (next sigma - sigma) times the velocity at the present x and sigma")
+@_exercise("first an Euler step; then, from where it began, the same step with the mean of the velocities at both ends")
 def check_03_2() -> Cases:
-    """Euler's method along a velocity field."""
-    target, noise, sigmas = np.array([2.0, -1.0]), np.array([0.3, 0.7]), [1.0, 0.8, 0.5, 0.0]
-    turning = noise
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
-        turning = turning + (then - now) * (turning * now)
-    yield (lambda x, sigma: np.ones(2), noise, sigmas), noise - 1
-    yield (lambda x, sigma: (x - target) / sigma, noise, sigmas), target
-    yield (lambda x, sigma: x * sigma, noise, sigmas), turning
+    """Heun's method along a velocity field."""
+    noise, sigmas = np.array([0.3, 0.7]), [1.0, 0.8, 0.5, 0.0]
+    for field in (lambda x, sigma: np.ones(2), lambda x, sigma: x * sigma, lambda x, sigma: sigma - x):
+        x = noise
+        for now, then in pairwise(sigmas):
+            first = field(x, now)
+            x = x + (then - now) * (first + field(x + (then - now) * first, then)) / 2
+        yield (field, noise, sigmas), x
 
 
 @_exercise("a name may be missing on either side; equal numbers of another dtype differ, too")
