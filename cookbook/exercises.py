@@ -15,7 +15,6 @@ from cookbook import flow, layout, profiles, runs, video
 from cookbook.actions.decode import resample
 from cookbook.engine.optim import PowerEma
 from cookbook.judge.rubrics import expected
-from cookbook.judge.statistics import auc
 
 Cases = Iterator[tuple[tuple, Any]]  # arguments, expected result
 
@@ -174,13 +173,13 @@ def check_04_1() -> Cases:
         yield (row,), expected(np.array(row))
 
 
-@_exercise("compare each valid clip with each invalid one; a tie counts half")
+@_exercise("first two shares: of the valid clips that pass, and of the invalid ones; a score at the threshold passes")
 def check_04_2() -> Cases:
-    """AUC by counting pairs."""
-    pairs = ([4, 5], [1, 2]), ([1, 2], [4, 5]), ([3.0, 4.5, 2.0], [2.5, 1.0]), ([3, 3], [3]), ([2, 3, 4], [3, 3, 1, 5])
+    """Precision at a threshold, if valid and invalid clips were equally many."""
+    pairs = ([4, 5], [1, 2]), ([3.0, 4.5, 2.0], [2.5, 1.0]), ([4, 4, 1, 5], [3, 5]), ([2, 3, 4], [3, 3, 1, 5])
     for valid, invalid in pairs:
-        labels = np.array([1] * len(valid) + [0] * len(invalid))
-        yield (valid, invalid), auc(labels, np.array([*valid, *invalid], float))
+        passing = [float(np.mean(np.array(scores) >= 2.5)) for scores in (valid, invalid)]
+        yield (valid, invalid, 2.5), passing[0] / sum(passing)
 
 
 @_exercise("it is easier to count the draws in which none is kept; math.comb(a, b) is 0 for b > a")

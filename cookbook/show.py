@@ -114,12 +114,17 @@ def mark(frames: np.ndarray, points: np.ndarray, radius: int = 3) -> np.ndarray:
 def show_sheet(
     clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 6, width: int = 112
 ) -> None:
-    """Show a contact sheet in a notebook as JPEG: small, and visible where videos are not (code hosts, print)."""
+    """Show a contact sheet in a notebook: visible where videos are not (code hosts, print)."""
+    show_picture(contact_sheet(clips, titles, columns, width))
+
+
+def show_picture(picture: Image.Image) -> None:
+    """Show a picture in a notebook as JPEG, which is small."""
     from IPython.display import Image as Picture
     from IPython.display import display
 
     buffer = io.BytesIO()
-    contact_sheet(clips, titles, columns, width).save(buffer, "JPEG", quality=75)
+    picture.save(buffer, "JPEG", quality=75)
     display(Picture(data=buffer.getvalue(), format="jpeg"))
 
 

@@ -174,6 +174,19 @@ def test_each_result_is_announced(book):
             assert "**What you should see:**" in follows or "**What you should see** next" in follows, cell.source
 
 
+@pytest.mark.parametrize("number", ["02", "03", "04"])
+def test_texts_are_short(number):
+    """At most 25 words before a result and 80 in a paragraph; tables and figures are no paragraphs."""
+    (path,) = notebooks.NOTEBOOKS.glob(f"{number}_*.ipynb")
+    text = re.sub(
+        r"<!-- (measured|figures.*?) -->.*?<!-- /\1 -->", "", prose(nbformat.read(path, as_version=4)), flags=re.S
+    )
+    paragraphs = [part for part in re.split(r"\n\n|\n\* ", text) if not part.startswith("|")]
+    announced = "**What you should see:**"
+    limits = {part: 25 + 4 if part.startswith(announced) else 80 for part in paragraphs}
+    assert [part for part, most in limits.items() if len(part.split()) > most] == []
+
+
 def test_the_recap_answers_the_objectives_and_lists_mistakes(book):
     end = book.cells[-1].source
     assert end.startswith("## Recap")
