@@ -165,7 +165,7 @@ show.show_sheet([*[frames_of(expected[k]) for k in few], by_hand], [*titles, "ar
 # %% [markdown]
 # **What it means.** At noise level 1 there is nothing but photo and words, and the network already expects a whole motion. The further steps correct the details.
 #
-# The cookbook's call is the same loop with a better solver: *UniPC* also uses the velocity of the step before.
+# The cookbook's call is the same loop with another solver: *UniPC* also uses the velocity of the step before.
 #
 # **What you should see:** the same noise by Euler and by the call.
 

@@ -34,6 +34,7 @@ from cookbook import exercises
 
 def shift_for(median):
     # BEGIN SOLUTION
+    # A still picture has no frames that resemble each other: less noise hides it, so a smaller shift.
     return median / (1 - median)
     # END SOLUTION
 
@@ -49,6 +50,7 @@ from cookbook import exercises
 
 def power_ema(values, gamma):
     # BEGIN SOLUTION
+    # In step 0 beta is 0: the average is the first value, whatever it was before, so its beginning need not be chosen.
     average = 0.0
     for step, value in enumerate(values):
         beta = (1 - 1 / (step + 1)) ** (gamma + 1)
