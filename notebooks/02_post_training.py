@@ -230,7 +230,7 @@ curves.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOUR
 #
 # A lower loss is not yet a better video. So one photo and its instruction are generated with the weights before training and with those of the checkpoints that were kept, from the same noise.
 #
-# **What you should see:** one row per checkpoint. At `nano`, look at the end: does the hand let go? At `smoke`, four steps only damage the motion.
+# **What you should see:** at `nano`, the base model does not let go; the trained ones do. At `smoke`, four steps only damage the motion.
 
 # %%
 from cookbook import pictures
