@@ -16,8 +16,8 @@ from cookbook.video import fit, read_video
 
 GROUPS = {  # (kept, success) -> the title of a gallery's group and the colour of its frames; None where not known
     (True, True): ("kept, success", "#2f7d32"),
-    (True, False): ("kept, failed: the critic's mistake", "#e07b00"),
-    (False, True): ("dropped, success: the critic's mistake", "#1f5fa8"),
+    (True, False): ("kept, failed", "#e07b00"),
+    (False, True): ("dropped, success", "#1f5fa8"),
     (False, False): ("dropped, failed", "#b3261e"),
     (True, None): ("kept", "#2f7d32"),
     (False, None): ("dropped", "#b3261e"),

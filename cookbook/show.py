@@ -86,14 +86,14 @@ def contact_sheet(
         film = None if isinstance(clip, np.ndarray) else probe(Path(clip))
         count, old_height, old_width = (film.frames, film.height, film.width) if film else clip.shape[:3]
         moments = np.linspace(0, count - 1, columns).round().astype(int)
-        height, bar = round(width * old_height / old_width), 14 if titles else 0
+        height, bar = round(width * old_height / old_width), 17 if titles else 0
         resize = partial(fit, height=height, width=width, crop=False)
         frames = film.read(film.nearest(moments), lambda f, r=resize: r(f[None])[0]) if film else resize(clip[moments])
         row = Image.new("RGB", (columns * width, height + bar), "white")
         for column, frame in enumerate(frames):
             row.paste(Image.fromarray(frame), (column * width, bar))
         if titles:
-            ImageDraw.Draw(row).text((3, 1), titles[index], fill="black")
+            ImageDraw.Draw(row).text((3, 1), titles[index], fill="black", font_size=12)
         rows.append(np.asarray(row))
     return Image.fromarray(np.concatenate(rows))
 

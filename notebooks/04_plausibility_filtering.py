@@ -271,7 +271,8 @@ def followed(row):
 
 
 known = [row for row in outcomes.values() if row["model"] == "tuned"]
-examples = [row for passed in (True, False) for row in [row for row in known if row["passed"] == passed][:2]]
+one_each = {row["reason"]: row for row in reversed(known)}  # the first video of each reason; success has none
+examples = [one_each[reason] for reason in sorted(one_each)][:4]
 if examples:
     titles = [f"{row['outcome']}, {row['reason'] or 'no rule fails'}: {row['prompt']}" for row in examples]
     show.show_sheet([followed(row) for row in examples], titles, columns=3, width=240)
@@ -286,7 +287,7 @@ endings = [(folder / row.file, row.kept, outcomes.get(row.file, {}).get("passed"
 show.show_picture(pictures.gallery(endings))
 
 # %% [markdown]
-# **What it means.** Two groups are the critic's mistakes. Are they mistakes that you would make?
+# **What it means.** In the two groups in between, critic and rules disagree. Which of them would you trust?
 #
 # **What you should see:** the videos of each model by outcome and reason.
 
@@ -329,7 +330,7 @@ pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 
 # %% tags=["picture"]
 chosen = pd.concat([rows.drop_duplicates("prompt").head(2) for rows in (kept, dropped)])
-titles = [f"{row.video[:40]}: {row.reason}; {outcomes.get(row.file, {}).get('outcome', '')}" for row in chosen.itertuples()]
+titles = [f"{'kept' if row.kept else 'dropped'}: {row.reason}; {outcomes.get(row.file, {}).get('outcome', '')}" for row in chosen.itertuples()]
 show.show_sheet([folder / file for file in chosen["file"]], titles)
 
 # %% [markdown]
