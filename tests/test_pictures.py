@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tiny
 from PIL import ImageColor
 
@@ -30,6 +31,7 @@ def test_only_the_mask_is_painted():
     assert painted[1, 2].tolist() == [177, 50, 50] and (painted[~mask] == 100).all() and (frame == 100).all()
 
 
+@pytest.mark.slow
 def test_a_request_is_generated_with_the_weights_of_each_checkpoint(exported, photos, tmp_path):
     profile = profiles.get("tiny")
     (checkpoint, *_) = sorted((exported[0] / "checkpoints").glob("iter_*"))
