@@ -44,7 +44,7 @@ def at_checkpoints(profile: Profile, request: Request, checkpoints: Sequence[Pat
     return [file for file in files if file.exists()]
 
 
-def gallery(endings: Sequence[tuple[Path, bool, bool | None]], columns: int = 8, width: int = 148) -> Image.Image:
+def gallery(endings: Sequence[tuple[Path, bool, bool | None]], columns: int = 8, width: int = 98) -> Image.Image:
     """The last frames of videos, in groups with a frame of one colour each.
 
     Args:

@@ -88,7 +88,7 @@ folder = samples.with_generated(profile, runs.run_folder(run or None, profile))
 
 # %%
 clips = quiz(settings, folder)
-show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for number in range(4)], width=160)
+show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for number in range(4)], columns=5)
 
 # %% [markdown]
 # Now the critic scores all calibration clips, and held-out corruptions that need no simulator (frames shuffled, reversed or cut out; regions pasted or erased).
@@ -223,18 +223,6 @@ pd.Series(results.gain(folder), dtype=object).to_frame("tuned minus base")
 # %% [markdown]
 # **What it means.** The `interval` is the 95 % CI over prompts, because the seeds of one prompt are not independent. The gain rests on the critic, so trust it as far as the ROC allows.
 #
-# **What you should see:** the best and the worst video of the tuned model by the lower of its two scores, with the ground truth where it is known.
-
-# %%
-tuned = results.scores(folder).query("model == 'tuned'")
-order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
-ends = tuned.loc[[order[-1], order[0]]]
-outcomes = {row["file"]: row for row in storage.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
-titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {outcomes.get(row.file, {}).get('outcome', '')}: {row.prompt}" for row in ends.itertuples()]
-show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
-show.show_sheet([folder / file for file in ends["file"]], titles)
-
-# %% [markdown]
 # ### 4.4 The filter
 #
 # A video is kept if both scores reach their thresholds. Of videos that look the same, only one is kept. `kept/` has the layout of `data/train`: `cookbook train --data <run>/kept` trains on it.
@@ -270,12 +258,13 @@ def followed(row):
     return np.stack([photo, frames[-1], last])
 
 
+outcomes = {row["file"]: row for row in storage.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
 known = [row for row in outcomes.values() if row["model"] == "tuned"]
 one_each = {row["reason"]: row for row in reversed(known)}  # the first video of each reason; success has none
-examples = [one_each[reason] for reason in sorted(one_each)][:4]
+examples = [one_each[reason] for reason in sorted(one_each)][:3]
 if examples:
-    titles = [f"{row['outcome']}, {row['reason'] or 'no rule fails'}: {row['prompt']}" for row in examples]
-    show.show_sheet([followed(row) for row in examples], titles, columns=3, width=240)
+    titles = [f"{row['outcome']}: {row['reason'] or 'no rule fails'}" for row in examples]
+    show.show_sheet([followed(row) for row in examples], titles, columns=3, width=144)
 
 # %% [markdown]
 # **What it means.** `cookbook/judge/rules.py` has all rules in order; the first that fails is the reason. On clips of the simulator they agree with its state in 98 % ([model card](../assets/nano/README.md#how-far-the-ground-truth-of-a-generated-video-can-be-trusted)). Real photos come without masks: there the critic's ROC is the only evidence.
