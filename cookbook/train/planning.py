@@ -13,7 +13,7 @@ from cookbook.models import hub, sizes
 from cookbook.profiles import Profile
 from cookbook.train import dataset
 from cookbook.train.network import adapt
-from cookbook.train.recipes import departures
+from cookbook.train.recipes import ALWAYS, compare
 
 # FLOP per second that training was measured to sustain, three forward passes counted per step.
 H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, a quarter of the activations kept: 2.54 s a step on a busy host
@@ -154,6 +154,7 @@ def describe(plan: Plan, profile: Profile, group: Group, data: str, base: str) -
     replicas, shards = mesh_shape(group.size, recipe.shard)
     mesh = f", {count(replicas, 'replica')} of {count(shards, 'shard')}" if group.size > 1 else ""
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
+    differ = sum(bool(row.reason) for row in compare(profile)) + len(ALWAYS)
     processes = f"{group.size} process(es) on {group.device.type} in {dtype}{mesh}"
     return f"""train: profile {profile.name}, recipe {recipe.name}, {processes}
   base weights  {base}
@@ -161,7 +162,7 @@ def describe(plan: Plan, profile: Profile, group: Group, data: str, base: str) -
   network       {plan.parameters / 1e6:.1f} M parameters, training {network}
   sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens
   work          {recipe.steps} steps of {count(plan.clips_per_step, "clip")} ({batch}){epochs}
-  departures    {"; ".join(departures(profile))}
+  departures    {differ} from the published recipe; `cookbook explain --profile {profile.name}` gives the reasons
   memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}
   disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written
   time          {plan.seconds / 60:.1f} min = {recipe.steps} x {plan.step_seconds:.2f} s; {plan.basis}"""

@@ -77,12 +77,6 @@ def compare(profile: Profile) -> list[RecipeRow]:
     return rows
 
 
-def departures(profile: Profile) -> list[str]:
-    """Each value that differs, as `field ours (upstream theirs)`, and the departures of every recipe."""
-    rows = [row for row in compare(profile) if row.reason]
-    return [f"{row.field} {row.ours} (upstream {row.upstream})" for row in rows] + list(ALWAYS)
-
-
 def as_text(value: object) -> str:
     """A value as short text; pairs as `frames:probability`."""
     if isinstance(value, tuple):
