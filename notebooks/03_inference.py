@@ -325,6 +325,22 @@ show.show_sheet(strong, [f"guidance {strength:g}" for strength in strengths])
 # %% [markdown]
 # **What it means.** Too much guidance makes colours hard and breaks shapes. Which strength is best is a question for a judge, not for a formula. On 120 videos each, judged by ground truth, success was 60 % at guidance 0, **79 % at 1**, 57 % at 4 and 39 % at 7. Steps and shift made no difference that 120 videos can show ([all ten rows](../assets/nano/README.md#sampling)).
 #
+# ### Longer than the window
+#
+# The network was trained on clips of one length, the *window*. A longer clip is made in parts, as in NVIDIA's autoregressive mode: each part begins with the last frame of the one before, and has noise of its own.
+#
+# **What you should see:** a clip of almost twice the length, and how much the picture changes at the seam.
+
+# %%
+long = videos_of([{"num_output_frames": 2 * settings.clip.frames - 1}])
+changes = np.abs(np.diff(video.read_video(long[0])[0].astype(float), axis=0)).mean(axis=(1, 2, 3))
+seam = settings.clip.frames - 1
+print(f"from frame to frame, a pixel changes by {changes.max():.1f} of 255 at most; at the seam by {changes[seam]:.1f}")
+show.show_sheet(long, [first["prompt"]], columns=8, width=96)
+
+# %% [markdown]
+# **What it means.** There is no jump at the seam. But the second part knows neither what was done before nor how fast things moved. So the robot begins its task again, and things that have lost their shape do not get it back.
+#
 # ### Every prompt and seed
 #
 # **What you should see:** how each video ends, the base model on the left, then your seeds. In Jupyter, choose one to play.
