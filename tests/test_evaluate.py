@@ -222,8 +222,8 @@ def test_commands_of_the_recipe_parse():
     script = ROOT / "nano" / "remake.sh"
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text().replace("\\\n", " ")
-    commands = re.findall(r"python3? -m ((?:nano|simulator)\S*(?: make| train)?) (-.*)", text)
-    assert len(commands) == 7
+    commands = re.findall(r"python3? -m ((?:nano|simulator)\S*(?: make| train| clips)?) (-.*)", text)
+    assert len(commands) == 9
     for program, flags in commands:
         command = [sys.executable, "-m", *program.split(), "--help"]
         usage = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -19,7 +19,7 @@ from test_repository import PACKAGES, ROOT, committed
 
 from cookbook import cluster, doctor, exercises, notebooks, results, runs
 from cookbook.errors import UserError
-from cookbook.generate import guardrail
+from cookbook.generate import generator
 from cookbook.judge import calibration_clips, rubrics
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -116,7 +116,7 @@ def test_the_wheel_works_elsewhere_without_any_optional_package(installed):
 # package -> its first use, and the line of the error
 USES: dict[str, tuple[Callable[[], object], str]] = {
     "ray": (lambda: cluster.connected("local").__enter__(), 'pip install -c constraints.txt -e ".[cluster]"'),
-    "cosmos_guardrail": (guardrail.load_guardrail, "pip install 'cosmos_guardrail>=0.3,<0.4'"),
+    "cosmos_guardrail": (generator.load_guardrail, "pip install 'cosmos_guardrail>=0.3,<0.4'"),
 }
 
 
