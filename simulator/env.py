@@ -122,6 +122,10 @@ class Env:
         if self.grasp_frame is None:
             self.grasp_frame = float(data.time * FPS)
 
+    def snapshot(self, action: np.ndarray) -> tuple:
+        """A frame of the log: the state now, and the joint targets (42,) that are to follow."""
+        return self.data.qpos.copy(), self.data.qvel.copy(), action.copy(), self.held, self.contacts()
+
     def contacts(self) -> list[tuple[str, str]]:
         """Pairs of bodies in contact of which one is an item."""
         pairs = set()
@@ -140,9 +144,14 @@ def rollout(env: Env, plan: Plan, instruction: Instruction, actions: np.ndarray 
     env.reset(joints[0])
     rows: list[tuple] = []
     for frame, action in enumerate(actions):
-        rows.append((env.data.qpos.copy(), env.data.qvel.copy(), action.copy(), env.held, env.contacts()))
+        rows.append(env.snapshot(action))
         if frame < len(actions) - 1:
             env.step(action)
+    return judged(env, rows, instruction)
+
+
+def judged(env: Env, rows: list[tuple], instruction: Instruction) -> Log:
+    """The log of an episode from its snapshots, judged by the instruction."""
     qpos, qvel, action, held, contacts = zip(*rows, strict=True)
     log = Log(
         np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def require_alike(sets: Sequence[EpisodeSet]) -> None:
             if getattr(part, field) != getattr(sets[0], field):
                 raise UserError(f"{sets[0].name} and {part.name} differ in {field}: train a model on each")
     if sum(len(part.episodes) for part in sets) < 2:
-        raise UserError("training needs two episodes, one to hold out")
+        raise UserError("training needs two episodes")
 
 
 def _name(episode: Episode) -> str:
@@ -179,20 +180,36 @@ def cache(
 
     First as filmed, then, for an `encoded` episode, after the autoencoder. Computed once, and kept in `folder`.
     """
-    vae, found, mark = None, [], runs.fingerprint(models / "vae")
-    device = hardware.device()
-    for episode, both in show.progress(list(zip(episodes, encoded, strict=True)), "actions-train: frames"):
-        key = [storage.digest(episode.video), episode.start, len(episode.joints), spec.fps, spec.size, both and mark]
-        file = folder / f"{storage.digest_of(key)[7:31]}.npy"
-        if not file.exists():
-            versions = [video.read_span(episode.video, episode.start, len(episode.joints), spec.fps)]
-            if both:
-                vae = vae or world.load_vae(models, dtype(device)).to(device)
-                versions.append(round_trip(vae, versions[0], profile.clip.frames))
-            with storage.replacing(file) as temporary:
-                np.save(temporary, np.stack([shrink(frames, spec.size) for frames in versions]))
-        found.append(np.load(file))
-    return found
+    mark, device = runs.fingerprint(models / "vae"), hardware.device()
+    vae = lru_cache(1)(lambda: world.load_vae(models, dtype(device)).to(device))  # only where frames are missing
+
+    def both(frames: np.ndarray) -> list[np.ndarray]:
+        return [frames, round_trip(vae(), frames, profile.clip.frames)]
+
+    pairs = show.progress(list(zip(episodes, encoded, strict=True)), "actions-train: frames")
+    return [read_pictures(e, spec.fps, spec.size, folder, *((mark, both) if twice else ())) for e, twice in pairs]
+
+
+def read_pictures(
+    episode: Episode,
+    fps: float,
+    size: tuple[int, int],
+    folder: Path,
+    mark: str | bool = False,
+    versions: Callable[[np.ndarray], list[np.ndarray]] = lambda frames: [frames],
+) -> np.ndarray:
+    """The frames of an episode at `size`, computed once and kept in `folder`, uint8 [V, T, 3, H, W].
+
+    Args:
+        versions: turns the frames, uint8 [T, H, W, 3], into V versions of them; `mark` names that function.
+    """
+    key = [storage.digest(episode.video), episode.start, len(episode.joints), fps, size, mark]
+    file = folder / f"{storage.digest_of(key)[7:31]}.npy"
+    if not file.exists():
+        frames = video.read_span(episode.video, episode.start, len(episode.joints), fps)
+        with storage.replacing(file) as temporary:
+            np.save(temporary, np.stack([shrink(version, size) for version in versions(frames)]))
+    return np.load(file)
 
 
 def round_trip(vae: nn.Module, frames: np.ndarray, most: int) -> np.ndarray:
@@ -239,10 +256,11 @@ def batches(samples: Samples, size: int, seed: int, device: torch.device) -> Cal
     return at
 
 
-def augment(frames: Tensor, chance: torch.Generator) -> Tensor:
-    """Vary contrast, brightness, colour, sharpness and noise of [B, 3, 3, H, W], the same for the three frames.
+def augment(frames: Tensor, chance: torch.Generator, cover: float = 0.2) -> Tensor:
+    """Vary contrast, brightness, colour, sharpness and noise of [B, T, 3, H, W], the same for the T frames.
 
-    A rectangle shows another clip, so that no single thing on the table gives away from which clip a picture is.
+    A rectangle shows another clip, so that no single thing on the table gives away from which clip a picture is. Half
+    of its sides are at most `cover` of the picture's.
     """
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
@@ -251,13 +269,13 @@ def augment(frames: Tensor, chance: torch.Generator) -> Tensor:
     count, (height, width) = len(frames), frames.shape[-2:]
     frames = frames * draw(0.8, 1.2) * draw(0.9, 1.1, 3) + draw(-0.15, 0.15)
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    middle, half = draw(0, 1, 2), draw(0, 0.2, 2)
+    middle, half = draw(0, 1, 2), draw(0, cover, 2)
     inside = ((rows / height - middle[:, :, :1]).abs() < half[:, :, :1]) & (
         (columns / width - middle[:, :, 1:]).abs() < half[:, :, 1:]
     )
     frames = torch.where(inside, frames.roll(1, 0), frames)
     blurred = torch.rand(count, generator=chance) < 0.3
-    frames[blurred] = F.avg_pool2d(frames[blurred].flatten(0, 1), 3, 1, 1).unflatten(0, (-1, 3))
+    frames[blurred] = F.avg_pool2d(frames[blurred].flatten(0, 1), 3, 1, 1).view_as(frames[blurred])
     return frames + (torch.rand(frames.shape, generator=chance) - 0.5) * draw(0, 0.2)
 
 
