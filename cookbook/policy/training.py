@@ -21,9 +21,10 @@ from cookbook import engine, hardware, profiles, runs, show, storage, video
 from cookbook.actions import clips
 from cookbook.actions.episodes import EpisodeSet
 from cookbook.actions.model import scaled
-from cookbook.actions.training import augment, count, dtype, read_pictures, require_alike
+from cookbook.actions.training import augment, dtype, read_pictures, require_alike
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, require_whole
+from cookbook.generate.planning import parameters
 from cookbook.policy.model import Policy, PolicySpec, split_words, vocabulary
 
 CHUNK = 2.0  # seconds predicted at once, as in the paper
@@ -116,7 +117,7 @@ def train_on(
     batch_at = batches(found, shares, model.spec.chunk, batch, seed, group.device)
     trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype(group.device))
     losses = [row["loss"] for row in trained.rows]
-    facts = {"episodes": [len(part.episodes) for part in sets], "parameters": count(model)}
+    facts = {"episodes": [len(part.episodes) for part in sets], "parameters": parameters(model)}
     facts |= {"loss_last": float(np.mean(losses[-max(1, len(losses) // 10) :]))}
     print(f"policy-train: {sum(facts['episodes'])} episodes, loss {facts['loss_last']:.4f}")
     return stage.finish([*model.eval().save(out), out / "checkpoints" / LOG], **facts)
