@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from cookbook import flow, layout, profiles, runs, video
-from cookbook.actions.decode import resample
+from cookbook.actions.episodes import resample
 from cookbook.engine.optim import PowerEma
 from cookbook.judge.rubrics import expected
 from cookbook.judge.statistics import auc

@@ -244,11 +244,13 @@ def read_video(path: Path, most: int | None = None) -> tuple[np.ndarray, float]:
 def read_span(path: Path, start: float, frames: int, fps: float) -> np.ndarray:
     """Frames uint8 [frames, H, W, 3] at `start`, `start + 1/fps`, ... seconds of a file that may hold much more.
 
+    Decoded by one thread: callers read many episodes side by side.
+
     Raises:
         UserError: as `decode`; or there is no frame within half a frame of one of these times.
     """
     pictures = {}
-    with decode(path, start=start) as (stream, decoded):
+    with decode(path, 1, start) as (stream, decoded):
         first, aspect = float((stream.start_time or 0) * stream.time_base), stream.sample_aspect_ratio or Fraction(1)
         for frame in decoded:
             number = round((frame.time - first - start) * fps)

@@ -72,7 +72,8 @@ def judges(workers: int) -> Executor:
     """Processes that judge while the next videos are generated; spawned, because a process with CUDA cannot fork."""
     if workers <= 1:
         return ThreadPoolExecutor(1)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))  # the processes share the cores
     for _ in range(workers):  # starting takes seconds of imports: let it happen while the models load
         pool.submit(int)
     return pool

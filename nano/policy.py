@@ -1,17 +1,20 @@
 """What generated trajectories are worth to a policy: data sets x training seeds x held-out scenes.
 
     python -m nano.policy clips --work runs/policy
-    timeout 590 python -m nano.policy measure --work runs/policy --generated runs/mine/lerobot [--curve]
+    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers
+    timeout 590 python -m nano.policy measure --work runs/policy --generated runs/policy/run/lerobot [--curve]
 
-`clips` renders the demonstrations that ship, the other clips of the inverse dynamics model, as many real clips as
-wanted, and the held-out scenes. `measure` trains and drives every policy and prints the table. `--generated` is a data
-set of `cookbook actions-export` with the columns `kept` and `success`. Both continue when they were stopped.
+`clips` renders the demonstrations that ship, the other clips of the inverse dynamics model, real clips, photos, and the
+held-out scenes. `measure` trains and drives every policy and prints the table. `--generated` is a data set of `cookbook
+actions-export` with the columns `kept` and `success`. All continue when they were stopped.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,11 +39,12 @@ RESAMPLES = 2000
 BASE, OTHERS, ALL = "demonstrations", "+ other tasks", "+ generated"
 
 
-def clips(work: Path, real: int = 1000, workers: int = 2) -> None:
-    """Render what policies are trained and measured on; `real`: scenes with two real clips each."""
+def clips(work: Path, scenes: int = 400, workers: int = 2) -> None:
+    """Render what policies are trained and measured on; `scenes`: of the real clips, and of the photos for videos."""
     make(work / "demonstrations", workers=workers, **SHIPPED["train"][0])
-    for name, (task, scenes, instructions, seed) in (CLIPS | {"held": HELD, "real": ("place", real, 2, 2032)}).items():
-        make(work / name, scenes, task, instructions, seed=seed, workers=workers)
+    folders = {"photos": ("place", scenes, 2, 2033), "held": HELD, "real": ("place", scenes, 2, 2032)} | CLIPS
+    for name, (task, count, instructions, seed) in folders.items():
+        make(work / name, count, task, instructions, seed=seed, workers=workers)
 
 
 def part(whole: EpisodeSet, episodes: Sequence[Episode]) -> EpisodeSet:
@@ -88,19 +92,22 @@ def measure(
     steps: int = 1500,
     batch: int = 128,
     workers: int = 2,
+    together: int = 1,
     curve: bool = False,
 ) -> dict:
-    """Train and drive all policies, one seed of all before the next, and print the table."""
+    """Train all policies, `together` at a time, drive one after the other, and print the table."""
     everything, found = variants(work, generated, curve), defaultdict(list)
-    for seed in range(seeds):
-        for name, sets in everything.items():
-            folder = f"{'-'.join(name.replace('+', '').replace(',', '').split())}-{seed}"
-            sets = [each for each in sets if each.episodes]
-            policy = work / "policies" / folder
-            train_on(sets, policy, shares(sets), steps=steps, batch=batch, seed=seed, cache=work / "cache")
-            drive_policy(policy, work / "rollouts" / folder, work / "held", workers=workers)
-            rows = storage.read_rows(work / "rollouts" / folder / NAME)
-            found[name].append(by_scene(rows))
+    jobs = {(name, seed): part for seed in range(seeds) for name, part in everything.items()}
+    with ProcessPoolExecutor(together, multiprocessing.get_context("spawn")) as pool:
+        training = [
+            pool.submit(train_one, part, work, folder(name, seed), steps=steps, batch=batch, seed=seed)
+            for (name, seed), part in jobs.items()
+        ]
+        for (name, seed), trained in zip(jobs, training, strict=True):
+            trained.result()
+            rollouts = work / "rollouts" / folder(name, seed)
+            drive_policy(work / "policies" / folder(name, seed), rollouts, work / "held", workers=workers)
+            found[name].append(by_scene(storage.read_rows(rollouts / NAME)))
     rates = {name: np.stack(rows) for name, rows in found.items()}
     over = [name for name in (BASE, ALL) if name in rates]
     facts = {name: figures(rates[name], {other: rates[other] for other in over if other != name}) for name in rates}
@@ -108,6 +115,17 @@ def measure(
     for name, row in facts.items():
         print(f"{name:24s}{row}")
     return facts
+
+
+def folder(name: str, seed: int) -> str:
+    """Of one policy: `generated-kept-0`."""
+    return f"{'-'.join(name.replace('+', '').replace(',', '').split())}-{seed}"
+
+
+def train_one(sets: list[EpisodeSet], work: Path, name: str, **settings: int) -> None:
+    """Train a policy, in a process of its own."""
+    sets = [each for each in sets if each.episodes]
+    train_on(sets, work / "policies" / name, shares(sets), cache=work / "cache", **settings)
 
 
 def by_scene(rows: Sequence[dict]) -> np.ndarray:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import ConvNextV2Config, ConvNextV2Model
 
 from cookbook import results, runs, storage, video
-from cookbook.actions import clips, decode, model, motion, training
+from cookbook.actions import clips, decode, episodes, model, motion, training
 from cookbook.actions.decode import Decoded
 from cookbook.actions.episodes import EpisodeSet
 from cookbook.actions.stage import actions
@@ -105,6 +105,9 @@ def test_a_killed_training_repeats_its_losses(data, tmp_path, tiny_profile, monk
     monkeypatch.setattr(training, "round_trip", None)  # the frames are there
     resumed = training.train_actions((data,), tmp_path / "killed", *arguments)
     assert resumed["loss_last"] == pytest.approx(whole["loss_last"], rel=1e-5)
+    both = (model.load(tmp_path / name).state_dict() for name in ("whole", "killed"))
+    for (name, one), other in zip(next(both).items(), next(both).values(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5), f"{name}: statistics of batch norm are kept too"
     assert len(storage.read_rows(tmp_path / "killed/checkpoints/log.jsonl")) == 4
 
 
@@ -207,8 +210,8 @@ def test_a_video_that_the_model_cannot_read_gets_one_line(tiny_actions, frames, 
 
 def test_rows_are_interpolated_in_time():
     rows = np.arange(5.0)[:, None]
-    assert decode.resample(rows, 10, 20)[:, 0].tolist() == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4])
-    assert decode.resample(rows, 16, 8)[:, 0].tolist() == [0, 2, 4]
+    assert episodes.resample(rows, 10, 20)[:, 0].tolist() == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4])
+    assert episodes.resample(rows, 16, 8)[:, 0].tolist() == [0, 2, 4]
 
 
 def decoded(targets: np.ndarray) -> Decoded:

@@ -73,10 +73,6 @@ def test_hands_are_where_the_joints_put_them(job):
     assert np.linalg.norm(places[1, worker] - places[0, worker]) > 0.05
 
 
-def test_targets_are_interpolated_at_the_control_rate():
-    assert execute.control_targets(np.array([[0.0], [1.0]]), 8, 16)[:, 0].tolist() == [0, 0.5, 1]
-
-
 @pytest.fixture
 def run(tmp_path, scenes, job):
     """A run with decoded actions: one that succeeds, one frozen, and one of an unknown photo."""

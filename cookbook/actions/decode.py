@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cookbook import video
+from cookbook.actions.episodes import resample
 from cookbook.actions.model import InverseDynamics, neighbours, scaled, shrink
 from cookbook.errors import UserError
 
@@ -79,15 +80,6 @@ def _exp(log: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
 
 def _parts(triples: np.ndarray) -> list[np.ndarray]:
     return [triples[first : first + BATCH] for first in range(0, len(triples), BATCH)]
-
-
-def resample(rows: np.ndarray, fps: float, wanted: float) -> np.ndarray:
-    """Rows [T, J] at `fps`, linearly interpolated in time at `wanted` rows a second, from the first to the last."""
-    if fps == wanted:
-        return rows.astype(np.float32)
-    times = np.arange(int((len(rows) - 1) / fps * wanted + 1e-6) + 1) / wanted
-    known = np.arange(len(rows)) / fps
-    return np.stack([np.interp(times, known, column) for column in rows.T], 1).astype(np.float32)
 
 
 def decode_video(model: InverseDynamics, path: Path) -> Decoded:

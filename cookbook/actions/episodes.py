@@ -11,6 +11,17 @@ import numpy as np
 from cookbook.video import read_span
 
 
+def at_times(rows: np.ndarray, fps: float, times: np.ndarray) -> np.ndarray:
+    """Rows [T, J] at `fps`, linearly interpolated at times [N] in seconds; the last row stays after the end."""
+    known = np.arange(len(rows)) / fps
+    return np.stack([np.interp(times, known, column) for column in rows.T], 1).astype(np.float32)
+
+
+def resample(rows: np.ndarray, fps: float, wanted: float) -> np.ndarray:
+    """Rows [T, J] at `fps`, linearly interpolated in time at `wanted` rows a second, from the first to the last."""
+    return at_times(rows, fps, np.arange(int((len(rows) - 1) / fps * wanted + 1e-6) + 1) / wanted)
+
+
 @dataclass(frozen=True)
 class Episode:
     """One video with its joints.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cookbook import profiles, runs, show, storage
+from cookbook.actions.episodes import resample
 from cookbook.errors import UserError
 from cookbook.judge.ground_truth import known_scenes
 
@@ -55,16 +56,19 @@ def execute(profile: str = "nano", run: Path | str | None = None, workers: int =
         UserError: nothing was decoded, mujoco is missing, the model is of another robot, or no scene is known.
     """
     chosen = profiles.get(profile)
-    root = runs.run_folder(run, chosen.name)
+    return execute_in(known_jobs(chosen), runs.run_folder(run, chosen.name), chosen.name, workers, redo)
+
+
+def execute_in(scenes: dict, root: Path, profile: str, workers: int, redo: bool = False) -> dict:
+    """As `execute`, in scenes of the form of `known_jobs`; `root` is the run's folder."""
     source, folder = root / "actions", root / "executed"
     if (manifest := runs.read_manifest(source)) is None:
-        raise UserError(f"{source} is not finished: type {runs.command('actions', root, chosen.name)} first")
+        raise UserError(f"{source} is not finished: type {runs.command('actions', root, profile)} first")
     require_robot(manifest["joint_names"])
-    inputs = {"actions": runs.fingerprint(source)}
-    stage = runs.enter(folder, "execute", chosen.name, inputs, {}, redo, _mends)
+    stage = runs.enter(folder, "execute", profile, {"actions": runs.fingerprint(source)}, {}, redo, _mends)
     if stage.done:
         return stage.manifest
-    rows = execute_rows(folder / NAME, storage.read_rows(source / "actions.jsonl"), known_jobs(chosen), workers)
+    rows = execute_rows(folder / NAME, storage.read_rows(source / "actions.jsonl"), scenes, workers)
     if not rows:
         raise UserError(f"{source}: no video starts from a photo of the simulator, so no scene is known")
     successes = sum(row["success"] for row in rows)
@@ -173,17 +177,10 @@ def hand_positions(joints: np.ndarray) -> np.ndarray:
     return np.array([[_robot().hand_pose(q, hand)[0] for hand in ("right", "left")] for q in joints])
 
 
-def control_targets(targets: np.ndarray, fps: float, rate: float) -> np.ndarray:
-    """Targets [T, J] at `fps`, linearly interpolated at the control rate of the simulator."""
-    times = np.arange(round((len(targets) - 1) / fps * rate) + 1) / rate
-    known = np.arange(len(targets)) / fps
-    return np.stack([np.interp(times, known, column) for column in targets.T], 1)
-
-
 def _replay(job: Job) -> tuple[Any, Any, Any]:
     """(environment, instruction, log) of a job. The robot starts in the photo's pose."""
     simulator, attempt = _simulator(), Attempt(job.seed, job.hand, job.item, job.place)
-    for targets in control_targets(job.targets, job.fps, simulator.world.FPS)[:-1]:
+    for targets in resample(job.targets, job.fps, simulator.world.FPS)[:-1]:
         attempt.step(targets)
     return attempt.environment, attempt.instruction, attempt.log(job.targets[-1])
 
@@ -297,7 +294,7 @@ class Attempt:
         rate = _simulator().world.FPS
         total, part = round(seconds * rate), round(act * rate)
         for first in range(0, total, part):
-            for targets in control_targets(predict(), fps, rate)[: min(part, total - first)]:
+            for targets in resample(predict(), fps, rate)[: min(part, total - first)]:
                 self.step(targets)
 
     def log(self, last: np.ndarray) -> Any:

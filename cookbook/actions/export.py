@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from cookbook import profiles, runs, storage, video
-from cookbook.actions.episodes import Episode, EpisodeSet
+from cookbook.actions.episodes import Episode, EpisodeSet, at_times
 from cookbook.actions.lerobot_write import write
 from cookbook.errors import UserError
 
@@ -55,7 +55,8 @@ def decoded(run: Path) -> tuple[EpisodeSet, dict[str, str]]:
             raise UserError(f"{path} was changed after it was decoded: type {runs.command('actions', run)} first")
         film = video.probe(path, threads=1)
         rates.add(film.fps)
-        joints, targets = (_at(np.array(row[name]), row["fps"], film) for name in ("joints", "targets"))
+        times = np.arange(film.frames) / film.fps
+        joints, targets = (at_times(np.array(row[name]), row["fps"], times) for name in ("joints", "targets"))
         origin = {"model": row["model"], "seed": row["seed"], "video_sha256": row["sha256"], "decoder": row["made_by"]}
         origin |= {"error_degrees": float(np.mean(row["deviation"]))}
         episodes.append(Episode(path, row["prompt"], joints, targets, facts=facts[row["file"]] | origin))
@@ -85,12 +86,6 @@ def _facts(run: Path) -> tuple[dict[str, dict], dict[str, str]]:
             else:
                 facts[row["file"]]["kept"] = True
     return facts, inputs
-
-
-def _at(rows: np.ndarray, fps: float, film: video.Video) -> np.ndarray:
-    """Rows [N, J] at `fps`, interpolated at each frame of a video."""
-    times, known = np.arange(film.frames) / film.fps, np.arange(len(rows)) / fps
-    return np.stack([np.interp(times, known, column) for column in rows.T], 1).astype(np.float32)
 
 
 def export(

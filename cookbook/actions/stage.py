@@ -108,7 +108,7 @@ def as_row(decoded: Decoded) -> dict:
     """The arrays of a decoded video as they stand in a row."""
     return {
         "fps": decoded.fps,
-        "joints": decoded.joints.round(4).astype(float).round(4).tolist(),
-        "targets": decoded.targets.round(4).astype(float).round(4).tolist(),
+        "joints": decoded.joints.astype(float).round(4).tolist(),
+        "targets": decoded.targets.astype(float).round(4).tolist(),
         "deviation": np.degrees(decoded.deviation.mean(0)).astype(float).round(3).tolist(),
     }

@@ -6,10 +6,13 @@ every generated picture. Brightness, colour, noise and sharpness vary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -180,14 +183,19 @@ def cache(
 
     First as filmed, then, for an `encoded` episode, after the autoencoder. Computed once, and kept in `folder`.
     """
-    mark, device = runs.fingerprint(models / "vae"), hardware.device()
+    mark, device, lock = runs.fingerprint(models / "vae"), hardware.device(), Lock()
     vae = lru_cache(1)(lambda: world.load_vae(models, dtype(device)).to(device))  # only where frames are missing
 
     def both(frames: np.ndarray) -> list[np.ndarray]:
-        return [frames, round_trip(vae(), frames, profile.clip.frames)]
+        with lock:
+            return [frames, round_trip(vae(), frames, profile.clip.frames)]
 
-    pairs = show.progress(list(zip(episodes, encoded, strict=True)), "actions-train: frames")
-    return [read_pictures(e, spec.fps, spec.size, folder, *((mark, both) if twice else ())) for e, twice in pairs]
+    def read(episode: Episode, twice: bool) -> np.ndarray:
+        return read_pictures(episode, spec.fps, spec.size, folder, *((mark, both) if twice else ()))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(read, episodes, encoded)
+        return list(show.progress(found, "actions-train: frames", len(episodes)))
 
 
 def read_pictures(
@@ -250,8 +258,8 @@ def batches(samples: Samples, size: int, seed: int, device: torch.device) -> Cal
             rows = torch.randint(len(samples.triples[part]), (share,), generator=chance)
             triples.append(samples.triples[part][rows])
             wanted.append(samples.wanted[part][rows])
-        frames = scaled(samples.pictures[torch.cat(triples)])
-        return augment(frames, chance).to(device), torch.cat(wanted).to(device)
+        frames = scaled(samples.pictures[torch.cat(triples)].to(device))
+        return augment(frames, chance), torch.cat(wanted).to(device)
 
     return at
 
@@ -263,20 +271,22 @@ def augment(frames: Tensor, chance: torch.Generator, cover: float = 0.2) -> Tens
     of its sides are at most `cover` of the picture's.
     """
 
-    def draw(low: float, high: float, channels: int = 1) -> Tensor:
-        return torch.rand(len(frames), 1, channels, 1, 1, generator=chance) * (high - low) + low
+    count, (height, width), device = len(frames), frames.shape[-2:], frames.device
 
-    count, (height, width) = len(frames), frames.shape[-2:]
+    def draw(low: float, high: float, channels: int = 1) -> Tensor:
+        return (torch.rand(count, 1, channels, 1, 1, generator=chance) * (high - low) + low).to(device)
+
     frames = frames * draw(0.8, 1.2) * draw(0.9, 1.1, 3) + draw(-0.15, 0.15)
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     middle, half = draw(0, 1, 2), draw(0, cover, 2)
     inside = ((rows / height - middle[:, :, :1]).abs() < half[:, :, :1]) & (
         (columns / width - middle[:, :, 1:]).abs() < half[:, :, 1:]
     )
     frames = torch.where(inside, frames.roll(1, 0), frames)
-    blurred = torch.rand(count, generator=chance) < 0.3
+    blurred = (torch.rand(count, generator=chance) < 0.3).to(device)
     frames[blurred] = F.avg_pool2d(frames[blurred].flatten(0, 1), 3, 1, 1).view_as(frames[blurred])
-    return frames + (torch.rand(frames.shape, generator=chance) - 0.5) * draw(0, 0.2)
+    many = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=chance)))  # where frames are
+    return frames + (torch.rand(frames.shape, generator=many, device=device) - 0.5) * draw(0, 0.2)
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -53,6 +53,8 @@ class Training:
                 f"{len(local_only)} weights ({local_only[0]}, ...) are not distributed over the {self.group.size} "
                 "processes: their gradients would not be synchronised; pass the model through engine.shard first"
             )
+        kept = self.model.state_dict().keys()
+        self.buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
         self.optimizer = adamw(self.model, self.recipe, self.group.device)
         self.ema = PowerEma(self.parameters.items(), self.recipe.ema_rate) if self.recipe.ema_rate else None
         self.step = 0  # finished steps
@@ -98,6 +100,7 @@ class Training:
         averages = {self.rename(name): average for name, average in self.ema.weights.items()} if self.ema else {}
         return {
             "model": {f"net.{name}": parameter.detach() for name, parameter in named.items()}
+            | {f"net.{self.rename(name)}": buffer for name, buffer in self.buffers.items()}  # such as of batch norm
             | {f"net_ema.{name}": average for name, average in averages.items()},
             "optim": {
                 f"state.{name}.{key}": value

@@ -178,8 +178,8 @@ def batches(
             rows.append((part.pictures[episode][time], np.array(part.words[episode]), joints, targets))
         pictures, *others = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
         torch_chance = torch.Generator().manual_seed((seed << 32) + number)
-        varied = augment(scaled(pictures)[:, None], torch_chance, cover=0)[:, 0]
-        return tuple(tensor.to(device) for tensor in (varied, *others))
+        varied = augment(scaled(pictures.to(device))[:, None], torch_chance, cover=0)[:, 0]
+        return varied, *(tensor.to(device) for tensor in others)
 
     return at
 
