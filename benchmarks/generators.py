@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan, Cosmos2_5_PredictBasePipeline, CosmosTra
 from train import random_network  # the program beside this one
 
 from cookbook import flow, hardware
-from cookbook.generate.sampler import make_clip
+from cookbook.generate.generator import make_clip
 from cookbook.models import autoencoder, hub
 from cookbook.profiles import Profile
 

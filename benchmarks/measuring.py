@@ -50,23 +50,19 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return -10 * math.log10(max(np.square(one - other, dtype=np.float64).mean(), 1e-12))
 
 
-def markdown(facts: str, heads: Sequence[str], rows: Iterable[Sequence], digits: int = 4) -> str:
-    """Rows as a table in Markdown, under a line of facts; numbers to so many digits, `-` for None."""
-
-    def cell(value: object) -> str:
-        return "-" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-    head, *lines = (f"| {' | '.join(map(cell, row))} |" for row in (heads, *rows))
-    return "\n".join([facts, "", head, "|---" * len(heads) + "|", *lines])
-
-
 def report(facts: str, rows: Sequence[Any], out: Path | None = None) -> str:
-    """Rows of one dataclass as `markdown`, under the facts, this machine, versions and the date; `out` gets it too."""
+    """Rows of one dataclass as a table in Markdown, numbers to four digits, under the facts, this machine, versions and
+    the date; `out` gets it too."""
+
+    def line(cells: Iterable[object]) -> str:
+        texts = ("-" if x is None else f"{x:.4g}" if isinstance(x, float) else str(x) for x in cells)
+        return f"| {' | '.join(texts)} |"
+
     here = runs.environment()
     versions = ", ".join(f"{name} {here['versions'][name]}" for name in ("torch", "diffusers"))
     heads = [field.name.replace("_", " ") for field in fields(rows[0])]
     facts = f"{facts}, on {here['device']}, {versions}, {time.strftime('%Y-%m-%d')}"
-    text = markdown(facts, heads, map(astuple, rows))
+    text = "\n".join([facts, "", line(heads), "|---" * len(heads) + "|", *(line(astuple(row)) for row in rows)])
     if out:
         out.write_text(text + "\n")
     return text

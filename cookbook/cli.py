@@ -97,30 +97,25 @@ def main(words: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
+    status = 2
     try:
         verb, flags = find(words)
         called = signature(verb) if {"-h", "--help"} & set(flags) else function(verb)
-        result = tyro.cli(called, prog=f"cookbook {verb}", args=flags, config=CONFIG)
-    except StaleStage as error:
-        rebuild = f"{error.problem}. To rebuild it, run `{shlex.join(['cookbook', *words, '--redo'])}`"
-        print(f"cookbook: {error if verb == 'run' else rebuild}", file=sys.stderr)
-        return 2
+        return int(tyro.cli(called, prog=f"cookbook {verb}", args=flags, config=CONFIG) is False)
     except UserError as error:
-        print(f"cookbook: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+        if isinstance(error, StaleStage) and verb != "run":
+            message = f"{error.problem}. To rebuild it, run `{shlex.join(['cookbook', *words, '--redo'])}`"
     except Exception as error:
         if (what := shortage(error)) is None:
             raise
         more = "free some space" if what == "disk" else "stop other programs, or raise the limit of `ulimit -v`"
-        print(
-            f"cookbook: no {what} left ({last_line(error)}); {more}, then the same command continues", file=sys.stderr
-        )
-        return 2
+        message = f"no {what} left ({last_line(error)}); {more}, then the same command continues"
     except KeyboardInterrupt:
         same = "the same command without --redo" if "--redo" in words else "the same command"
-        print(f"cookbook: stopped; {same} continues", file=sys.stderr)
-        return 130
-    return 1 if result is False else 0
+        message, status = f"stopped; {same} continues", 130
+    print(f"cookbook: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -36,18 +36,15 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError:
         raise UserError('`--ray` needs Ray: pip install -c constraints.txt -e ".[cluster]"') from None
-    if ":" in address:
-        host, port = address.rsplit(":", 1)
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        except (OSError, ValueError):
-            fix = "start one with `ray start --head`, use its address"
-            raise UserError(f"no Ray cluster at {address}; {fix}") from None
     place = {"address": None, "include_dashboard": False} if address == "local" else {"address": address}
     try:
+        if ":" in address:
+            host, port = address.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         ray.init(**place, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"no Ray cluster at {address} ({last_line(error)}); see `ray start --help`") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        fix = "start one with `ray start --head`, use its address"
+        raise UserError(f"no Ray cluster at {address} ({last_line(error)}); {fix}") from None
     try:
         yield ray
     finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import wraps
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,6 @@ from cookbook import flow, layout, profiles, runs, video
 from cookbook.actions.episodes import resample
 from cookbook.engine.optim import PowerEma
 from cookbook.judge.rubrics import expected
-from cookbook.judge.statistics import auc
 
 Cases = Iterator[tuple[tuple, Any]]  # arguments, expected result
 
@@ -143,16 +142,16 @@ def check_03_1() -> Cases:
         yield (text, negative, g), text + g * (text - negative)
 
 
-@_exercise("one step goes (next sigma - sigma) times the velocity at the present x and sigma")
+@_exercise("first an Euler step; then, from where it began, the same step with the mean of the velocities at both ends")
 def check_03_2() -> Cases:
-    """Euler's method along a velocity field."""
-    target, noise, sigmas = np.array([2.0, -1.0]), np.array([0.3, 0.7]), [1.0, 0.8, 0.5, 0.0]
-    turning = noise
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
-        turning = turning + (then - now) * (turning * now)
-    yield (lambda x, sigma: np.ones(2), noise, sigmas), noise - 1
-    yield (lambda x, sigma: (x - target) / sigma, noise, sigmas), target
-    yield (lambda x, sigma: x * sigma, noise, sigmas), turning
+    """Heun's method along a velocity field."""
+    noise, sigmas = np.array([0.3, 0.7]), [1.0, 0.8, 0.5, 0.0]
+    for field in (lambda x, sigma: np.ones(2), lambda x, sigma: x * sigma, lambda x, sigma: sigma - x):
+        x = noise
+        for now, then in pairwise(sigmas):
+            first = field(x, now)
+            x = x + (then - now) * (first + field(x + (then - now) * first, then)) / 2
+        yield (field, noise, sigmas), x
 
 
 @_exercise("a name may be missing on either side; equal numbers of another dtype differ, too")
@@ -174,13 +173,13 @@ def check_04_1() -> Cases:
         yield (row,), expected(np.array(row))
 
 
-@_exercise("compare each valid clip with each invalid one; a tie counts half")
+@_exercise("first two shares: of the valid clips that pass, and of the invalid ones; a score at the threshold passes")
 def check_04_2() -> Cases:
-    """AUC by counting pairs."""
-    pairs = ([4, 5], [1, 2]), ([1, 2], [4, 5]), ([3.0, 4.5, 2.0], [2.5, 1.0]), ([3, 3], [3]), ([2, 3, 4], [3, 3, 1, 5])
+    """Precision at a threshold, if valid and invalid clips were equally many."""
+    pairs = ([4, 5], [1, 2]), ([3.0, 4.5, 2.0], [2.5, 1.0]), ([4, 4, 1, 5], [3, 5]), ([2, 3, 4], [3, 3, 1, 5])
     for valid, invalid in pairs:
-        labels = np.array([1] * len(valid) + [0] * len(invalid))
-        yield (valid, invalid), auc(labels, np.array([*valid, *invalid], float))
+        passing = [float(np.mean(np.array(scores) >= 2.5)) for scores in (valid, invalid)]
+        yield (valid, invalid, 2.5), passing[0] / sum(passing)
 
 
 @_exercise("it is easier to count the draws in which none is kept; math.comb(a, b) is 0 for b > a")

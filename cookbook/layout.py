@@ -85,12 +85,8 @@ def says_something(text: str) -> bool:
 def require_utf8(paths: Iterable[Path]) -> None:
     """Raise a UserError for a file that tables could not name: its name is not UTF-8, or has a line break."""
     for path in paths:
-        try:
-            os.fsencode(path.name).decode()
-        except UnicodeDecodeError:
-            raise UserError(f"{path.parent}: the name {path.name!a} is not UTF-8; rename the file") from None
-        if len(path.name.splitlines()) > 1:
-            raise UserError(f"{path.parent}: the name {path.name!a} has a line break; rename the file")
+        if os.fsencode(path.name).decode(errors="replace") != path.name or len(path.name.splitlines()) > 1:
+            raise UserError(f"{path.parent}: the name {path.name!a} is not UTF-8, or has a line break; rename the file")
 
 
 def read_utf8(path: Path) -> str:

@@ -25,10 +25,10 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from cookbook import budget, doctor, profiles, results, runs, storage
-from cookbook.errors import UserError
+from cookbook.errors import StaleStage, UserError
 from cookbook.machine import Machine
 from cookbook.profiles import Profile
 from cookbook.report import write_report
@@ -37,12 +37,8 @@ ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
 PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=50"]}
 HEADLESS = {"HEADLESS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}  # no widgets, bars; this Python
-KINDS = {  # annotation of a notebook's parameter -> how its text is read, and what it must be; no number is negative
-    "bool": (bool, "true or false"),
-    "int": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "float": (Annotated[float, Field(ge=0, allow_inf_nan=False)], "a number from 0"),
-    "str": (str, "a text"),
-}
+# Annotation of a notebook's parameter -> how its text is read
+KINDS = {"bool": bool, "int": NonNegativeInt, "float": NonNegativeFloat, "str": str}
 CHECKING = "00"  # reports what is missing, so it must run on any machine
 WRITES = {  # notebook -> the folders of a run that it writes
     "01": ["data"],
@@ -95,7 +91,7 @@ def run_all(
         doctor.able(profile)
     if redo:
         remove(folder, redo)
-    before = _finished(folder)
+    before = runs.finished(folder)
     for number, source in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {source.stem} ... ", end="", flush=True)
         fresh = not any(runs.begun(folder / place) for place in WRITES.get(source.stem[:2], ()))
@@ -139,11 +135,10 @@ def match_parameters(
 
 
 def _parsed(name: str, text: str, annotation: str) -> Any:
-    kind, words = KINDS[annotation]
     try:
-        return TypeAdapter(kind).validate_strings(text)
-    except ValidationError:
-        raise UserError(f"-p {name} {text}: {name} must be {words}") from None
+        return TypeAdapter(KINDS[annotation]).validate_strings(text)
+    except ValidationError as error:
+        raise UserError(f"-p {name} {text}: {error.errors()[0]['msg']}") from None
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
@@ -240,11 +235,6 @@ def remove(folder: Path, stage: str) -> None:
             print(f"removed {path}; {path / storage.EARLIER} keeps its files until the new ones are finished")
 
 
-def _finished(folder: Path) -> dict[str, str]:
-    manifests = {name: runs.read_manifest(folder / place) for name, place in runs.FOLDERS.items()}
-    return {name: manifest["finished"] for name, manifest in manifests.items() if manifest}
-
-
 def _written(folder: Path) -> int:
     """Bytes of a run folder."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
@@ -266,15 +256,18 @@ def _commit() -> str:
     return done.stdout.strip() or "not recorded"
 
 
-def _conclude(profile: Profile, folder: Path, before: dict[str, str]) -> dict:
+def _conclude(profile: Profile, folder: Path, before: dict[str, dict]) -> dict:
     """Write the report if the run is complete, and print times, results and their checks."""
+    finished = runs.finished(folder)
     needed = [name for name in runs.READS["report"] if name not in runs.OPTIONAL]
-    waiting = [name for name in needed if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
-    if waiting:
+    if waiting := [name for name in needed if name not in finished]:
         print(f"no report yet: {', '.join(waiting)} not run in {folder}")
         return {}
-    write_report(profile.name, folder, redo="report" in runs.stale(folder))
-    after, summary = _finished(folder), results.summary(folder)
+    try:
+        write_report(profile.name, folder)
+    except StaleStage:
+        write_report(profile.name, folder, redo=True)
+    after, summary = runs.finished(folder), results.summary(folder)
     print(f"\n{'stage':<15}{'seconds':>9}  this time")
     for name, seconds in summary["seconds"].items():
         print(f"{name:<15}{seconds:>9.1f}  {'found, skipped' if before.get(name) == after[name] else 'executed'}")

@@ -79,35 +79,40 @@ class Geometry:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """Everything that determines a post-training run."""
+    """Everything that determines a post-training run.
 
-    name: str
-    steps: NonNegativeInt  # 0 leaves the base weights as they are
-    batch: PositiveInt  # clips per optimizer step and process
-    learning_rate: PositiveFloat
-    warmup: int  # steps of linear ramp from start_factor
-    start_factor: float
-    peak_factor: float  # multiplies learning_rate after warm-up ...
-    end_factor: float  # ... and falls linearly to this
-    cycle: NonNegativeInt  # step at which end_factor is reached, counted from the first (see engine.optim.rate_factor)
-    weight_decay: float
-    betas: tuple[float, float]
-    clip_norm: float
-    ema_rate: float | None  # power EMA (Karras et al. 2023); relative width of its window
-    text_dropout: float
-    conditioning_frames: tuple[tuple[int, float], ...]  # (number of latent frames, probability)
-    shift: PositiveFloat
-    save_every: PositiveInt
+    The defaults are the published recipe, `predict2_video2world_training_2b_groot_gr1_480`, every inherited default
+    resolved.
+    """
+
+    name: str = "upstream"
+    steps: NonNegativeInt = 1000  # 0 leaves the base weights as they are
+    batch: PositiveInt = 1  # clips per optimizer step and process
+    learning_rate: PositiveFloat = 2**-14.5
+    warmup: int = 1000  # steps of linear ramp from start_factor
+    start_factor: float = 1e-6
+    peak_factor: float = 0.5  # multiplies learning_rate after warm-up ...
+    end_factor: float = 0.2  # ... and falls linearly to this
+    cycle: NonNegativeInt = 100_000  # step at which end_factor is reached (see engine.optim.rate_factor)
+    weight_decay: float = 0.001
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 0.1
+    ema_rate: float | None = 0.10  # power EMA (Karras et al. 2023); relative width of its window
+    text_dropout: float = 0.2
+    # (number of latent frames, probability)
+    conditioning_frames: tuple[tuple[int, float], ...] = ((0, 0.5), (1, 0.25), (2, 0.25))
+    shift: PositiveFloat = 5.0
+    save_every: PositiveInt = 200
     keep: PositiveInt = 2  # checkpoints kept on disk
     lora_rank: PositiveInt | None = None  # None trains all weights
     lora_alpha: int = 32
-    master_weights: bool = True  # float32 weights under bf16 computation; upstream trains in bf16 alone
-    crop: bool = True  # keep the aspect ratio and crop; upstream squashes
-    resample: bool = True  # bring every clip to the profile's fps; upstream trains at native fps
-    reshuffle: bool = True  # new order each epoch; upstream repeats the first
+    master_weights: bool = False  # float32 weights under bf16 computation; upstream trains in bf16 alone
+    crop: bool = False  # keep the aspect ratio and crop; upstream squashes
+    resample: bool = False  # bring every clip to the profile's fps; upstream trains at native fps
+    reshuffle: bool = False  # new order each epoch; upstream repeats the first
     accumulate: PositiveInt = 1  # batches per optimizer step and process, their gradients averaged
     shard: PositiveInt = 8  # most processes that shard one replica of the weights; more hold more replicas (HSDP)
-    activation_checkpointing: str = "none"  # see engine.activations for the values
+    activation_checkpointing: str = "selective"  # see engine.activations for the values
     first_loss: float | None = 0.7  # largest held-out loss before training / zero-velocity loss; None: not checked
 
 
@@ -159,46 +164,20 @@ class Profile:
         return replace(self, recipe=recipes[name])
 
 
-IMPROVEMENTS = ("master_weights", "crop", "resample", "reshuffle")  # that upstream does without
-
-
-def upstream_recipe() -> Recipe:
-    """`predict2_video2world_training_2b_groot_gr1_480`, every inherited default resolved."""
-    return Recipe(
-        name="upstream",
-        steps=1000,
-        batch=1,
-        learning_rate=2**-14.5,
-        warmup=1000,
-        start_factor=1e-6,
-        peak_factor=0.5,
-        end_factor=0.2,
-        cycle=100_000,
-        weight_decay=0.001,
-        betas=(0.9, 0.999),
-        clip_norm=0.1,
-        ema_rate=0.10,
-        text_dropout=0.2,
-        conditioning_frames=((0, 0.5), (1, 0.25), (2, 0.25)),
-        shift=5.0,
-        save_every=200,
-        activation_checkpointing="selective",
-        **dict.fromkeys(IMPROVEMENTS, False),
-    )
-
-
 def recommended_recipe() -> Recipe:
-    """Ours for the real weights; `train.recipes` has the reason for each departure from `upstream_recipe`."""
-    return replace(
-        upstream_recipe(),
+    """Ours for the real weights; `train.recipes` has the reason for each departure from the published one."""
+    return Recipe(
         name="recommended",
         warmup=100,
         peak_factor=1.0,
         end_factor=0.1,
         cycle=1000,
         conditioning_frames=((0, 0.1), (1, 0.6), (2, 0.3)),
+        master_weights=True,
+        crop=True,
+        resample=True,
+        reshuffle=True,
         activation_checkpointing="0.25",
-        **dict.fromkeys(IMPROVEMENTS, True),
     )
 
 
@@ -271,7 +250,7 @@ def cosmos_2b() -> Profile:
         clip=Geometry(frames=93, fps=16, height=432, width=768),
         text_tokens=512,
         recipe=recipe,
-        alternatives=(upstream_recipe(), lora),
+        alternatives=(Recipe(), lora),
         sampling=Sampling(steps=36, guidance=7.0, shift=5.0, negative_prompt=None, seeds=5, base_seeds=1),
         critic_fps=4,
         critic_tokens=8192,

@@ -115,8 +115,8 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
         UserError: a stage that the report shows is not finished.
     """
     settings, folder = profiles.get(profile), runs.run_folder(run, profile)
-    optional = [name for name in runs.OPTIONAL if runs.read_manifest(folder / runs.FOLDERS[name]) is None]
-    needed = [name for name in runs.READS["report"] if name not in optional]
+    found = runs.finished(folder)
+    needed = [name for name in runs.READS["report"] if name in found or name not in runs.OPTIONAL]
     inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in needed}
     stage = runs.enter(folder / "report", "report", settings.name, inputs, settings={}, redo=redo)
     if stage.done:

@@ -3,7 +3,7 @@
 A run is one folder with one subfolder per stage. A stage folder holds `started.json`, written first, and
 `manifest.json`, written last and atomically, when it is finished. A folder without a manifest is continued, a folder
 with one is skipped, and a folder built from different inputs or settings is refused with a list of what changed.
-`redo` moves what the folder holds into its `.earlier/`, which is deleted once the new manifest is written.
+`redo` moves what the folder holds into its `.earlier/`, which is deleted when all new results are there.
 Run folders may come from strangers: no symbolic link in them is followed when something is written or deleted.
 """
 
@@ -15,7 +15,6 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterable, Set
-from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any
@@ -28,35 +27,23 @@ from cookbook.profiles import DEFAULT
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HOME = storage.absolute(os.environ.get("COOKBOOK_HOME") or ASSETS.parent)
 
-# stage -> its folder in the run; stage -> the stages that it reads from
-FOLDERS = {
-    "prepare": "data",
-    "train": "checkpoints",
-    "convert": "export",
-    "generate-base": "generated/base",
-    "generate-tuned": "generated/tuned",
-    "generate-no_text": "generated/no_text",
-    "judge": "verdicts",
-    "filter": "kept",
-    "actions": "actions",
-    "execute": "executed",
-    "actions-export": "lerobot",
-    "report": "report",
+# stage -> its folder in the run, and the stages that it reads from
+STAGES = {
+    "prepare": ("data",),
+    "train": ("checkpoints", "prepare"),
+    "convert": ("export", "train"),
+    "generate-base": ("generated/base", "prepare"),
+    "generate-tuned": ("generated/tuned", "prepare", "convert"),
+    "generate-no_text": ("generated/no_text", "prepare", "convert"),
+    "judge": ("verdicts", "generate-base", "generate-tuned", "generate-no_text"),
+    "filter": ("kept", "judge"),
+    "actions": ("actions", "generate-base", "generate-tuned"),
+    "execute": ("executed", "actions"),
+    "actions-export": ("lerobot", "actions", "execute", "judge", "filter"),
+    "report": ("report", "train", "convert", "judge", "filter", "execute"),
 }
-READS = {
-    "prepare": (),
-    "train": ("prepare",),
-    "convert": ("train",),
-    "generate-base": ("prepare",),
-    "generate-tuned": ("prepare", "convert"),
-    "generate-no_text": ("prepare", "convert"),
-    "judge": ("generate-base", "generate-tuned", "generate-no_text"),
-    "filter": ("judge",),
-    "actions": ("generate-base", "generate-tuned"),
-    "execute": ("actions",),
-    "actions-export": ("actions", "execute", "judge", "filter"),
-    "report": ("train", "convert", "judge", "filter", "execute"),
-}
+FOLDERS = {name: folder for name, (folder, *_) in STAGES.items()}
+READS = {name: tuple(reads) for name, (_, *reads) in STAGES.items()}
 OPTIONAL = ("execute",)  # not in every run: it needs an inverse dynamics model and the simulator's robot
 # Stages that use nothing of an unfinished attempt
 REWRITTEN = ("prepare", "convert", "filter", "actions-export", "report")
@@ -109,10 +96,8 @@ def flags(**values: Any) -> list[str]:
     for name, value in values.items():
         if value is not None and value is not False:
             several = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [
-                f"--{name.replace('_', '-')}",
-                *(str(v.absolute() if isinstance(v, Path) else v) for v in several),
-            ]
+            texts = [str(v.absolute() if isinstance(v, Path) else v) for v in several]
+            words += [f"--{name.replace('_', '-')}", *texts]
     return words
 
 
@@ -135,9 +120,8 @@ def fingerprint(folder: Path) -> str:
     """One hash over the names and contents of a folder's files, without manifests and hidden files."""
     if (manifest := read_manifest(folder)) is not None:
         return manifest["fingerprint"]
-    return storage.digest_of(
-        {path.relative_to(folder).as_posix(): storage.digest(path) for path in storage.contents(folder)}
-    )
+    files = storage.contents(folder)
+    return storage.digest_of({path.relative_to(folder).as_posix(): storage.digest(path) for path in files})
 
 
 def read_manifest(folder: Path) -> dict | None:
@@ -178,28 +162,14 @@ class Stage:
             "peak_memory_gb": peak_memory_gb(),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
+        storage.remove(self.folder / storage.EARLIER)
         storage.write_json(self.folder / "manifest.json", self.manifest)
-        for name in (storage.EARLIER, storage.MOVING):
-            storage.remove(self.folder / name)
         self.close()
         return self.manifest
-
-    def forget(self) -> None:
-        """Delete the folder of a stage that failed validation, so that corrected inputs are not reported as changed."""
-        self.close()
-        for path in self.folder.iterdir():
-            if path.name not in (storage.EARLIER, storage.MOVING):
-                storage.remove(path)
-        with suppress(OSError):  # a link to a folder, or one with earlier results
-            self.folder.rmdir()
 
     def close(self) -> None:
         """Release the folder for other processes."""
         self._lock.close()
-
-
-def _never(changes: Set[str]) -> bool:
-    return False
 
 
 def enter(
@@ -209,7 +179,7 @@ def enter(
     inputs: dict[str, str],
     settings: dict,
     redo: bool = False,
-    mends: Callable[[Set[str]], bool] = _never,
+    mends: Callable[[Set[str]], bool] | None = None,
 ) -> Stage:
     """Open a stage folder for work, or find it finished.
 
@@ -238,7 +208,7 @@ def enter(
         more = f" and {len(lost) - 1} more" if lost[1:] else ""
         text = "; ".join(changes.values())
         problem = f"was built from different inputs: {text}" if changes else f"lost {lost[0]}{more}"
-        if not mends(changes.keys()):
+        if not (mends and mends(changes.keys())):
             lock.close()
             raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
         print(f"{name}: {folder} {problem}; what this does not concern is kept")
@@ -257,10 +227,10 @@ def enter(
 
 def _lock(folder: Path, redo: bool) -> IO:
     """Make the folder, and lock it for this process."""
-    paths, aside = [folder / ".lock"], {storage.EARLIER, storage.MOVING}
+    paths = [folder / ".lock"]
     if redo or read_manifest(folder) is None:  # a finished folder is only read, so it may lie elsewhere
-        paths += [folder, *(folder / name for name in aside)]
-        paths += () if redo else (path for path in folder.rglob("*") if aside.isdisjoint(path.parts))
+        paths += [folder, folder / storage.EARLIER]
+        paths += () if redo else (path for path in folder.rglob("*") if storage.EARLIER not in path.parts)
     storage.refuse_links(*paths)
     if folder in _LOCKS:  # left by a failed attempt of this process, such as a notebook cell
         _LOCKS.pop(folder).close()
@@ -328,15 +298,7 @@ def downstream(stages: Iterable[str]) -> list[str]:
     return [name for name in READS if name in affected]
 
 
-def stale(run: Path) -> list[str]:
-    """Finished stages with inputs that were rebuilt since, and all finished stages downstream of them, in order."""
+def finished(run: Path) -> dict[str, dict]:
+    """The manifests of a run's finished stages, by stage."""
     manifests = {name: read_manifest(run / folder) for name, folder in FOLDERS.items()}
-    finished = {name: manifest for name, manifest in manifests.items() if manifest}
-    changed = [
-        name
-        for name, manifest in finished.items()
-        for read in READS[name]
-        if read in finished
-        and manifest["inputs"].get(read, read in OPTIONAL or None) not in (None, finished[read]["fingerprint"])
-    ]
-    return [name for name in downstream(changed) if name in finished]
+    return {name: manifest for name, manifest in manifests.items() if manifest}

@@ -14,13 +14,9 @@ from cookbook.show import banner
 from cookbook.train.stage import train
 
 
-def _done(folder: Path, stage: str) -> bool:
-    return runs.read_manifest(folder / runs.FOLDERS[stage]) is not None
-
-
 def with_clips(profile: str, folder: Path) -> Path:
     """The run folder, with the profile's clips prepared first if notebook 01 has not done so."""
-    if not _done(folder, "prepare"):
+    if "prepare" not in runs.finished(folder):
         banner(f"No prepared clips in {folder}: preparing those of the profile now, as notebook 01 does.")
         prepare(profile, run=folder)
     return folder
@@ -28,11 +24,9 @@ def with_clips(profile: str, folder: Path) -> Path:
 
 def with_checkpoint(profile: str, folder: Path) -> Path:
     """The run folder if it has a checkpoint, otherwise a sample folder with one of two steps from the base model."""
-    if _done(folder, "train"):
+    if "train" in runs.finished(folder):
         return folder
-    banner(
-        f"No finished training in {folder}: two quick steps stand in. What you see has the quality of the BASE model."
-    )
+    banner(f"No finished training in {folder}: two quick steps stand in. You see the quality of the BASE model.")
     sample = with_clips(profile, folder.with_name(f"{folder.name}-samples"))
     train(profile, run=sample, steps=2)
     return sample
@@ -40,7 +34,7 @@ def with_checkpoint(profile: str, folder: Path) -> Path:
 
 def with_generated(profile: str, folder: Path) -> Path:
     """The run folder if it has videos of both models, otherwise a sample folder (`with_checkpoint`) with a few."""
-    if _done(folder, "generate-tuned") and _done(folder, "generate-base"):
+    if {"generate-tuned", "generate-base"} <= runs.finished(folder).keys():
         return folder
     sample = with_checkpoint(profile, folder)
     convert(profile, run=sample)

@@ -86,14 +86,14 @@ def contact_sheet(
         film = None if isinstance(clip, np.ndarray) else probe(Path(clip))
         count, old_height, old_width = (film.frames, film.height, film.width) if film else clip.shape[:3]
         moments = np.linspace(0, count - 1, columns).round().astype(int)
-        height, bar = round(width * old_height / old_width), 14 if titles else 0
+        height, bar = round(width * old_height / old_width), 17 if titles else 0
         resize = partial(fit, height=height, width=width, crop=False)
         frames = film.read(film.nearest(moments), lambda f, r=resize: r(f[None])[0]) if film else resize(clip[moments])
         row = Image.new("RGB", (columns * width, height + bar), "white")
         for column, frame in enumerate(frames):
             row.paste(Image.fromarray(frame), (column * width, bar))
         if titles:
-            ImageDraw.Draw(row).text((3, 1), titles[index], fill="black")
+            ImageDraw.Draw(row).text((3, 1), titles[index], fill="black", font_size=12)
         rows.append(np.asarray(row))
     return Image.fromarray(np.concatenate(rows))
 
@@ -101,9 +101,8 @@ def contact_sheet(
 def mark(frames: np.ndarray, points: np.ndarray, radius: int = 3) -> np.ndarray:
     """Copies of frames uint8 [T, H, W, 3] with dots at points [S, N, 2] (x, y in pixels), S of them over the clip."""
     marked = []
-    for frame, dots in zip(
-        frames, points[np.linspace(0, len(points) - 1, len(frames)).round().astype(int)], strict=True
-    ):
+    moments = np.linspace(0, len(points) - 1, len(frames)).round().astype(int)
+    for frame, dots in zip(frames, points[moments], strict=True):
         picture = Image.fromarray(frame)
         for (x, y), colour in zip(dots, ("red", "yellow"), strict=False):
             ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), colour, "black")
@@ -114,12 +113,17 @@ def mark(frames: np.ndarray, points: np.ndarray, radius: int = 3) -> np.ndarray:
 def show_sheet(
     clips: Sequence[np.ndarray | Path], titles: Sequence[str] | None = None, columns: int = 6, width: int = 112
 ) -> None:
-    """Show a contact sheet in a notebook as JPEG: small, and visible where videos are not (code hosts, print)."""
+    """Show a contact sheet in a notebook: visible where videos are not (code hosts, print)."""
+    show_picture(contact_sheet(clips, titles, columns, width))
+
+
+def show_picture(picture: Image.Image) -> None:
+    """Show a picture in a notebook as JPEG, which is small."""
     from IPython.display import Image as Picture
     from IPython.display import display
 
     buffer = io.BytesIO()
-    contact_sheet(clips, titles, columns, width).save(buffer, "JPEG", quality=75)
+    picture.save(buffer, "JPEG", quality=75)
     display(Picture(data=buffer.getvalue(), format="jpeg"))
 
 

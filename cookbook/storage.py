@@ -17,7 +17,7 @@ from cookbook.errors import UserError, last_line, shortage
 
 # No part of a folder's content: our own records, hidden files (macOS adds `._*`), and what systems add
 BOOKKEEPING = r"/(\.|__MACOSX/|(manifest\.json|started\.json|Thumbs\.db|desktop\.ini)$)"
-EARLIER, MOVING = ".earlier", ".moving"  # in a stage folder: what it held before --redo, and while it is moved there
+EARLIER = ".earlier"  # in a stage folder: what it held before --redo
 
 
 def digest(path: Path) -> str:
@@ -73,22 +73,18 @@ def contents(folder: Path) -> list[Path]:
 
 
 def set_aside(folder: Path) -> bool:
-    """Move what a stage folder holds into its `.earlier/`; whether there was anything.
+    """Move what a stage folder holds into its `.earlier/`; whether that is more than the record of its start.
 
     Where earlier results wait there already, the folder holds an unfinished attempt to replace them, which is deleted.
+    The manifest is moved last: with it in place, a move that was killed is continued.
     """
-    earlier, moving = folder / EARLIER, folder / MOVING
-    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER, MOVING)]
-    if earlier.exists() and not (folder / "manifest.json").exists():
-        for path in held:
-            remove(path)
-    elif held or moving.exists():
-        remove(earlier)
-        moving.mkdir(exist_ok=True)
-        for path in held:
-            remove(path) if (moving / path.name).exists() else os.replace(path, moving / path.name)
-        os.replace(moving, earlier)
-    return bool(held)
+    earlier, manifest = folder / EARLIER, folder / "manifest.json"
+    replaced = earlier.exists() and not manifest.exists()
+    held = [path for path in folder.iterdir() if path.name not in (".lock", EARLIER)]
+    for path in sorted(held, key=manifest.__eq__):
+        earlier.mkdir(exist_ok=True)
+        remove(path) if replaced else os.replace(path, earlier / path.name)
+    return len(held) > 1
 
 
 @contextmanager
@@ -127,11 +123,13 @@ def sweep(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one step."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a jsonl file in one step."""
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
 

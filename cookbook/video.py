@@ -80,7 +80,9 @@ class Video:
             starts: of each window, 0 for the earliest possible and 1 for the latest.
             resample: take the frames nearest to the profile's frame times; otherwise consecutive ones.
         """
-        picked = [_picked(self._count(resample), self.fps, clip, start, resample) for start in starts]
+        span = needed_frames(self.fps, clip, resample)
+        steps = np.round(np.arange(clip.frames) * (self.fps / clip.fps if resample else 1)).astype(int)
+        picked = [round(start * (self._count(resample) - span)) + np.minimum(steps, span - 1) for start in starts]
         numbers = np.concatenate([self.nearest(indices) if resample else indices for indices in picked])
         frames = self.read(numbers, lambda picture: fit(picture[None], clip.height, clip.width, crop)[0])
         return np.split(frames, len(starts))
@@ -324,11 +326,3 @@ def fit(frames: np.ndarray, height: int, width: int, crop: bool = True) -> np.nd
 def needed_frames(fps: float, clip: Geometry, resample: bool) -> int:
     """The number of source frames that one training window spans."""
     return clip.frames if not resample else int(np.floor((clip.frames - 1) * fps / clip.fps)) + 1
-
-
-def _picked(count: int, fps: float, clip: Geometry, start: float, resample: bool) -> np.ndarray:
-    """Which of `count` frames make up a window."""
-    span = needed_frames(fps, clip, resample)
-    first = int(round(start * (count - span)))
-    steps = np.arange(clip.frames) * (fps / clip.fps if resample else 1)
-    return first + np.minimum(np.round(steps).astype(int), span - 1)

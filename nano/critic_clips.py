@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.models import autoencoder
-from cookbook.models.frames import Sampled, sample_frames
+from cookbook.models.frames import sample_frames
 from nano.training import read_frames
 from simulator.scene import phrase
 
@@ -30,53 +30,6 @@ FPS, TOKENS = 8, 1024  # as the nano profile judges
 UNTRAINED = ("premove", "float_release", "sink")
 SHIFT = 4  # pixels that the picture may be moved by
 NEVER = 1_000_000  # as a frame number: physics holds throughout
-
-
-@dataclass(frozen=True)
-class LabelledClip:
-    """One labelled clip; labels are 1 valid, 0 invalid, None where the question has no answer."""
-
-    clip: Sampled
-    kind: str
-    prompt: str
-    physics: int  # of a generated video -1 where the rules on pixels leave it open
-    instruction: int | None
-    breaks: int | None  # first frame that violates physics
-    scene: str
-    negatives: tuple[str, ...]  # instructions that this clip certainly does not show
-
-
-def read_labelled_clips(folders: Sequence[Path], edge: int) -> list[LabelledClip]:
-    """All clips of folders of `simulator.make` and `nano.generate_clips`.
-
-    Raises:
-        UserError: a folder without clips.
-    """
-    jobs = []
-    for folder in folders:
-        rows = storage.read_rows(folder / "manifest.jsonl")
-        if not rows:
-            raise UserError(
-                f"{folder / 'manifest.jsonl'} is missing or empty: render clips with `python -m simulator make`"
-            )
-        jobs += [(folder, row) for row in rows]
-    prompts = sorted({row["prompt"] for _, row in jobs})
-    videos = read_frames([folder / "videos" / f"{row['id']}.mp4" for folder, row in jobs])
-    return [
-        LabelledClip(
-            sample_frames(frames, row["fps"], FPS, TOKENS, edge),
-            row["label"],
-            row["prompt"],
-            row["physics"],
-            row["instruction"] if row["physics"] or row["label"] == "generated" else None,
-            row["violation"][0] if row.get("violation") else None,
-            row["id"] if row["label"] == "generated" else row["source_clip"] or row["id"],
-            negative_instructions(row, prompts, np.random.default_rng([number, 11]))
-            if shows_its_instruction(row)
-            else (),
-        )
-        for number, (frames, (_, row)) in enumerate(zip(videos, jobs, strict=True))
-    ]
 
 
 def shows_its_instruction(row: dict) -> bool:
@@ -113,8 +66,8 @@ class Clips:
     kinds: np.ndarray
     scenes: list[str]
     prompts: list[str]
-    negatives: list[tuple[str, ...]]
-    physics: np.ndarray  # int64 [N]
+    negatives: list[tuple[str, ...]]  # of each, instructions that it certainly does not show
+    physics: np.ndarray  # int64 [N]; of a generated video -1 where the rules on pixels leave it open
     instruction: np.ndarray
     breaks: np.ndarray  # first invalid frame, or NEVER
     original: np.ndarray  # number of the valid clip that a fault was injected into, its own for others
@@ -137,27 +90,45 @@ class Clips:
         return len(self.pixels) > len(self)
 
 
-def collect(examples: Sequence[LabelledClip], edge: int, device: torch.device) -> Clips:
-    """Put the clips on the device.
+def read_clips(folders: Sequence[Path], edge: int, device: torch.device) -> Clips:
+    """All clips of folders of `simulator.make` and `nano.generate_clips`, on the device.
 
     Raises:
-        UserError: they are not all of one size and length.
+        UserError: a folder without clips, or clips that are not all of one size and length.
     """
-    shapes = {example.clip.frames.shape for example in examples}
-    if len(shapes) != 1:
+    jobs = []
+    for folder in folders:
+        rows = storage.read_rows(folder / "manifest.jsonl")
+        if not rows:
+            raise UserError(
+                f"{folder / 'manifest.jsonl'} is missing or empty: render clips with `python -m simulator make`"
+            )
+        jobs += [(folder / "videos" / f"{row['id']}.mp4", row) for row in rows]
+    paths, rows = zip(*jobs, strict=True)
+    videos = zip(read_frames(paths), rows, strict=True)
+    sampled = [sample_frames(frames, row["fps"], FPS, TOKENS, edge).frames for frames, row in videos]
+    if len(shapes := {frames.shape for frames in sampled}) != 1:
         raise UserError(f"the critic's clips must be of one size and length, these are of {sorted(shapes)}")
-    pixels = torch.from_numpy(np.stack([example.clip.frames for example in examples])).to(device)
-    valid = {example.scene: number for number, example in enumerate(examples) if example.kind == "real"}
-    original = np.array([valid.get(example.scene, number) for number, example in enumerate(examples)])
-    breaks = np.array([NEVER if e.breaks is None else e.breaks for e in examples])
+    pixels = torch.from_numpy(np.stack(sampled)).to(device)
+    kinds, prompts = np.array([row["label"] for row in rows]), sorted({row["prompt"] for row in rows})
+    scenes = [row["id"] if row["label"] == "generated" else row["source_clip"] or row["id"] for row in rows]
+    valid = {scenes[number]: number for number in np.flatnonzero(kinds == "real")}
+    original = np.array([valid.get(scene, number) for number, scene in enumerate(scenes)])
+    breaks = np.array([row["violation"][0] if row.get("violation") else NEVER for row in rows])
+    known = [row["instruction"] if row["physics"] or row["label"] == "generated" else -1 for row in rows]
     return Clips(
         pixels,
-        np.array([e.kind for e in examples]),
-        [e.scene for e in examples],
-        [e.prompt for e in examples],
-        [e.negatives for e in examples],
-        np.array([e.physics for e in examples]),
-        np.array([-1 if e.instruction is None else e.instruction for e in examples]),
+        kinds,
+        scenes,
+        [row["prompt"] for row in rows],
+        [
+            negative_instructions(row, prompts, np.random.default_rng([number, 11]))
+            if shows_its_instruction(row)
+            else ()
+            for number, row in enumerate(rows)
+        ],
+        np.array([row["physics"] for row in rows]),
+        np.array(known),
         breaks,
         original,
         _faults(pixels, torch.from_numpy(original).to(device), torch.from_numpy(breaks).to(device), edge),

@@ -38,17 +38,10 @@ def corrupt_view(view: View, row: int, kind: str, other: int, size: tuple[int, .
     """Corrupt one row of a view (on the CPU) as `judge.calibration_clips` does; returns its first invalid frame."""
     length, height, width = size
     frames, taken = np.arange(length), view.when.shape[1]
-    if kind == "frozen":
-        when, breaks = 0 * frames, NEVER
-    elif kind == "reversed":
-        when, breaks = frames[::-1], length - 1
-    elif kind == "shuffled":
-        when, breaks = rng.permutation(length), 1
-    elif kind == "sped_up":
-        when, breaks = np.minimum(3 * frames, length - 1), length - 1
-    elif kind == "dropped":
-        breaks = int(rng.integers(length // 4, length // 2))
-        when = np.delete(frames, np.s_[breaks : breaks + length // 3])
+    if kind not in ("spliced", "pasted"):
+        when = CORRUPTIONS[kind][0](frames, frames, rng)
+        moved = int((when != frames[: len(when)]).argmax())
+        breaks = {"frozen": NEVER, "shuffled": 1, "dropped": moved}.get(kind, length - 1)
     else:
         when, breaks, box = frames, length // 2, (0, height, 0, width)
         if kind == "pasted":

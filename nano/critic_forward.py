@@ -1,7 +1,7 @@
 """The critic's batched forward pass for training: the real class's own layers, with everything that repeats cached.
 
 Clips of one shape have the same tokens, positions and masks, so nothing is computed per clip in Python. Equal to
-`cookbook.models.critic.score` up to rounding (tests/test_critic_training.py).
+`cookbook.models.critic.answer` up to rounding (tests/test_critic_training.py).
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cookbook.judge.rubrics import ask
 from cookbook.judge.statistics import auc, best_of, interval
-from cookbook.models.critic import load_critic, score
-from cookbook.models.frames import Sampled
 from nano.critic_clips import UNTRAINED, Clips, View, gather, plain_view
 from nano.critic_draw import TRAINED, corrupt_view
 from nano.critic_forward import BatchedCritic
@@ -223,15 +219,3 @@ def baseline(clips: Clips, held: Clips) -> dict[str, float | None]:
                 value = auc(wanted[tested], model.fit(training[learned], target).predict_proba(new[tested])[:, 1])
                 facts[name] = None if value is None else round(value, 4)
     return facts
-
-
-def check_saved(folder: Path, batched: BatchedCritic, clips: Clips, count: int = 8) -> dict[str, float]:
-    """Largest difference of scores between the saved files, judged as the stage does it, and the model in memory."""
-    rows = np.linspace(0, len(clips) - 1, count).astype(int)
-    instructions = np.array([[batched.numbers[clips.prompts[row]]] for row in rows])
-    here = scores(batched, clips, plain_view(clips, rows), instructions)
-    critic = load_critic(folder, batched.device)
-    samples = [Sampled(clips.pixels[row].cpu().numpy(), tuple(range(clips.frames)), 8.0) for row in rows]
-    questions = [[ask("physics", None), ask("instruction", clips.prompts[row])] for row in rows]
-    there = score(critic, samples, questions)[0] @ np.arange(1, 6)
-    return {"largest difference": round(float(np.abs(here - there).max()), 5), "clips": count}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the four nano models from random weights, in about half an hour on two GPUs and 32 cores, longer on one:
+# Trains the five nano models from random weights, in about half an hour on two GPUs and 32 cores, longer on one:
 #
 #   bash nano/remake.sh FOLDER [SCALE]
 #
@@ -65,4 +65,7 @@ generate 0 generated critic 250 1
 wait "$held"
 CUDA_VISIBLE_DEVICES=0 python3 -m nano.critic train --data "$data"/{critic,carry,tour,generated} --held-out "$data"/{critic-held,generated-held} \
   --vae "$models/vae" --tokenizer "$models/tokenizer" --out "$models/critic"
-echo "finished: $models/world and $models/critic"
+
+python3 -m nano.train_actions clips --work "$data/actions" --workers "$(nproc)"
+python3 -m nano.train_actions train --work "$data/actions" --out "$models/actions"
+echo "finished: $models/world, $models/critic and $models/actions"

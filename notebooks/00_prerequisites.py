@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 00 · Check the machine
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_00.svg)
+#
 # **Promise.** After a minute you know what this machine can run, what is missing for the rest, and what each
 # profile costs, before anything is downloaded.
 #

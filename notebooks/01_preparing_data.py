@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 01 · Prepare the data
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_01.svg)
+#
 # **Promise.** From a folder of robot videos and a table of instructions to a checked training set in the published layout,
 # with every unusable clip named and explained.
 #

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 02 · Post-train the world model
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_02.svg)
+#
 # **Promise.** A world model that already knows how things move learns your robot's task from some dozen clips, and you see in numbers
 # that it did: on clips it never trained on.
 #
@@ -22,9 +24,9 @@
 # *The loss on clips that were never trained on, before and after, from the section “Did it learn?”.*
 #
 # You will be able to
-# * read a post-training recipe and say what each value does,
-# * train, stop and resume without losing a step, and
-# * distinguish a model that learnt from one that only moved its weights.
+# * write one training step of a world model yourself, and name what `train` adds to it,
+# * distinguish a model that learnt from one that only moved its weights, and
+# * train, stop and resume without losing a step, and read a recipe.
 #
 # | | |
 # |---|---|
@@ -60,7 +62,6 @@ seed: int = 0  # decides order of clips, noise and noise levels
 
 # %%
 from cookbook import budget, doctor, profiles, runs, storage, samples, show
-from cookbook.train.planning import plan
 from cookbook.train.stage import train
 
 settings = profiles.get(profile, recipe or None)
@@ -71,150 +72,129 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 # %% [markdown]
 # ## 2. Post-training Cosmos Predict 2.5
 #
-# Cosmos Predict 2.5 is a *rectified flow*. Take a clip $x_0$ (as latents), noise $\varepsilon$ of the same shape and a noise level $\sigma$ between 0 and 1,
-# and walk on the straight line between them:
+# ### Noise
 #
-# $$ x_\sigma = (1-\sigma)\,x_0 + \sigma\,\varepsilon, \qquad v = \frac{dx_\sigma}{d\sigma} = \varepsilon - x_0 . $$
+# The model works on no pixels. An autoencoder turns a clip into *latents* $x_0$, about 50 times fewer numbers. Noise $\varepsilon$ of the same shape is drawn, and both are mixed: at *noise level* $\sigma$ the mixture is
 #
-# The network $v_\theta$ sees $x_\sigma$, $\sigma$ and the text, and learns the velocity:
+# $$ x_\sigma = (1-\sigma)\,x_0 + \sigma\,\varepsilon . $$
 #
-# $$ \mathcal{L} = \mathbb{E}\,\big\lVert v_\theta(x_\sigma, \sigma, \text{text}) - (\varepsilon - x_0) \big\rVert^2 . $$
+# The first latent frame stays clean. It is the photo that the model continues, the *conditioning frame*.
 #
-# For image-to-video, the latents of the first frame are given clean (the *conditioning frame*). A mask channel marks them, and they add nothing to the loss. To generate, one walks back from
-# $\sigma = 1$ to $0$ along the learnt velocity. That is all of it; the rest of this notebook is about doing it well.
-#
-# ### 2.1 Configuration
-#
-# A recipe is a frozen dataclass. The published experiment (`upstream`) is reproduced exactly, with every value that it inherits; ours (`recommended`)
-# departs from it where a reason can be given.
-#
-# **What you should see:** the recipe of this run, ours for the real 2B model and the published one side by side, wherever this run differs, and why.
-# `cookbook explain` prints every value.
-
-# %%
-from dataclasses import asdict
-
-import pandas as pd
-
-from cookbook.train import recipes
-
-pd.set_option("display.max_colwidth", None)
-table = pd.DataFrame(asdict(row) for row in recipes.compare(settings)).set_index("field")
-table.insert(1, "recommended, 2b", {row.field: row.ours for row in recipes.compare(profiles.get("2b"))})
-table[table.reason != ""]
-
-# %% [markdown]
-# Two things differ that are no value of a recipe: clips are held out, because a loss on clips that were never trained on is the only one that shows learning; and at most
-# four windows of a longer clip are used, each encoded once and kept, so that the VAE is not in memory while training.
-#
-# **What bf16 weights lose.** A bf16 number has about three digits. An update that is smaller than half of the last one is rounded away, and the published recipe has no other copy
-# of the weights. Measured, each way from the same weights over the same 40 clips at a constant rate:
-#
-# | network | rate | weights | updates that survive | a weight moved by | held-out loss |
-# |---|---|---|---|---|---|
-# | nano, shipped weights | 1.08e-5 (upstream's mean) | bf16 | 2.9 % | 3.4e-5 | 0.684 to 0.670 |
-# | | | float32 | 100 % | 1.3e-4 | 0.684 to **0.541** |
-# | nano, shipped weights | 6e-4 (nano's own) | bf16 | 63 % | 3.3e-3 | 0.684 to 0.535 |
-# | | | float32 | 100 % | 3.3e-3 | 0.684 to 0.552 |
-# | 2B, random weights | 1.08e-5 | bf16 | 3.8 % | 2.5e-5 | not measured |
-# | | | float32 | 99.9 % | 5.2e-5 | not measured |
-#
-# So at the published rates a float32 copy matters much, and at nano's large rate not at all. Nano: `python benchmarks/precision.py --run runs/nano --batch 1 --steps 40 --rates
-# 1.08e-5 6e-4`, two CPU cores (AMD EPYC), PyTorch 2.14.1, 2026-11-28; one run each. 2B: [figures from GPUs](../docs/gpu_figures.md).
-#
-# The nano values differ once more (`batch`, `learning_rate`, `steps`, `clip_norm`, `save_every`), because a network of a few million parameters learns
-# with a larger step than one of two billion.
-#
-# **Noise levels.** $\sigma$ is not drawn evenly: $t = \mathrm{sigmoid}(n)$ with $n \sim \mathcal{N}(0,1)$, then shifted,
-#
-# $$ \sigma = \frac{s\,t}{1 + (s-1)\,t}, \qquad s = 5 , $$
-#
-# because a video carries much redundancy: at a middling $\sigma$ the scene can still be seen through the noise, so the hard decisions are made at high $\sigma$.
-#
-# **What you should see:** most of the training happens above $\sigma = 0.6$.
+# **What you should see:** the shapes of a short clip, and of its latents.
 
 # %%
 import torch
 
-from cookbook import flow
+from cookbook import flow, hardware
+from cookbook.models import autoencoder, hub, text, world
+from cookbook.train import dataset
 
-sigmas = flow.draw_sigmas(20_000, settings.recipe.shift, torch.Generator().manual_seed(seed))
-ax = show.axes()
-ax.hist(sigmas.numpy(), bins=50, color=show.COLOURS["accent"])
-ax.set(xlabel="noise level", ylabel="draws", title=f"shift {settings.recipe.shift:g}: half of the draws above {sigmas.median():.2f}");
+models, device = hub.locate(settings.world), hardware.device()
+vae = world.load_vae(models).to(device)
+example = dataset.read_clips(folder / "data" / "train")[0]
+window = dataset.windows(example.video, settings.clip, settings.recipe)[0]
+pixels = autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4])  # the first half
+latents = autoencoder.encode(vae, pixels)
+noise = flow.initial_noise(tuple(latents.shape), seed).to(device)
+print("pixels", *pixels.shape, " latents", *latents.shape, " batch, channels, frames, height, width")
 
 # %% [markdown]
-# What does that look like? Here the first half of a training clip is put on the line at several noise levels, as in training with one conditioning frame, and decoded into pixels.
-#
-# **What you should see:** at 0.4 the motion can still be read off; at 0.8 hardly the objects, and what happens next must be *decided*. More than half of the training happens above it. (In Jupyter, move the slider.)
+# **What you should see:** at 0.4 the motion can still be read off; at 0.8 hardly the objects. (In Jupyter, move the slider.)
 
 # %%
-from cookbook import hardware, video
-from cookbook.models import autoencoder, hub, world
-
-vae = world.load_vae(hub.locate(settings.world)).to(hardware.device())
-film = video.probe(sorted((folder / "data" / "train" / "videos").glob("*.mp4"))[0])
-window = film.windows(settings.clip, [0.0], settings.recipe.resample, settings.recipe.crop)[0]
-encoded = autoencoder.encode(vae, autoencoder.to_tensor(window[: 1 + (settings.clip.frames - 1) // 8 * 4]))
-noise = flow.initial_noise(tuple(encoded.shape), seed).to(encoded.device)
-mask = flow.condition_mask(torch.tensor([1]), encoded)
+def frames_of(latent):
+    return autoencoder.to_frames(autoencoder.decode(vae, latent))
 
 
-def noised_frames(noise_level):
-    latents = flow.noised(encoded, noise, torch.tensor([noise_level], device=encoded.device), mask)
-    return autoencoder.to_frames(autoencoder.decode(vae, latents))
+def mixture(noise_level):
+    mixed = (1 - noise_level) * latents + noise_level * noise
+    mixed[:, :, :1] = latents[:, :, :1]  # the photo stays clean
+    return mixed
 
 
 levels = (0.0, 0.4, 0.6, 0.8, 0.95)
-show.show_sheet([noised_frames(level) for level in levels], [f"noise level {level}" for level in levels])
-show.browse(lambda noise_level: show.show_sheet([noised_frames(noise_level)], columns=4, width=160), noise_level=[n / 20 for n in range(21)])
+show.show_sheet([frames_of(mixture(level)) for level in levels], [f"noise level {level}" for level in levels], width=160)
+show.browse(lambda noise_level: show.show_sheet([frames_of(mixture(noise_level))], columns=4), noise_level=[n / 20 for n in range(21)])
 
 # %% [markdown]
-# ### 2.2 Training
+# **What it means.** From a mixture at 0.4 the clip can be recovered by cleaning up. At 0.8 the future is gone, and only photo and instruction determine what happens next. There the model must *decide*.
 #
-# The plan first: what will be trained on what, in how much memory, for how long, and on what these estimates rest. Nothing is computed or downloaded here, so
-# the plan for `2b` can be printed on a laptop.
+# ### One step
 #
-# **What you should see:** parameters, clips, epochs, memory by part, minutes. At `nano` 9.6 M parameters and 88 clips exactly; the minutes are an estimate for two cores with nothing else to do.
+# The line from clip to noise has one direction everywhere, $v = \varepsilon - x_0$, the *velocity*. The network gets the mixture, its noise level and the words, and must name that velocity. To generate, one walks back along it, from noise to a clip; that is the next notebook.
+#
+# First the network and the words: the instruction of this clip, embedded by a language model.
+#
+# **What you should see:** the instruction, and the size of the network.
 
 # %%
-plan(profile, run=folder, recipe=recipe or None, steps=steps or None);
+dtype = hardware.compute_dtype(device)
+network = world.load_transformer(models, dtype).to(device).requires_grad_(False)
+encoder, tokenizer = world.load_text_encoder(models, dtype)
+words = text.encode_prompts(encoder, tokenizer, [example.prompt], settings.text_tokens).to(device)
+del encoder
+print(f"{example.prompt}\n{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
 
 # %% [markdown]
-# Now the run. Clips and captions are turned into latents and text embeddings once and kept in `cache/`; with real weights this takes the 7-billion-parameter text encoder out
-# of memory while training. Then comes a loop that fits on two pages (`cookbook/engine/loop.py`): AdamW, warm-up and decay, gradient clipping, and a running average of the
-# weights. That average (*power EMA*) is what gets used in the end,
+# Now one training step, at three noise levels: encode (done), noise, mix, network, difference, square.
 #
-# $$ \bar\theta_i = \beta_i\,\bar\theta_{i-1} + (1-\beta_i)\,\theta_i, \qquad \beta_i = \Big(1-\frac{1}{i+1}\Big)^{\gamma+1} . $$
+# **What you should see:** three losses, and beside each that of a model that always answers 0.
+
+# %%
+mask = flow.condition_mask(torch.tensor([1]), latents)  # 1 where the frame is given
+padding = latents.new_zeros(1, 1, *pixels.shape[-2:], dtype=dtype)  # no pixel is padding
+
+for sigma in (0.4, 0.8, 0.95):
+    mixed = mixture(sigma)
+    level = torch.tensor([sigma], device=device)
+    inputs = {"encoder_hidden_states": words, "condition_mask": mask.to(dtype), "padding_mask": padding}
+    velocity = network(mixed.to(dtype), timestep=level, return_dict=False, **inputs)[0].float()
+    difference = (1 - mask) * (velocity - (noise - latents))  # the photo does not count
+    loss = difference.square().mean()
+    answers_zero = ((1 - mask) * (noise - latents)).square().mean()
+    print(f"noise level {sigma:<4}  loss {loss:.3f}   answering 0: {answers_zero:.3f}")
+
+# %% [markdown]
+# **What it means.** This number is all that training lowers: $\mathcal{L} = \mathbb{E}\,\lVert v_\theta(x_\sigma, \sigma, \text{text}) - (\varepsilon - x_0) \rVert^2$. `loss.backward()` computes in which direction each weight must move, and the optimizer moves it a little.
 #
-# The window of this average grows with the run: the first steps are forgotten, the last are averaged.
+# `cookbook/train/objective.py` does the same for a batch of clips.
 #
-# On several GPUs the same code runs under `torchrun`. Weights are then sharded with FSDP2, and only one process ever reads them. On a GPU the
-# transformer blocks are compiled. The compiler keeps at most the share of the activations that `activation_checkpointing` sets, and computes the rest again in the backward pass.
+# **What you should see:** the last loss again, from the cookbook's own function.
+
+# %%
+from cookbook.train.objective import Batch, flow_loss
+
+print(f"{flow_loss(network, Batch(latents, noise, level, torch.tensor([1]), words)):.3f}")
+del network
+
+# %% [markdown]
+# ### 2.1 Training
 #
-# `cookbook train --base model.pt` starts from weights in NVIDIA's own file format.
+# `train` does this hundreds of times, each time with other clips, other noise and other noise levels. It adds three things:
 #
-# **What you should see:** the number of cached clips, a line a minute while it works, and a summary at the end.
+# * Latents and embeddings are computed once and kept in `cache/`.
+# * The learning rate rises at first and falls at the end (`cookbook/engine/loop.py` is the loop, on two pages).
+# * What is used in the end is a running average of the weights (*power EMA*), $\bar\theta_i = \beta_i\,\bar\theta_{i-1} + (1-\beta_i)\,\theta_i$ with $\beta_i = (1-1/(i+1))^{\gamma+1}$. It forgets the first steps.
+#
+# **What you should see:** the plan; the number of encoded clips; a line a minute; a summary.
 
 # %%
 manifest = train(profile, run=folder, recipe=recipe or None, steps=steps or None, seed=seed)
 
 # %% [markdown]
-# **What you should see:** single batches jump, because each has other noise and other noise levels; the running mean falls. At `smoke` there are too few
-# steps to see anything.
+# **What you should see:** single batches jump, the running mean falls. At `smoke` there are too few steps to see anything.
 
 # %%
 show.loss(storage.read_rows(folder / "checkpoints" / "log.jsonl"));
 
 # %% [markdown]
-# ### Did it learn? Held-out loss, before and after
+# **What it means.** Each batch has other noise and other noise levels, so its loss jumps. And a training loss may fall because the clips were memorised.
 #
-# A falling training loss can be memory. So some clips are kept out of training, and their loss is taken twice, with **the same noise and the same noise levels**: before with
-# the base weights, after with the averaged ones. Then the difference can only come from the weights. The third number is the zero-velocity baseline, the loss of a model that predicts
-# no velocity at all; a base model that is near it was not loaded.
+# ### Did it learn?
 #
-# **What you should see:** *after* below *before*, both far below *zero velocity*, and weights that moved. The curves say where it learnt: at every noise level, or only at some. At `smoke` four steps
-# are too few to teach anything, and one clip is too few to show it; the ranges are those of `nano`.
+# So some clips are held out. Their loss is taken before and after, with **the same noise and the same noise levels**: only the weights can explain a difference. *Zero velocity* is the model that always answers 0.
+#
+# **What you should see:** *after* below *before*, both far below *zero velocity*. At `smoke`, four steps and one clip can show nothing.
 #
 # <!-- figures: held-out loss -->
 #
@@ -230,6 +210,8 @@ show.loss(storage.read_rows(folder / "checkpoints" / "log.jsonl"));
 # <!-- /figures: held-out loss -->
 
 # %% tags=["picture"]
+import pandas as pd
+
 held = {
     "zero velocity": manifest["heldout_zero_velocity"],
     "before": manifest["heldout_before"],
@@ -238,40 +220,67 @@ held = {
 for name, value in held.items():
     print(f"held-out loss, {name:<13} {value:.4f}")
 print(f"largest change of a weight  {manifest['weights_changed']:.2g}")
-levels = pd.DataFrame(manifest["heldout_levels"]).set_index("noise level")
-levels.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOURS["tuned"]], ylabel="held-out loss", ylim=0);
+curves = pd.DataFrame(manifest["heldout_levels"]).set_index("noise level")
+curves.plot(ax=show.axes(), style="o-", color=[show.COLOURS["base"], show.COLOURS["tuned"]], ylabel="held-out loss", ylim=0);
 
 # %% [markdown]
-# ### Which values matter?
+# **What it means.** The curves show where the model learnt: at every noise level, or only at some. A base model near zero velocity was not loaded. A weight that did not move was not trained.
 #
-# A lower loss is not yet a better video. So the recipe was measured by what its videos show: 280 videos of 70 new scenes, four seeds each, judged by rules on their pixels (`cookbook/judge/rules.py`: is the named object in the named
-# place in the end, whole, once, in its colours, released by the named hand, and is everything else where it was?).
+# ### Watch it
 #
-# | steps | success | |
-# |---|---|---|
-# | 0, the base model | 28 of 280, 10 % | it carries the object to the place and does not let go |
-# | 100 | 197 of 280, 70 % | |
-# | 300, the nano recipe | 227 of 280, 81 % | |
+# A lower loss is not yet a better video. So one photo and its instruction are generated with the weights before training and with those of the checkpoints that were kept, from the same noise.
 #
-# One H200, 2026-11-28, commit 7a8edc9; the commands are in the [model card](../assets/nano/README.md). Two things to take from it:
-#
-# * **The first hundred steps teach most.** The base model already knows the robot, its objects and the words. What is new is one motion at the end.
-# * **Know the noise before you compare.** The same recipe reached 78 % and 80 % on 60 other scenes, with two seeds and with one. The 95 % CI is about 15 points wide there. A change of recipe that gains three points on so few videos has shown nothing.
-#
-# `python -m nano.ablate --only learning_rate=1e-3 lora_rank=8` measures recipes that differ in one value, a row each (`--help` explains the folders that it reads).
-
-# %% [markdown]
-# ### Stopping and resuming
-#
-# A checkpoint in PyTorch's distributed format holds everything that decides the next step: weights and their average, optimizer, schedule, and position in the data. Noise is
-# drawn from the step's number, not from a running generator. So a run that was killed at any moment continues with the same losses as one that was not: interrupt
-# the training cell and run it again, or type `cookbook train` again. A test checks this: it kills runs at random moments and before every rename of a file, and the losses of all steps must equal
-# those of an uninterrupted run, difference 0 (`test_killed_at_random_moments_it_ends_as_if_unbroken` in `tests/test_train_kills.py`).
-#
-# **What you should see:** the published folder layout, and a second call that finds the finished run and does nothing.
+# **What you should see:** at `nano`, the base model does not let go; the trained ones do. At `smoke`, four steps only damage the motion.
 
 # %%
+from cookbook import pictures
+from cookbook.generate.requests import read_requests
+
 checkpoints = folder / "checkpoints"
+request = read_requests(folder / "data" / "eval", settings)[0]
+kept = [None, *sorted(checkpoints.glob("iter_*"))]
+clips = pictures.at_checkpoints(settings, request, kept, folder / "own_requests" / f"watch-{manifest['fingerprint'][-8:]}")
+show.show_sheet(clips, [f"{clip.stem}: {request.prompt}" for clip in clips], width=160)
+
+# %% [markdown]
+# **What it means.** One photo is an impression, not a measurement; notebook 04 measures. On 280 videos of 70 new scenes, 10 % of the base model's succeeded, 70 % after 100 steps and 81 % after 300: [which values matter](../docs/training_at_full_size.md#which-values-matter).
+#
+# ### 2.2 Configuration
+#
+# A *recipe* is a frozen dataclass: how many steps, how large, on which noise levels. `upstream` is the published experiment, reproduced exactly. Ours departs from it where a reason can be given.
+#
+# **What you should see:** six of the values of this run beside the published ones. `cookbook explain` prints all of them.
+
+# %%
+from cookbook.train import recipes
+
+pd.set_option("display.max_colwidth", None)
+shown = ("steps", "batch", "learning_rate", "warmup", "clip_norm", "conditioning_frames")
+pd.DataFrame([vars(row) for row in recipes.compare(settings) if row.field in shown]).set_index("field")
+
+# %% [markdown]
+# Noise levels are not drawn evenly either. $t = \mathrm{sigmoid}(n)$ with $n \sim \mathcal{N}(0,1)$ is shifted: $\sigma = s\,t\,/\,(1 + (s-1)\,t)$, here with $s = 5$.
+#
+# **What you should see:** most of the training happens above $\sigma = 0.6$.
+
+# %%
+sigmas = flow.draw_sigmas(20_000, settings.recipe.shift, torch.Generator().manual_seed(seed))
+ax = show.axes()
+ax.hist(sigmas.numpy(), bins=50, color=show.COLOURS["accent"])
+ax.set(xlabel="noise level", ylabel="draws", title=f"shift {settings.recipe.shift:g}: half of the draws above {sigmas.median():.2f}");
+
+# %% [markdown]
+# **What it means.** The frames of a video resemble each other, so that it takes much noise to hide the scene. The hard decisions are made at high $\sigma$, and the shift practises those.
+#
+# Several GPUs, the compiler, what bf16 weights lose, LoRA: [training at full size](../docs/training_at_full_size.md).
+#
+# ### Stopping and resuming
+#
+# A checkpoint holds all that decides the next step: weights and average, optimizer, schedule, position in the data. Noise is drawn from the step's number. So a run that was killed at any moment continues with exactly the losses of one that was not; `tests/test_train_kills.py` kills some.
+#
+# **What you should see:** the published folder layout, and a second call that does nothing.
+
+# %%
 print((checkpoints / "latest_checkpoint.txt").read_text().strip())
 for part in sorted(checkpoints.glob("iter_*/*")):
     print(f"  {part.relative_to(checkpoints)}: {sum(f.stat().st_size for f in part.glob('*')) / 1e6:.1f} MB")
@@ -284,7 +293,7 @@ again = train(profile, run=folder, recipe=recipe or None, steps=steps or None, s
 # solutions are in `notebooks/solutions/02.py`; try first.
 
 # %% [markdown]
-# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? (This is what the model *thinks* the clip is, at any noise level.)
+# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? Solved? Then see what the base model took the clip for, at the last of the three noise levels: `show.show_sheet([frames_of(clean(mixed, velocity, sigma))])`.
 
 # %%
 from cookbook import exercises
@@ -325,9 +334,9 @@ exercises.check_02_3(power_ema);
 # %% [markdown]
 # ## Recap
 #
-# * The network learns the velocity from clip to noise; the shift decides which noise levels it practises.
-# * `recommended` departs from the published recipe in named places, each for a stated reason; `recipe = "upstream"` gives you the original.
-# * The held-out loss on fixed noise, not the training loss, says whether it learnt.
+# * A training step mixes a clip with noise and asks the network for the direction between them; `train` repeats it.
+# * The held-out loss on fixed noise, not the training loss, says whether the model learnt.
+# * A run continues where it was stopped. Its recipe departs from the published one in named places, each for a reason.
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|

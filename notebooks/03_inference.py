@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 03 · Generate videos
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_03.svg)
+#
 # **Promise.** From a training checkpoint to weight files that are proven equal to it, and from one photo and one instruction to a video, by the base model and by yours.
 #
 # ![Contact sheets: base model above tuned model, on two photos](../assets/pictures/03_inference.jpeg)
@@ -21,8 +23,8 @@
 # *Same photo, same instruction, same noise: each time the base model above, the tuned one below, from the section “Side by side”.*
 #
 # You will be able to
-# * convert a distributed checkpoint into the published files, and prove that nothing was lost,
-# * generate from photo and instruction, with seeds that give the same video again, and
+# * walk from noise to a video yourself, with the real network,
+# * convert a distributed checkpoint into the published files, and prove that nothing was lost, and
 # * compare two models fairly: same photos, same noise.
 #
 # | | |
@@ -59,7 +61,7 @@ seeds: int = 0  # clips per prompt of the tuned model, 0 for the profile's numbe
 import re
 from pathlib import Path
 
-from cookbook import budget, doctor, flow, profiles, runs, storage, samples, show, video
+from cookbook import budget, doctor, flow, profiles, runs, samples, show, storage, video
 from cookbook.convert.stage import convert
 from cookbook.generate.stage import generate
 
@@ -73,8 +75,7 @@ folder = samples.with_checkpoint(profile, runs.run_folder(run or None, profile))
 #
 # ### 3.1 Converting DCP Checkpoint to Consolidated PyTorch Format
 #
-# Training writes a *distributed* checkpoint: one file per process, with weights (`net.*`), their average (`net_ema.*`), and optimizer. For use, one wants one file. The published
-# tool writes three; we write the same three, and a `diffusers` folder beside them:
+# Training writes one file per process, with weights (`net.*`), their average (`net_ema.*`) and the optimizer. For use, one wants one file. The published tool writes three; we write the same, and a `diffusers` folder:
 #
 # | file | what is in it |
 # |---|---|
@@ -83,28 +84,103 @@ folder = samples.with_checkpoint(profile, runs.run_folder(run or None, profile))
 # | `model_ema_bf16.pt` | the same in bf16, half the size |
 # | `diffusers/` | the average in the names of the `diffusers` library, with the other pipeline components |
 #
-# The published loader is not strict: a name that does not match is left out with a warning, and the model then generates noise, or videos just like those of the base model. So here every written file is
-# **read again in a new process** and compared with the checkpoint, tensor by tensor.
+# Each file is **read again in a new process** and compared with the checkpoint, tensor by tensor.
 #
-# **What you should see:** one row per file (four; after LoRA five, because its adapter is a file too), each *equal bit by bit*, and a largest difference of exactly 0: no tolerance, as nothing is computed.
+# **What you should see:** a row per file, each *equal bit by bit*, largest difference 0.
 
 # %%
 exported = convert(profile, run=folder)
 
-# %%
-import pandas as pd
-
-pd.DataFrame(exported["checks"]).fillna({"problem": "none"})
-
 # %% [markdown]
+# **What it means.** No tolerance is needed, as nothing is computed. The published loader only warns of a name that does not match; the model then generates noise, or videos just like those of the base model.
+#
 # ### 3.2 Running Inference
 #
-# Generation walks from noise ($\sigma = 1$) to a clip ($\sigma = 0$) along the learnt velocity. Two numbers decide how:
+# To generate is to walk back: from noise at $\sigma = 1$ to a clip at $\sigma = 0$, along the velocity that the network learnt in notebook 02. It needs the network, the words, the photo, and noise.
 #
-# * **Guidance** $g$ pushes away from what the model would do with the negative prompt, $v = v_{\text{text}} + g\,(v_{\text{text}} - v_{\text{negative}})$. Note the convention: NVIDIA's 7 is 8 in most
-#   papers. Higher follows the text more closely, and looks burnt if overdone.
-# * **Shift** places the steps: most of them at high $\sigma$, where it is decided what happens; few at the end, where only detail is left. Weights that were pre-trained or trained on GR1 need the linear schedule
-#   with shift 5. The schedule that the `diffusers` converter writes for every checkpoint fits only the *post-trained* release.
+# `velocity`, in the second cell, is the network's answer in a form that a sampler can call. It also keeps the clip that the network *expects* to arrive at: from $x_\sigma$, straight along $v$.
+#
+# **What you should see:** the instruction, and the shape of the noise.
+
+# %%
+import torch
+
+from cookbook import hardware
+from cookbook.generate.generator import Generator, Setup
+from cookbook.generate.requests import read_requests
+from cookbook.models import autoencoder, hub
+
+request = read_requests(folder / "data" / "eval", settings)[0]
+weights, device = folder / "export" / "diffusers", hardware.device()
+parts = Generator(Setup(weights, hub.locate(settings.world), settings, [request]))  # network, autoencoder, words
+words = parts.text[parts.prompt(request)].to(device)
+photo = video.fit(video.read_image(Path(request.input_path))[None], *request.size)
+start = autoencoder.encode(parts.vae, autoencoder.to_tensor(photo))  # the first latent frame
+noise = flow.initial_noise((1, start.shape[1], *settings.clip.latent), request.seed).to(device)
+print(f"{request.prompt}\nnoise: {tuple(noise.shape)} as batch, channels, frames, height, width")
+
+# %%
+inside = torch.zeros_like(noise[:, :1])  # a mask: 1 where the frame is given
+inside[:, :, :1] = 1
+padding = noise.new_zeros(1, 1, *request.size)
+options = {"encoder_hidden_states": words, "return_dict": False}
+options |= {"condition_mask": inside.to(words.dtype), "padding_mask": padding.to(words.dtype)}
+expected = []
+
+
+@torch.no_grad()
+def velocity(x, sigma):
+    x = torch.cat([start, x[:, :, 1:]], dim=2)  # the photo is given clean
+    v = parts.transformer(x.to(words.dtype), timestep=sigma.view(1), **options)[0].float()
+    expected.append(x - sigma * v)
+    return v
+
+
+def frames_of(x):
+    frames = autoencoder.to_frames(autoencoder.decode(parts.vae, torch.cat([start, x[:, :, 1:]], dim=2)))
+    passed = parts.guardrail.check_video_safety(frames) if parts.guardrail else frames
+    return frames * 0 if passed is None else passed  # black where NVIDIA's guardrail blocks it
+
+# %% [markdown]
+# The sampler itself is Euler's method: ask for the velocity, go one step along it, ask again.
+#
+# **What you should see:** what the network expects at three of the steps, then where the walk arrives.
+
+# %%
+def euler(velocity, noise, sigmas):
+    x = noise
+    for now, then in zip(sigmas, sigmas[1:]):
+        x = x + (then - now) * velocity(x, now)
+    return x
+
+
+steps = settings.sampling.steps
+sigmas = flow.shifted(torch.linspace(1, 0, steps + 1, device=device), settings.sampling.shift)
+arrived = euler(velocity, noise, sigmas)
+few = sorted({0, steps // 3, 2 * steps // 3})
+titles = [f"step {k + 1} of {steps}, noise level {sigmas[k]:.2f}: expected" for k in few]
+by_hand = frames_of(arrived)
+show.show_sheet([*[frames_of(expected[k]) for k in few], by_hand], [*titles, "arrived"])
+
+# %% [markdown]
+# **What it means.** At noise level 1 there is nothing but photo and words, and the network already expects a whole motion. The further steps correct the details.
+#
+# The cookbook's call is the same loop with another solver: *UniPC* also uses the velocity of the step before.
+#
+# **What you should see:** the clip from the same noise by the call, and how far it is from the one above.
+
+# %%
+clean = torch.cat([start, torch.zeros_like(noise[:, :, 1:])], dim=2)
+by_call = frames_of(flow.sample(velocity, noise, clean, inside, steps, settings.sampling.shift))
+show.show_sheet([by_call], ["flow.sample"])
+print(f"{abs(by_hand - 1.0 * by_call).mean():.1f} of 255 between them, on average over pixels")
+
+
+def video_of(sampler):  # for exercise 03.2
+    return frames_of(sampler(velocity, noise, sigmas))
+
+# %% [markdown]
+# **Where the steps lie.** The *shift* puts most steps at high $\sigma$, where it is decided what happens, and few at the end. Pre-trained weights and those trained on GR1 need shift 5.
 #
 # **What you should see:** with shift 5, more than half of the steps lie above $\sigma = 0.8$.
 
@@ -120,10 +196,11 @@ ax.legend(frameon=False);
 # %% [markdown]
 # #### The base model first
 #
-# To know what post-training changed, one needs the same photos, the same instructions and the **same noise** with the untouched model. Noise is drawn by NumPy from
-# the seed alone, so it is the same on every machine.
+# `generate` does this for every photo and seed. It adds *guidance*: a second answer for a negative prompt, and a push away from it, $v = v_{\text{text}} + g\,(v_{\text{text}} - v_{\text{negative}})$. NVIDIA's $g = 7$ is 8 in most papers.
 #
-# **What you should see:** one line with the number of clips. Interrupt it and run it again: clips that exist are not generated twice.
+# First the untouched model, with the photos, instructions and **noise** that the other one will get.
+#
+# **What you should see:** one line with the number of clips.
 
 # %%
 base = generate(profile, run=folder, model="base")
@@ -131,19 +208,19 @@ base = generate(profile, run=folder, model="base")
 # %% [markdown]
 # #### Then yours
 #
-# Several seeds per prompt, because the next notebook picks the best of them.
+# Several seeds per prompt, because the next notebook picks the best of them. Interrupt the cell and run it again: clips that exist are not generated twice.
 #
-# **What you should see:** at `nano` twice as many clips as before, in twice the time: a step costs the same with the weights of either model.
+# **What you should see:** at `nano`, twice as many clips.
 
 # %%
 tuned = generate(profile, run=folder, model="tuned", seeds=seeds or None)
 
 # %% [markdown]
-# `requests.jsonl` holds the requests, in the published fields. `generated.jsonl` holds one row per video, with everything needed to generate it again.
-#
-# **What you should see:** one request, and the row of its first video.
+# **What you should see:** one request, and the row of its first video: everything that is needed to generate it again.
 
 # %%
+import pandas as pd
+
 rows = {model: storage.read_rows(folder / "generated" / model / "generated.jsonl") for model in ("base", "tuned")}
 print(storage.read_rows(folder / "generated" / "tuned" / "requests.jsonl")[0])
 pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
@@ -151,10 +228,7 @@ pd.Series(rows["tuned"][0]).drop("prompt").to_frame("first video")
 # %% [markdown]
 # ### Side by side
 #
-# **What you should see:** the first frame is the same photo in both. At `nano` the base model was trained on clips of this robot reaching, lifting, and holding things over places, but never placing: it moves
-# plausibly and does not let go. The tuned model should move toward the named object and on to the named place. At `smoke`, four training steps make
-# the motion softer and teach no placing. Look at the moment when the hand lets go: there the object often becomes a smear of
-# another colour, the nano models' worst fault. The last line is the proof that the trained weights were used: exactly 0 would mean that they were not.
+# **What you should see:** base and tuned, from the same photo and noise. The last line proves that they have different weights: it is not 0.
 
 # %%
 import numpy as np
@@ -175,29 +249,29 @@ gaps = [video.read_video(clip("base", key))[0] - 1.0 * video.read_video(clip("tu
 print(f"a pixel of base and tuned differs by {np.abs(gaps).mean():.1f} of 255 on average")
 
 # %% [markdown]
-# **What you should see:** the same as contact sheets, base above tuned, as in the picture at the top. On another kind of processor the clips begin alike and may end differently: rounding grows on the way.
+# **What you should see:** the same as contact sheets, base above tuned.
 
 # %% tags=["picture"]
 clips = [clip(model, key) for key in picked for model in ("base", "tuned")]
 show.show_sheet(clips, [f"{model}: {videos[model][key]['prompt']}" for key in picked for model in ("base", "tuned")])
 
 # %% [markdown]
+# **What it means.** The `nano` base model knows this robot reaching, lifting and carrying, but never placing: it does not let go. The tuned model should. Look at the moment of letting go: there an object often becomes a smear of another colour, the worst fault of the nano models.
+#
+# On another kind of processor the clips begin alike and may end differently, because rounding grows on the way.
+#
 # ### Does it listen?
 #
-# A video that looks right may still ignore its instruction: if a photo allows only one thing, the model can read it from the photo. So the photos of `nano` come from scenes in which either hand can put
-# any of three objects into either of two places, and each photo comes with two instructions. Below, one photo gets four instructions: its own two, and both with the other hand. The noise is the same in all, so
-# that only the words explain a difference.
+# A video that looks right may still ignore its instruction, if the photo allows only one thing. So in the photos of `nano` either hand can put any of three objects into either of two places. Below, one photo gets four instructions: its own two, and both with the other hand.
 #
-# **What you should see:** at `nano` four different videos. The named hand enters, takes the named object, and carries it to the named place. At `smoke` the four videos hardly differ: four training steps
-# do not spoil the base model, but it never learnt to place.
+# **What you should see:** at `nano`, four different videos. At `smoke` they hardly differ.
 
 # %%
 requests = storage.read_rows(folder / "generated" / "tuned" / "requests.jsonl")
 first = requests[0]
-photo = storage.digest(Path(first["input_path"]))
-own_two = [row["prompt"] for row in requests if storage.digest(Path(row["input_path"])) == photo][:2]
+same_photo = storage.digest(Path(first["input_path"]))
+own_two = [row["prompt"] for row in requests if storage.digest(Path(row["input_path"])) == same_photo][:2]
 swapped = [re.sub(r"\b(left|right)\b", lambda side: {"left": "right", "right": "left"}[side[0]], text) for text in own_two]
-weights = folder / "export" / "diffusers"
 
 
 def videos_of(changes: list[dict]) -> list[Path]:
@@ -214,6 +288,8 @@ asked = [*own_two, *swapped]
 show.show_sheet(videos_of([{"prompt": text} for text in asked]), asked)
 
 # %% [markdown]
+# **What it means.** The noise is the same in all four, so that only the words explain a difference.
+#
 # Now ask for something yourself. Name things that are in the photo, in the same form.
 #
 # **What you should see:** in Jupyter, a box and a button. The video appears below it after some seconds.
@@ -228,8 +304,7 @@ def answer(text):
 show.ask(answer, swapped[0])
 
 # %% [markdown]
-# Four videos are an impression. The measure is **obedience**: of two videos that share photo and noise and differ in one word of the instruction, how often does each show its own word? Chance is 50 %, because a model that
-# does not listen shows the same in both. The control is the model **without text**: what it does then, it does because of the photo. The next notebook computes both from masks that the simulator knows.
+# Four videos are an impression. The measure is **obedience**: of two videos that share photo and noise and differ in one word, how often does each show its own? A model that ignores the words reaches 50 %. Another comparison is the model **without text**: what it does then, it does because of the photo. Notebook 04 computes both.
 #
 # **What you should see:** one line with the number of clips, one for each photo.
 
@@ -239,8 +314,7 @@ generate(profile, run=folder, model="no_text");
 # %% [markdown]
 # ### How much guidance
 #
-# **What you should see** next: the first video again, without guidance and with three and seven times the profile's. The nano model listens without guidance, too. Too much of it makes colours
-# hard and breaks shapes. Weights that know many things need more of it. Which strength is best is a question for a judge, not for a formula.
+# **What you should see:** the first video without guidance, with the profile's, and with three and seven times as much.
 
 # %%
 usual = settings.sampling.guidance
@@ -249,30 +323,27 @@ strong = videos_of([{"guidance": strength} for strength in strengths])
 show.show_sheet(strong, [f"guidance {strength:g}" for strength in strengths])
 
 # %% [markdown]
-# We measured it: one post-trained nano model, one value changed in each row, a video of each of two instructions of 60 new photos, judged by ground truth. *Object* and *place* are the shares of videos that show the named ones.
-# Network evaluations are the cost of a clip.
+# **What it means.** Too much guidance makes colours hard and breaks shapes. Which strength is best is a question for a judge, not for a formula. On 120 videos each, judged by ground truth, success was 60 % at guidance 0, **79 % at 1**, 57 % at 4 and 39 % at 7. Steps and shift made no difference that 120 videos can show ([all ten rows](../assets/nano/README.md#sampling)).
 #
-# | guidance | steps | shift | evaluations | success | 95 % CI over photos | object | place |
-# |---|---|---|---|---|---|---|---|
-# | **1** | **8** | **5** | 16 | **79 %** | 70 to 86 % | 96 % | 88 % |
-# | 0 | | | 8 | 60 % | 50 to 69 % | 92 % | 72 % |
-# | 4 | | | 16 | 57 % | 48 to 68 % | 98 % | 92 % |
-# | 7 | | | 16 | 39 % | 28 to 48 % | 98 % | 86 % |
-# | | 6 | | 12 | 80 % | 72 to 87 % | 96 % | 91 % |
-# | | 20 | | 40 | 78 % | 68 to 85 % | 96 % | 87 % |
-# | | 36 | | 72 | 77 % | 68 to 84 % | 96 % | 87 % |
-# | | | 1 | 16 | 77 % | 67 to 84 % | 96 % | 87 % |
-# | | | 3 | 16 | 77 % | 67 to 84 % | 96 % | 87 % |
-# | | | 10 | 16 | 83 % | 77 to 89 % | 96 % | 92 % |
+# ### Longer than the window
 #
-# `python -m nano.evaluate --grid --seeds 1` with the folders of the [model card](../assets/nano/README.md), one H200, 2026-11-28, commit 7a8edc9. An empty cell is the value of the first row. Guidance is the only value that matters here:
-# none leaves the object half placed, too much breaks it. Even at 7 the hand takes the right object, but what arrives is no longer whole. Steps and shift make no difference that 120 videos can show.
+# The network was trained on clips of one length, the *window*. A longer clip is made in parts, as in NVIDIA's autoregressive mode: each part begins with the last frame of the one before, and has noise of its own.
 #
+# **What you should see:** a clip of almost twice the length, and how much the picture changes at the seam.
+
+# %%
+long = videos_of([{"num_output_frames": 2 * settings.clip.frames - 1}])
+changes = np.abs(np.diff(video.read_video(long[0])[0].astype(float), axis=0)).mean(axis=(1, 2, 3))
+seam = settings.clip.frames - 1
+print(f"from frame to frame, a pixel changes by {changes.max():.1f} of 255 at most; at the seam by {changes[seam]:.1f}")
+show.show_sheet(long, [first["prompt"]], columns=8, width=96)
+
 # %% [markdown]
+# **What it means.** There is no jump at the seam. But the second part knows neither what was done before nor how fast things moved. So the robot begins its task again, and things that have lost their shape do not get it back.
+#
 # ### Every prompt and seed
 #
-# **What you should see:** how each video ends, a row for every prompt (the first six), the base model on the left, then your seeds. In Jupyter, the menu and the slider below the picture play any of
-# them, base beside tuned.
+# **What you should see:** how each video ends, the base model on the left, then your seeds. In Jupyter, choose one to play.
 
 # %%
 every = sorted({seed for _, seed in videos["tuned"]})
@@ -293,8 +364,8 @@ def side_by_side(prompt, seed):
     show.show_video([clip(*key) for key in both], [model for model, _ in both], height=144)
 
 
-few = list(photos)[:6]
-show.show_sheet([ends(prompt) for prompt in few], few, columns=1 + len(every), width=80)
+some = list(photos)[:4]
+show.show_sheet([ends(prompt) for prompt in some], some, columns=1 + len(every), width=128)
 show.browse(side_by_side, prompt=list(photos), seed=every)
 
 # %% [markdown]
@@ -317,17 +388,17 @@ def guided(text, negative, g):
 exercises.check_03_1(guided);
 
 # %% [markdown]
-# **Exercise 03.2 ★★ A sampler of your own.** Walk from noise to a clip with Euler's method: `velocity(x, sigma)` is the network, `sigmas` fall from 1 to 0. (The cookbook's UniPC does the same with a better guess per step.)
+# **Exercise 03.2 ★★ A better step.** Euler trusts the velocity at the start of a step. Heun's method takes that step, asks again where it arrives, and goes, from the start, along the mean of both velocities. Write it: `velocity(x, sigma)` is the network, `sigmas` fall from 1 to 0. Solved? Plug it in: `show.show_sheet([video_of(euler), video_of(heun)])`. It asks twice per step: is it better than Euler with twice the steps?
 
 # %%
 from cookbook import exercises
 
 
-def euler(velocity, noise, sigmas):
+def heun(velocity, noise, sigmas):
     ...  # your code
 
 
-exercises.check_03_2(euler);
+exercises.check_03_2(heun);
 
 # %% [markdown]
 # **Exercise 03.3 ★★ Prove a conversion.** Two dicts of name to tensor, as two files hold them. Return the set of names that are not the same on both sides, bit by bit.
@@ -347,6 +418,7 @@ exercises.check_03_3(differing);
 # %% [markdown]
 # ## Recap
 #
+# * A sampler asks the network for a velocity and goes one step along it; guidance and shift decide how.
 # * A conversion is believed when the written files, read by another process, equal the checkpoint bit by bit.
 # * Seed, steps, guidance, shift and weights decide a video; all of them stand in its row of `generated.jsonl`.
 # * Models are compared on the same photos and the same noise.

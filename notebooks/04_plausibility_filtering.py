@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 04 · Judge and filter
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_04.svg)
+#
 # **Promise.** A critic with a measured accuracy scores every video. The videos that pass become a new training set, with a reason for each.
 #
 # ![Contact sheets: two clips that were kept, two that were dropped, with the reasons](../assets/pictures/04_plausibility_filtering.jpeg)
@@ -58,8 +60,8 @@ top: int = 0  # keep only so many of each prompt, 0 for all that pass
 rater: str = "me"  # name under which your own ratings are kept
 
 # %%
-from cookbook import budget, doctor, profiles, report, results, runs, storage, samples, show
-from cookbook.judge.calibration import calibrate, quiz, read_frames
+from cookbook import budget, doctor, profiles, report, results, runs, samples, show, storage, video
+from cookbook.judge.calibration import calibrate, gather, quiz, read_frames
 from cookbook.judge.filter import filter_clips
 from cookbook.judge.ratings import Rating
 from cookbook.judge.stage import judge
@@ -72,37 +74,26 @@ folder = samples.with_generated(profile, runs.run_folder(run or None, profile))
 # %% [markdown]
 # ## 4. Inference with Reason 2 for plausibility check and filtering
 #
-# The guide asks Cosmos Reason 2 one question, for one digit, and keeps 4 and 5. Three things are missing. The accuracy of that digit is unknown. There is no rule for a 3. And the question does not cover
-# whether the robot carried out the *instruction*. So here
+# The guide asks Cosmos Reason 2 one question, for one digit, and keeps 4 and 5. Three things are missing: how accurate the digit is, what to do with a 3, and whether the *instruction* was carried out. So here
 #
 # * there are two questions: `physics` (could this be real?) and `instruction` (was exactly that done?),
-# * the score is not the digit but its expectation under the model's own probabilities of the five digits,
-#
-# $$ s = \sum_{k=1}^{5} k \cdot p(k \mid \text{video}, \text{question}) , $$
-#
-#   which ranks clips with the same digit and needs no parsing of prose, and
+# * the score is the expected digit, $s = \sum_{k=1}^{5} k \cdot p(k \mid \text{video}, \text{question})$, which ranks clips with the same digit, and
 # * the critic is **calibrated first**.
 #
 # ### 4.1 Calibrate the critic
 #
-# Calibration clips have known labels: real clips, and clips with an injected fault (an object jumps, vanishes, floats or passes through another; the wrong object is picked, or the wrong hand is used). Try it yourself first.
+# Calibration clips have known labels: real clips, and clips with an injected fault (an object jumps, vanishes or floats; the wrong hand or object is used). Try it yourself first.
 #
-# **What you should see:** four clips, six frames of each. Two of them are impossible. Write down which, before you go on.
+# **What you should see:** four clips. Two of them are impossible. Write down which.
 
 # %%
 clips = quiz(settings, folder)
-show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for number in range(4)])
+show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for number in range(4)], columns=5)
 
 # %% [markdown]
-# Now the critic. The area under the ROC curve measures how well its scores separate valid from invalid clips. It is the chance that a valid clip scores above an invalid one:
+# Now the critic scores all calibration clips, and held-out corruptions that need no simulator (frames shuffled, reversed or cut out; regions pasted or erased).
 #
-# $$ \mathrm{AUC} = P(s_{\text{valid}} > s_{\text{invalid}}) . $$
-#
-# 1 is perfect, 0.5 is chance. The threshold is the score that separates valid from invalid clips best, among those scores at which at least three of four clips that pass are valid (if both were equally many). Where no score reaches that, it
-# is the score of best separation, and the printed rule says so. The threshold also decides about a score of 3.
-#
-# **What you should see:** for each question the AUC, its 95 % CI and the threshold. Then the AUC on held-out corruptions (frames shuffled, reversed or cut out; regions pasted or erased), which need no simulator and can be made from *any* clips, also from
-# those of `2b`. Then the mean change of a score when the same clip is re-encoded. If the interval includes 0.5, do not trust this critic yet.
+# **What you should see:** for each question the AUC, its 95 % CI and the threshold; then the AUC on the corruptions.
 #
 # <!-- figures: critic -->
 #
@@ -120,8 +111,7 @@ show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for 
 critic = calibrate(profile, run=folder)
 
 # %% [markdown]
-# **What you should see:** the labels of your four clips and the critic's scores. If an invalid clip scores above a valid one, that is what an AUC means: at 0.98, one pair of a valid and an invalid clip in fifty is ranked the wrong way round. No threshold corrects that;
-# it only chooses which mistake is more frequent.
+# **What you should see:** the labels of your four clips, and the critic's scores.
 
 # %%
 import pandas as pd
@@ -132,32 +122,51 @@ physics = {row["file"]: row["score"] for row in rows if row["question"] == "phys
 pd.DataFrame([{"kind": clip.kind, "physics": physics.get(clip.name)} for clip in clips])
 
 # %% [markdown]
-# **What you should see:** curves above the dotted line. The table shows the AUC per fault and the number of clips. A kind near 0.5 is one that the critic cannot detect, and - means that the question does not apply. Few clips give a
-# rough figure: with 6 invalid ones, 0.7 and 0.9 are not significantly different. At `nano` look at `erased`, the lowest, which is not in the critic's training data. A region erased where nothing stands or moves is hardly visible.
-# A frozen clip, or one with another's prompt, breaks no law of physics, so only the instruction is scored there.
+# **AUC by counting.** Take each pair of a valid and an invalid clip. How often does the valid one have the higher score? That share is the *area under the ROC curve*: 1 is perfect, 0.5 is chance.
+#
+# **What you should see:** the same number twice, counted here and from `calibrate`.
+
+# %%
+main = {(clip.name, clip.kind) for clip in gather(settings, folder)[0]}  # without the corruptions
+asked = [row for row in rows if row["question"] == "physics" and (row["file"], row["kind"]) in main]
+scores = {label: [row["score"] for row in asked if row["label"] == label] for label in (1, 0)}
+pairs = [(valid > invalid) + (valid == invalid) / 2 for valid in scores[1] for invalid in scores[0]]
+print(f"{len(scores[1])} valid x {len(scores[0])} invalid clips = {len(pairs)} pairs")
+print(f"counted {sum(pairs) / len(pairs):.4f}, from calibrate {critic['questions']['physics']['auc']:.4f}")
+
+# %% [markdown]
+# **What it means.** At 0.98, one pair in fifty is ranked the wrong way round. No threshold corrects that; it only chooses which mistake is more frequent. If the 95 % CI includes 0.5, do not trust this critic yet.
+#
+# The threshold is the score that separates best, among those at which three of four clips that pass are valid (if both were equally many). It also decides about a 3.
+#
+# **What you should see:** curves above the dotted line of chance.
 
 # %%
 report.plot_roc(folder);
+
+# %% [markdown]
+# **What you should see:** the AUC per kind of fault, and the number of clips. A dash means that the question does not apply.
 
 # %%
 report.critic_by_kind(folder).astype(object).fillna("-")
 
 # %% [markdown]
+# **What it means.** A kind near 0.5 is one that the critic cannot detect. Few clips give a rough figure: with 6 invalid ones, 0.7 and 0.9 are not significantly different. A frozen clip, or one with another's prompt, breaks no law of physics, so only the instruction is scored there.
+#
 # ### 4.2 Your own eye
 #
-# Injected faults are not the faults that a world model makes. For those you are the measure: rate some videos, without knowing which model made them or how the critic scored them. Your ratings are appended to `ratings.jsonl` in the run's folder.
-# The calibration reads them: rated videos are calibration clips like the others, and the agreement of critic and people is reported as Cohen's kappa with quadratic weights (1 is agreement, 0 is chance).
+# Injected faults are not the faults that a world model makes. For those you are the measure: rate some videos, without knowing which model made them. Your ratings are appended to `ratings.jsonl`, and rated videos become calibration clips like the others.
 #
-# To compare two videos of one prompt, show both with `show.show_video` before you rate them.
-#
-# **What you should see:** a video with a row of buttons for each question. Tab and Enter press the buttons, too. In an executed copy there are pictures of the videos instead.
+# **What you should see:** a video with a row of buttons for each question (Tab and Enter work). In an executed copy, pictures instead.
 
 # %%
 rating = Rating(folder, rater)
 rating.show()
 
 # %% [markdown]
-# Run the next cell after rating. **What you should see:** the number of your ratings and, if there are any, the agreement.
+# Run the next cell after rating. Agreement is Cohen's kappa with quadratic weights: 1 is agreement, 0 is chance.
+#
+# **What you should see:** the number of your ratings and, if there are any, the agreement.
 
 # %%
 print(len(rating.done), "ratings by", rater)
@@ -167,10 +176,9 @@ pd.DataFrame(critic["human"]).T
 # %% [markdown]
 # ### 4.3 Verdicts
 #
-# Now every video of both models gets both scores. Each row also holds what the critic received after its processor: frames, rate and visual tokens. Check this, because a
-# processor that samples two frames turns a video into a photograph.
+# Now every video of both models gets both scores.
 #
-# **What you should see:** the number of clips, and how often each model's clips follow their instruction by the critic's score. Where the scenes are known, also the success rate by the ground truth.
+# **What you should see:** how often each model follows its instruction by the critic's score and, where the scenes are known, by the ground truth.
 #
 # <!-- figures: verdicts -->
 #
@@ -188,98 +196,130 @@ pd.DataFrame(critic["human"]).T
 # %%
 verdicts = judge(profile, run=folder)
 
+# %% [markdown]
+# **What you should see:** one verdict, with what the critic received: frames, rate, visual tokens.
+
 # %%
 first = storage.read_rows(folder / "verdicts" / "verdicts.jsonl")[0]
 columns = ("file", "question", "score", "digit", "probabilities", "frames", "fps", "visual_tokens")
 pd.Series({key: first[key] for key in columns}).to_frame("first verdict")
 
 # %% [markdown]
-# **What you should see:** the distribution of both models' scores, and the thresholds. Two humps mean a critic with clear decisions; one lump in the middle means the opposite. But what separates the two *models* is plain to see
-# (an arm that carries an object, or draws back). What separates a good tuned clip from a bad one is less obvious, and that is what the filter needs.
+# **What it means.** A processor that samples two frames turns a video into a photograph, so check the number.
+#
+# **What you should see:** the distribution of both models' scores, and the thresholds.
 
 # %%
 report.plot_scores(folder);
 
 # %% [markdown]
-# **What you should see:** the gain of post-training on the prompts and seeds that both models share. The 95 % CI is over prompts, because the seeds of one prompt are not
-# independent. It rests on the critic's scores, so trust it as far as the ROC allows.
+# **What it means.** Two humps are a critic with clear decisions; one lump in the middle is the opposite. What separates the two *models* is plain. What separates a good tuned clip from a bad one is less obvious, and that is what the filter needs.
+#
+# **What you should see:** the gain of post-training by the critic's scores, on the prompts and seeds that both models share.
 
 # %%
-results.gain(folder)
+pd.Series(results.gain(folder), dtype=object).to_frame("tuned minus base")
 
 # %% [markdown]
-# The best and the worst video of the tuned model, by the lower of the two scores, with the ground truth where it is known. **What you should see:** a difference that you would rate the same way. At `nano` you may not: then
-# trust your own rating, and compare below how accurate this critic is on generated videos.
-
-# %%
-tuned = results.scores(folder).query("model == 'tuned'")
-order = tuned[["physics", "instruction"]].min(axis=1).sort_values().index
-ends = tuned.loc[[order[-1], order[0]]]
-outcomes = {row["file"]: row["outcome"] for row in storage.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
-titles = [f"{row.physics:.2f}, {row.instruction:.2f}, {outcomes.get(row.file, '')}: {row.prompt}" for row in ends.itertuples()]
-show.show_video([folder / file for file in ends["file"]], ["best", "worst"], height=144)
-show.show_sheet([folder / file for file in ends["file"]], titles)
-
-# %% [markdown]
+# **What it means.** The `interval` is the 95 % CI over prompts, because the seeds of one prompt are not independent. The gain rests on the critic, so trust it as far as the ROC allows.
+#
 # ### 4.4 The filter
 #
-# A video is kept if both scores reach their thresholds. Of videos that look the same, only one is kept; with `top`, only the best of each prompt. `kept/` has the layout of `data/train`, so it can be used for training as it is: `cookbook train --data <run>/kept`.
+# A video is kept if both scores reach their thresholds. Of videos that look the same, only one is kept. `kept/` has the layout of `data/train`: `cookbook train --data <run>/kept` trains on it.
 #
 # **What you should see:** how many were kept, and for which question the others were dropped.
 
 # %%
 filtered = filter_clips(profile, run=folder, threshold=threshold or None, top=top or None)
-
-# %%
 kept, dropped = report.kept_and_dropped(folder)
-pd.concat([dropped, kept])[["video", "kept", "reason"]].head(12)
 
 # %% [markdown]
-# **How far can I trust this?** At `smoke` and `nano` the photos come from our simulator, so there is a ground truth without a critic. The masks of the named object and place are known in the photo. The object is
-# tracked by its colours, and rules on pixels decide whether it ended in its place, whole, single and out of the hand (`cookbook/judge/rules.py`). Real photos come without masks; there the critic's ROC on calibration clips is the only evidence.
+# **Ground truth without a critic.** At `smoke` and `nano` the simulator knows where everything is in the photo. Rules follow the object by its colours: did it end in its place, whole, once, out of the hand, with everything else where it was?
 #
-# **What you should see:** the outcomes of both models, and then how critic and filter compare with them. `auc` is the chance that a successful video has a higher mean of both scores than a failed one.
-# If `kept` is above `all`, filtering helped; the `interval` of the `gain`, their difference, shows whether by more than chance. A filter that keeps everything gains 0.
+# **What you should see:** object (magenta) and place (yellow) in the photo; the last frame; and there, what the rules recognise.
+
+# %%
+import numpy as np
+
+from cookbook import pictures
+from cookbook.judge import ground_truth, rules
+
+scenes = ground_truth.known_scenes(settings)
+
+
+def followed(row):
+    frames, _ = video.read_video(folder / row["file"])
+    with np.load(scenes[row["image"], row["prompt"]]) as file:
+        things = rules.Things(file["masks_items"], file["masks_receptacles"])
+    item, place = row["named"]["item"], row["named"]["place"]
+    ending = rules.Ending(frames, things, item)
+    photo = pictures.paint(pictures.paint(frames[0], things.receptacles[place], "yellow"), things.items[item], "magenta")
+    last = pictures.paint(pictures.paint(frames[-1], ending.areas[place], "yellow"), ending.seen, "magenta")
+    return np.stack([photo, frames[-1], last])
+
+
+outcomes = {row["file"]: row for row in storage.read_rows(folder / "verdicts" / "ground_truth.jsonl")}
+known = [row for row in outcomes.values() if row["model"] == "tuned"]
+one_each = {row["reason"]: row for row in reversed(known)}  # the first video of each reason; success has none
+examples = [one_each[reason] for reason in sorted(one_each)][:3]
+if examples:
+    titles = [f"{row['outcome']}: {row['reason'] or 'no rule fails'}" for row in examples]
+    show.show_sheet([followed(row) for row in examples], titles, columns=3, width=144)
+
+# %% [markdown]
+# **What it means.** `cookbook/judge/rules.py` has all rules in order; the first that fails is the reason. On clips of the simulator they agree with its state in 98 % ([model card](../assets/nano/README.md#how-far-the-ground-truth-of-a-generated-video-can-be-trusted)). Real photos come without masks: there the critic's ROC is the only evidence.
+#
+# **What you should see:** the last frame of every tuned video, grouped by what the filter did and by the ground truth.
+
+# %%
+endings = [(folder / row.file, row.kept, outcomes.get(row.file, {}).get("passed")) for row in pd.concat([kept, dropped]).itertuples()]
+show.show_picture(pictures.gallery(endings))
+
+# %% [markdown]
+# **What it means.** In the two groups in between, critic and rules disagree. Which of them would you trust?
+#
+# **What you should see:** the videos of each model by outcome and reason.
 
 # %%
 report.outcomes(folder)
 
+# %% [markdown]
+# **What you should see:** how well the critic ranks *generated* videos (`auc`), and success before and after the filter (`all`, `kept`).
+
 # %%
-results.critic_against_ground_truth(folder)
+against = results.critic_against_ground_truth(folder)
+pd.Series(against, dtype=object).map(lambda value: round(value, 3) if isinstance(value, float) else value).to_frame("tuned")
 
 # %% [markdown]
-# **Read it before you train on `kept/`.** If `auc` is near or below 0.5, the filter is no better than chance, however good the ROC on calibration clips is: injected faults are not the faults of a world model. The shipped critic reaches
-# AUC 0.98 and 0.97 on injected faults, but 0.78 on 280 videos of the tuned model ([model card](../assets/nano/README.md)), and its training already included generated videos with their ground truth. [07](07_training_the_critic.ipynb) shows such a training; without a simulator, the labels are
-# your ratings of 4.2. So measure your critic on videos of your own world model before you use its filter.
-
-# %% [markdown]
+# **Read it before you train on `kept/`.** The `interval` of the `gain`, kept minus all, shows whether filtering helped by more than chance. Where `auc` is near 0.5, the filter is no better than chance, however good the ROC on calibration clips is. The shipped critic reaches 0.98 and 0.97 on injected faults, but 0.78 on 280 generated videos ([model card](../assets/nano/README.md)), although its training included such videos ([07](07_training_the_critic.ipynb)).
+#
 # ### 4.5 Best of N
 #
-# Is it worth generating more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, the chance that at least one of $N$ drawn seeds is kept is
+# Is it worth generating more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, at least one of $N$ drawn seeds is kept with probability $1 - \binom{k-c}{N} / \binom{k}{N}$. The second curve takes the video with the highest score among $N$, and plots its success by the ground truth.
 #
-# $$ 1 - \binom{k-c}{N} \Big/ \binom{k}{N} , $$
-#
-# averaged over prompts.
-#
-# The second curve takes the video with the highest score among $N$ and plots its success rate by the ground truth, over all subsets of $N$ of the $k$ seeds (an unbiased
-# estimate). A critic without information gives a flat line.
-#
-# **What you should see:** the chance that one of $N$ is kept rises. Where it flattens, more seeds only cost time. The second curve rises only if the critic ranks the better video higher; the band is its 95 % CI over prompts. The `gain` is that success rate minus that of a random video of the same prompt. As long as its interval includes 0, best-of-$N$ is not proven to be better than a random choice.
+# **What you should see:** the first curve rises. The second rises only if the critic ranks the better video higher.
 
 # %%
 report.plot_best_of_n(folder);
+
+# %% [markdown]
+# **What it means.** Where the first curve flattens, more seeds only cost time.
+#
+# **What you should see:** the figures behind it; `gain` is against a random video of the same prompt.
 
 # %%
 pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 
 # %% [markdown]
+# **What it means.** As long as the interval of the gain includes 0, best-of-$N$ is not proven to be better than a random choice.
+#
 # ### Kept, and dropped
 #
-# **What you should see:** two kept videos above, two dropped ones below, each of another prompt, with the ground truth where it is known. Look for the critic's mistakes. On another machine the videos may differ, because scores near the threshold may fall on either side.
+# **What you should see:** two kept videos above two dropped ones, with reasons and ground truth. Look for the critic's mistakes.
 
 # %% tags=["picture"]
 chosen = pd.concat([rows.drop_duplicates("prompt").head(2) for rows in (kept, dropped)])
-titles = [f"{row.video[:40]}: {row.reason}; {outcomes.get(row.file, '')}" for row in chosen.itertuples()]
+titles = [f"{'kept' if row.kept else 'dropped'}: {row.reason}; {outcomes.get(row.file, {}).get('outcome', '')}" for row in chosen.itertuples()]
 show.show_sheet([folder / file for file in chosen["file"]], titles)
 
 # %% [markdown]
@@ -302,17 +342,17 @@ def score(probabilities):
 exercises.check_04_1(score);
 
 # %% [markdown]
-# **Exercise 04.2 ★★ AUC by hand.** `valid` and `invalid` are scores of calibration clips. Return the share of pairs (one valid, one invalid) in which the valid clip scores higher; a tie counts half. What is the AUC of a critic that gives 3 to every clip?
+# **Exercise 04.2 ★★ What a threshold is worth.** `valid` and `invalid` are scores of calibration clips. If both were equally many, which share of the clips that reach `threshold` would be valid? Solved? The guide keeps 4 and 5 and leaves 3 open: compare `precision(scores[1], scores[0], 4)` with that at 3, and with that at your own thresholds.
 
 # %%
 from cookbook import exercises
 
 
-def auc(valid, invalid):
+def precision(valid, invalid, threshold):
     ...  # your code
 
 
-exercises.check_04_2(auc);
+exercises.check_04_2(precision);
 
 # %% [markdown]
 # **Exercise 04.3 ★★★ Best of N.** Of `seeds` videos of a prompt, `kept` pass the filter. You draw `draws` of them without putting any back. How likely is it that at least one of those passes?

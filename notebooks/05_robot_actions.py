@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 05 · From video to robot actions
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_05.svg)
+#
 # **Promise.** A model reads joint angles from every generated video, and the simulated robot executes them. You see how often the robot does what the photo and the sentence asked.
 #
 # ![Contact sheets in pairs: a generated video, and the simulated robot executing the actions decoded from it](../assets/pictures/05_robot_actions.jpeg)

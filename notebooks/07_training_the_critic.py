@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 07 · Train the critic
 #
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_07.svg)
+#
 # **Promise.** You train the critic on a fault of your own, and a table shows with 95 % CI what it learnt and what it forgot.
 #
 # ![Bars: AUC on the new fault and on the known ones, before training and after](../assets/pictures/07_training_the_critic.png)

@@ -19,16 +19,14 @@ TAKE, RELEASE = 0.55, 0.45  # commanded grip above which a touched item is taken
 class Log:
     """One episode of T frames at 16 Hz.
 
-    qpos (T, nq), qvel (T, nv), action (T, 42) joint targets, held (T,) index of the item in the hand or -1,
-    contacts: per frame the pairs of bodies of which one is an item, grasp_frame and hand: when and by which hand an
-    item was first taken.
+    qpos (T, nq), qvel (T, nv), action (T, 42) joint targets, held (T,) index of the item in the hand or -1, grasp_frame
+    and hand: when and by which hand an item was first taken.
     """
 
     qpos: np.ndarray
     qvel: np.ndarray
     action: np.ndarray
     held: np.ndarray
-    contacts: list[list[tuple[str, str]]]
     grasp_frame: float | None
     hand: str = ""
     success: bool = False
@@ -124,16 +122,7 @@ class Env:
 
     def snapshot(self, action: np.ndarray) -> tuple:
         """A frame of the log: the state now, and the joint targets (42,) that are to follow."""
-        return self.data.qpos.copy(), self.data.qvel.copy(), action.copy(), self.held, self.contacts()
-
-    def contacts(self) -> list[tuple[str, str]]:
-        """Pairs of bodies in contact of which one is an item."""
-        pairs = set()
-        for contact in self.data.contact[: self.data.ncon]:
-            names = sorted((self.body_names[contact.geom1], self.body_names[contact.geom2]))
-            if contact.dist < 0.001 and any(name.startswith("item") for name in names):
-                pairs.add((names[0], names[1]))
-        return sorted(pairs)
+        return self.data.qpos.copy(), self.data.qvel.copy(), action.copy(), self.held
 
 
 def rollout(env: Env, plan: Plan, instruction: Instruction, actions: np.ndarray | None = None) -> Log:
@@ -152,10 +141,7 @@ def rollout(env: Env, plan: Plan, instruction: Instruction, actions: np.ndarray 
 
 def judged(env: Env, rows: list[tuple], instruction: Instruction) -> Log:
     """The log of an episode from its snapshots, judged by the instruction."""
-    qpos, qvel, action, held, contacts = zip(*rows, strict=True)
-    log = Log(
-        np.array(qpos), np.array(qvel), np.array(action), np.array(held), list(contacts), env.grasp_frame, env.holder
-    )
+    log = Log(*map(np.array, zip(*rows, strict=True)), env.grasp_frame, env.holder)
     log.success, log.reason = judge(env.world, env.robot, log, instruction)
     return log
 

@@ -15,7 +15,7 @@ from simulator.robot import ARM, IDLE_GRIP, Robot, between, min_jerk, orient
 from simulator.scene import HOME, TABLE, Instruction, Task
 from simulator.world import FRAMES, World
 
-Fault = Literal["", "missed", "dropped", "stopped"]
+Fault = Literal["", "missed", "stopped"]
 ARC = 0.05  # metres by which the hand rises on its way out, over what stands near it
 UNREACHABLE = 0.02  # metres of IK error above which a plan is refused
 MOST_TURN = 0.6  # radians of the waist
@@ -36,7 +36,7 @@ class Goal:
     spot: tuple[float, float] = (0.0, 0.0)
     floor: float = 0.0
     rim: float = 0.0
-    fault: Fault = ""
+    fault: Fault = ""  # of `place`
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,6 @@ def grasp_frame(world: World, goal: Goal, rng: Generator) -> tuple[np.ndarray, n
     return position, rotation
 
 
-def beside(world: World, goal: Goal) -> np.ndarray:
-    """Where a missed grasp closes in the air, relative to a good one (3,)."""
-    return np.array([-0.04, 0, world.sizes[goal.item][0] + 0.06])
-
-
 def take_waypoints(grasp: np.ndarray, rotation: np.ndarray, rise: float) -> list[Waypoint]:
     before = grasp - 0.055 * rotation[:, 2] + [-0.02, 0, 0.06]
     return [
@@ -129,13 +124,9 @@ def place_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     height = TABLE + goal.floor + half + 0.004
     place = np.array([*goal.spot, height]) + offset
     over = np.array([*goal.spot, max(height + 0.07, TABLE + goal.rim + half + 0.04)]) + offset
-    if goal.fault == "missed":
-        grasp = grasp + beside(world, goal)
+    if goal.fault == "missed":  # it closes in the air
+        grasp = grasp + np.array([-0.04, 0, half + 0.06])
     take = take_waypoints(grasp, rotation, 0.10 + max(0, goal.rim - 0.02))
-    if goal.fault == "dropped":  # opens in the air, on the way
-        middle = 0.7 * take[-1].position + 0.3 * over
-        carry = [Waypoint("move", 4.5, middle, rotation, 1), Waypoint("drop", 2, middle, rotation, 0)]
-        return [*take, *carry, Waypoint("lower", 6, over, rotation, 0), *leave_waypoints(over, rotation, goal.hand)]
     carry = [Waypoint("move", 8.5, over, rotation, 1), Waypoint("lower", 4.5, place, rotation, 1)]
     return [*take, *carry, *leave_waypoints(place, rotation, goal.hand)]
 
@@ -148,8 +139,6 @@ def carry_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
 
 def lift_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
     grasp, rotation = grasp_frame(world, goal, rng)
-    if goal.fault == "missed":
-        grasp = grasp + beside(world, goal)
     take = take_waypoints(grasp, rotation, 0.13)
     down = grasp + [0, 0, 0.004]
     hold = [Waypoint("hold", 5, take[-1].position, rotation, 1), Waypoint("lower", 7, down, rotation, 1)]
@@ -199,11 +188,6 @@ def tour_waypoints(world: World, goal: Goal, rng: Generator) -> list[Waypoint]:
 WAYPOINTS = {
     "place": place_waypoints, "reach": reach_waypoints, "tour": tour_waypoints, "lift": lift_waypoints,
     "carry": carry_waypoints,
-}  # fmt: skip
-
-
-STOPS = {  # stretch of a halt
-    "place": ("move", "lower"), "carry": ("move", "hold"), "lift": ("lift", "hold"), "tour": ("rise", "move"),
 }  # fmt: skip
 
 
@@ -270,9 +254,8 @@ def make_plan(world: World, robot: Robot, goal: Goal, rng: Generator) -> Plan:
         target[robot.arms[idle]] += sway * (np.sin(frame / 8 + phase) - np.sin(phase))
         joints.append(target)
     events = {point.name: float(ends[k]) for k, point in enumerate(points)}
-    if goal.fault == "stopped":  # freezes half-way through a stretch, with the object in the air where it is carried
-        first, second = STOPS.get(goal.task, ("reach", "approach"))
-        stop = int((events[first] + events[second]) / 2)
+    if goal.fault == "stopped":  # freezes half-way, with the object in the air where it is carried
+        stop = int((events["move"] + events["lower"]) / 2)
         joints[stop:] = [joints[stop]] * (FRAMES - stop)
         events = {name: frame for name, frame in events.items() if frame <= stop} | {"stop": float(stop)}
     return Plan(goal, np.array(joints), events, worst)

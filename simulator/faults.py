@@ -1,7 +1,7 @@
 """Injected faults: clips that are wrong on purpose, each with the frame 0 of a valid clip.
 
 Physics faults edit the logged poses of the valid clip, so the picture changes only where physics breaks. Instruction
-violations are the scene's clips of other instructions, and failures attempts of this one, from the same start:
+violations are the scene's clips of other instructions, or a failed attempt of this one, from the same start:
 physically valid, but not what the prompt says. Frames are counted in the 16 Hz log; a violation is [first, last]
 inclusive.
 """
@@ -177,16 +177,15 @@ PHYSICS: dict[str, Callable[[Source], InjectedFault]] = {
     "distractor_moves": distractor_moves, "arm_in_table": arm_in_table,
 }  # fmt: skip
 WRONG = {"wrong_object": "item", "wrong_place": "place", "wrong_hand": "hand"}  # the part of the instruction
-FAILURES = ("not_completed", "missed", "dropped", "stopped")
 INSTRUCTION = (*WRONG, "not_completed")
 KINDS = (*PHYSICS, *INSTRUCTION)
 
 
 def possible(kind: str, task: Task) -> bool:
-    """Whether a task has a kind of fault or failure: all for `place`, the plain ones for the others."""
+    """Whether a task has a kind of fault: all for `place`, another instruction for the others."""
     if kind == "wrong_place":
         return task in ("place", "tour", "carry")
-    return task == "place" or kind in (*WRONG, "stopped") or (kind == "missed" and task in ("lift", "carry"))
+    return task == "place" or kind in WRONG
 
 
 def counterfactuals(kind: str, own: Instruction, rng: Generator) -> list[Instruction]:
@@ -199,20 +198,19 @@ def counterfactuals(kind: str, own: Instruction, rng: Generator) -> list[Instruc
     return [others[k] for k in rng.permutation(len(others))]
 
 
-def fail(kind: str, env: Env, instruction: Instruction, tries: int = 3) -> tuple[Plan, Log] | None:
-    """Run a failing attempt of a kind of `FAILURES` in which nothing else moves; None if this scene allows none."""
+def fail(env: Env, instruction: Instruction) -> tuple[Plan, Log] | None:
+    """Run an attempt to place that misses the object or stops half-way, and moves nothing else; None if none does."""
     world = env.world
-    for attempt in range(tries):
-        rng = np.random.default_rng([*world.scene.seed, 6, attempt, *kind.encode()])
-        fault = str(rng.choice(["missed", "stopped"])) if kind == "not_completed" else kind
+    for attempt in range(3):
+        rng = np.random.default_rng([*world.scene.seed, 6, attempt, *b"not_completed"])
+        fault = str(rng.choice(["missed", "stopped"]))
         plan = make_plan(world, env.robot, replace(intended(world, instruction, rng), fault=fault), rng)
         if plan.error > UNREACHABLE:
             continue
         log = rollout(env, plan, instruction)
         paths = [item_path(world, log, k) for k in range(ITEMS)]
         rest = all(np.linalg.norm(paths[k][-1] - paths[k][0]) < 0.03 for k in range(ITEMS) if k != instruction.item)
-        on_table = instruction.item is None or paths[instruction.item][-1, 2] > TABLE
-        if rest and on_table and not log.success:
+        if rest and paths[instruction.item][-1, 2] > TABLE and not log.success:
             return plan, log
     return None
 

@@ -25,7 +25,7 @@ from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.show import contact_sheet
 from cookbook.video import write_video
-from simulator.faults import FAILURES, INSTRUCTION, KINDS, PHYSICS, possible
+from simulator.faults import INSTRUCTION, KINDS, PHYSICS, possible
 from simulator.scene import TASKS, Task
 from simulator.studio import Options, RenderedClip, Renderer, render, simulate
 
@@ -43,11 +43,10 @@ def choose_kinds(faults: str, number: int) -> tuple[str, ...]:
     if faults.isdigit():
         rng = np.random.default_rng([number, 7])
         return tuple(map(str, rng.choice(KINDS, min(int(faults), len(KINDS)), replace=False)))
-    kinds, allowed = tuple(name.strip() for name in faults.split(",")), (*KINDS, *FAILURES)
-    if unknown := [kind for kind in kinds if kind not in allowed]:
-        raise UserError(
-            f"unknown fault {unknown[0]!r}: use none, all, balanced, a number, or some of {', '.join(allowed)}"
-        )
+    kinds = tuple(name.strip() for name in faults.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        choices = f"none, all, balanced, a number, or some of {', '.join(KINDS)}"
+        raise UserError(f"unknown fault {unknown[0]!r}: use {choices}")
     return kinds
 
 
@@ -60,11 +59,10 @@ def write_clip(out: Path, clip: RenderedClip) -> dict:
     return clip.row | {"sha256": hashlib.sha256((out / f"videos/{name}.mp4").read_bytes()).hexdigest()}
 
 
-def make_one(number: int, out: Path, options: Options, faults: str, failures: bool) -> None:
+def make_one(number: int, out: Path, options: Options, faults: str) -> None:
     """Render the clips of one scene and their faults, unless complete."""
     name = f"{options.task}_{number:09d}"
-    chosen = choose_kinds(faults, number) + (FAILURES if failures else ())
-    kinds = tuple(kind for kind in dict.fromkeys(chosen) if possible(kind, options.task))
+    kinds = tuple(kind for kind in dict.fromkeys(choose_kinds(faults, number)) if possible(kind, options.task))
     settings = {"options": asdict(options) | {"size": list(options.size)}, "kinds": list(kinds)}
     file = out / f"rows/{name}.json"
     if file.exists() and json.loads(file.read_text())["settings"] == settings:
@@ -89,7 +87,6 @@ def make(
     size: Suppress[tuple[int, int]] = (96, 160),
     seed: int = 0,
     workers: int = 2,
-    failures: bool = False,
     look: Renderer = "fast",
 ) -> Path:
     """Render successful clips of a task, with injected faults, and return the manifest's path.
@@ -100,7 +97,6 @@ def make(
         faults: none, all, balanced, a number of random kinds per clip, or kinds joined by commas.
         size: (height, width) in pixels.
         workers: processes that render.
-        failures: add missed, dropped and stopped attempts.
         look: renderer; `filament` needs Vulkan.
 
     Raises:
@@ -114,7 +110,7 @@ def make(
         (out / folder).mkdir(parents=True, exist_ok=True)
     numbers = [seed * 1_000_000 + index for index in range(scenes)]
     options = Options(task, instructions, tuple(size), look)
-    work = partial(make_one, out=out, options=options, faults=faults, failures=failures)
+    work = partial(make_one, out=out, options=options, faults=faults)
     # one software renderer per process: more threads only compete for the same cores
     os.environ.setdefault("LP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from numpy.random import Generator
 
-from simulator.shapes import COLOURS, GEOM, Builder, Mesh, lathe, outline, paint_pattern, paint_skin, rounded, sweep
+from simulator.shapes import COLOURS, GEOM, Builder, Mesh, lathe, paint_pattern, paint_skin, rounded, sweep
 
 Body = mujoco.MjsBody
 Size = tuple[float, float]
@@ -78,7 +78,7 @@ def can(build: Builder, body: Body, rng: Generator, colour: str) -> Size:
     radii = [0, 0.024, 0.0305, 0.0305, 0.026, 0.024, 0]
     heights = [-0.052, -0.052, -0.046, 0.044, 0.052, 0.05, 0.05]
     label = printed(build, rng, COLOURS[colour], COLOURS["white"], "label", 0.8)
-    build.show_mesh(body, lathe(outline(radii, heights), dense=1), label)
+    build.show_mesh(body, lathe(np.stack([radii, heights], 1), dense=1), label)
     build.collide(body, GEOM.mjGEOM_CYLINDER, size=[0.0305, 0.052, 0])
     return 0.052, 0.03
 

@@ -63,7 +63,7 @@ def basket(build: Builder, body: Body, rng: Generator, colour: str) -> Deck:
 
 def dish(build: Builder, body: Body, profile: np.ndarray, image: np.ndarray) -> None:
     material = build.material(texture=build.texture(image), gloss=0.6)
-    build.show_mesh(body, lathe([tuple(row) for row in profile], around=36, dense=2), material)
+    build.show_mesh(body, lathe(profile, around=36, dense=2), material)
 
 
 def rim_ring(build: Builder, body: Body, radius: float, at: float, height: float, width: float, slope: float) -> None:

@@ -6,7 +6,6 @@ A texture is a float image (H, W, 3) in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import mujoco
@@ -44,9 +43,8 @@ def weave_grid(vertices: np.ndarray, uv: np.ndarray) -> Mesh:
     return Mesh(points, faces[area > 1e-9], uv.reshape(-1, 2))
 
 
-def lathe(profile: list[tuple[float, float]], around: int = 24, dense: int = 3) -> Mesh:
-    """Turn a (radius, height) profile around the z axis."""
-    knots = np.array(profile, float)
+def lathe(knots: np.ndarray, around: int = 24, dense: int = 3) -> Mesh:
+    """Turn a profile (N, 2) of radius and height, from the bottom up, around the z axis."""
     if dense > 1:
         old, new = np.arange(len(knots)), np.linspace(0, len(knots) - 1, (len(knots) - 1) * dense + 1)
         knots = np.stack([PchipInterpolator(old, knots[:, k])(new) for k in range(2)], 1)
@@ -59,16 +57,11 @@ def lathe(profile: list[tuple[float, float]], around: int = 24, dense: int = 3) 
     return weave_grid(vertices, np.stack([turn, along], -1))
 
 
-def outline(radii: Sequence[float], heights: Sequence[float]) -> list[tuple[float, float]]:
-    """Profile for `lathe`, from the bottom up."""
-    return list(zip(radii, heights, strict=True))
-
-
-def rounded(radius: float, squash: float = 1.0, dimple: bool = False) -> list[tuple[float, float]]:
+def rounded(radius: float, squash: float = 1.0, dimple: bool = False) -> np.ndarray:
     """Profile of a ball, flattened by `squash`, with a dimple on top where a stem sits."""
     height = np.array([-1, -0.97, -0.8, -0.4, 0, 0.45, 0.8, 0.97, 0.9 if dimple else 1.0]) * radius * squash
     width = np.array([0, 0.32, 0.68, 0.95, 1, 0.9, 0.62, 0.3, 0]) * radius
-    return outline(width, height)
+    return np.stack([width, height], 1)
 
 
 def sweep(path: np.ndarray, radius: np.ndarray, around: int = 14) -> Mesh:

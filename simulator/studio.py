@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -17,7 +16,7 @@ from simulator.env import Env, Log, judge, rollout
 from simulator.expert import UNREACHABLE, Plan, intended, make_plan
 from simulator.render import Camera, exposure_table
 from simulator.robot import Robot
-from simulator.scene import TABLE, Instruction, Scene, Task, instructions, prompt, sample
+from simulator.scene import TABLE, Instruction, Task, instructions, prompt, sample
 from simulator.world import FPS, FRAMES, World, build
 
 Renderer = Literal["fast", "filament"]
@@ -99,19 +98,11 @@ def simulate(number: int, options: Options) -> list[Episode]:
     raise RuntimeError(f"scene {number}: no {wanted} feasible instructions of {options.task} in {ATTEMPTS} attempts")
 
 
-def clip_row(scene: Scene, instruction: Instruction) -> dict:
-    """The manifest's fields of a scene and an instruction; `item` and `place` are indices or None."""
-    return {"seed": list(scene.seed), "prompt": prompt(scene, instruction), **asdict(instruction)} | {
-        "objects": [objects.KINDS[item.kind].name for item in scene.items],
-        "places": [receptacles.KINDS[holder.kind].name for holder in scene.receptacles],
-    }
-
-
 def ground_truth(world: World, robot: Robot, log: Log) -> dict[str, np.ndarray]:
     """Arrays of the npz, subsampled like the video: N frames, K items, R receptacles.
 
     q, dq, action (N, 42); items (N, K, 7) as x y z, w x y z; receptacles (R, 4) as x y z yaw; decks (R, 4) half x,
-    half y, floor, rim; sizes (K, 2) half height, radius; held (N,); contacts (N,) JSON; camera (7,), fovy in degrees.
+    half y, floor, rim; sizes (K, 2) half height, radius; held (N,); camera (7,), fovy in degrees.
     """
     kept, scene, camera = slice(None, None, EVERY), world.scene, world.model.camera("head")
     addresses = [world.address(f"item{k}") for k in range(len(scene.items))]
@@ -124,7 +115,6 @@ def ground_truth(world: World, robot: Robot, log: Log) -> dict[str, np.ndarray]:
         "decks": np.array(world.decks, np.float32),
         "sizes": np.array(world.sizes, np.float32),
         "held": log.held[kept].astype(np.int8),
-        "contacts": np.array([json.dumps(pairs) for pairs in log.contacts[kept]]),
         "camera": np.concatenate([camera.pos, camera.quat]).astype(np.float32),
         "fovy": np.float32(scene.view.fovy),
     }
@@ -140,27 +130,14 @@ def video_frame(frame: float) -> int:
     return min(int(np.ceil(frame / EVERY)), (FRAMES - 1) // EVERY)
 
 
-def episode_row(plan: Plan, log: Log) -> dict:
-    return {
-        "success": log.success,
-        "reason": log.reason,
-        "grasp_frame": None if log.grasp_frame is None else video_frame(log.grasp_frame),
-        "events": {name: video_frame(frame) for name, frame in plan.events.items()},
-    }
-
-
-def camera_of(look: Renderer) -> type[Camera]:
-    if look == "fast":
-        return Camera
-    from simulator.second_look import FilamentCamera
-
-    return FilamentCamera
-
-
 def render(episodes: list[Episode], name: str, kinds: tuple[str, ...], options: Options) -> Iterator[RenderedClip]:
     """The clip `<name>_<k>` of each episode of one scene, with every fault of `kinds` that it allows and shows."""
-    world, start = episodes[0].world, episodes[0].log.qpos[0]
-    with camera_of(options.look)(world, options.size) as camera:
+    world, start, make_camera = episodes[0].world, episodes[0].log.qpos[0], Camera
+    if options.look == "filament":
+        from simulator.second_look import FilamentCamera
+
+        make_camera = FilamentCamera
+    with make_camera(world, options.size) as camera:
         table = exposure_table(camera.draw(start), world.scene.look.exposure)
         masks = {
             f"masks_{group}": np.stack([camera.mask(start, f"{body}{k}") for k in range(len(things))])
@@ -189,7 +166,7 @@ class Studio:
         return self.table[self.camera.draw_all(poses)]
 
     def clips(self, kinds: tuple[str, ...]) -> Iterator[RenderedClip]:
-        """The real clip, then every fault or failure of `kinds` that this scene allows and that is visible."""
+        """The real clip, then every fault of `kinds` that this scene allows and that is visible."""
         yield self.clip("real", self.episode.log, self.episode.plan, self.real)
         for kind in kinds:
             clip = self.inject_fault(kind) if kind in faults.PHYSICS else self.violate_instruction(kind)
@@ -199,19 +176,26 @@ class Studio:
     def clip(
         self, kind: str, log: Log, plan: Plan, frames: np.ndarray, violation: tuple[int, int] | None = None
     ) -> RenderedClip:
-        """Label frames by the episode's instruction."""
-        world, robot = self.episode.world, self.episode.env.robot
+        """Label frames by the episode's instruction; `item` and `place` of the row are indices or None."""
+        world, robot, instruction = self.episode.world, self.episode.env.robot, self.episode.instruction
         first = video_frame(violation[0]) if violation else None
         row = {
             "id": self.name if kind == "real" else f"{self.name}-{kind}",
             "scene": self.name.rpartition("_")[0],
-            **clip_row(world.scene, self.episode.instruction),
+            "seed": list(world.scene.seed),
+            "prompt": prompt(world.scene, instruction),
+            **asdict(instruction),
+            "objects": [objects.KINDS[item.kind].name for item in world.scene.items],
+            "places": [receptacles.KINDS[holder.kind].name for holder in world.scene.receptacles],
             "label": kind,
             "source_clip": None if kind == "real" else self.name,
             "physics": int(kind not in faults.PHYSICS),
             "instruction": int(log.success),
             "violation": [first, max(first, min(violation[1], FRAMES - 1) // EVERY)] if violation else None,
-            **episode_row(plan, log),
+            "success": log.success,
+            "reason": log.reason,
+            "grasp_frame": None if log.grasp_frame is None else video_frame(log.grasp_frame),
+            "events": {name: video_frame(frame) for name, frame in plan.events.items()},
             "states": hash_states(log),
             "frames": len(frames),
             "fps": FPS / EVERY,
@@ -240,7 +224,7 @@ class Studio:
     def violate_instruction(self, kind: str) -> RenderedClip | None:
         """The scene's clip of another instruction, or a failed attempt, judged by this episode's instruction."""
         episode = self.episode
-        run = faults.fail(kind, episode.env, episode.instruction) if kind in faults.FAILURES else self.other(kind)
+        run = faults.fail(episode.env, episode.instruction) if kind == "not_completed" else self.other(kind)
         if run is None:
             return None
         plan, log = run

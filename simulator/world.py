@@ -11,9 +11,8 @@ import numpy as np
 from cookbook.errors import UserError
 from simulator import objects, receptacles
 from simulator.build_robot import ASSETS
-from simulator.looks import Look, View
 from simulator.receptacles import Deck
-from simulator.scene import TABLE, Placed, Scene
+from simulator.scene import TABLE, Look, Placed, Scene, View
 from simulator.shapes import GEOM, Builder, turn
 
 FPS = 16  # control and simulation log; physics runs at FPS * SUBSTEPS = 480 Hz

@@ -188,6 +188,17 @@ def test_the_slider_of_noise_levels_responds(lab, page):
     page.locator(".widget-interact img").scroll_into_view_if_needed()
 
 
+def test_a_typed_instruction_gets_its_video(lab, page):
+    home, _, address = lab
+    page.goto(address + prepare(home, "03", until="show.ask(answer"))
+    run_all(page)
+    box = page.locator(".widget-text input")
+    box.fill(re.sub("left|right", lambda side: {"left": "right", "right": "left"}[side[0]], box.input_value()))
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_function("() => [...document.querySelectorAll('.jp-OutputArea .widget-output video')].length === 1")
+    play(page)
+
+
 def test_a_video_is_rated_by_keyboard(lab, page):
     home, _, address = lab
     stage = runs.enter(home / "rated/generated/tuned", "generate-tuned", "nano", {}, {})

@@ -92,10 +92,6 @@ def leave_link(run: Path) -> None:
     (run / "kept").symlink_to(run / "data")
 
 
-def make_old(run: Path) -> None:
-    (run / "dreams").mkdir()
-
-
 def lose(*names: str) -> Callable[[Path], None]:
     def delete(run: Path) -> None:
         for name in names:
@@ -125,7 +121,6 @@ def damage(name: str) -> Callable[[Path], None]:
         (lose("export"), "generate", ["convert"]),
         (lose("verdicts", "generated/tuned"), "filter", ["judge", "generate"]),
         (leave_link, "filter --redo", ["rm"]),
-        (make_old, "prepare", ["rm"]),
     ],
 )
 def test_the_printed_command_cures(run, capsys, harm, line, cures):

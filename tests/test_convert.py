@@ -123,10 +123,8 @@ def test_the_new_process_reports_a_damaged_file(exported, tiny_world, tmp_path):
 # refused input
 
 
-def test_a_run_and_a_folder_without_checkpoint_are_refused(tiny_profile, tmp_path):
+def test_a_folder_without_checkpoint_is_refused(tiny_profile, tmp_path):
     tiny_profile()
-    with pytest.raises(UserError, match="type `cookbook train"):
-        convert("tiny", run=tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
         convert("tiny", run=tmp_path, checkpoint=tmp_path / "empty")

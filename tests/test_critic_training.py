@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from cookbook.errors import UserError
 from cookbook.judge import calibration_clips, rubrics
 from cookbook.models import autoencoder
 from cookbook.models import critic as critics
-from cookbook.models.frames import Sampled, sample_frames
-from nano import critic_clips, critic_draw, critic_measure, critic_training
+from cookbook.models.frames import Sampled
+from nano import critic as training
+from nano import critic_clips, critic_draw, critic_measure
 from nano.critic_forward import BatchedCritic
-from nano.critic_model import MERGE, PATCH
 from nano.training import fit_from_scratch, recipe
 
 THINGS, PLACES = ("red apple", "corn", "lemon"), ("white plate", "tan basket", "blue bowl")
@@ -51,28 +50,17 @@ def write_faults(folder: Path, scenes: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def examples(tmp_path_factory) -> list[critic_clips.LabelledClip]:
-    return critic_clips.read_labelled_clips([write_faults(tmp_path_factory.mktemp("faults"), 6)], 16)
+def faults(tmp_path_factory) -> Path:
+    return write_faults(tmp_path_factory.mktemp("faults"), 6)
 
 
 @pytest.fixture
-def clips(examples) -> critic_clips.Clips:
-    return critic_clips.collect(examples, 16, CPU)
+def clips(faults) -> critic_clips.Clips:
+    return critic_clips.read_clips([faults], 16, CPU)
 
 
 def batched_critic(critic: critics.Critic, clips: critic_clips.Clips) -> BatchedCritic:
     return BatchedCritic(critic, clips.pixels.shape[1:4], sorted(clips.texts()))
-
-
-@pytest.mark.parametrize("frames", [8, 9])
-def test_patches_equal_the_processor(critic, frames):
-    samples = [sample_frames(clip(seed, frames), 8.0, 8, 1024, critic.token_edge) for seed in range(2)]
-    texts = [critics.chat(critic.processor, rubrics.ask("physics", None))[0]] * 2
-    expected = critics.process(critic, samples, texts)["pixel_values_videos"]
-    stacked = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3).float()
-    actual = critic_clips.patches(stacked, PATCH, MERGE)
-    assert actual.shape == expected.shape
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("frames", [6, 9])
@@ -85,7 +73,7 @@ def test_training_pass_equals_the_stage(critic, clips, frames):
     here = critic_measure.scores(batched, clips, critic_clips.plain_view(clips, rows, when), numbers)
     samples = [Sampled(clips.pixels[row, :frames].numpy(), tuple(range(frames)), 8.0) for row in rows]
     questions = [[rubrics.ask("physics", None), *(rubrics.ask("instruction", text) for text in pair)] for pair in texts]
-    there = critics.score(critic, samples, questions)[0] @ np.arange(1, 6)
+    there = critics.answer(critic, critics.preprocess(critic, samples, questions)) @ np.arange(1, 6)
     assert here == pytest.approx(there, abs=1e-4)
     assert len(np.unique(here.round(5))) > 3
 
@@ -97,24 +85,26 @@ def test_instruction_words_are_the_instruction(critic, clips):
         assert decoded.strip() in (text, text.rstrip("."))
 
 
-def write_generated(folder: Path) -> Path:
-    """Generated videos as labelled by `generate_clips`: a success, a physics fault, and another failure."""
-    for index, (physics, done) in enumerate([(1, 1), (0, 0), (-1, 0)]):
-        video.write_video(folder / f"videos/generated_{index}.mp4", clip(index + 20), 8)
+GENERATED = {"success": (1, 1), "fault": (0, 0), "failure": (-1, 0)}
+
+
+def write_generated(folder: Path, labels: dict[str, tuple[int, int]] = GENERATED) -> Path:
+    """Generated videos as labelled by `generate_clips`: name -> physics and instruction."""
+    for index, (name, (physics, done)) in enumerate(labels.items()):
+        video.write_video(folder / f"videos/{name}.mp4", clip(index + 20), 8)
         row = {
-            "id": f"generated_{index}", "fps": 8, "label": "generated", "prompt": PROMPTS[index], "hand": "right",
+            "id": name, "fps": 8, "label": "generated", "prompt": PROMPTS[index % 3], "hand": "right",
             "task": "place", "source_clip": f"place_{index}", "physics": physics, "instruction": done,
-            "violation": [8, 8] if physics == 0 else None, "item": index, "place": 0, "objects": THINGS,
-            "places": (PLACES[index], "grey tray"),
+            "violation": [8, 8] if physics == 0 else None, "item": index % 3, "place": 0, "objects": THINGS,
+            "places": (PLACES[index % 3], "grey tray"),
         }  # fmt: skip
         storage.append_row(folder / "manifest.jsonl", row)
     return folder
 
 
 @pytest.mark.slow
-def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, examples):
-    videos = critic_clips.read_labelled_clips([write_generated(tmp_path)], 16)
-    clips = critic_clips.collect([*examples, *videos], 16, CPU)
+def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, faults):
+    clips = critic_clips.read_clips([faults, write_generated(tmp_path)], 16, CPU)
     batched = batched_critic(critic, clips)
     draw = critic_draw.Draw(clips, batched.numbers, 16)
     drawn_labels = set()
@@ -134,12 +124,11 @@ def test_generated_videos_keep_their_labels_in_batches(tmp_path, critic, example
     assert 0 <= measured["generated"] <= 1 and not any(key.endswith("/generated") for key in measured)
 
 
-def test_the_best_video_of_a_photo_is_compared_with_all_of_them(monkeypatch, critic):
+def test_the_best_video_of_a_photo_is_compared_with_all_of_them(monkeypatch, critic, tmp_path):
     names = [f"steps{steps}_place_{photo}_{seed}" for steps in ("0000", "0300") for photo in (1, 2) for seed in (0, 1)]
-    done, score = np.array([0, 0, 1, 0, 1, 0, 0, 1]), np.array([1.0, 2, 3, 4, 5, 1, 2, 3])
-    common = (Sampled(clip(0), tuple(range(9)), 8.0), "generated", PROMPTS[0], -1)
-    examples = [critic_clips.LabelledClip(*common, *rest, ()) for rest in zip(done, [None] * 8, names, strict=True)]
-    clips = critic_clips.collect(examples, 16, CPU)
+    score = np.array([1.0, 2, 3, 4, 5, 1, 2, 3])
+    write_generated(tmp_path, dict(zip(names, [(-1, done) for done in (0, 0, 1, 0, 1, 0, 0, 1)], strict=True)))
+    clips = critic_clips.read_clips([tmp_path], 16, CPU)
     monkeypatch.setattr(critic_measure, "scores", lambda *_: np.stack([score, score], 1))
     facts = critic_measure.generated(batched_critic(critic, clips), clips)
     assert list(facts) == ["steps0000", "steps0300"]
@@ -151,22 +140,12 @@ def test_the_best_video_of_a_photo_is_compared_with_all_of_them(monkeypatch, cri
 
 
 def test_corrupted_copies_equal_those_of_the_judge_stage(clips):
-    size = tuple(clips.pixels.shape[1:4])
+    frames, other = clips.pixels[0].numpy(), clips.pixels[4].numpy()
     for kind in critic_draw.TRAINED:
-        length = 6 if kind == "dropped" else 9
-        view = critic_clips.plain_view(clips, np.array([0]), np.arange(length)[None])
-        breaks = critic_draw.corrupt_view(view, 0, kind, 4, size, np.random.default_rng(3))
+        view = critic_clips.plain_view(clips, np.array([0]), np.arange(6 if kind == "dropped" else 9)[None])
+        breaks = critic_draw.corrupt_view(view, 0, kind, 4, frames.shape[:3], np.random.default_rng(3))
         copy = critic_clips.gather(clips, view)[0].numpy()
-        frames, other = clips.pixels[0].numpy(), clips.pixels[4].numpy()
-        if kind in ("frozen", "reversed", "sped_up", "spliced"):
-            assert np.array_equal(copy, calibration_clips.corrupt(kind, frames, other, 0))
-        elif kind == "pasted":
-            changed = (copy != frames).any((0, 3))
-            assert np.array_equal(copy[:4], frames[:4]) and 0 < changed.sum() <= 21 * 24
-            assert np.array_equal(copy[4:][:, changed], other[4:][:, changed])
-        else:
-            assert all((frame == frames).all((1, 2, 3)).any() for frame in copy) and len(copy) == length
-        assert 0 < breaks
+        assert breaks > 0 and np.array_equal(copy, calibration_clips.corrupt(kind, frames, other, 3)), kind
 
 
 def test_gather_shifts_and_mirrors(clips):
@@ -186,8 +165,8 @@ def test_faults_are_where_clips_differ_from_their_originals(clips):
     assert not invalid[:1].any() and invalid[2:].flatten(1).any(1).all()  # frame 4 begins the third pair
 
 
-def test_negative_instructions_differ_in_one_part_first(examples):
-    negatives, own = examples[0].negatives, PROMPTS[0]
+def test_negative_instructions_differ_in_one_part_first(clips):
+    negatives, own = clips.negatives[0], PROMPTS[0]
     assert len(negatives) == 8 and own not in negatives
     assert set(negatives[:4]) == {
         own.replace("right", "left"), own.replace("red apple", "corn"), own.replace("red apple", "lemon"),
@@ -252,18 +231,19 @@ def test_vae_reconstructions_are_appended(clips):
     assert difference.abs().max() <= 1
 
 
-def test_unequal_clips_are_refused(examples):
-    short = replace(examples[0], clip=Sampled(clip(0, 5), tuple(range(5)), 8.0))
+def test_unequal_clips_are_refused(tmp_path):
+    folder = write_generated(tmp_path)
+    video.write_video(folder / "videos/success.mp4", clip(0, 5), 8)
     with pytest.raises(UserError, match="one size"):
-        critic_clips.collect([*examples, short], 16, CPU)
+        critic_clips.read_clips([folder], 16, CPU)
 
 
 def test_balanced_loss():
     logits = torch.tensor([[0.0, 0, 0, 0, 9], [9, 0, 0, 0, 0], [0, 0, 0, 0, 9], [5, 5, 5, 5, 5]])
     right, wrong = torch.tensor([1, 0, 1, -1]), torch.tensor([1, 0, 0, -1])
-    assert critic_training.balanced(logits, right) < 0.01
-    assert critic_training.balanced(logits, wrong) == pytest.approx(9 / 4, abs=0.02)  # half of one of two classes
-    assert critic_training.balanced(logits, torch.full((4,), -1)) == 0
+    assert training.balanced(logits, right) < 0.01
+    assert training.balanced(logits, wrong) == pytest.approx(9 / 4, abs=0.02)  # half of one of two classes
+    assert training.balanced(logits, torch.full((4,), -1)) == 0
 
 
 @pytest.mark.slow
@@ -272,7 +252,7 @@ def test_training_lowers_every_loss(critic, clips, tmp_path):
     batch = critic_draw.Draw(clips, batched.numbers, 16)(0)
 
     def loss(_: torch.nn.Module, drawn: critic_draw.Batch) -> torch.Tensor:
-        losses = critic_training.loss_on(batched, clips, drawn)
+        losses = training.loss_on(batched, clips, drawn)
         history.append({name: float(value.detach()) for name, value in losses.items()})
         return sum(losses.values())
 
@@ -286,16 +266,16 @@ def test_training_lowers_every_loss(critic, clips, tmp_path):
 def test_training_resumes_measures_and_saves(critic_folder, tmp_path, capsys):
     data, held, out = write_faults(tmp_path / "data", 6), write_faults(tmp_path / "held", 3), tmp_path / "critic"
     shutil.copytree(critic_folder, out)
-    first = critic_training.train((data,), out, (held,), steps=2, batch=16).keys()
+    first = training.train((data,), out, (held,), steps=2, batch=16).keys()
     assert {"physics", "physics/vanish", "physics/untrained", "instruction/wrong_place", "instruction/swapped"} <= first
     assert {"corrupted physics", "corrupted physics/dropped", "shuffled physics"} <= first
-    last = critic_training.train((data,), out, (held,), steps=4, batch=16)
+    last = training.train((data,), out, (held,), steps=4, batch=16)
     assert "continuing from" in capsys.readouterr().out
     assert [row["step"] for row in storage.read_rows(out / "training/log.jsonl")] == [1, 2, 3, 4]
     assert critics.critic_fingerprint(out) != critics.critic_fingerprint(critic_folder)
     assert last["shuffled physics"] == pytest.approx(0.5, abs=0.2)
-    figures, again = json.loads((out / "metrics.json").read_text()), critic_training.assess(out, (held,))
-    assert figures["saved"]["largest difference"] < 0.02 and "physics" in figures["pixel_statistics"]
+    figures, again = json.loads((out / "metrics.json").read_text()), training.assess(out, (held,))
+    assert "physics" in figures["pixel_statistics"]
     assert again["clips"] == figures["clips"]
     assert again["critic"]["physics"] == pytest.approx(last["physics"], abs=0.1)  # saved in half precision
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float16}

@@ -1,22 +1,29 @@
-"""The training engine: activation checkpointing, division of the work, and interrupted checkpoints."""
+"""The training engine: division of the work, checkpoints, activation checkpointing, learning rate and averages."""
 
 from __future__ import annotations
 
 import threading
 import types
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from conftest import ALONE, Kernels
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import losses
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention import SDPBackend
 
-from cookbook import engine, profiles, runs, storage
+from cookbook import engine, hardware, profiles, runs, storage
 from cookbook.engine import checkpoint
 from cookbook.engine.activations import ATTENTION, CHOICES
 from cookbook.engine.distributed import mesh_shape
+from cookbook.engine.optim import PowerEma, ema_exponent, rate_factor
 from cookbook.errors import UserError
 from cookbook.models import world
 from cookbook.train.objective import batches, flow_loss
@@ -67,20 +74,11 @@ def test_every_mesh_gives_the_losses_of_one_process(size, recipe, ranks, arena, 
     assert_alike(arena[0] / "run", alone)
 
 
-@pytest.mark.parametrize(
-    ("size", "most", "expected"), [(1, 8, (1, 1)), (4, 8, (1, 4)), (8, 8, (1, 8)), (32, 8, (4, 8)), (2, 1, (2, 1))]
-)
-def test_replicas_are_as_few_as_the_recipe_allows(size, most, expected):
-    assert mesh_shape(size, most) == expected
-
-
 def test_a_mesh_that_would_not_synchronise_gradients_is_refused(tiny_world, tmp_path):
     with pytest.raises(
         UserError, match="12 processes are not a multiple of the recipe's shard, 8; .*one of 1, 2, 3, 4, 6$"
     ):
         mesh_shape(12, 8)
-    with pytest.raises(UserError, match="shard is 0; it must be at least 1"):
-        mesh_shape(2, 0)
     recipe, pair = tiny.profile(tiny_world).recipe, replace(ALONE, size=2)
     with pytest.raises(UserError, match="not distributed over the 2 processes.*not be synchronised"):
         engine.fit(world.load_transformer(tiny_world), flow_loss, None, recipe, tmp_path, 0, pair, torch.float32)
@@ -216,3 +214,95 @@ def test_activation_checkpointing_changes_no_bit_and_keeps_attention(tiny_world,
     for wrong in ("all", "1.5"):
         with pytest.raises(UserError, match="activation_checkpointing is .*; it must be none, selective or a share"):
             engine.checkpoint_activations(model, wrong)
+
+
+# the learning rate over the steps, and the average of the weights (EMA)
+
+
+def test_upstream_schedule_is_one_long_ramp():
+    recipe = profiles.Recipe()
+    assert rate_factor(0, recipe) == 1e-6
+    assert rate_factor(500, recipe) == pytest.approx(0.25, rel=1e-5)
+    assert recipe.learning_rate * rate_factor(999, recipe) == pytest.approx(2.16e-5, rel=2e-3)
+
+
+@given(step=st.integers(0, 5000))
+def test_recommended_schedule_rises_then_falls_and_stays(step):
+    recipe = profiles.recommended_recipe()
+    now, later = rate_factor(step, recipe), rate_factor(step + 1, recipe)
+    assert 0 < now <= recipe.peak_factor
+    assert later > now if step + 1 < recipe.warmup else later <= now
+    assert rate_factor(recipe.cycle, recipe) == pytest.approx(recipe.end_factor)
+
+
+def test_power_ema_has_karras_exponent_and_upstream_decay():
+    assert ema_exponent(0.10) == pytest.approx(6.937, abs=2e-3)
+    ema = PowerEma([("w", torch.zeros(1, dtype=torch.bfloat16))], 0.10)
+    assert ema.weights["w"].dtype == torch.float32, "training in low precision keeps a precise average"
+    assert ema.beta(0) == 0 and ema.beta(1000) == pytest.approx(0.9921, abs=1e-4)
+
+
+@given(values=st.lists(st.floats(-3, 3), min_size=1, max_size=30))
+def test_power_ema_is_the_weighted_mean_that_it_claims(values):
+    ema = PowerEma([("w", torch.zeros(1))], 0.10)
+    for step, value in enumerate(values):
+        ema.update([torch.tensor([value])], step)
+    weights = (np.arange(len(values)) + 1.0) ** (ema.gamma + 1) - np.arange(len(values)) ** (ema.gamma + 1.0)
+    expected = np.average(values, weights=weights)
+    assert float(ema.weights["w"]) == pytest.approx(expected, abs=1e-4)
+
+
+# compiled blocks and the choice of attention kernel: another speed, not another result
+
+
+@pytest.fixture
+def no_compiled_code():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def loss_and_gradients(model, batch):
+    loss = flow_loss(model, batch)
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(results, expected, relative):
+    assert results.keys() == expected.keys() and len(results) > 30
+    for name, value in expected.items():
+        assert float((results[name] - value).abs().max()) <= relative * float(value.abs().max()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["selective", "0.4"])
+def test_checkpointing_inside_compiled_blocks_gives_the_same(choice, tiny_world, cached, monkeypatch, no_compiled_code):
+    batch = batches(cached, tiny.profile(tiny_world).recipe, 0, ALONE)(0)
+    expected = loss_and_gradients(world.load_transformer(tiny_world).train(), batch)
+    compiler, compile_blocks = CompileCounterWithBackend("aot_eager_decomp_partition"), hardware.compile_blocks
+    monkeypatch.setattr(hardware, "compile_blocks", partial(compile_blocks, backend=compiler))
+    model = world.load_transformer(tiny_world).train()
+    engine.checkpoint_activations(model, choice, compiled=True)
+    assert_same(loss_and_gradients(model, batch), expected, 1e-5)
+    assert compiler.frame_count == 1
+
+
+def test_blocks_compiled_once_give_the_plain_losses_and_gradients(tiny_world, cached, no_compiled_code):
+    batch = batches(cached, tiny.profile(tiny_world).recipe, 0, ALONE)(0)
+    expected = loss_and_gradients(world.load_transformer(tiny_world).train(), batch)
+    model, compiler = world.load_transformer(tiny_world).train(), CompileCounterWithBackend("aot_eager")
+    names = list(model.state_dict())
+    hardware.compile_blocks(model, backend=compiler)
+    assert_same(loss_and_gradients(model, batch), expected, 1e-5)
+    assert compiler.frame_count == 1 and len(model.transformer_blocks) == 2
+    assert list(model.state_dict()) == names
+
+
+def test_attention_kernels_are_chosen_within_the_block_and_on_gpus_only():
+    device, order = torch.device("cuda"), torch._C._get_sdp_priority_order
+    before = order()
+    with hardware.fast_attention(torch.device("cpu")):
+        assert order() == before
+    with hardware.fast_attention(device):
+        assert order()[0] == hardware.attention_kernels(device)[0].value == SDPBackend.CUDNN_ATTENTION.value
+    assert order() == before

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from cookbook import storage, video
 from cookbook.engine import Group
 from cookbook.errors import UserError
-from cookbook.generate.sampler import make_clip
+from cookbook.generate.generator import make_clip
 from cookbook.judge import rules
 from cookbook.judge.ground_truth import PARTS
 from cookbook.judge.rules import Things, judge_clip
@@ -44,7 +44,7 @@ def training(tmp_path_factory) -> Path:
     """Four clips as `assets/simulator/train` has them."""
     folder = tmp_path_factory.mktemp("evaluate") / "train"
     for index in range(4):
-        video.write_video(folder / "gr1" / f"{index}.mp4", tiny.carrying(index)[0], 8)
+        video.write_video(folder / "gr1" / f"{index}.mp4", tiny.drawn(True) - np.uint8(index), 8)
     lines = [f"{index}.mp4,Use the right hand to pick up red box {index} from table to blue pad." for index in range(4)]
     (folder / "metadata.csv").write_text("\n".join(["file,prompt", *lines]) + "\n")
     return folder
@@ -59,8 +59,8 @@ def folders(tiny_world, heldout, training, tmp_path) -> dict:
 
 def test_rules_judge_clips_after_h264(heldout):
     blue, violet = generator.read_scenes((heldout,), 1)
-    shown = (tiny.carrying(), tiny.carrying(place=1), tiny.carrying(carried=False))
-    placed, elsewhere, left = (evaluate.judge(frames, blue) for frames, *_ in shown)
+    shown = tiny.drawn(True), tiny.drawn(True, place=1), tiny.drawn(False)
+    placed, elsewhere, left = (evaluate.judge(frames, blue) for frames in shown)
     assert placed["passed"] and placed["shown"] == placed["named"] == {"hand": "right", "item": 0, "place": 0}
     assert not elsewhere["passed"] and elsewhere["shown"] == {part: violet.row[part] for part in PARTS}
     assert (left["outcome"], left["shown"]["item"]) == ("not placed", None)
@@ -68,7 +68,7 @@ def test_rules_judge_clips_after_h264(heldout):
 
 def test_a_video_in_which_nothing_moves_executes_nothing(heldout):
     clip = generator.read_scenes((heldout,), 1)[0]
-    frames = np.repeat(tiny.carrying()[0][:1], 9, 0)
+    frames = np.repeat(tiny.drawn(True)[:1], 9, 0)
     judged = evaluate.judge(frames, replace(clip, row=clip.row | {"seed": [5_000_000, 0]}), execute=True)
     assert judged["executed"]["reason"] == "not grasped"
     row = {"passed": False, "outcome": "", "reason": "", "image": "a", "model": "base", "seed": 0} | judged

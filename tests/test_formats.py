@@ -251,8 +251,7 @@ def test_the_adapter_file_is_as_documented(tiny_profile, tiny_clips, tmp_path):
 
 
 def test_each_result_has_its_expected_range(run, tiny_world):
-    checks = {check.what: check for check in results.checks(run, tiny.profile(tiny_world))}
-    assert len(checks) == 7 and checks["losses"].result == "6 steps" and checks["scores"].expected == "all, from 1 to 5"
-    assert checks["size of a video"].result == "9 x 32 x 48"
-    untrained = {"its first frame against the photo"}
-    assert [what for what, check in checks.items() if not check.ok and what not in untrained] == []
+    checks = {check.what: check.ok for check in results.checks(run, tiny.profile(tiny_world))}
+    video = checks.pop("first frame of a video against its photo")
+    assert not video, "the world model is not trained"
+    assert len(checks) == 2 and all(checks.values())

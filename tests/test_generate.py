@@ -1,4 +1,4 @@
-"""Stage `generate`: published requests in, each clip generated once and the same every time, by base or tuned."""
+"""Stage `generate`: published requests in, each clip once and the same every time, by base or tuned; shortcuts."""
 
 import random
 import shutil
@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import Cosmos2_5_PredictBasePipeline
 from PIL import Image
-from test_flow import PassThrough
 
 from cookbook import storage, video
 from cookbook.errors import UserError
+from cookbook.generate import shortcuts
 from cookbook.generate.requests import read_requests
 from cookbook.generate.stage import generate
 from cookbook.models import autoencoder, world
-from cookbook.models.text import encode_prompts, unread
-from cookbook.profiles import PROFILES, nano
+from cookbook.models.text import unread
+from cookbook.profiles import nano
 
 
 def test_every_prompt_and_seed_is_generated_once_repeats_and_is_recorded(tmp_path, photos, tiny_profile, tiny_world):
@@ -55,51 +54,47 @@ def test_rows_of_a_jsonl_have_their_own_type_size_seed_and_settings(
         {"negative_prompt": "Stand still.", "seed": 7, "num_output_frames": 5},
         {"inference_type": "video2world", "input_path": "long.mp4"},
         {"inference_type": "text2world", "input_path": None},
+        {"num_output_frames": 25},
     )
-    generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
+    manifest = generate("tiny", run=tmp_path / "run", requests=file, weights=tiny_world, seeds=1)
+    assert any(line.startswith("row3, negative: cut") for line in manifest["unread"])
     out = tmp_path / "run" / "generated" / "tuned"
     rows = storage.read_rows(out / "generated.jsonl")
-    assert " 5 to 9 frames, 3 to 8 steps, 6 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
-    assert [row["steps"] for row in rows] == [8, 3, 8, 8, 8, 8]
-    assert [row["shift"] for row in rows] == [5.0, 5.0, 2.0, 5.0, 5.0, 5.0]
+    assert " 5 to 25 frames, 3 to 8 steps, 7 prompts x 1 seeds" in capsys.readouterr().out, "the plan is of these rows"
+    assert [row["steps"] for row in rows] == [8, 3, 8, 8, 8, 8, 8]
+    assert [row["shift"] for row in rows] == [5.0, 5.0, 2.0, 5.0, 5.0, 5.0, 5.0]
     photo, clip = storage.digest(tmp_path / "a.png"), storage.digest(tmp_path / "long.mp4")
-    assert [row["image_sha256"] for row in rows] == [photo, photo, photo, photo, clip, None]
-    assert len({row["sha256"] for row in rows}) == 6
+    assert [row["image_sha256"] for row in rows] == [photo, photo, photo, photo, clip, None, photo]
+    assert len({row["sha256"] for row in rows}) == 7
     assert video.probe(out / "row3_seed7.mp4").frames == 5
+    short, long = (video.read_video(out / f"row{number}_seed0.mp4")[0].astype(int) for number in (0, 6))
+    assert len(long) == 25 and np.abs(long[:9] - short).mean() < 2, "the first part is the short clip"
+    seams = np.abs(np.diff(long, axis=0)).mean((1, 2, 3))
+    assert max(seams[8], seams[16]) < 2 * seams.max(initial=1, where=~np.isin(np.arange(24), (8, 16)))
 
 
-def test_bad_requests_are_refused_before_models_are_loaded(tmp_path, rows_file, tiny_world, monkeypatch):
-    monkeypatch.setitem(PROFILES, "tiny", lambda: tiny.profile(tmp_path / "no weights here"))
-    with pytest.raises(UserError, match="line 1: resolution"):
-        generate("tiny", run=tmp_path, requests=rows_file({"resolution": "30,48"}), model="base")
-
-
-@pytest.mark.parametrize("change", [{"num_output_frames": 4_000_001}, {"resolution": "160000,160000"}, {"seeds": -1}])
-def test_sizes_and_numbers_beyond_all_bounds_are_refused_before_anything_is_loaded(
-    tmp_path, rows_file, tiny_profile, tiny_world, monkeypatch, change
+def test_bad_requests_are_refused_before_anything_is_loaded(
+    tmp_path, photos, rows_file, tiny_profile, tiny_world, monkeypatch
 ):
+    """A picture that was cut off, in a table and in a folder, and sizes and numbers beyond all bounds."""
     tiny_profile()
-    monkeypatch.setattr(world, "load_text_encoder", lambda *_: pytest.fail("models are loaded"))
-    seeds = {"seeds": change.pop("seeds")} if "seeds" in change else {}
-    with pytest.raises(UserError, match="allowed: at most 61|sides of at most 256|seeds is -1; it must be"):
-        generate("tiny", run=tmp_path / "run", requests=rows_file(change), weights=tiny_world, **seeds)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_picture_that_was_cut_off_is_refused_before_models_are_loaded(tmp_path, rows_file, tiny_world, monkeypatch):
-    monkeypatch.setitem(PROFILES, "tiny", lambda: tiny.profile(tiny_world))
     monkeypatch.setattr(world, "load_text_encoder", lambda *_: pytest.fail("models are loaded"))
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
     data = (tmp_path / "cut.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="line 2: input_path: .*cut.jpg cannot be read .*truncated"):
-        generate("tiny", run=tmp_path, requests=rows_file({}, {"input_path": "cut.jpg"}), model="base")
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    (folder / "1_Wave.jpg").write_bytes(data[: len(data) // 2])
-    (folder / "1_Wave.txt").write_text("Wave.")
-    with pytest.raises(UserError, match="1_Wave.jpg: cannot be read .*truncated"):
-        generate("tiny", run=tmp_path, requests=folder, model="base")
+    for path in (tmp_path / "cut.jpg", photos / "0_Wave..png"):
+        path.write_bytes(data[: len(data) // 2])
+    bad = [{"input_path": "cut.jpg"}, {"num_output_frames": 4_000_001}, {"resolution": "160000,160000"}]
+    wanted = ["input_path: .*cut.jpg cannot be read .*truncated", "allowed: at most 90", "sides of at most 256"]
+    lines = "\n".join(f".*line {number}: .*{words}.*" for number, words in enumerate(wanted, 2))
+    given = {"run": tmp_path / "run", "weights": tiny_world}
+    for requests, seeds, message in (
+        (rows_file({}, *bad), 1, f"^{lines}$"),
+        (photos, 1, "0_Wave..png: cannot be read .*truncated"),
+        (photos, -1, "seeds is -1; it must be"),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate("tiny", **given, requests=requests, seeds=seeds)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_change_costs_only_the_clips_that_it_concerns(tmp_path, rows_file, tiny_profile, tiny_world, capsys):
@@ -221,9 +216,70 @@ def test_prompts_that_are_cut_or_read_as_others_are_named(capsys):
     assert unread(tiny.build_tokenizer(), prompts, 122) == []
 
 
-def test_prompt_embeddings_equal_the_pipelines(tiny_world):
-    encoder, tokenizer = world.load_text_encoder(tiny_world)
-    pipeline = Cosmos2_5_PredictBasePipeline.from_pretrained(tiny_world, safety_checker=PassThrough())
-    theirs = pipeline._get_prompt_embeds("Wave to the crowd.", max_sequence_length=48, device="cpu")
-    ours = encode_prompts(encoder, tokenizer, ["Wave to the crowd."], 48)
-    torch.testing.assert_close(ours, theirs)
+# `--fast`: the evaluations that each shortcut skips, and that the default skips none
+
+SIGMAS = torch.linspace(1, 0.1, 10)
+
+
+class Network:
+    """Velocities [1] that are functions of the noise level; notes for how many texts it is evaluated each time."""
+
+    def __init__(self, prompt, negative=lambda sigma: 0 * sigma):
+        self.velocities, self.evaluations = (prompt, negative), []
+
+    def __call__(self, latents, sigma, texts):
+        self.evaluations.append(texts)
+        return [velocity(sigma).reshape(1) for velocity in self.velocities[:texts]]
+
+
+def walk(network, guidance=2.0, fast=()):
+    velocity = shortcuts.velocity_field(network, guidance, frozenset(fast))
+    return torch.cat([velocity(torch.zeros(1), sigma) for sigma in SIGMAS])
+
+
+def test_without_shortcuts_every_step_evaluates_both_texts():
+    network = Network(lambda s: s**2, lambda s: 3 * s)
+    assert torch.allclose(walk(network), SIGMAS**2 + 2 * (SIGMAS**2 - 3 * SIGMAS))
+    assert network.evaluations == [2] * 10
+    assert torch.equal(walk(network, guidance=0.0), SIGMAS**2) and network.evaluations[10:] == [1] * 10
+
+
+def test_guidance_extrapolates_at_every_second_step():
+    straight = Network(lambda s: s**2 + s, lambda s: s**2)  # the difference is a line
+    fast = walk(straight, fast=("guidance",))
+    assert straight.evaluations == [2, 1] * 5
+    exact = SIGMAS**2 + 3 * SIGMAS
+    assert torch.allclose(fast[2:], exact[2:]) and fast[1] != exact[1], "the second step knows one difference only"
+
+
+def test_cache_skips_small_changes_at_most_twice_in_a_row():
+    network = Network(lambda s: 100 + s)
+    fast = walk(network, fast=("cache",))
+    assert len(network.evaluations) == 2 + 8 // (1 + shortcuts.SKIPS), "two for the line, then one of three"
+    assert torch.allclose(fast, 3 * (100 + SIGMAS)), "on a line nothing is lost"
+
+
+def test_cache_evaluates_where_the_velocity_changes():
+    network = Network(lambda s: torch.where(s > 0.55, 100 + s, torch.exp(20 * (0.55 - s))))
+    exact = walk(Network(network.velocities[0]))
+    fast = walk(network, fast=("cache",))
+    assert 5 < len(network.evaluations) < 10
+    assert torch.allclose(fast[-2:], exact[-2:]), "the end changes too fast to be skipped"
+
+
+def test_both_shortcuts_together_evaluate_least():
+    network = Network(lambda s: 100 + s, lambda s: 50 + s)
+    walk(network, fast=("cache", "guidance"))
+    assert network.evaluations == [2, 1, 2, 1]
+
+
+def test_generate_records_shortcuts_and_never_mixes_them(tmp_path, photos, tiny_profile, tiny_world, capsys):
+    tiny_profile()
+    arguments = {"run": tmp_path, "requests": photos, "weights": tiny_world, "seeds": 1}
+    assert generate("tiny", fast=(), **arguments)["settings"]["fast"] == ["cache", "guidance"]
+    assert "not exact: --fast cache guidance" in capsys.readouterr().out
+    rows = storage.read_rows(tmp_path / "generated/tuned/generated.jsonl")
+    assert [row["fast"] for row in rows] == [["cache", "guidance"]] * 2
+    with pytest.raises(UserError, match="fast"):
+        generate("tiny", **arguments)
+    assert "fast" not in generate("tiny", redo=True, **arguments)["settings"]

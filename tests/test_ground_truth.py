@@ -5,48 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import ARM, BLUE, GREEN, ITEMS, PADS, RED, TABLE, WHITE, drawn, picture, things
 
 from cookbook import profiles, runs, storage, video
 from cookbook.judge import ground_truth, pixels, rules
 
-RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 160, 30), (40, 60, 200), (225, 225, 225)
-CYAN, TABLE, ARM = (20, 160, 160), (190, 170, 140), (25, 25, 27)
-ITEMS, PADS = {RED: (40, 110), GREEN: (76, 100)}, {BLUE: (36, 60), WHITE: (4, 60)}  # colour -> top left
-HOME, PAD = ITEMS[RED], PADS[BLUE]
+CYAN = (20, 160, 160)
+PAD = PADS[BLUE]
 NAMED = {"hand": "right", "item": 0, "place": 0}
-
-
-def picture(boxes: dict = ITEMS, hand: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [96, 160, 3]: pads of 20 x 28, boxes of 12 x 12, and an arm, 20 high, from the right up to `hand`."""
-    frame = np.full((96, 160, 3), TABLE, np.uint8)
-    for colour, (row, column) in PADS.items():
-        frame[row : row + 20, column : column + 28] = colour
-    for colour, (row, column) in boxes.items():
-        frame[row : row + 12, column : column + 12] = colour
-    if hand is not None:
-        frame[hand[0] : hand[0] + 20, hand[1] :] = ARM
-    return frame
-
-
-def drawn(carried: bool, gap: int = 4, stays: bool = False, item: int = 0, place: int = 0) -> np.ndarray:
-    """uint8 [25, 96, 160, 3]: the arm enters, carries a box to a pad or does not, and leaves or stays.
-
-    gap: columns from the box's left edge to the arm.
-    """
-    colour, first = list(ITEMS.items())[item]
-    path = np.linspace(first, np.add(list(PADS.values())[place], (4, 8)), 11).round().astype(int)
-
-    def moment(box: np.ndarray, arm: bool) -> np.ndarray:
-        boxes = ITEMS | ({colour: tuple(box)} if carried else {})
-        return picture(boxes, (box[0] + 6, box[1] + gap) if arm else None)
-
-    moves = [moment(box, True) for box in path]
-    return np.stack([picture()] * 5 + moves + [moment(path[-1], stays)] * 9)
-
-
-def things(first: np.ndarray | None = None) -> rules.Things:
-    first = picture() if first is None else first
-    return rules.Things(*(np.stack([np.all(first == c, -1) for c in colours]) for colours in (ITEMS, PADS)))
 
 
 def judge(frames: np.ndarray) -> rules.Judgement:

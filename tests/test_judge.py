@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +16,10 @@ from tiny import PROMPTS, clip
 
 from cookbook import profiles, runs, storage, video
 from cookbook.errors import UserError
-from cookbook.judge import rubrics
+from cookbook.judge import rubrics, scorer
 from cookbook.judge.calibration import calibrate, load
 from cookbook.judge.stage import judge
+from cookbook.models.frames import Sampled, sample_frames
 
 
 def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
@@ -152,11 +156,6 @@ def test_a_missing_model_stops_before_any_clip_is_decoded(run, tmp_path, monkeyp
         (tmp_path / name).rename(file)
 
 
-def test_a_run_without_videos_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cookbook generate"):
-        judge("smoke", tmp_path / "empty")
-
-
 def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_names(run, capsys):
     whole = calibrate("smoke", run)
     (run / "verdicts/calibration.json").write_text("{")
@@ -202,13 +201,66 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     ]
 
 
-def test_another_rubric_makes_the_verdicts_stale_and_a_bad_one_is_refused(run, tmp_path, monkeypatch):
+def test_another_rubric_makes_the_verdicts_stale(run, tmp_path, monkeypatch):
     judge("smoke", run)
     monkeypatch.setattr(rubrics, "PROMPTS", Path(shutil.copytree(rubrics.PROMPTS, tmp_path / "prompts")))
-    for text, message in (
-        ("Is it natural?\nScore:", "--redo"),
-        ("Is it real?\n", "physics.txt has no answer cue: end it"),
-    ):
-        (tmp_path / "prompts/physics.txt").write_text(text)
-        with pytest.raises(UserError, match=message):
-            judge("smoke", run)
+    (tmp_path / "prompts/physics.txt").write_text("Is it natural?\nScore:")
+    with pytest.raises(UserError, match="--redo"):
+        judge("smoke", run)
+
+
+# killed, and what is held in memory
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from cookbook import runs, storage
+from cookbook.judge.stage import judge
+torch.set_num_threads(1)
+runs.ASSETS = Path(sys.argv[1])
+append, count = storage.append_row, 0
+def append_row(path, row):
+    global count
+    append(path, row)
+    count += 1
+    if count == int(sys.argv[3]):
+        with open(path, "a") as file:
+            file.write('{"file": "cut')  # and a line that the kill cut short
+            file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+storage.append_row = append_row
+judge("smoke", sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_same(run, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "assets"), str(run)]
+    for rows in (5, 45):  # among the calibration clips, then among the verdicts
+        assert subprocess.run([*command, str(rows)], capture_output=True).returncode == -9
+    assert not (run / "verdicts/manifest.json").exists()
+    judge("smoke", run)
+    resumed, measured = rows_of(run), json.loads((run / "verdicts/calibration.json").read_text())
+    judge("smoke", run, redo=True)
+    assert resumed == rows_of(run)
+    assert measured == json.loads((run / "verdicts/calibration.json").read_text())
+
+
+def test_only_the_batches_in_flight_are_held(critic, monkeypatch):
+    """However slow the model is, the readers are never further ahead."""
+    started, ahead = [], []
+
+    def sample(*size) -> Sampled:
+        started.append(size)
+        return sample_frames(clip(0), 8.0, *size)
+
+    def slow(critic, inputs) -> np.ndarray:
+        time.sleep(0.05)
+        ahead.append(len(started) - len(ahead) * scorer.BATCH)
+        return np.full((len(inputs.stats), 1, 5), 0.2)
+
+    monkeypatch.setattr(scorer, "answer", slow)
+    tasks = [scorer.Task(sample, {"physics": None}, "clip") for _ in range(10 * scorer.BATCH)]
+    assert len(list(scorer.Scorer(critic, 8, 1024).score(tasks))) == len(tasks)
+    assert len(ahead) == 10 and max(ahead) <= scorer.IN_FLIGHT * scorer.BATCH

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_repository import PACKAGES, ROOT, committed
 
-from cookbook import cluster, doctor, exercises, notebooks, profiles, results, runs
+from cookbook import cluster, doctor, exercises, notebooks, results, runs
 from cookbook.errors import UserError
 from cookbook.generate import guardrail
 from cookbook.judge import calibration_clips, rubrics
@@ -51,17 +51,6 @@ def test_locked_versions_are_within_the_bounds_of_pyproject():
     for file in ("Makefile", "setup.md"):
         for name, version in re.findall(r"(torch|torchvision)==([\d.]+\d)", (ROOT / file).read_text()):
             assert version == constraints[name], file
-
-
-def test_python_versions_agree():
-    assert PROJECT["requires-python"] == ">=3.11,<3.13"
-    assert "python=3.11" in (ROOT / "environment.yml").read_text()
-    assert JOBS["laptop"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
-
-
-def test_licence_text_is_complete():
-    text = (ROOT / "LICENSE").read_text()
-    assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
 
 
 def test_no_large_file_no_secret_and_no_local_path_is_committed():
@@ -166,34 +155,6 @@ def test_the_workflow_runs_the_commands_of_ci_run_in_its_order():
     assert makes(ci) == wanted and [line for line in makes(laptop) if ".venv" not in line] == wanted
     for text in (ci, laptop):
         assert re.search(r'grep -q "([^"]+)"', text)[1] in Path(notebooks.__file__).read_text()
-
-
-def test_no_step_of_the_workflow_hides_a_failure_or_needs_a_secret():
-    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert "continue-on-error" not in text and "secrets." not in text and "|| true" not in text
-    assert WORKFLOW["permissions"] == {"contents": "read"} and "smoke" in profiles.PROFILES
-    for job in JOBS.values():
-        assert all("run" in step or re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"])
-
-
-@pytest.mark.parametrize("found", [True, False])
-def test_the_gpu_job_runs_the_tests_or_reports_that_it_did_not(found, tmp_path):
-    tool = tmp_path / "bin" / "nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\nexit {0 if found else 9}\n")
-    tool.chmod(0o755)
-    files = {name: tmp_path / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
-    for file in files.values():
-        file.touch()
-    environment = {name: str(file) for name, file in files.items()}
-    environment["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
-    first, *later = JOBS["gpu"]["steps"]
-    done = subprocess.run(["bash", "-e", "-c", first["run"]], env=environment, capture_output=True, text=True)
-    output, summary = (file.read_text() for file in files.values())
-    assert done.returncode == 0, done.stderr
-    assert output == ("found=yes\n" if found else "") and ("Not run" in summary) == (not found)
-    assert all(step["if"] == f"steps.{first['id']}.outputs.found == 'yes'" for step in later)
-    assert later[-1]["run"] == "make test-all"
 
 
 def test_make_reset_brings_notebooks_back_and_removes_results(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import pytest
 
 from cookbook import notebooks, profiles, report, results, runs, storage, video
 from cookbook.actions import motion
-from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
+from tools import expected
 
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
 
@@ -31,6 +31,7 @@ def lines(rows: list[dict]) -> str:
 def measured(auc: float) -> dict:
     return {
         "auc": auc,
+        "auc_interval": [auc - 0.1, 1.0],
         "n": 24,
         "threshold": 3.0,
         "roc": [[0, 0], [0.2, 0.9], [1, 1]],
@@ -74,6 +75,7 @@ def run(tmp_path) -> Path:
     }
     rates = {"follow_rate_base": 0.0, "follow_rate_tuned": 0.5}
     rates |= {"success_rate_base": 0.0, "success_rate_tuned": 0.5}
+    rates |= {"follow_rate_tuned_interval": [0.2, 0.8], "success_rate_tuned_interval": [0.1, 0.9]}
     hand = {"clips": 4, "own": 0.75, "interval": [0.5, 1.0], "partner": 0.25, "neither": 0.0}
     rates["obedience"] = {"hand": hand, "no_text": {"hand": 0.5}}
     curve = [{"n": n, "success": n / 2, "success_interval": [n / 2, 1.0]} for n in (1, 2)]
@@ -142,6 +144,14 @@ def test_the_summary_has_the_figures_of_every_stage(run, capsys):
     assert "report: found" in capsys.readouterr().out and (run / "report" / "report.html").stat().st_mtime_ns == page
 
 
+def test_published_figures_have_their_range(run):
+    figures = expected.figures(run)
+    assert figures.keys() == expected.RANGES.keys()
+    assert figures["held-out loss"][2] == ("held-out loss, after", 0.4, 0.36, 0.44)
+    assert figures["critic"][0] == ("physics: AUC", 0.9, 0.8, 1.0)
+    assert [row[1:] for row in figures["verdicts"]] == [(0.5, 0.2, 0.8), (0.5, 0.1, 0.9), (1.0, 1.0, 1.0)]
+
+
 def test_tables_count_outcomes_by_reason_and_describe_faults(run):
     table = report.outcomes(run)
     assert table.loc[("placed", "-"), "tuned"] == 2 and table.loc[("not placed", "no arm moved"), "base"] == 2
@@ -182,18 +192,12 @@ def test_a_run_without_ground_truth_threshold_or_kept_video_has_a_report(run):
     assert results.critic_against_ground_truth(run) == {"clips": 0, **unknown}
 
 
-def test_a_missing_stage_is_named(run):
-    (run / "kept" / "manifest.json").unlink()
-    with pytest.raises(UserError, match="filter is not finished; type `cookbook filter --profile smoke --run"):
-        report.write_report("smoke", run)
-
-
 def test_a_run_ends_with_its_results_and_checks_also_where_the_guardrail_blocked_every_video(run, capsys):
     (run / "generated/tuned/generated.jsonl").write_text(lines([{"name": "0", "blocked": True}]))
     assert notebooks._conclude(profiles.nano(), run, {}) == results.summary(run)
     printed = capsys.readouterr().out
     assert "train" in printed and "executed" in printed and results.table(results.summary(run)["results"]) in printed
-    assert printed.count("\n  ok  ") == 5 and "FAILED" not in printed
+    assert printed.count("\n  ok  ") == 2 and "FAILED" not in printed
 
 
 def test_every_type_of_fault_is_described():

@@ -97,7 +97,7 @@ def test_rows_that_are_not_json_are_reported(tmp_path):
         ({"prompt": None, "prompt_path": "a" * 5000}, "line 1: prompt_path: .* cannot be a path"),
         ({"resolution": "160000,160000"}, "line 1: resolution: .*allowed: sides of at most 512"),
         ({"resolution": "9" * 5000 + ",16"}, "line 1: resolution: "),
-        ({"num_output_frames": 4_000_001}, "line 1: num_output_frames: .*allowed: at most 125"),
+        ({"num_output_frames": 4_000_001}, "line 1: num_output_frames: .*allowed: at most 250"),
         ("[" * 100_000, "line 1: not JSON .too deeply nested"),
         ('{"seed": ' + "9" * 5000 + "}", "line 1: not JSON "),
     ],

@@ -57,27 +57,6 @@ def test_a_command_line_omits_default_arguments(tmp_path, monkeypatch):
     assert runs.command("judge", tmp_path) == f"`cookbook judge --run {tmp_path}`"
 
 
-def test_a_deleted_stage_may_start_with_other_inputs(tmp_path):
-    make_stage(tmp_path / "s").forget()
-    assert not (tmp_path / "s").exists()
-    assert not make_stage(tmp_path / "s", inputs={"data": "sha256:b"}).done
-
-
-@pytest.mark.parametrize("name", ["dreams", "started.json"])
-def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path):
-    (tmp_path / "data").mkdir()
-    if name == "dreams":
-        (tmp_path / name).mkdir()
-    else:
-        facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
-        storage.write_json(tmp_path / "data" / name, facts)
-    with pytest.raises(
-        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
-    ) as e:
-        runs.run_folder(tmp_path, "nano")
-    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
-
-
 def test_a_missing_output_is_reported_and_redo_empties_the_folder(tmp_path):
     finished(tmp_path / "s")
     (tmp_path / "s" / "result.txt").unlink()
@@ -155,6 +134,119 @@ def test_the_home_of_runs_is_an_absolute_folder(tmp_path, value, home):
     assert done.stdout.strip() == str(tmp_path / str(home).removeprefix("~/")), done.stderr
 
 
+def test_two_processes_cannot_share_a_stage(tmp_path):
+    program = "import sys, pathlib; from cookbook import runs\n"
+    program += "runs.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
+    held = subprocess.Popen(
+        [sys.executable, "-c", program + "; print('held', flush=True); sys.stdin.read()", tmp_path / "s"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    held.stdout.readline()
+    with pytest.raises(UserError, match="another process"):
+        make_stage(tmp_path / "s")
+    held.communicate()
+
+
+def test_a_fingerprint_depends_on_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = runs.fingerprint(tmp_path)
+    (tmp_path / "a").write_text("2")
+    second = runs.fingerprint(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len({first, second, runs.fingerprint(tmp_path)}) == 3
+
+
+# foreign folders
+
+
+@pytest.mark.parametrize("content", ["", '{"stage": "train", ', "[]", "[" * 100_000])
+def test_what_was_built_is_kept_without_its_manifest_and_set_aside_where_its_inputs_are_unknown(tmp_path, content):
+    finished(tmp_path / "s")
+    (tmp_path / "s" / "manifest.json").write_text(content)
+    assert not make_stage(tmp_path / "s").done and (tmp_path / "s" / "result.txt").exists()
+    with pytest.raises(UserError, match="data .* -> "):
+        make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
+    (tmp_path / "s" / "started.json").write_text(content)
+    assert not make_stage(tmp_path / "s").done and not (tmp_path / "s" / "result.txt").exists()
+    assert runs.begun(tmp_path / "s")["inputs"] == {"data": "sha256:a"}
+
+
+@pytest.mark.parametrize(("stage", "left"), [("convert", "model.pt"), ("generate-tuned", "requests.jsonl")])
+def test_only_what_succeeded_binds(stage, left, tmp_path):
+    runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "broken"}, {}).close()
+    (tmp_path / "s" / left).write_text("of the broken one")
+    assert not runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "right"}, {}).done
+    assert not (tmp_path / "s" / left).exists()
+
+
+@pytest.mark.parametrize("name", ["", ".lock", "manifest.json", "videos"])
+def test_no_link_in_a_stage_folder_is_followed(tmp_path, name):
+    """The folder itself may be the link; redo deletes a link inside, and nothing that it leads to."""
+    victim, folder = tmp_path / "victim", tmp_path / "run" / "data"
+    (victim / "inside").mkdir(parents=True)
+    (victim / "a.txt").write_text("precious")
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(victim / "a.txt" if name in (".lock", "manifest.json") else victim)
+    with pytest.raises(UserError, match="is a symbolic link.*type `rm "):
+        make_stage(folder)
+    if name in ("manifest.json", "videos"):
+        finished(folder, redo=True)
+        assert make_stage(folder).done
+    assert (victim / "a.txt").read_text() == "precious" and len([*victim.rglob("*")]) == 2
+
+
+def test_no_link_is_followed_when_a_file_is_written(tmp_path):
+    victim, rows, text = (tmp_path / name for name in ("victim.txt", "rows.jsonl", "x.txt"))
+    victim.write_text("precious")
+    for path in (rows, text, tmp_path / f".x.txt.{os.getpid()}.txt"):
+        path.symlink_to(victim)
+    with pytest.raises(UserError, match="is a symbolic link"):
+        storage.append_row(rows, {"a": 1})
+    with storage.replacing(text) as temporary:
+        temporary.write_text("new")
+    assert text.read_text() == "new" and not text.is_symlink() and victim.read_text() == "precious"
+
+
+def test_a_finished_folder_may_lie_behind_a_link(tmp_path):
+    finished(tmp_path / "elsewhere")
+    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
+    assert make_stage(tmp_path / "s").done
+
+
+def test_a_run_folder_below_a_file_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^--run .* choose another folder$"):
+        runs.run_folder(tmp_path / "file/below", "nano")
+
+
+def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):
+    folder = tmp_path / "s"
+    make_stage(folder).close()
+    (folder / "videos").mkdir()
+    kept = [folder / ".metadata", folder / "videos" / "a.mp4"]
+    left = [folder / ".result.txt.123.txt", folder / "videos" / ".a.mp4.4567.mp4", folder / ".iter_000000002.88"]
+    for path in [*kept, *left]:
+        path.write_text("x")
+    make_stage(folder)
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("name", ["dreams", "started.json"])
+def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path):
+    (tmp_path / "data").mkdir()
+    if name == "dreams":
+        (tmp_path / name).mkdir()
+    else:
+        facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
+        storage.write_json(tmp_path / "data" / name, facts)
+    with pytest.raises(
+        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
+    ) as e:
+        runs.run_folder(tmp_path, "nano")
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize("variables", [{}, {"COOKBOOK_HOME": "~/x"}])
 def test_a_home_that_is_not_known_is_one_line_and_no_folder_of_that_name(tmp_path, variables):
     """A user id without a name, as in many containers, and without HOME."""
@@ -174,55 +266,6 @@ sys.exit(cli.main(["prepare", "--run", "~/run"]))
     assert not any(tmp_path.iterdir())
 
 
-def test_two_processes_cannot_share_a_stage(tmp_path):
-    program = "import sys, pathlib; from cookbook import runs\n"
-    program += "runs.enter(pathlib.Path(sys.argv[1]), 's', 'nano', {}, {})"
-    held = subprocess.Popen(
-        [sys.executable, "-c", program + "; print('held', flush=True); sys.stdin.read()", tmp_path / "s"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    held.stdout.readline()
-    with pytest.raises(UserError, match="another process"):
-        make_stage(tmp_path / "s")
-    held.communicate()
-
-
-def test_stages_downstream_are_stale(tmp_path):
-    data = finished(tmp_path / "data", inputs={"clips": "1"})
-    finished(tmp_path / "checkpoints", inputs={"prepare": data["fingerprint"]})
-    assert runs.stale(tmp_path) == []
-    stage = make_stage(tmp_path / "data", inputs={"clips": "2"}, redo=True)
-    (tmp_path / "data" / "result.txt").write_text("other")
-    stage.finish([tmp_path / "data" / "result.txt"])
-    assert runs.stale(tmp_path) == ["train"]
-
-
-def test_a_fingerprint_depends_on_names_and_contents(tmp_path):
-    (tmp_path / "a").write_text("1")
-    first = runs.fingerprint(tmp_path)
-    (tmp_path / "a").write_text("2")
-    second = runs.fingerprint(tmp_path)
-    (tmp_path / "a").rename(tmp_path / "b")
-    assert len({first, second, runs.fingerprint(tmp_path)}) == 3
-
-
-# foreign folders
-
-
-def test_a_damaged_manifest_is_made_again_and_what_was_built_is_kept(tmp_path, capsys):
-    finished(tmp_path / "s")
-    for content in ("", '{"stage": "train", ', "[]", "[" * 100_000):
-        (tmp_path / "s" / "manifest.json").write_text(content)
-        assert runs.read_manifest(tmp_path / "s") is None
-        stage = make_stage(tmp_path / "s")
-        assert not stage.done and (tmp_path / "s" / "result.txt").exists()
-        assert "manifest.json is damaged; it is made again" in capsys.readouterr().out
-        with pytest.raises(UserError, match="data .* -> "):
-            make_stage(tmp_path / "s", inputs={"data": "sha256:b"})
-        assert finished(tmp_path / "s")["answer"] == 42
-
-
 def test_what_was_built_from_unknown_inputs_is_made_again(tmp_path, capsys):
     make_stage(tmp_path / "s").close()
     (tmp_path / "s" / "result.txt").write_text("of whatever")
@@ -230,76 +273,3 @@ def test_what_was_built_from_unknown_inputs_is_made_again(tmp_path, capsys):
     assert not make_stage(tmp_path / "s").done and not (tmp_path / "s" / "result.txt").exists()
     assert f"started.json is damaged; all of {tmp_path / 's'} is made again" in capsys.readouterr().out
     assert runs.begun(tmp_path / "s")["inputs"] == {"data": "sha256:a"}
-
-
-@pytest.mark.parametrize(("stage", "left"), [("convert", "model.pt"), ("generate-tuned", "requests.jsonl")])
-def test_only_what_succeeded_binds(stage, left, tmp_path):
-    runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "broken"}, {}).close()
-    (tmp_path / "s" / left).write_text("of the broken one")
-    assert not runs.enter(tmp_path / "s", stage, "nano", {"checkpoint": "right"}, {}).done
-    assert not (tmp_path / "s" / left).exists()
-
-
-def test_no_link_is_followed_in_writing_or_deleting(tmp_path):
-    victim, folder = tmp_path / "victim", tmp_path / "run" / "data"
-    (victim / "inside").mkdir(parents=True)
-    before = [victim / "a.txt", victim / "inside" / "b.txt"]
-    for path in before:
-        path.write_text("precious")
-
-    def refused():
-        with pytest.raises(UserError, match="is a symbolic link.*type `rm "):
-            make_stage(folder)
-
-    folder.mkdir(parents=True)
-    for name, target in (
-        (".lock", victim / "a.txt"),
-        ("videos", victim / "inside"),
-        ("manifest.json", victim / "a.txt"),
-    ):
-        (folder / name).symlink_to(target)
-        refused()
-        if name != ".lock":  # a link inside is deleted by redo, not what it leads to
-            make_stage(folder, redo=True).forget()
-            storage.remove(folder)
-            folder.mkdir()
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
-    folder.symlink_to(victim)
-    refused()
-    with pytest.raises(UserError, match="is a symbolic link"):
-        make_stage(folder, redo=True)
-    rows, text = tmp_path / "rows.jsonl", tmp_path / "x.txt"
-    for path in (rows, text, tmp_path / f".x.txt.{os.getpid()}.txt"):
-        path.symlink_to(victim / "a.txt")
-    with pytest.raises(UserError, match="is a symbolic link"):
-        storage.append_row(rows, {"a": 1})
-    with storage.replacing(text) as temporary:
-        temporary.write_text("new")
-    assert text.read_text() == "new" and not text.is_symlink()
-    assert [path.read_text() for path in before] == ["precious"] * 2 and len([*victim.rglob("*")]) == 3
-
-
-def test_a_finished_folder_may_lie_behind_a_link(tmp_path):
-    finished(tmp_path / "elsewhere")
-    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
-    assert make_stage(tmp_path / "s").done
-
-
-@pytest.mark.parametrize("run", ["file/below", "x" * 5000])
-def test_a_run_folder_that_cannot_be_is_refused_in_one_line(run, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="^--run .* choose another folder$"):
-        runs.run_folder(tmp_path / run, "nano")
-
-
-def test_only_leftovers_of_killed_processes_are_deleted(tmp_path):
-    folder = tmp_path / "s"
-    make_stage(folder).close()
-    (folder / "videos").mkdir()
-    kept = [folder / ".metadata", folder / "videos" / "a.mp4"]
-    left = [folder / ".result.txt.123.txt", folder / "videos" / ".a.mp4.4567.mp4", folder / ".iter_000000002.88"]
-    for path in [*kept, *left]:
-        path.write_text("x")
-    make_stage(folder)
-    assert all(path.exists() for path in kept) and not any(path.exists() for path in left)

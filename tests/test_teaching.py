@@ -11,7 +11,7 @@ import tiny
 import torch
 from test_formats import SECTIONS, problems
 
-from cookbook import notebooks, profiles, runs, video
+from cookbook import profiles, runs, video
 from cookbook.errors import UserError
 from cookbook.judge import critic_training
 from cookbook.judge.calibration_clips import CalibrationClip
@@ -41,7 +41,7 @@ def examples(critic_folder, monkeypatch) -> list[critic_training.Example]:
 def scores(folder: Path) -> tuple[float, float]:
     critic = critics.load_critic(folder, torch.device("cpu"))
     clips = [shown(bright, 77, 8, 1024, critic.token_edge) for bright in (False, True)]
-    probabilities, _ = critics.score(critic, clips, [[ask("physics", None)]] * 2)
+    probabilities = critics.answer(critic, critics.preprocess(critic, clips, [[ask("physics", None)]] * 2))
     return tuple(probabilities[:, 0] @ np.arange(1, 6))
 
 
@@ -87,20 +87,6 @@ def test_a_custom_fault_and_the_comparison(tmp_path):
     assert row["gain_interval"][0] <= row["gain"] == pytest.approx(9 / 24) and row["gain_interval"][1] <= 1
     (same,) = critic_training.compare(examples, before, before)
     assert same["gain"] == 0 and same["gain_interval"] == [0, 0]
-
-
-@pytest.mark.slow
-def test_the_notebook_trains_and_compares(tmp_path):
-    """Notebook 07, executed with the critic that ships; two steps prove only that it runs."""
-    (source,) = notebooks.select(only="07")
-    values = {"profile": "smoke", "run": str(tmp_path / "run"), "steps": 2, "batch": 2}
-    notebooks.execute(source, tmp_path / "07.ipynb", values)
-    printed = (tmp_path / "07.ipynb").read_text()
-    assert "examples to learn from" in printed and "gain_interval" in printed
-    before, after = (
-        critics.critic_fingerprint(place) for place in (runs.ASSETS / "nano/critic", tmp_path / "run/critic")
-    )
-    assert before != after
 
 
 def test_digits_are_drawn_equally_often(examples):

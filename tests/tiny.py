@@ -24,6 +24,7 @@ from cookbook import engine, hardware, profiles, storage, video
 from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.engine import activations
 from cookbook.generate.stage import generate
+from cookbook.judge.rules import Things
 from cookbook.models import world
 from cookbook.profiles import Geometry, Profile, Source
 from cookbook.train.stage import train
@@ -33,6 +34,10 @@ GEOMETRY = Geometry(frames=9, fps=8, height=32, width=48)
 HIDDEN, LAYERS = 32, 2
 FPS, FRAMES, SIZE = 10, 60, (48, 64)  # of the videos with joints
 JOINTS = ("r_elbow", "r_wrist", "l_elbow")
+# Of the drawn scenes: boxes and pads, colour -> top left
+RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 160, 30), (40, 60, 200), (225, 225, 225)
+TABLE, ARM = (190, 170, 140), (25, 25, 27)
+ITEMS, PADS = {RED: (40, 110), GREEN: (76, 100)}, {BLUE: (36, 60), WHITE: (4, 60)}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -160,45 +165,51 @@ def make_clips(folder: Path, count: int = 6) -> Path:
     return folder
 
 
-def carrying(offset: int = 0, place: int = 0, carried: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames [25, 96, 160, 3] in which an arm from the right carries a red box to the blue or to the violet pad.
+def picture(boxes: dict = ITEMS, hand: tuple[int, int] | None = None) -> np.ndarray:
+    """uint8 [96, 160, 3]: pads of 20 x 28, boxes of 12 x 12, and an arm, 20 high, from the right up to `hand`."""
+    frame = np.full((96, 160, 3), TABLE, np.uint8)
+    for colour, (row, column) in PADS.items():
+        frame[row : row + 20, column : column + 28] = colour
+    for colour, (row, column) in boxes.items():
+        frame[row : row + 12, column : column + 12] = colour
+    if hand is not None:
+        frame[hand[0] : hand[0] + 20, hand[1] :] = ARM
+    return frame
 
-    Also the masks of three boxes, the red one first, and of both pads. The arm moves without the box if not `carried`.
+
+def drawn(carried: bool, gap: int = 4, stays: bool = False, item: int = 0, place: int = 0) -> np.ndarray:
+    """uint8 [25, 96, 160, 3]: the arm enters, carries a box to a pad or does not, and leaves or stays.
+
+    gap: columns from the box's left edge to the arm.
     """
-    boxes, pads = [(55 + offset, 110), (78, 100), (78, 130)], [(50, 40), (8, 30)]
-    frames = np.full((25, 96, 160, 3), (200, 200, 190), np.uint8)
-    items, receptacles = np.zeros((3, 96, 160), bool), np.zeros((2, 96, 160), bool)
-    for mask, (top, left), colour in zip(receptacles, pads, ((40, 70, 200), (150, 50, 170)), strict=True):
-        mask[top : top + 30, left : left + 40] = True
-        frames[:, mask] = colour
-    for mask, (top, left), colour in zip(items, boxes, ((210, 30, 30), (230, 200, 40), (40, 150, 60)), strict=True):
-        mask[top : top + 12, left : left + 12] = True
-        if colour[0] != 210 or not carried:
-            frames[:, mask] = colour
-    start, end = np.array(boxes[0]), np.array(pads[place]) + (9, 14)
-    for time, frame in enumerate(frames):
-        top, left = (start + (end - start) * min(time, 16) / 16).round().astype(int)
-        if carried:
-            frame[top : top + 12, left : left + 12] = (210, 30, 30)
-        if 0 < time < 20:
-            frame[top + 3 : top + 8, left + 12 :] = (60, 60, 60)
-    return frames, items, receptacles
+    colour, first = list(ITEMS.items())[item]
+    path = np.linspace(first, np.add(list(PADS.values())[place], (4, 8)), 11).round().astype(int)
+
+    def moment(box: np.ndarray, arm: bool) -> np.ndarray:
+        boxes = ITEMS | ({colour: tuple(box)} if carried else {})
+        return picture(boxes, (box[0] + 6, box[1] + gap) if arm else None)
+
+    moves = [moment(box, True) for box in path]
+    return np.stack([picture()] * 5 + moves + [moment(path[-1], stays)] * 9)
+
+
+def things(first: np.ndarray | None = None) -> Things:
+    first = picture() if first is None else first
+    return Things(*(np.stack([np.all(first == c, -1) for c in colours]) for colours in (ITEMS, PADS)))
 
 
 def make_scenes(folder: Path, tasks: tuple[str, ...]) -> Path:
     """A folder in the layout of `simulator.make`: of every scene two clips, whose instructions differ in the place."""
     (folder / "ground_truth").mkdir(parents=True)
     for index, task in enumerate(tasks):
-        for place, pad in enumerate(("blue pad", "violet pad")):
+        for place, pad in enumerate(("blue pad", "white pad")):
             name = f"{task}_{index}_{place}"
-            frames, items, receptacles = carrying(index, place)
-            video.write_video(folder / "videos" / f"{name}.mp4", frames, 8)
-            masks = {"masks_items": items, "masks_receptacles": receptacles}
+            video.write_video(folder / "videos" / f"{name}.mp4", drawn(True, place=place) - np.uint8(index), 8)
+            masks = {f"masks_{kind}": value for kind, value in vars(things()).items()}
             np.savez(folder / "ground_truth" / f"{name}.npz", **masks)
             row = {
                 "id": name, "scene": f"{task}_{index}", "label": "real", "task": task, "sha256": name, "hand": "right",
-                "item": 0, "place": place, "objects": ["red box", "lemon", "green box"],
-                "places": ["blue pad", "violet pad"],
+                "item": 0, "place": place, "objects": ["red box", "green box"], "places": ["blue pad", "white pad"],
                 "prompt": f"Use the right hand to pick up red box from table to {pad}.",
             }  # fmt: skip
             storage.append_row(folder / "manifest.jsonl", row)

@@ -82,6 +82,7 @@ def line(run: Path, row: dict, verdict: str) -> np.ndarray:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings."""
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
 
 

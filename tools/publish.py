@@ -63,22 +63,11 @@ def every() -> list[Path]:
 
 
 def picture_of(book: NotebookNode) -> bytes | None:
-    """The picture of a notebook, from its cell tagged `picture`. None if the notebook was not executed.
-
-    Raises:
-        UserError: the notebook names no picture at its top, or that cell shows none of that format.
-    """
-    link = PICTURE.search(book.cells[0].source)
-    (cell,) = [cell for cell in book.cells if "picture" in cell.metadata.get("tags", [])] or [None]
-    if not link or cell is None:
-        raise UserError(f"{book.cells[0].source.splitlines()[0]}: no picture at its top, or no cell tagged `picture`")
-    if cell.execution_count is None:
-        return None
-    kind = f"image/{link[2]}"
+    """The picture of a notebook, from its cell tagged `picture`. None if the notebook was not executed."""
+    (cell,) = [cell for cell in book.cells if "picture" in cell.metadata.get("tags", [])]
+    kind = f"image/{PICTURE.search(book.cells[0].source)[2]}"
     pictures = [output.data[kind] for output in cell.outputs if kind in output.get("data", {})]
-    if not pictures:
-        raise UserError(f"{link[1]}: the cell tagged `picture` shows no {link[2]}")
-    return base64.b64decode(pictures[0])
+    return base64.b64decode(pictures[0]) if cell.execution_count else None
 
 
 def outputs(folder: Path) -> None:

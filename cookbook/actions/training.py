@@ -270,7 +270,6 @@ def augment(frames: Tensor, chance: torch.Generator, cover: float = 0.2) -> Tens
     A rectangle shows another clip, so that no single thing on the table gives away from which clip a picture is. Half
     of its sides are at most `cover` of the picture's.
     """
-
     count, (height, width), device = len(frames), frames.shape[-2:], frames.device
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:

@@ -2,7 +2,8 @@
 network, or refused. Each tensor is read when it is used, because a checkpoint may be larger than the memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,20 +23,11 @@ LORA = ".lora_"
 Reads = dict[str, Callable[[], Tensor]]  # name -> what reads or computes the tensor
 
 
-class Lazy(Mapping[str, Tensor]):
+class Lazy(UserDict[str, Tensor]):
     """A state dict that reads or computes a tensor at each access, and keeps none."""
 
-    def __init__(self, reads: Reads):
-        self._reads = reads
-
     def __getitem__(self, name: str) -> Tensor:
-        return self._reads[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._reads)
-
-    def __len__(self) -> int:
-        return len(self._reads)
+        return self.data[name]()
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,8 @@ def read(path: Path, models: Path) -> Weights:
         return Weights(net, ema, native, buffers=buffers)
     recipe, base = read_recipe(path), read_transformer(models / "transformer")
     rank, alpha = recipe["lora_rank"], recipe["lora_alpha"]
-    _require_adapters(shapes, base, path, models)
+    world.require_fitting(models)
+    _require_adapters(shapes, path, models)
     merged = (_merged(base, adapter, alpha / rank) for adapter in (net, ema))
     return Weights(*merged, native, ema, (rank, alpha), buffers)
 
@@ -127,11 +120,9 @@ def _shapes(models: Path) -> dict[str, torch.Size]:
     return {names.to_native(name): tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _require_adapters(shapes: Mapping[str, torch.Size], base: Lazy, path: Path, models: Path) -> None:
-    """Refuse LoRA matrices that are not in pairs, or do not fit the network of `models`, and an incomplete network."""
+def _require_adapters(shapes: Mapping[str, torch.Size], path: Path, models: Path) -> None:
+    """Refuse LoRA matrices that are not in pairs, or do not fit the network of `models`."""
     expected = _shapes(models)
-    if lost := expected.keys() ^ base.keys():
-        raise UserError(f"{models / 'transformer'}: {len(lost)} weights are missing or too many ({sorted(lost)[0]})")
     for name in sorted({name.split(LORA)[0] for name in shapes}):
         down, up = (shapes.get(f"{name}.lora_{side}.default.weight") for side in "AB")
         weight = expected.get(f"{name}.weight")

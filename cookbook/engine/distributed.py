@@ -97,8 +97,6 @@ def mesh_shape(size: int, shard: int) -> tuple[int, int]:
     Raises:
         UserError: some processes would have no complete replica, so their gradients would not be averaged.
     """
-    if shard < 1:
-        raise UserError(f"the recipe's shard is {shard}; it must be at least 1")
     shards = min(shard, size)
     if size % shards:
         divisors = ", ".join(str(n) for n in range(1, shard + 1) if size % n == 0)

@@ -1,25 +1,39 @@
-"""The loaded models, and the generation of one clip. A single process and every actor of a cluster use it."""
+"""The loaded models, and the generation of one clip. A single process and every actor of a cluster use it.
+
+NVIDIA's guardrail is on by default with NVIDIA's weights, as their licence asks.
+"""
+
+from __future__ import annotations
 
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from cookbook import hardware, storage
+from cookbook import flow, hardware, storage
+from cookbook.errors import UserError
 from cookbook.generate import planning
-from cookbook.generate.guardrail import load_guardrail
 from cookbook.generate.requests import Request
-from cookbook.generate.sampler import make_clip
+from cookbook.generate.shortcuts import velocity_field
 from cookbook.models import autoencoder, sizes, world
+from cookbook.models.denoiser import Denoiser
 from cookbook.models.text import encode_prompts, unread
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, probe, read_image, write_video
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+
 IN_FLIGHT = 2  # clips that one generator holds at a time: it denoises one while it encodes the previous one as mp4
+CLAUSE = (
+    "NVIDIA Open Model License, section 2.1: who disables a guardrail without a substantially similar one that is "
+    "appropriate for their use loses all rights under it"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class Setup:
     def unread(self) -> list[str]:
         """Which prompts the text encoder cuts or takes for others; see `text.unread`."""
         prompts = {request.name: self.prompt(request) for request in self.requests}
+        prompts |= {f"{row.name}, negative": row.negative_prompt for row in self.requests if row.negative_prompt}
         return unread(world.load_tokenizer(self.base), prompts, self.profile.text_tokens)
 
 
@@ -127,21 +142,31 @@ class Generator:
         }
 
     def pixels(self, request: Request, seed: int) -> torch.Tensor:
-        """The clip [1, 3, T, H, W] in -1..1, float32, before the guardrail and encoding."""
+        """The clip [1, 3, T, H, W] in -1..1, float32, before the guardrail and encoding.
+
+        Above the profile's window it is made in parts, as NVIDIA's autoregressive mode does: each begins with the last
+        frames of the one before, and has the next seed.
+        """
         height, width = request.size
-        return make_clip(
-            self.transformer,
-            self.vae,
-            self._conditioning(request),
-            self.text[self.prompt(request)].to(self.device),
-            self.text[self._negative(request)].to(self.device),
-            (1 + (request.num_output_frames - 1) // 4, height // 8, width // 8),
-            request.num_steps or self.profile.sampling.steps,
-            request.guidance,
-            request.shift or self.profile.sampling.shift,
-            seed,
-            self.fast,
-        )
+        lengths, given = planning.chunks(self.profile, request.num_output_frames)
+        start, parts = self._conditioning(request), []
+        for number, frames in enumerate(lengths):
+            clip = make_clip(
+                self.transformer,
+                self.vae,
+                start,
+                self.text[self.prompt(request)].to(self.device),
+                self.text[self._negative(request)].to(self.device),
+                (1 + (frames - 1) // 4, height // 8, width // 8),
+                request.num_steps or self.profile.sampling.steps,
+                request.guidance,
+                request.shift or self.profile.sampling.shift,
+                seed + number,
+                self.fast,
+            )
+            parts.append(clip[:, :, given if number else 0 :])
+            start = clip[:, :, -given:]
+        return torch.cat(parts, 2)
 
     def _conditioning(self, request: Request) -> torch.Tensor | None:
         """The conditioning frames [1, 3, 1 or 5, H, W]: the photo, or the last five frames of a video."""
@@ -163,3 +188,61 @@ def file_name(request: Request, seed: int) -> str:
 
 def _blocked(row: dict, part: str) -> dict:
     return row | {"blocked": True, "reason": f"guardrail: {part}", "seconds": 0.0, "sha256": None}
+
+
+def load_guardrail() -> Any:
+    """The checker of `cosmos_guardrail`: `check_text_safety(prompt) -> bool`, `check_video_safety(frames) -> frames`.
+
+    Raises:
+        UserError: the package is missing, with the line that installs it.
+    """
+    try:
+        from cosmos_guardrail import CosmosSafetyChecker
+    except ImportError:
+        raise UserError(
+            "these weights are generated with under NVIDIA's guardrail: pip install 'cosmos_guardrail>=0.3,<0.4', "
+            "and accept the licence of nvidia/Cosmos-Guardrail1 on the Hub"
+        ) from None
+    return CosmosSafetyChecker()
+
+
+@torch.no_grad()
+def make_clip(
+    transformer: CosmosTransformer3DModel,
+    vae: AutoencoderKLWan,
+    conditioning: torch.Tensor | None,
+    text: torch.Tensor,
+    negative: torch.Tensor,
+    shape: tuple[int, int, int],
+    steps: int,
+    guidance: float,
+    shift: float,
+    seed: int,
+    fast: frozenset[str] = frozenset(),
+) -> torch.Tensor:
+    """Generate one clip.
+
+    Args:
+        conditioning: pixels [1, 3, 1 or 5, H, W] in -1..1 that the clip begins with; None for text2world.
+        text, negative: embeddings [1, L, D] of the prompt and the negative prompt.
+        shape: latent frames, height and width.
+        steps, shift: of the solver.
+        guidance: NVIDIA's convention: 7 here is 8 in most papers; 0 leaves out the negative prompt.
+        fast: of `shortcuts.NAMES`; empty for the exact clip.
+        seed: of NumPy's RandomState, so the noise is the same on every machine.
+
+    Returns:
+        Pixels [1, 3, T, H, W] in -1..1, float32.
+    """
+    noise = flow.initial_noise((1, vae.config.z_dim, *shape), seed).to(transformer.device)
+    clean, frames = torch.zeros_like(noise), 0
+    if conditioning is not None:
+        start = autoencoder.encode(vae, conditioning)
+        frames = start.shape[2]
+        clean[:, :, :frames] = start
+    mask = flow.condition_mask(torch.tensor([frames]), noise)
+    network = Denoiser(transformer, [text, negative] if guidance else [text], mask)
+    velocity = velocity_field(network, guidance, fast)
+    with hardware.fast_attention(noise.device):
+        latents = flow.sample(velocity, noise, clean, mask, steps, shift)
+    return autoencoder.decode(vae, latents)

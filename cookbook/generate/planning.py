@@ -21,13 +21,26 @@ DECODING = 12_000  # per pixel of a frame; one frame group is decoded at a time,
 ROOM = 1.15  # times the text encoder's weights
 
 
+def chunks(profile: Profile, frames: int) -> tuple[list[int], int]:
+    """In which parts a clip is generated: the frames of each, and with how many of its predecessor's each begins.
+
+    A clip within the profile's window is one part. Parts begin with as many frames as training gave at most.
+    """
+    window, given = profile.clip.frames, 4 * max(number for number, _ in profile.recipe.conditioning_frames) - 3
+    parts = [min(window, frames)]
+    while (left := frames + given * (len(parts) - 1) - sum(parts)) > 0:
+        parts.append(min(window, given + left))
+    return parts, given
+
+
 def cost(profile: Profile, jobs: Sequence[tuple[Request, int]], gpu: bool) -> str:
     """The time for these clips, exact and without any guardrail: `about 2.9 h on one H100`."""
     evaluations: Counter[int] = Counter()
     for request, _ in jobs:
         height, width = request.size
-        clip = replace(profile.clip, frames=request.num_output_frames, height=height, width=width)
-        evaluations[clip.tokens] += (request.num_steps or profile.sampling.steps) * (2 if request.guidance else 1)
+        for frames in chunks(profile, request.num_output_frames)[0]:
+            clip = replace(profile.clip, frames=frames, height=height, width=width)
+            evaluations[clip.tokens] += (request.num_steps or profile.sampling.steps) * (2 if request.guidance else 1)
     time, where = seconds(profile, evaluations, gpu)
     text = f"{time:.0f} s" if time < 90 else f"{time / 60:.0f} min" if time < 5400 else f"{time / 3600:.1f} h"
     return f"about {text} on {where}"

@@ -38,6 +38,7 @@ ALLOWED = {
 BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
 
 
+PARTS = 10  # times a profile's window that a clip may be long
 NAME = 200  # bytes of a request's name: a file's may have 255, `_seed<k>.mp4` included
 FitsFileName = Predicate(lambda name: len(name.encode(errors="surrogatepass")) <= NAME)
 WholeLatents = Predicate(lambda frames: frames >= 1 and frames % 4 == 1)
@@ -171,10 +172,10 @@ def _check(row: Any, folder: Path, defaults: dict[str, Any]) -> tuple[Request | 
 
 
 def _too_large(request: Request, profile: Profile) -> list[str]:
-    """Sizes for which the network has no positions: it would fail once all models are loaded."""
-    most, problems = sizes.longest(profile.world), []
-    if request.num_output_frames > 4 * most - 3:
-        problems.append(f"num_output_frames: {request.num_output_frames}; allowed: at most {4 * most - 3}")
+    """Pictures for which the network has no positions, and clips that fill the memory: found before models load."""
+    most, frames, problems = sizes.longest(profile.world), PARTS * profile.clip.frames, []
+    if request.num_output_frames > frames:
+        problems.append(f"num_output_frames: {request.num_output_frames}; allowed: at most {frames}")
     if max(request.size) > 16 * most:
         problems.append(f"resolution: {_short(request.resolution)}; allowed: sides of at most {16 * most}")
     return problems

@@ -9,8 +9,7 @@ from typing import Literal
 from cookbook import cluster, hardware, profiles, runs, storage
 from cookbook.errors import UserError, require_whole
 from cookbook.generate import planning, shortcuts
-from cookbook.generate.generator import IN_FLIGHT, Generator, Setup, file_name
-from cookbook.generate.guardrail import CLAUSE
+from cookbook.generate.generator import CLAUSE, IN_FLIGHT, Generator, Setup, file_name
 from cookbook.generate.requests import Request, read_requests
 from cookbook.models import world
 from cookbook.models.hub import locate

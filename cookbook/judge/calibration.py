@@ -1,22 +1,24 @@
 """Calibrating the critic: scores of clips with known faults, ROC and thresholds, before any verdict is used."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from cookbook import profiles, runs, show, storage
+from cookbook import profiles, runs, storage
 from cookbook.errors import UserError
 from cookbook.judge import calibration_clips
 from cookbook.judge.calibration_clips import CORRUPTIONS, CalibrationClip, listing_hash
-from cookbook.judge.rows import QUESTIONS, CalibrationScore, read_validated
+from cookbook.judge.rows import QUESTIONS, CalibrationScore
 from cookbook.judge.rubrics import prompt_hashes
-from cookbook.judge.scorer import Scorer, Task
+from cookbook.judge.scorer import Scorer, Task, score_rows
 from cookbook.judge.statistics import auc, kappa, measure, retest
 from cookbook.models import hub
-from cookbook.models.frames import sample_frames
+from cookbook.models.frames import Sampled, sample_frames
 from cookbook.profiles import Profile
 from cookbook.video import read_video, write_video
 
@@ -26,6 +28,7 @@ PER_KIND = 20  # calibration clips per corrupted copy of a kind, and per re-enco
 HEIGHT = 480  # pixels that a calibration clip is read at; no generated video of ours is higher
 CRF = 28  # H.264 quality of re-encoded clips
 
+Fault = Callable[[np.ndarray], np.ndarray]  # frames uint8 [T, H, W, 3] -> frames
 Rows = dict[tuple[str, str, str], dict]  # (clip's name, kind, question) -> row of calibration_clips.jsonl
 
 
@@ -117,30 +120,14 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
 
 def _scored(path: Path, scorer: Scorer, clips: list[CalibrationClip], made_from: dict) -> Rows:
     """The rows of calibration_clips.jsonl, the missing ones scored now."""
-    sources = {clip: storage.digest_of({**made_from, "clips": listing_hash([clip])}) for clip in clips}
-    existing = read_validated(path, CalibrationScore)
-    fresh = [row for row in existing if row["made_from"] in sources.values()]
-    if len(fresh) < len(existing):
-        storage.write_rows(path, fresh)
-    rows = {(row["file"], row["kind"], row["question"]): row for row in fresh}
-    tasks = [
-        Task(
-            sample=lambda *size, clip=clip: sample_frames(*read_frames(clip), *size),
-            prompts=dict.fromkeys(clip.questions, clip.prompt),
-            done=frozenset(q for q in QUESTIONS if (clip.name, clip.kind, q) in rows),
-            name=clip.name,
-            tag=clip,
-        )
-        for clip in clips
-    ]
-    total = sum(len(task.prompts.keys() - task.done) for task in tasks)
-    for task, question, answer in show.progress(scorer.score(tasks), "scoring calibration clips", total):
-        clip = task.tag
-        row = {"file": clip.name, "kind": clip.kind, "prompt": clip.prompt, "scene": clip.scene, "question": question}
-        row |= {"label": getattr(clip, question), **answer, "made_from": sources[clip]}
-        storage.append_row(path, row)
-        rows[clip.name, clip.kind, question] = row
-    return rows
+    tasks = []
+    for clip in clips:
+        facts = {"file": clip.name, "kind": clip.kind, "prompt": clip.prompt, "scene": clip.scene}
+        facts["made_from"] = storage.digest_of({**made_from, "clips": listing_hash([clip])})
+        own = {q: facts | {"question": q, "label": getattr(clip, q)} for q in clip.questions}
+        tasks.append(Task(partial(sample_clip, clip), dict.fromkeys(own, clip.prompt), clip.name, own))
+    rows, _ = score_rows(path, CalibrationScore, scorer, tasks, "scoring calibration clips")
+    return {(row["file"], row["kind"], row["question"]): row for row in rows}
 
 
 def read_frames(clip: CalibrationClip) -> tuple[np.ndarray, float]:
@@ -157,6 +144,12 @@ def read_frames(clip: CalibrationClip) -> tuple[np.ndarray, float]:
     with TemporaryDirectory() as folder:
         write_video(Path(folder) / "clip.mp4", frames, fps, crf=CRF)
         return read_video(Path(folder) / "clip.mp4")
+
+
+def sample_clip(clip: CalibrationClip, *size, fault: Fault | None = None) -> Sampled:
+    """A calibration clip, with a fault of your own if there is one, for the critic; `size` as in `Task`."""
+    frames, fps = read_frames(clip)
+    return sample_frames(fault(frames) if fault else frames, fps, *size)
 
 
 def _with_scores(rows: Rows, question: str, clips: list[CalibrationClip]) -> list[tuple[CalibrationClip, dict]]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from cookbook import engine, hardware, profiles, runs, show, storage
 from cookbook.errors import UserError, require_whole
-from cookbook.judge.calibration import read_frames
+from cookbook.judge.calibration import Fault, sample_clip
 from cookbook.judge.calibration_clips import CalibrationClip
 from cookbook.judge.rows import QUESTIONS
 from cookbook.judge.rubrics import ask, prompt_hashes
@@ -27,10 +27,9 @@ from cookbook.judge.statistics import auc, interval
 from cookbook.layout import existing, files
 from cookbook.models import hub, qwen
 from cookbook.models.critic import Critic, chat, critic_fingerprint, load_critic, process
-from cookbook.models.frames import Sampled, sample_frames, sample_video
+from cookbook.models.frames import Sampled, sample_video
 
 COLUMNS = {"pc": "physics", "sa": "instruction"}  # of VideoPhy-2: physical commonsense, semantic adherence
-Fault = Callable[[np.ndarray], np.ndarray]  # frames uint8 [T, H, W, 3] -> frames
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def read_labelled(folder: Path) -> list[Example]:
 def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Iterable[str] = QUESTIONS) -> list[Example]:
     """The labels of calibration clips as digits: 5 for valid, 1 for invalid."""
     return [
-        Example(c.name, partial(_sampled, c, None), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
+        Example(c.name, partial(sample_clip, c), q, c.prompt, 5 if getattr(c, q) else 1, c.scene, c.kind)
         for c in clips
         for q in questions
         if getattr(c, q) is not None
@@ -82,12 +81,7 @@ def from_calibration_clips(clips: Sequence[CalibrationClip], questions: Iterable
 
 def with_fault(kind: str, fault: Fault, clips: Sequence[CalibrationClip]) -> list[Example]:
     """Valid clips with a fault of your own: physics 1."""
-    return [Example(c.name, partial(_sampled, c, fault), "physics", c.prompt, 1, c.scene, kind) for c in clips]
-
-
-def _sampled(clip: CalibrationClip, fault: Fault | None, *size) -> Sampled:
-    frames, fps = read_frames(clip)
-    return sample_frames(fault(frames) if fault else frames, fps, *size)
+    return [Example(c.name, partial(sample_clip, c, fault=fault), "physics", c.prompt, 1, c.scene, kind) for c in clips]
 
 
 def scores(examples: Sequence[Example], critic: Path, profile: str = "nano") -> np.ndarray:

@@ -7,16 +7,16 @@ wait for videos; only these few batches are held in memory.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
-from cookbook import cluster, hardware
+from cookbook import cluster, hardware, show, storage
 from cookbook.errors import UserError
+from cookbook.judge.rows import Answer, read_validated
 from cookbook.judge.rubrics import ask, expected, prompt_hashes
 from cookbook.models.critic import Critic, answer, critic_fingerprint, load_critic, preprocess
 from cookbook.models.frames import Sampled
@@ -34,8 +34,8 @@ class Task:
     sample: Callable[[float, int, int], Sampled]  # (fps, most tokens, a token's edge) -> the frames for the critic
     prompts: dict[str, str | None]  # question -> instruction; only the questions that apply
     name: str  # in messages
+    rows: dict[str, dict] = field(default_factory=dict)  # question -> its row in a table, without the answer
     done: frozenset[str] = frozenset()  # questions that have their row already
-    tag: Any = None  # for the caller
 
 
 Answers = dict[tuple[int, str], dict]  # (place in the batch, question) -> answer
@@ -117,6 +117,32 @@ class Scorer:
             for row, task in enumerate(batch):
                 for question in (q for q in task.prompts if q not in task.done):
                     yield task, question, answers[row, question]
+
+
+def score_rows(
+    path: Path, kind: type[Answer], scorer: Scorer, tasks: Sequence[Task], note: str
+) -> tuple[list[dict], int]:
+    """All rows of a table of answers, the missing ones scored now, and how many clips that took.
+
+    A row is `task.rows[question]` and the answer; rows of other clips, or of what was changed, are taken out.
+    """
+    before = read_validated(path, kind)
+    wanted = [row for task in tasks for row in task.rows.values()]
+    names, keys = [*wanted[0]] if wanted else [], {tuple(row.values()) for row in wanted}
+    rows = {key: row for row in before if (key := tuple(row[name] for name in names)) in keys}
+    if len(rows) < len(before):
+        storage.write_rows(path, rows.values())
+
+    def done(task: Task) -> frozenset[str]:
+        return frozenset(question for question, row in task.rows.items() if tuple(row.values()) in rows)
+
+    tasks = [replace(task, done=done(task)) for task in tasks]
+    left = [len(task.prompts.keys() - task.done) for task in tasks]
+    for task, question, answered in show.progress(scorer.score(tasks), note, sum(left)):
+        row = task.rows[question]
+        storage.append_row(path, row | answered)
+        rows[tuple(row.values())] = row | answered
+    return list(rows.values()), sum(map(bool, left))
 
 
 def _name(batch: Sequence[Task]) -> str:

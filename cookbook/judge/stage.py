@@ -12,13 +12,13 @@ from statistics import fmean
 
 import numpy as np
 
-from cookbook import profiles, runs, show, storage
+from cookbook import profiles, runs, storage
 from cookbook.errors import UserError
 from cookbook.judge import calibration, ground_truth
 from cookbook.judge.ground_truth import MODELS, SILENT
-from cookbook.judge.rows import QUESTIONS, Verdict, read_validated, require_video
+from cookbook.judge.rows import QUESTIONS, Verdict, require_video
 from cookbook.judge.rubrics import prompt_hashes
-from cookbook.judge.scorer import Scorer, Task
+from cookbook.judge.scorer import Scorer, Task, score_rows
 from cookbook.judge.statistics import best_of, share
 from cookbook.models import hub
 from cookbook.models.frames import sample_video
@@ -84,11 +84,8 @@ def _folder_of(critic: Path, fingerprint: str, run: Path) -> Path:
     """Where the verdicts of another critic go: two critics may have folders of the same name."""
     folder = run / f"verdicts-{critic.name.encode()[:NAME].decode(errors='ignore')}"
     held = runs.begun(folder)
-    return (
-        folder
-        if held is None or held["inputs"]["critic"] == fingerprint
-        else run / f"{folder.name}-{fingerprint[7:15]}"
-    )
+    same = held is None or held["inputs"]["critic"] == fingerprint
+    return folder if same else run / f"{folder.name}-{fingerprint[7:15]}"
 
 
 def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict], dict[str, str]]:
@@ -112,30 +109,13 @@ def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict
 
 def judge_rows(path: Path, scorer: Scorer, rows: Sequence[dict]) -> tuple[list[dict], int]:
     """All rows of verdicts.jsonl, the missing ones scored now, and how many clips that took."""
-    clips = {row["file"]: (storage.digest(row["path"]), row["prompt"]) for row in rows}
-    before = read_validated(path, Verdict)
-    verdicts = [verdict for verdict in before if clips.get(verdict["file"]) == (verdict["sha256"], verdict["prompt"])]
-    if len(verdicts) < len(before):
-        storage.write_rows(path, verdicts)
-    known = {(verdict["file"], verdict["question"]) for verdict in verdicts}
-    tasks = [
-        Task(
-            sample=partial(sample_video, row["path"]),
-            prompts=dict.fromkeys(QUESTIONS, row["prompt"]),
-            done=frozenset(q for q in QUESTIONS if (row["file"], q) in known),
-            name=row["file"],
-            tag=row,
-        )
-        for row in rows
-    ]
-    open_clips = sum(not task.prompts.keys() <= task.done for task in tasks)
-    total = sum(len(task.prompts.keys() - task.done) for task in tasks)
-    for task, question, answer in show.progress(scorer.score(tasks), "judging", total):
-        row = {key: task.tag[key] for key in ("file", "model", "name", "prompt", "seed")}
-        verdict = {**row, "sha256": clips[row["file"]][0], "question": question, **answer}
-        storage.append_row(path, verdict)
-        verdicts.append(verdict)
-    return verdicts, open_clips
+    tasks = []
+    for row in rows:
+        facts = {key: row[key] for key in ("file", "model", "name", "prompt", "seed")}
+        facts["sha256"] = storage.digest(row["path"])
+        own, prompts = {q: facts | {"question": q} for q in QUESTIONS}, dict.fromkeys(QUESTIONS, row["prompt"])
+        tasks.append(Task(partial(sample_video, row["path"]), prompts, row["file"], own))
+    return score_rows(path, Verdict, scorer, tasks, "judging")
 
 
 def summarise(verdicts: Sequence[dict], critic: dict) -> dict:

@@ -138,13 +138,10 @@ def process(critic: Critic, clips: Sequence[Sampled], texts: list[str]) -> dict[
 
     Pixels are on the model's device, where they are normalised; everything else is on the CPU.
     """
-    from transformers.video_utils import VideoMetadata
-
-    metadata = []
-    for clip in clips:
-        size = dict(zip(("height", "width"), clip.frames.shape[1:3], strict=True))
-        indices = list(clip.indices)
-        metadata.append(VideoMetadata(indices[-1] + 1, fps=clip.clip_fps, frames_indices=indices, **size))
+    metadata = [
+        {"total_num_frames": clip.indices[-1] + 1, "fps": clip.clip_fps, "frames_indices": list(clip.indices)}
+        for clip in clips
+    ]
     return critic.processor(
         text=texts,
         videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
@@ -211,14 +208,6 @@ def _tokens(critic: Critic, questions: Sequence[Question], device: torch.device)
     rests = [chat(critic.processor, question)[1] for question in questions]
     batch = critic.processor.tokenizer(rests, padding=True, padding_side="right", return_tensors="pt")
     return batch["input_ids"].to(device), batch["attention_mask"].sum(1).sub(1).to(device)
-
-
-def score(
-    critic: Critic, clips: Sequence[Sampled], questions: Sequence[Sequence[Question]]
-) -> tuple[np.ndarray, list[dict]]:
-    """Probabilities [clips, questions, 5] of the digits 1 to 5, and the stats of each clip; see `preprocess`."""
-    inputs = preprocess(critic, clips, questions)
-    return answer(critic, inputs), inputs.stats
 
 
 @torch.no_grad()

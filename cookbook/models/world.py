@@ -106,13 +106,11 @@ def read_native(path: Path) -> dict[str, torch.Tensor]:
     Bookkeeping entries are left out.
 
     Raises:
-        UserError: the file is missing or damaged, holds more than tensors, or is no world model in this form.
+        UserError: the file is damaged, holds more than tensors, or is no world model in this form.
     """
     try:
         with torch.serialization.safe_globals([io.BytesIO, bytes]):  # TransformerEngine's _extra_state
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is damaged or holds more than tensors ({last_line(error)})") from None
     state = {

@@ -54,11 +54,7 @@ def prepare(
     stage = runs.enter(root / "data", "prepare", profile, inputs, settings, redo)
     if stage.done:
         return stage.manifest
-    try:
-        clips, problems, photos = checked or check()
-    except UserError:
-        stage.forget()
-        raise
+    clips, problems, photos = checked or check()
     write_training(stage.folder / "train", clips, chosen.prompt_prefix)
     for photo in photos:  # each pair under one stem: this corrects the published misnamed pair
         image = stage.folder / "eval" / f"{photo.name}{photo.image.suffix.lower()}"

@@ -13,7 +13,7 @@ from cookbook.models import hub, sizes
 from cookbook.profiles import Profile
 from cookbook.train import dataset
 from cookbook.train.network import adapt
-from cookbook.train.recipes import departures
+from cookbook.train.recipes import ALWAYS, compare
 
 # FLOP per second that training was measured to sustain, three forward passes counted per step.
 H100 = 406e12  # 2B, 31,104 tokens, blocks compiled, a quarter of the activations kept: 2.54 s a step on a busy host
@@ -30,10 +30,7 @@ class Plan:
     tokens: int
     clips: int | None
     heldout: int | None
-    steps: int
     clips_per_step: int
-    replicas: int  # of the trained weights
-    shards: int  # of each replica
     epochs: float | None
     memory_gb: dict[str, float]
     checkpoint_gb: float
@@ -98,7 +95,7 @@ def estimate(profile: Profile, size: int, clips: int | None, heldout: int | None
     speed, machine = (H100, "one H100") if gpu else (TWO_CORES, "two CPU cores")
     per_process = recipe.batch * recipe.accumulate
     step = 3 * per_process * sizes.forward_flop(settings, parameters, tokens) / speed
-    replicas, shards = mesh_shape(size, recipe.shard)
+    _, shards = mesh_shape(size, recipe.shard)
     number = 2 if gpu else 4
     weight = 4 if recipe.master_weights or recipe.lora_rank else number
     return Plan(
@@ -107,10 +104,7 @@ def estimate(profile: Profile, size: int, clips: int | None, heldout: int | None
         tokens=tokens,
         clips=clips,
         heldout=heldout,
-        steps=recipe.steps,
         clips_per_step=per_process * size,
-        replicas=replicas,
-        shards=shards,
         epochs=round(recipe.steps * per_process * size / clips, 1) if clips else None,
         memory_gb=_memory(profile, settings, parameters, trained, shards, number, weight),
         checkpoint_gb=trained * (3 * weight + (4 if recipe.ema_rate else 0)) / 1e9,  # with both moments of Adam
@@ -157,19 +151,21 @@ def describe(plan: Plan, profile: Profile, group: Group, data: str, base: str) -
     dtype = str(hardware.compute_dtype(group.device)).removeprefix("torch.")
     clips = f"{plan.clips} to train, {plan.heldout} held out" if plan.clips else "none yet; `cookbook prepare` first"
     batch = f"{recipe.batch} per process" + (f", {recipe.accumulate} times" if recipe.accumulate > 1 else "")
-    mesh = f", {count(plan.replicas, 'replica')} of {count(plan.shards, 'shard')}" if group.size > 1 else ""
+    replicas, shards = mesh_shape(group.size, recipe.shard)
+    mesh = f", {count(replicas, 'replica')} of {count(shards, 'shard')}" if group.size > 1 else ""
     epochs = f" = {plan.epochs:g} epochs" if plan.epochs else ""
+    differ = sum(bool(row.reason) for row in compare(profile)) + len(ALWAYS)
     processes = f"{group.size} process(es) on {group.device.type} in {dtype}{mesh}"
     return f"""train: profile {profile.name}, recipe {recipe.name}, {processes}
   base weights  {base}
   clips         {data}: {clips}
   network       {plan.parameters / 1e6:.1f} M parameters, training {network}
   sequence      {clip.frames} frames at {clip.fps}/s, {clip.height}x{clip.width} -> {plan.tokens} tokens
-  work          {plan.steps} steps of {count(plan.clips_per_step, "clip")} ({batch}){epochs}
-  departures    {"; ".join(departures(profile))}
+  work          {recipe.steps} steps of {count(plan.clips_per_step, "clip")} ({batch}){epochs}
+  departures    {differ} from the published recipe; `cookbook explain --profile {profile.name}` gives the reasons
   memory        {sum(plan.memory_gb.values()):.2f} GB per process = {parts}
   disk          {plan.checkpoint_gb:.2f} GB a checkpoint, {recipe.keep} kept and one more being written
-  time          {plan.seconds / 60:.1f} min = {plan.steps} x {plan.step_seconds:.2f} s; {plan.basis}"""
+  time          {plan.seconds / 60:.1f} min = {recipe.steps} x {plan.step_seconds:.2f} s; {plan.basis}"""
 
 
 def _origin(profile: Profile) -> str:

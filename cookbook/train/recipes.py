@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from cookbook import profiles
-from cookbook.profiles import Profile, Recipe, upstream_recipe
+from cookbook.profiles import Profile, Recipe
 from cookbook.train.dataset import WINDOWS
 
 PUBLISHED = "predict2_video2world_training_2b_groot_gr1_480"
@@ -68,19 +68,13 @@ def compare(profile: Profile) -> list[RecipeRow]:
     """Every field of the profile's recipe beside the published recipe for the same model, in the recipe's order."""
     recipe = profile.recipe
     published = next((other for other in (recipe, *profile.alternatives) if other.name == "upstream"), None)
-    published = published or upstream_recipe()
+    published = published or Recipe()
     rows = []
     for name in (f.name for f in fields(Recipe) if f.name != "name"):
         ours, theirs = getattr(recipe, name), getattr(published, name)
         reason = REASONS.get(name, "your own choice") if ours != theirs else ""
         rows.append(RecipeRow(name, as_text(ours), as_text(theirs), reason))
     return rows
-
-
-def departures(profile: Profile) -> list[str]:
-    """Each value that differs, as `field ours (upstream theirs)`, and the departures of every recipe."""
-    rows = [row for row in compare(profile) if row.reason]
-    return [f"{row.field} {row.ours} (upstream {row.upstream})" for row in rows] + list(ALWAYS)
 
 
 def as_text(value: object) -> str:

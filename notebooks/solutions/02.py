@@ -11,7 +11,7 @@
 # solutions are in `notebooks/solutions/02.py`; try first.
 
 # %% [markdown]
-# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? (This is what the model *thinks* the clip is, at any noise level.)
+# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? Solved? Then see what the base model took the clip for, at the last of the three noise levels: `show.show_sheet([frames_of(clean(mixed, velocity, sigma))])`.
 
 # %%
 from cookbook import exercises
@@ -34,6 +34,7 @@ from cookbook import exercises
 
 def shift_for(median):
     # BEGIN SOLUTION
+    # A still picture has no frames that resemble each other: less noise hides it, so a smaller shift.
     return median / (1 - median)
     # END SOLUTION
 
@@ -49,6 +50,7 @@ from cookbook import exercises
 
 def power_ema(values, gamma):
     # BEGIN SOLUTION
+    # In step 0 beta is 0: the average is the first value, whatever it was before, so its beginning need not be chosen.
     average = 0.0
     for step, value in enumerate(values):
         beta = (1 - 1 / (step + 1)) ** (gamma + 1)

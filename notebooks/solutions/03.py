@@ -19,6 +19,7 @@ from cookbook import exercises
 
 def guided(text, negative, g):
     # BEGIN SOLUTION
+    # In most papers' convention w = g + 1, so that 7 is called 8.
     return text + g * (text - negative)
     # END SOLUTION
 
@@ -26,22 +27,26 @@ def guided(text, negative, g):
 exercises.check_03_1(guided);
 
 # %% [markdown]
-# **Exercise 03.2 ★★ A sampler of your own.** Walk from noise to a clip with Euler's method: `velocity(x, sigma)` is the network, `sigmas` fall from 1 to 0. (The cookbook's UniPC does the same with a better guess per step.)
+# **Exercise 03.2 ★★ A better step.** Euler trusts the velocity at the start of a step. Heun's method takes that step, asks again where it arrives, and goes, from the start, along the mean of both velocities. Write it: `velocity(x, sigma)` is the network, `sigmas` fall from 1 to 0. Solved? Plug it in: `show.show_sheet([video_of(euler), video_of(heun)])`. It asks twice per step: is it better than Euler with twice the steps?
 
 # %%
 from cookbook import exercises
 
 
-def euler(velocity, noise, sigmas):
+def heun(velocity, noise, sigmas):
     # BEGIN SOLUTION
+    # Tried once, base model and first photo, root mean square distance of the latents to a walk of 60 steps: Heun with
+    # 8 steps 0.12, Euler with 8 steps 0.11 and with 16 steps 0.05. So here Euler with twice the steps is better.
     x = noise
-    for sigma, following in zip(sigmas, sigmas[1:]):
-        x = x + (following - sigma) * velocity(x, sigma)
+    for now, then in zip(sigmas, sigmas[1:]):
+        first = velocity(x, now)
+        second = velocity(x + (then - now) * first, then)
+        x = x + (then - now) * (first + second) / 2
     return x
     # END SOLUTION
 
 
-exercises.check_03_2(euler);
+exercises.check_03_2(heun);
 
 # %% [markdown]
 # **Exercise 03.3 ★★ Prove a conversion.** Two dicts of name to tensor, as two files hold them. Return the set of names that are not the same on both sides, bit by bit.

@@ -19,6 +19,7 @@ from cookbook import exercises
 
 def score(probabilities):
     # BEGIN SOLUTION
+    # 3 comes from a critic that is certain of it, and from one that gives 1 and 5 half of the probability each.
     return sum(digit * p for digit, p in enumerate(probabilities, 1))
     # END SOLUTION
 
@@ -26,20 +27,20 @@ def score(probabilities):
 exercises.check_04_1(score);
 
 # %% [markdown]
-# **Exercise 04.2 ★★ AUC by hand.** `valid` and `invalid` are scores of calibration clips. Return the share of pairs (one valid, one invalid) in which the valid clip scores higher; a tie counts half. What is the AUC of a critic that gives 3 to every clip?
+# **Exercise 04.2 ★★ What a threshold is worth.** `valid` and `invalid` are scores of calibration clips. If both were equally many, which share of the clips that reach `threshold` would be valid? Solved? The guide keeps 4 and 5 and leaves 3 open: compare `precision(scores[1], scores[0], 4)` with that at 3, and with that at your own thresholds.
 
 # %%
 from cookbook import exercises
 
 
-def auc(valid, invalid):
+def precision(valid, invalid, threshold):
     # BEGIN SOLUTION
-    won = sum((v > i) + (v == i) / 2 for v in valid for i in invalid)
-    return won / (len(valid) * len(invalid))
+    true, false = (sum(s >= threshold for s in scores) / len(scores) for scores in (valid, invalid))
+    return true / (true + false)
     # END SOLUTION
 
 
-exercises.check_04_2(auc);
+exercises.check_04_2(precision);
 
 # %% [markdown]
 # **Exercise 04.3 ★★★ Best of N.** Of `seeds` videos of a prompt, `kept` pass the filter. You draw `draws` of them without putting any back. How likely is it that at least one of those passes?
