@@ -97,6 +97,16 @@ def test_published_times_are_of_the_present_cells():
             assert 0 < spent <= row["seconds"]
 
 
+@pytest.mark.parametrize("name", [path.stem for path in publish.every() if path.stem[:2] not in notebooks.FURTHER])
+def test_a_notebook_prints_the_times_of_its_table(name):
+    book = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    (cell,) = [cell for cell in book.cells if cell.cell_type == "code" and "budget.plan(" in cell.source]
+    rows = budget.timings()["nano"]["notebooks"]
+    planned = name if name[:2] != "00" else ""  # the first notebook plans all of `make run`
+    seconds = sum(row["seconds"] for key, row in rows.items() if planned in key and key[:2] not in notebooks.FURTHER)
+    assert f"  measured  {budget.format_duration(seconds)}, " in cell.outputs[0].text
+
+
 def test_the_notebooks_write_the_folders_of_all_stages():
     assert sorted(sum(notebooks.WRITES.values(), ["report"])) == sorted([*runs.FOLDERS.values(), "critic"])
 

@@ -9,11 +9,13 @@ written from these files. Without a run only tables and pictures are written aga
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nbformat
@@ -47,6 +49,8 @@ def publish(*folders: Path | str) -> None:
         for cell in book.cells:
             if cell.cell_type == "markdown":
                 cell.source = filled(cell.source, path.stem)
+            elif planned := re.search(r"budget\.plan\(profile(?:, \"(\d+)\")?\)", cell.source):
+                with_this_run(cell, planned[1])
         nbformat.write(book, path)
         source.write_text(filled(source.read_text(), path.stem, lambda line: f"# {line}".rstrip()))
         if picture := picture_of(book):
@@ -55,6 +59,16 @@ def publish(*folders: Path | str) -> None:
             place.write_bytes(picture)
     readme = ROOT / "README.md"
     readme.write_text(with_times(readme.read_text()))
+
+
+def with_this_run(cell: NotebookNode, number: str | None) -> None:
+    """Give the plan that a cell printed the times of the run that is published; it could only know the one before."""
+    with redirect_stdout(io.StringIO()) as printed:
+        budget.plan(SHOWN, number)
+    line = re.compile(r"^  measured  .*$", re.M)
+    for output in cell.outputs:
+        if "text" in output:
+            output.text = line.sub(line.search(printed.getvalue())[0], output.text)
 
 
 def every() -> list[Path]:
