@@ -25,7 +25,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from papermill.exceptions import PapermillExecutionError
-from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from cookbook import budget, doctor, profiles, results, runs, storage
 from cookbook.errors import StaleStage, UserError
@@ -37,8 +37,9 @@ ROOT = runs.ASSETS.parent
 NOTEBOOKS = ROOT / "notebooks"
 PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=50"]}
 HEADLESS = {"HEADLESS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}  # no widgets, bars; this Python
+NUMBER = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Annotation of a notebook's parameter -> how its text is read
-KINDS = {"bool": bool, "int": NonNegativeInt, "float": NonNegativeFloat, "str": str}
+KINDS = {"bool": bool, "int": NonNegativeInt, "float": NUMBER, "str": str}
 CHECKING = "00"  # reports what is missing, so it must run on any machine
 WRITES = {  # notebook -> the folders of a run that it writes
     "01": ["data"],

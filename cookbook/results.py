@@ -69,7 +69,7 @@ def gain(run: Path) -> dict:
     return {"pairs": len(gains), "gain": round(float(gains.mean()), 4), "interval": edges}
 
 
-def _truth(run: Path) -> pd.DataFrame:
+def _ground_truth(run: Path) -> pd.DataFrame:
     return pd.DataFrame(storage.read_rows(run / "verdicts" / "ground_truth.jsonl"), columns=["file", "passed"])
 
 
@@ -85,7 +85,7 @@ def critic_against_ground_truth(run: Path) -> dict:
     one. `all`, `kept`: success rate of all videos and of those kept. `gain`: kept minus all, with its 95 % CI over
     prompts (`interval`); keeping all gains 0. None where undefined.
     """
-    tuned = scores(run).query("model == 'tuned'").dropna(subset=list(QUESTIONS)).merge(_truth(run), on="file")
+    tuned = scores(run).query("model == 'tuned'").dropna(subset=list(QUESTIONS)).merge(_ground_truth(run), on="file")
     if tuned.empty:
         return {"clips": 0, "auc": None, "all": None, "kept": None, "gain": None, "interval": None}
     passed, kept = tuned["passed"].to_numpy(float), tuned["file"].isin(kept_files(run)).to_numpy()
@@ -121,7 +121,7 @@ def executed(run: Path) -> dict:
 def looks_and_moves(run: Path) -> pd.DataFrame:
     """For each model, the number of videos that look right by the rules on pixels, and move right when executed."""
     rows = pd.DataFrame(storage.read_rows(run / "executed" / "executed.jsonl"), columns=["file", "model", "success"])
-    both = rows.merge(_truth(run), on="file")
+    both = rows.merge(_ground_truth(run), on="file")
     names = {"passed": {True: "looks right", False: "looks wrong"}, "success": {True: "moves right", False: "fails"}}
     looks, moves = (both[column].map(words) for column, words in names.items())
     return pd.crosstab([both["model"], looks.rename("")], moves.rename(""))
@@ -136,7 +136,8 @@ def execution_aucs(run: Path) -> pd.DataFrame:
     if rows.empty:
         return rows
     motion = pd.DataFrame(storage.read_rows(run / "actions" / "actions.jsonl"))[["file", *SCORES]]
-    table = rows.merge(motion.assign(**-motion[list(SCORES)]), on="file").merge(_truth(run), on="file", how="left")
+    table = rows.merge(motion.assign(**-motion[list(SCORES)]), on="file")
+    table = table.merge(_ground_truth(run), on="file", how="left")
     judged = pd.DataFrame(columns=["file", *QUESTIONS])
     if (run / "verdicts" / "verdicts.jsonl").exists():
         judged = scores(run)
@@ -220,11 +221,14 @@ def checks(run: Path, profile: Profile) -> list[Check]:
     train, log = manifest(run, "train"), storage.read_rows(run / "checkpoints" / "log.jsonl")
     first = train["heldout_before"] / train["heldout_zero_velocity"]
     limit, changed = profile.recipe.first_loss or math.inf, train["weights_changed"]
+    values = scores(run)[list(QUESTIONS)].to_numpy(float)
+    inside = bool(((values >= 1) & (values <= 5)).all())  # and none is missing
     most = 2 * sum(row["lr"] for row in log)  # a step of AdamW is about the learning rate, and rarely much more
     return [
         Check("held-out loss before / zero-velocity loss", f"{first:.2f}", f"at most {limit:g}", first <= limit),
         Check("largest change of a weight", f"{changed:.2g}", f"above 0, at most {most:.2g}", 0 < changed <= most),
         *_check_a_video(run / "generated" / "tuned"),
+        Check("scores", f"{np.isfinite(values).sum()} of {values.size}", "all, from 1 to 5", inside),
     ]
 
 

@@ -117,11 +117,11 @@ show.show_sheet([frames_of(mixture(level)) for level in levels], [f"noise level 
 show.browse(lambda noise_level: show.show_sheet([frames_of(mixture(noise_level))], columns=4), noise_level=[n / 20 for n in range(21)])
 
 # %% [markdown]
-# **What it means.** From a mixture at 0.4 the clip can be recovered by cleaning up. At 0.8 the future is gone, and only photo and instruction determine what happens next. There the model must *decide*.
+# **What it means.** From a mixture at 0.4 the clip can be recovered by denoising. At 0.8 the future is gone, and only photo and instruction determine what happens next. There the model must *decide*.
 #
 # ### One step
 #
-# The line from clip to noise has one direction everywhere, $v = \varepsilon - x_0$, the *velocity*. The network gets the mixture, its noise level and the words, and must name that velocity. To generate, one walks back along it, from noise to a clip; that is the next notebook.
+# The line from clip to noise has one direction everywhere, $v = \varepsilon - x_0$, the *velocity*. The network gets the mixture, its noise level and the words, and must predict that velocity. Generation follows it back, from noise to a clip; that is the next notebook.
 #
 # First the network and the words: the instruction of this clip, embedded by a language model.
 #
@@ -293,7 +293,7 @@ again = train(profile, run=folder, recipe=recipe or None, steps=steps or None, s
 # solutions are in `notebooks/solutions/02.py`; try first.
 
 # %% [markdown]
-# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? Solved? Then see what the base model took the clip for, at the last of the three noise levels: `show.show_sheet([frames_of(clean(mixed, velocity, sigma))])`.
+# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? Solved? Then see which clip the base model predicts at the last of the three noise levels: `show.show_sheet([frames_of(clean(mixed, velocity, sigma))])`.
 
 # %%
 from cookbook import exercises

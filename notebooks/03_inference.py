@@ -75,7 +75,7 @@ folder = samples.with_checkpoint(profile, runs.run_folder(run or None, profile))
 #
 # ### 3.1 Converting DCP Checkpoint to Consolidated PyTorch Format
 #
-# Training writes one file per process, with weights (`net.*`), their average (`net_ema.*`) and the optimizer. For use, one wants one file. The published tool writes three; we write the same, and a `diffusers` folder:
+# Training writes one file per process, with weights (`net.*`), their average (`net_ema.*`) and the optimizer. Inference needs one file. The published tool writes three; we write the same, and a `diffusers` folder:
 #
 # | file | what is in it |
 # |---|---|
@@ -96,7 +96,7 @@ exported = convert(profile, run=folder)
 #
 # ### 3.2 Running Inference
 #
-# To generate is to walk back: from noise at $\sigma = 1$ to a clip at $\sigma = 0$, along the velocity that the network learnt in notebook 02. It needs the network, the words, the photo, and noise.
+# Generation goes from noise at $\sigma = 1$ to a clip at $\sigma = 0$, along the velocity that the network learnt in notebook 02. It needs the network, the words, the photo, and noise.
 #
 # `velocity`, in the second cell, is the network's answer in a form that a sampler can call. It also keeps the clip that the network *expects* to arrive at: from $x_\sigma$, straight along $v$.
 #

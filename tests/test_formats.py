@@ -254,4 +254,4 @@ def test_each_result_has_its_expected_range(run, tiny_world):
     checks = {check.what: check.ok for check in results.checks(run, tiny.profile(tiny_world))}
     video = checks.pop("first frame of a video against its photo")
     assert not video, "the world model is not trained"
-    assert len(checks) == 2 and all(checks.values())
+    assert len(checks) == 3 and all(checks.values())

@@ -197,7 +197,7 @@ def test_a_run_ends_with_its_results_and_checks_also_where_the_guardrail_blocked
     assert notebooks._conclude(profiles.nano(), run, {}) == results.summary(run)
     printed = capsys.readouterr().out
     assert "train" in printed and "executed" in printed and results.table(results.summary(run)["results"]) in printed
-    assert printed.count("\n  ok  ") == 2 and "FAILED" not in printed
+    assert printed.count("\n  ok  ") == 3 and "FAILED" not in printed
 
 
 def test_every_type_of_fault_is_described():

@@ -104,7 +104,9 @@ def test_a_cell_that_did_not_run_is_a_failure(written, tags, cell):
         (("count", "two"), "-p count two: Input should be a valid integer"),
         (("count", "2.5"), "-p count 2.5: Input should be a valid integer"),
         (("count", "-3"), "-p count -3: Input should be greater than or equal to 0"),
-        (("share", "nan"), "-p share nan: Input should be greater than or equal to 0"),
+        (("share", "nan"), "-p share nan: Input should be a finite number"),
+        (("share", "inf"), "-p share inf: Input should be a finite number"),
+        (("share", "-1"), "-p share -1: Input should be greater than or equal to 0"),
         (("skip", "maybe"), "-p skip maybe: Input should be a valid boolean"),
     ],
 )

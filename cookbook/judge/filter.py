@@ -106,10 +106,12 @@ def _thresholds(verdicts: Path, threshold: float | None) -> tuple[dict[str, floa
     if threshold is not None:
         note = "" if measured else ", uncalibrated"
         return dict.fromkeys(QUESTIONS, float(threshold)), f"both scores are at least {threshold:g}{note}"
-    facts = measured["questions"] if measured else {}
-    if unknown := [question for question in QUESTIONS if "threshold" not in facts.get(question, {})]:
+    if measured is None:
         fix = f"type {runs.command('calibrate', verdicts.parent)}, or give --threshold"
-        raise UserError(f"{verdicts / calibration.NAME} holds no threshold for {unknown[0]}: {fix}")
+        raise UserError(f"{verdicts / calibration.NAME} is missing, so the thresholds are unknown: {fix}")
+    facts = measured["questions"]
+    if unknown := [question for question in QUESTIONS if "threshold" not in facts[question]]:
+        raise UserError(f"{verdicts / calibration.NAME} has no threshold for {unknown[0]}: give --threshold")
     cuts = {question: facts[question]["threshold"] for question in QUESTIONS}
     return cuts, " and ".join(f"{q} is at least {cuts[q]:.2f} ({facts[q]['rule']})" for q in QUESTIONS)
 

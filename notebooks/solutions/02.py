@@ -11,7 +11,7 @@
 # solutions are in `notebooks/solutions/02.py`; try first.
 
 # %% [markdown]
-# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? Solved? Then see what the base model took the clip for, at the last of the three noise levels: `show.show_sheet([frames_of(clean(mixed, velocity, sigma))])`.
+# **Exercise 02.1 ★ Back to the clip.** You are given $x_\sigma$, the velocity $v$ and $\sigma$. What is the clean clip $x_0$? Solved? Then see which clip the base model predicts at the last of the three noise levels: `show.show_sheet([frames_of(clean(mixed, velocity, sigma))])`.
 
 # %%
 from cookbook import exercises
