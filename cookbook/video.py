@@ -105,7 +105,8 @@ def decode(path: Path, threads: int = 0, start: float = 0) -> Iterator[tuple[av.
     try:
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = _track(path, container.streams)
-            stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+            stream.thread_type = "SLICE"  # threads by frame hand a frame on before they know whether it is damaged
+            stream.codec_context.thread_count = threads
             if start:
                 container.seek(int(start * av.time_base) + (container.start_time or 0))
             yield stream, _alike(path, _whole(path, container, stream))
