@@ -15,6 +15,7 @@ import test_formats
 import tiny
 
 from cookbook import cli, profiles, runs, storage, video
+from cookbook.models import hub
 from cookbook.profiles import Source
 
 pytestmark = pytest.mark.slow
@@ -121,11 +122,14 @@ def damage(name: str) -> Callable[[Path], None]:
         (lose("export"), "generate", ["convert"]),
         (lose("verdicts", "generated/tuned"), "filter", ["judge", "generate"]),
         (leave_link, "filter --redo", ["rm"]),
+        (delete_video, "judge --critic CRITIC", ["generate"]),
+        (lose("generated"), "judge --critic CRITIC", ["generate"]),
+        (lose("actions"), "actions-export", ["actions"]),
     ],
 )
 def test_the_printed_command_cures(run, capsys, harm, line, cures):
     harm(run)
-    verb, *flags = line.split()
+    verb, *flags = line.replace("CRITIC", str(hub.locate(profiles.get("tiny").critic))).split()
     typed = verbs(follow(shlex.join(["cookbook", verb, "--profile", "tiny", "--run", str(run), *flags]), capsys))
     assert set(cures) <= set(typed[1:]), typed
 

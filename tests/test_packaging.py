@@ -53,6 +53,12 @@ def test_locked_versions_are_within_the_bounds_of_pyproject():
             assert version == constraints[name], file
 
 
+def test_messages_name_extras_that_exist():
+    found = [set(re.findall(r'-e "?\.\[([\w,]+)\]', path.read_text())) for path in committed() if path.suffix == ".py"]
+    named = {extra for lists in found for extras in lists for extra in extras.split(",")}
+    assert {"sim", "dev", "cluster"} <= named <= PROJECT["optional-dependencies"].keys()
+
+
 def test_no_large_file_no_secret_and_no_local_path_is_committed():
     assert SECRET.search("token = 'hf_" + "a1" * 17 + "'") and SECRET.search("-----BEGIN RSA PRIVATE KEY-----")
     assert PLACE.search('"/home/me/x"') and not PLACE.search("https://a.org/home/x") and not PLACE.search("a/tmp/b")
