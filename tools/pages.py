@@ -91,8 +91,8 @@ def rendered(source: Path) -> BeautifulSoup:
     text, _ = HTMLExporter(exclude_anchor_links=True).from_notebook_node(book, {"metadata": {"name": source.name}})
     page = BeautifulSoup(text, "html.parser")
     for script in page("script"):
-        if "mathjax" not in str(script).lower():
-            script.decompose()  # for diagrams and widgets, which no page has
+        if source.suffix != ".ipynb" or "mathjax" not in str(script).lower():
+            script.decompose()  # diagrams and widgets are on no page, formulas in notebooks only
     for heading in page(re.compile("^h[1-6]$")):  # the anchors that code hosts make
         heading["id"] = re.sub(r"[^\w\- ]", "", heading.get_text().strip().lower()).replace(" ", "-")
     return page
@@ -108,5 +108,5 @@ def markdown(source: Path) -> str:
 
 if __name__ == "__main__":
     with report_user_errors():
-        *run, out = map(Path, sys.argv[1:])
+        *run, out = map(Path, sys.argv[1:] or ["runs/pages"])
         print(f"{len(build(out, *run))} files linked from {out / 'index.html'}")
