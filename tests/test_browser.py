@@ -22,6 +22,7 @@ import tiny
 from conftest import free_port
 
 from cookbook import runs, storage, video
+from tools import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -156,6 +157,15 @@ def test_committed_videos_play_in_a_trusted_notebook_only(lab, page):
     subprocess.run(f"{sys.executable} -m {trust}", shell=True, cwd=home, env=environment, check=True)
     page.reload()
     page.wait_for_selector("video", state="attached")
+    play(page)
+
+
+def test_videos_play_on_the_static_pages(page, tmp_path):
+    pages.build(tmp_path)
+    page.route("https://**", lambda route: route.abort())
+    page.goto((tmp_path / "index.html").as_uri())
+    page.get_by_role("link", name="Generate videos").click()
+    page.wait_for_selector("video")
     play(page)
 
 

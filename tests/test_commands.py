@@ -137,3 +137,22 @@ def test_the_printed_command_cures(run, capsys, harm, line, cures):
 def test_calibration_on_training_clips_names_prepare(tmp_path, capsys):
     typed = verbs(follow(f"cookbook calibrate --profile plain --run {tmp_path / 'run'}", capsys))
     assert typed == ["calibrate", "prepare", "calibrate"]
+
+
+@pytest.mark.parametrize(("row", "kept"), [("", 6), ("| 05 |", 6), ("| 04 |", 4), ("| 03 |", 2)])
+def test_an_unpacked_run_is_finished_elsewhere(row, kept, run, tmp_path, capsys):
+    """By the commands of the workshop kit, unpacked stages are found finished, and those after them are executed."""
+    page = (Path(__file__).parents[1] / "docs" / "workshop_kit.md").read_text()
+    pack, aside, unpack = re.findall(r"^(?:tar cf|mv|tar xf) .*", page, re.M)
+    if row:
+        unpack = re.search(rf"^{re.escape(row)} `(tar xf .*?)`", page, re.M)[1]
+    for folder in ("teacher/runs", "student/runs/nano/checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.move(run, tmp_path / "teacher/runs/nano")
+    subprocess.run(f"{pack} && mv *.tar ../student", shell=True, cwd=tmp_path / "teacher", check=True)
+    subprocess.run(f"{aside} && {unpack}", shell=True, cwd=tmp_path / "student", check=True)
+    found = []
+    for verb in ("prepare", "train", "convert", "generate", "judge", "filter"):
+        assert cli.main([verb, "--profile", "tiny", "--run", str(tmp_path / "student/runs/nano")]) == 0
+        found.append("skipping; --redo" in capsys.readouterr().out)
+    assert found == [True] * kept + [False] * (6 - kept) and (tmp_path / "student/runs/mine").is_dir()

@@ -211,6 +211,27 @@ def test_figures_are_those_of_the_published_run():
         assert edges[1] <= value <= edges[2] and edges[0] == pytest.approx(value, abs=1e-4), name
 
 
+def test_no_later_cell_needs_a_section_that_may_be_left_out():
+    page = (notebooks.ROOT / "docs" / "workshop_kit.md").read_text()
+    for row in rows(page, "| notebook | sections to leave out |"):
+        number, out = (part.strip() for part in row.split("|")[1:3])
+        (path,) = notebooks.NOTEBOOKS.glob(f"{number}_*.ipynb")
+        book, headings, lost = nbformat.read(path, as_version=4), [], set()
+        for cell in book.cells:
+            if cell.cell_type == "markdown":
+                headings += re.findall(r"^#+ (.*)$", cell.source, re.M)
+                continue
+            symbols = symtable.symtable(cell.source, path.name, "exec").get_symbols()
+            defined = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+            if headings[-1] in out.split("; "):
+                lost |= defined
+                continue
+            read = {node.id for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
+            lost -= defined
+            assert not read & lost, f"{path.stem}, {headings[-1]}"
+        assert set(out.split("; ")) <= set(headings), path.stem
+
+
 def test_each_video_has_a_still_picture(book):
     """Code hosts and paper show neither videos nor widgets, so the same cell or the next one shows a picture."""
     cells = code(book)
