@@ -211,7 +211,7 @@ def enter(
         if not (mends and mends(changes.keys())):
             lock.close()
             raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
-        print(f"{name}: {folder} {problem}; what this does not concern is kept")
+        print(f"{name}: {folder} {problem}; unaffected results are kept")
         storage.write_json(folder / "started.json", started)
         (folder / "manifest.json").unlink(missing_ok=True)
         manifest = None
@@ -256,7 +256,7 @@ def _worthless(folder: Path, started: dict) -> bool:
     earlier, files = begun(folder), [folder / "manifest.json", folder / "started.json"]
     if damaged := [path for path in files if path.exists() and _facts(path, STARTED) is None]:
         again = "it" if earlier else f"all of {folder}"
-        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is made again")
+        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is computed again")
     if not earlier or not _changes(earlier, started):
         return bool(damaged) and not earlier
     kept = ("started.json", "requests.jsonl")

@@ -124,7 +124,7 @@ def _track(path: Path, streams: StreamContainer) -> av.VideoStream:
     videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
     if not videos:
         others = sorted({"a thumbnail" if stream.type == "video" else stream.type for stream in streams})
-        raise UserError(f"{path}: no video in it, only {' and '.join(others) or 'no track'}")
+        raise UserError(f"{path}: it holds no video, only {' and '.join(others) or 'no track'}")
     track = max(videos, key=lambda stream: (stream.frames != 1, stream is best))
     if track.codec_context is None:
         raise UserError(f"{path}: its video codec is not known here; convert it to H.264")
@@ -262,7 +262,7 @@ def read_span(path: Path, start: float, frames: int, fps: float) -> np.ndarray:
             if number >= frames - 1:
                 break
     if missing := [number for number in range(frames) if number not in pictures]:
-        raise UserError(f"{path}: no frame at {start + missing[0] / fps:.3f} s; its rate or its length is another")
+        raise UserError(f"{path}: no frame at {start + missing[0] / fps:.3f} s; its rate or length has changed")
     return np.stack([pictures[number] for number in range(frames)])
 
 

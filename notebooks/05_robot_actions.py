@@ -146,7 +146,7 @@ pd.Series(facts).to_frame("one row")
 # %% [markdown]
 # Are the angles right? They determine where the palms are (forward kinematics), and the camera of the photo determines where that is in the picture.
 #
-# **What you should see:** dots on both palms.
+# **What you should see:** a dot on each visible palm, red on the right one and yellow on the left one.
 
 # %%
 palms = execute.hands_in_picture(row, settings, frames.shape[1:3])
@@ -267,7 +267,7 @@ exercises.check_05_1(jerk, rows);
 # %% [markdown]
 # **Exercise 05.2 ★★ Which joints matter?** Return the targets of a row as an array in which every joint whose name begins with `part` stays where it was at the first moment. `names` are the names of the columns.
 #
-# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. First predict with which of them held still the robot still succeeds, then call `without(part)`.
+# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. Predict which of them the robot needs, then call `without(part)`. Which one surprises you?
 
 # %%
 import numpy as np
@@ -294,7 +294,7 @@ exercises.check_05_2(held, rows, spec.joint_names);
 # %% [markdown]
 # **Exercise 05.3 ★★ Choose the episodes.** Return the list of the positions of the episodes that a policy should learn from: the filter kept them, and the robot succeeded. `episodes[0].facts` shows what an episode knows; use `.get`, as a run without a filter has no `kept`.
 #
-# Solved? How many of yours are left? Then look at those that the filter kept although the robot failed, and at their `reason`. What does the robot find out that no judge of pictures can see?
+# Solved? How many of yours are left? Then look at those that the filter kept although the robot failed, and at their `reason`. What kind of error do the reasons have in common?
 
 # %%
 from cookbook import exercises

@@ -313,5 +313,5 @@ def test_a_pretrained_backbone_reads_each_frame_and_keeps_its_weights(data, tmp_
     before = load_file(tmp_path / "pretrained/model.safetensors")["embeddings.patch_embeddings.weight"]
     after = loaded.backbone.embeddings.patch_embeddings.weight
     assert torch.allclose(before, after, atol=1e-3) and decode.decode_frames(loaded, film(moving(0)), 8).fps == 8
-    with pytest.raises(UserError, match="nowhere: no image backbone of transformers"):
+    with pytest.raises(UserError, match="nowhere: not an image backbone of transformers"):
         training.train_actions((data,), tmp_path / "other", "tiny", str(tmp_path / "nowhere"), 32, 1, 4)

@@ -163,7 +163,7 @@ def build(part: EpisodeSet, film: video.Video, name: str | None, height: int) ->
         kind = type(AutoBackbone.from_config(AutoConfig.from_pretrained(name))) if name else None
         pretrained = kind.from_pretrained(name) if kind else None
     except (OSError, ValueError) as error:
-        raise UserError(f"--backbone {name}: no image backbone of transformers ({last_line(error)})") from None
+        raise UserError(f"--backbone {name}: not an image backbone of transformers ({last_line(error)})") from None
     config = pretrained.config.to_diff_dict() | {"num_channels": 3} if pretrained else SMALL
     step = max(1, round(DISTANCE * part.fps))
     size = (height, 16 * max(1, round(height * film.width / film.height / 16)))

@@ -99,7 +99,7 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
     try:
         existing = load(folder)
     except UserError as error:
-        print(f"calibrate: {str(error).split(': type')[0]}; it is made again")
+        print(f"calibrate: {str(error).split(': type')[0]}; it is computed again")
         existing = None
     if existing and existing["made_from"] == made_from:
         print(f"calibrate: {folder / NAME} is up to date")

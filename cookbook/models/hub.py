@@ -52,7 +52,7 @@ def require_settings() -> None:
         raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: type `export HF_ENDPOINT={shlex.quote(right)}`")
     if (token := get_token()) and not re.fullmatch("[!-~]+", token):
         wrong = re.search("[^!-~]", token)[0]
-        raise UserError(f"the token of the Hub (HF_TOKEN) holds {wrong!a}, as none does: copy it again, without quotes")
+        raise UserError(f"the Hub token (HF_TOKEN) holds {wrong!a}, which is invalid: copy it again, without quotes")
 
 
 def local(source: Source) -> Path | None:

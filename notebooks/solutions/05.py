@@ -45,7 +45,7 @@ exercises.check_05_1(jerk, rows);
 # %% [markdown]
 # **Exercise 05.2 ★★ Which joints matter?** Return the targets of a row as an array in which every joint whose name begins with `part` stays where it was at the first moment. `names` are the names of the columns.
 #
-# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. First predict with which of them held still the robot still succeeds, then call `without(part)`.
+# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. Predict which of them the robot needs, then call `without(part)`. Which one surprises you?
 
 # %%
 import numpy as np
@@ -55,6 +55,8 @@ from cookbook import exercises
 
 def held(row, names, part):
     # BEGIN SOLUTION
+    # One run at nano: without the arm or the fingers of the named hand no video succeeds. Without those of the other
+    # hand, or without the head, all still do. With the torso still most fail, because the waist carries both arms.
     targets = np.array(row["targets"])
     still = [k for k, name in enumerate(names) if name.startswith(part)]
     targets[:, still] = targets[0, still]
@@ -77,7 +79,7 @@ exercises.check_05_2(held, rows, spec.joint_names);
 # %% [markdown]
 # **Exercise 05.3 ★★ Choose the episodes.** Return the list of the positions of the episodes that a policy should learn from: the filter kept them, and the robot succeeded. `episodes[0].facts` shows what an episode knows; use `.get`, as a run without a filter has no `kept`.
 #
-# Solved? How many of yours are left? Then look at those that the filter kept although the robot failed, and at their `reason`. What does the robot find out that no judge of pictures can see?
+# Solved? How many of yours are left? Then look at those that the filter kept although the robot failed, and at their `reason`. What kind of error do the reasons have in common?
 
 # %%
 from cookbook import exercises
@@ -85,8 +87,8 @@ from cookbook import exercises
 
 def chosen_for_training(episodes):
     # BEGIN SOLUTION
-    # Forces: a picture of closed fingers does not show how firmly they hold. And small distances: a hand that is a few
-    # millimetres off can miss the object on the robot, and looks the same in a picture of 160 pixels.
+    # One run at nano: either the object ended outside the receptacle, or another object was moved. Both are errors of
+    # position: the decoded angles are off by some degrees, and a video has no contacts that push things aside.
     return [n for n, e in enumerate(episodes) if e.facts.get("kept") and e.facts.get("success")]
     # END SOLUTION
 
