@@ -138,7 +138,7 @@ def break_length(folder: Path) -> None:
         (break_joints, "3.npz: no joints"),
         (break_count, r"3.mp4: its joints are \(9, 5\)"),
         (break_number, "3.mp4: a joint angle or target is not a number"),
-        (break_length, "3.mp4: no frame at 1.125 s; its rate or its length"),
+        (break_length, "3.mp4: no frame at 1.125 s; its rate or length"),
     ],
 )
 def test_a_damaged_data_set_gets_one_line(data, tmp_path, tiny_profile, spoil, message):
