@@ -78,7 +78,7 @@ def write(folder: Path | str, episodes: EpisodeSet, version: str = "3.0") -> lis
 
 
 def _check(episodes: EpisodeSet) -> None:
-    """Everything that can be told without decoding a video."""
+    """Check everything that needs no decoded video."""
     joints = len(episodes.joint_names)
     if not episodes.episodes:
         raise UserError(f"{episodes.name}: there are no episodes to write")
@@ -274,7 +274,7 @@ def _modality(names: Sequence[str]) -> dict:
 
 
 def _plain(value: object) -> object:
-    """Arrays and numbers of NumPy as Python's own."""
+    """NumPy arrays and numbers as lists and numbers of Python."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

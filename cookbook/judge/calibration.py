@@ -45,7 +45,7 @@ def calibrate(profile: str = "nano", run: Path | str | None = None) -> dict:
 
 
 def gather(profile: Profile, run: Path) -> tuple[list[CalibrationClip], list[CalibrationClip]]:
-    """(clips that set the thresholds, held-out corruptions, which do not).
+    """(clips that set the thresholds, held-out corruptions that do not).
 
     Without labelled clips, corrupted training clips set the thresholds. So do clips that people rated.
     """

@@ -44,7 +44,7 @@ def locate(source: Source) -> Path:
 
 
 def require_settings() -> None:
-    """Refuse an address or a token of the Hub that cannot be one: the libraries answer with errors of their own."""
+    """Refuse an impossible address or token of the Hub: the libraries answer with errors of their own."""
     from huggingface_hub import constants, get_token
 
     if not re.match(r"https?://\S+$", constants.ENDPOINT):
