@@ -108,7 +108,7 @@ show.show_sheet([three], [first["prompt"]], columns=3, width=240)
 #
 # For the same reason, $f$ was trained on reaching, touring, lifting and carrying, with only a few clips of placing among them.
 #
-# Now one call, without any helper around it. The network's output is normalised, so that it is multiplied by the scale of the training data, and their mean is added.
+# Now one call. The network's output is normalised: multiply it by the scale of the training data, and add their mean.
 #
 # **What you should see:** the angle and the expected error of the seven joints of one arm.
 
@@ -271,7 +271,7 @@ exercises.check_05_1(jerk, rows);
 # %% [markdown]
 # **Exercise 05.2 ★★ Which joints matter?** Return the targets of a row as an array in which every joint whose name begins with `part` stays where it was at the first moment. `names` are the names of the columns.
 #
-# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. Predict which of them the robot needs, then call `without(part)`. Which one surprises you?
+# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. Predict which of them the robot needs, then call `without(part)` (at `smoke` no video succeeds). Which one surprises you?
 
 # %%
 import numpy as np

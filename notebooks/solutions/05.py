@@ -45,7 +45,7 @@ exercises.check_05_1(jerk, rows);
 # %% [markdown]
 # **Exercise 05.2 ★★ Which joints matter?** Return the targets of a row as an array in which every joint whose name begins with `part` stays where it was at the first moment. `names` are the names of the columns.
 #
-# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. Predict which of them the robot needs, then call `without(part)`. Which one surprises you?
+# Solved? The parts are `r_`, `l_` (arms), `hr_`, `hl_` (fingers), `torso` and `head`. Predict which of them the robot needs, then call `without(part)` (at `smoke` no video succeeds). Which one surprises you?
 
 # %%
 import numpy as np
