@@ -34,7 +34,7 @@ class Work:
 
 
 def stages(p: Profile) -> list[Work]:
-    """All stages in order. For weights that ship nothing is calculated: `timings` has the times by notebook."""
+    """All stages in order. Where weights ship, no time is calculated: `timings` has those measured, by notebook."""
     photos = p.prompts or sizes.PHOTOS.get(p.eval_data.location)
     seeds = f"{p.sampling.seeds} seeds tuned and {p.sampling.base_seeds} base"
     origin = "labelled clips that ship" if p.calibration else "your training clips and corrupted copies of them"

@@ -59,7 +59,7 @@ def each(
     name: Callable[..., str],
     in_flight: int,
 ) -> Iterator[tuple[tuple, Any]]:
-    """Every job once: (job, result), in order in one process, as results arrive from a cluster.
+    """(job, result) of every job: in order from one process, as they arrive from a cluster.
 
     Args:
         address: of a Ray cluster, or `local` for one on this machine; None for this process alone.

@@ -48,7 +48,7 @@ def last_line(error: Exception | str) -> str:
 
 
 def shortage(error: BaseException) -> str | None:
-    """`disk` or `memory`, where an error means that there is none left. Few libraries keep the number of the error."""
+    """`disk` or `memory`, if an error means that none is left. Few libraries keep the number of the error."""
     number, text = getattr(error, "errno", None), str(error)
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "No usable temporary directory" in text:
         return "disk"

@@ -1,6 +1,7 @@
 """Checks of the exercises against the cookbook's own code. A check never raises and never shows the answer."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import wraps
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -12,22 +13,26 @@ import torch
 from torch.nn import functional as F
 
 from cookbook import flow, layout, profiles, runs, video
-from cookbook.actions.episodes import resample
+from cookbook.actions.episodes import Episode
 from cookbook.engine.optim import PowerEma
 from cookbook.judge.rubrics import expected
 
 Cases = Iterator[tuple[tuple, Any]]  # arguments, expected result
+OPEN = "not solved yet"
 
 
-def _exercise(hint: str) -> Callable[[Callable[[], Cases]], Callable[[Callable], bool]]:
-    """Decorator: cases become their check, which prints one line about an answer, with the hint if it is not right."""
+def _exercise(hint: str) -> Callable[[Callable[..., Cases]], Callable[..., bool]]:
+    """Decorator: cases, perhaps of the reader's own run, become a check, which prints one line about an answer.
 
-    def decorate(cases: Callable[[], Cases]) -> Callable[[Callable], bool]:
+    A wrong answer gets the hint, an unsolved exercise does not.
+    """
+
+    def decorate(cases: Callable[..., Cases]) -> Callable[..., bool]:
         @wraps(cases)
-        def check(answer: Callable) -> bool:
-            problem = next((text for case in cases() if (text := _problem(answer, *case))), None)
+        def check(answer: Callable, *own: Any) -> bool:
+            problem = next((text for case in cases(*own) if (text := _problem(answer, *case))), None)
             name = cases.__name__.removeprefix("check_").replace("_", ".")
-            print(f"exercise {name}: " + (f"{problem}. Hint: {hint}" if problem else "right"))
+            print(f"exercise {name}: {problem or 'right'}" + (f". Hint: {hint}" if problem not in (None, OPEN) else ""))
             return problem is None
 
         return check
@@ -43,7 +48,7 @@ def _problem(answer: Callable, arguments: tuple, expected: Any) -> str | None:
     except Exception as error:  # a learner's code may raise anything
         return f"{call} stops with {type(error).__name__}: {error}"
     if result is None or result is ...:
-        return "not solved yet"
+        return OPEN
     return None if _same(result, expected) else f"{call} gives {_short(result)}"
 
 
@@ -190,28 +195,28 @@ def check_04_3() -> Cases:
         yield (kept, seeds, draws), sum(min(draw) < kept for draw in drawn) / len(drawn)
 
 
-@_exercise("begin with an empty array of 2T - 1 rows; rows[::2] are the given ones")
-def check_05_1() -> Cases:
-    """Joint targets at twice the rate."""
-    for shape in ((2, 1), (5, 3), (25, 42)):
-        targets = np.random.default_rng(0).normal(size=shape)
-        yield (targets,), resample(targets, 8, 16)
+@_exercise("np.diff takes the order as its second argument; each difference is divided by the time 1 / fps")
+def check_05_1(rows: list[dict]) -> Cases:
+    """Root mean square of the jerk of each decoded video: the figure of its row in actions.jsonl."""
+    for row in rows:
+        yield ({name: row[name] for name in ("targets", "fps")},), row["jerk"]
 
 
-@_exercise("np.diff takes the order as its second argument; each difference is divided by the time 1 / rate")
-def check_05_2() -> Cases:
-    """Root mean square of the jerk."""
-    for shape, rate in (((6, 2), 1.0), ((9, 4), 16.0)):
-        targets = np.random.default_rng(1).normal(size=shape)
-        yield (targets, rate), float(np.sqrt(np.square(np.diff(targets, 3, axis=0) * rate**3).mean()))
+@_exercise("copy the targets with np.array; then targets[:, k] = targets[0, k] for each column k of the part")
+def check_05_2(rows: list[dict], names: tuple[str, ...]) -> Cases:
+    """Targets with a part of the robot held still."""
+    for part in ("r_", "hl_", "torso"):
+        moves = np.array([not name.startswith(part) for name in names])
+        targets = np.array(rows[0]["targets"])
+        yield (rows[0], names, part), np.where(moves, targets, targets[0])
 
 
-@_exercise("two shares: of the videos with looks[i], and of those without")
-def check_05_3() -> Cases:
-    """Difference of the success rates of videos that look right and wrong."""
-    yield ([True, True, False], [True, False, False]), 0.5
-    yield ([True, False, True, False, False], [True, True, True, False, True]), 1 - 2 / 3
-    yield ([False, True], [True, False]), -1.0
+@_exercise("positions count from 0; both facts must be true, and an episode may lack one")
+def check_05_3(episodes: list[Episode]) -> Cases:
+    """Positions of the episodes that were kept and executed with success, in the run and where each fact varies."""
+    facts = [{"kept": True, "success": True}, {"kept": True}, {"kept": False, "success": True}, {"success": True}]
+    for some in (episodes, [replace(episodes[0], facts=fact) for fact in facts]):
+        yield (some,), [n for n, e in enumerate(some) if e.facts.get("kept") and e.facts.get("success")]
 
 
 @_exercise("digit 1 has index 0; subtract the largest logit from all of them first, or exp overflows")

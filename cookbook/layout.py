@@ -78,7 +78,7 @@ def find_videos(*folders: Path) -> list[Path]:
 
 
 def says_something(text: str) -> bool:
-    """Whether a text has a letter or digit: one of zero-width characters only looks empty."""
+    """Whether a text has a letter or digit: a text of zero-width characters looks empty."""
     return any(map(str.isalnum, text))
 
 

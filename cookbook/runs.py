@@ -91,7 +91,7 @@ def command(verb: str, run: Path, profile: str | None = None, *more: str) -> str
 
 
 def flags(**values: Any) -> list[str]:
-    """The flags of a call, so that a message can name the same call again; those without a value are left out."""
+    """The flags of a call, without those that have no value, so that a message can repeat the call."""
     words: list[str] = []
     for name, value in values.items():
         if value is not None and value is not False:
@@ -211,7 +211,7 @@ def enter(
         if not (mends and mends(changes.keys())):
             lock.close()
             raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
-        print(f"{name}: {folder} {problem}; what this does not concern is kept")
+        print(f"{name}: {folder} {problem}; unaffected results are kept")
         storage.write_json(folder / "started.json", started)
         (folder / "manifest.json").unlink(missing_ok=True)
         manifest = None
@@ -247,7 +247,7 @@ def _lock(folder: Path, redo: bool) -> IO:
 
 
 def _worthless(folder: Path, started: dict) -> bool:
-    """Whether a folder holds nothing to continue: of unknown inputs, or of others and no result yet.
+    """Whether a folder holds nothing to continue: its inputs are unknown, or are others and gave no result yet.
 
     A damaged manifest alone costs nothing: `started.json` has the inputs, and the stage is finished again.
     """
@@ -256,7 +256,7 @@ def _worthless(folder: Path, started: dict) -> bool:
     earlier, files = begun(folder), [folder / "manifest.json", folder / "started.json"]
     if damaged := [path for path in files if path.exists() and _facts(path, STARTED) is None]:
         again = "it" if earlier else f"all of {folder}"
-        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is made again")
+        print(f"{started['stage']}: {damaged[0]} is damaged; {again} is computed again")
     if not earlier or not _changes(earlier, started):
         return bool(damaged) and not earlier
     kept = ("started.json", "requests.jsonl")
@@ -276,7 +276,7 @@ def begun(folder: Path) -> dict | None:
 
 
 def _changes(old: dict, new: dict) -> dict[str, str]:
-    """Differences between the inputs and settings of a folder and those of this call: name -> in words."""
+    """How the inputs and settings of a folder differ from those of this call: name -> difference in words."""
     rows = [("profile", old["profile"], new["profile"])]
     for part in ("inputs", "settings"):
         keys = sorted(old[part].keys() | new[part].keys())

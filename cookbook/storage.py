@@ -1,4 +1,4 @@
-"""Files that survive a kill, a full disk, and links that strangers left: written in one step, rows appended whole."""
+"""Files that survive a kill, a full disk, and the links of strangers: written in one step, rows appended whole."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link without what it leads to, or a folder, also one that was copied from a read-only one."""
+    """Delete a file, a link (not its target), or a folder, even one that was copied from a read-only folder."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -73,7 +73,7 @@ def contents(folder: Path) -> list[Path]:
 
 
 def set_aside(folder: Path) -> bool:
-    """Move what a stage folder holds into its `.earlier/`; whether that is more than the record of its start.
+    """Move the content of a stage folder into its `.earlier/`; whether it is more than the record of its start.
 
     Where earlier results wait there already, the folder holds an unfinished attempt to replace them, which is deleted.
     The manifest is moved last: with it in place, a move that was killed is continued.
@@ -89,7 +89,7 @@ def set_aside(folder: Path) -> bool:
 
 @contextmanager
 def one_line_if_full(folder: Path) -> Iterator[None]:
-    """Within the block: a full disk is a UserError that names it."""
+    """Within the block, a full disk raises a UserError that names it."""
     try:
         yield
     except Exception as error:
@@ -102,7 +102,7 @@ def one_line_if_full(folder: Path) -> Iterator[None]:
 
 
 def refuse_links(*paths: Path) -> None:
-    """A UserError for the first symbolic link among these: it would lead what is written to files of somebody else."""
+    """A UserError for the first symbolic link among these: through it, we would write to files of somebody else."""
     if link := next((path for path in paths if path.is_symlink()), None):
         raise UserError(
             f"{link} is a symbolic link, and nothing is written through one; type `{shlex.join(['rm', str(link)])}`, "
@@ -146,7 +146,7 @@ def append_row(path: Path, row: dict) -> None:
 
 
 def _complete_last_line(file: IO[bytes]) -> None:
-    """Give a last line without a line break its own, or cut it off if it is no whole row."""
+    """Add the missing line break to a last line, or cut the line off if it is not a whole row."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
     if file.read() in (b"", b"\n"):
         return

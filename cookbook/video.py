@@ -70,7 +70,7 @@ class Video:
             return np.stack([pictures[number] for number in numbers])
 
     def spare(self, clip: Geometry, resample: bool) -> int:
-        """How many frames one training window leaves over; negative where the video is too short for one."""
+        """The number of frames beyond one training window; negative if the video is too short for one."""
         return self._count(resample) - needed_frames(self.fps, clip, resample)
 
     def windows(self, clip: Geometry, starts: Sequence[float], resample: bool, crop: bool) -> list[np.ndarray]:
@@ -124,7 +124,7 @@ def _track(path: Path, streams: StreamContainer) -> av.VideoStream:
     videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
     if not videos:
         others = sorted({"a thumbnail" if stream.type == "video" else stream.type for stream in streams})
-        raise UserError(f"{path}: no video in it, only {' and '.join(others) or 'no track'}")
+        raise UserError(f"{path}: it holds no video, only {' and '.join(others) or 'no track'}")
     track = max(videos, key=lambda stream: (stream.frames != 1, stream is best))
     if track.codec_context is None:
         raise UserError(f"{path}: its video codec is not known here; convert it to H.264")
@@ -132,7 +132,7 @@ def _track(path: Path, streams: StreamContainer) -> av.VideoStream:
 
 
 def _whole(path: Path, container: InputContainer, track: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames of a track; an error if the file ends before the byte or, found last, the time that it says."""
+    """The frames of a track; an error if the file ends before its stated size, or before its stated time."""
     size, whole = path.stat().st_size, max([_length(path), *(entry.pos + entry.size for entry in track.index_entries)])
     if size < whole:
         raise UserError(f"{path}: cut off after {size} of {whole} bytes; copy the whole file again")
@@ -149,7 +149,7 @@ def _whole(path: Path, container: InputContainer, track: av.VideoStream) -> Iter
 
 
 def _length(path: Path) -> int:
-    """Bytes up to the end of the file as its first ones say it, or 0: an avi, a transport stream, Matroska."""
+    """The size in bytes that the head of an avi, transport stream or Matroska file gives; 0 where it gives none."""
     with open(path, "rb") as file:
         head = file.read(4096)
     if head[:4] == b"RIFF":
@@ -262,7 +262,7 @@ def read_span(path: Path, start: float, frames: int, fps: float) -> np.ndarray:
             if number >= frames - 1:
                 break
     if missing := [number for number in range(frames) if number not in pictures]:
-        raise UserError(f"{path}: no frame at {start + missing[0] / fps:.3f} s; its rate or its length is another")
+        raise UserError(f"{path}: no frame at {start + missing[0] / fps:.3f} s; its rate or length has changed")
     return np.stack([pictures[number] for number in range(frames)])
 
 

@@ -16,8 +16,7 @@
 #
 # ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_00.svg)
 #
-# **Promise.** After a minute you know what this machine can run, what is missing for the rest, and what each
-# profile costs, before anything is downloaded.
+# **Promise.** After a minute you know what this machine can run, what is missing for the rest, and what each profile costs. Nothing is downloaded.
 #
 # ![Bars: minutes of each notebook at each profile](../assets/pictures/00_prerequisites.png)
 #
@@ -46,10 +45,14 @@
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 #
+# <details><summary>Versions, machine, and where these numbers come from</summary>
+#
 # **Last verified** 2026-11-28 at `nano`, commit e46e6bb: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
+#
+# </details>
 #
 # <!-- /measured -->
 
@@ -64,14 +67,17 @@ settings = profiles.get(profile)
 budget.plan(profile)
 
 # %% [markdown]
+# ## Motivation
+#
+# A robot learns a task from many demonstrations, and recording them takes time. A **world model** can make more: from one photo and one instruction it generates a video of the robot at work.
+#
+# But not every generated video is right, and none has actions. So a **critic** judges each video, and an **inverse dynamics model** reads the robot's joint angles from it. Notebooks 01 to 05 are these steps in order; the picture at the top shows them.
+#
 # ## Prerequisites
 #
-# The original recipe needs two environments with different CUDA stacks: one to train and generate with Cosmos
-# Predict 2.5, one to judge with Cosmos Reason 2. Here one environment does both, because `diffusers` and
-# `transformers` contain the same classes. Stages exchange files only, so each can also run on another machine.
+# The original recipe needs two environments with different CUDA stacks: one for the world model Cosmos Predict 2.5, one for the critic Cosmos Reason 2. Here one environment does both, because `diffusers` and `transformers` contain the same classes.
 #
-# **What you should see:** the versions that this cookbook was tested with. Another version is not an error, but it is
-# untested.
+# **What you should see:** each package, its version here, and the version that this cookbook was tested with.
 
 # %%
 import pandas as pd
@@ -89,24 +95,27 @@ versions = Machine().versions
 pd.DataFrame([(name, *versions[name], job) for name, job in jobs.items()], columns=["package", "here", "tested", "job"])
 
 # %% [markdown]
+# **What it means.** Another version is not an error, but it is untested.
+#
 # ### What this machine can run
 #
-# **What you should see:** a table with one column per profile. `nano` *can run here* on any machine with two cores and
-# 8 GB. Below the table is one line with the fix for each requirement that is not met. Without a network
-# the lines about the Hub show *no* after a few seconds; nothing fails.
+# A **profile** is a size of the whole pipeline, from a laptop to eight GPUs. The doctor compares what each profile needs with what is here.
+#
+# **What you should see:** one column per profile. Below the table, one line with the fix for each requirement that is not met.
 
 # %%
 able = doctor.doctor()
 
 # %% [markdown]
+# **What it means.** `nano` runs on any machine with two cores and 8 GB. Without a network, the rows about the Hub show *no* after a few seconds; nothing fails.
+#
 # ### Profiles
 #
-# `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and we
-# trained them for this cookbook. So the code that runs at `nano` is the code that runs at `2b`; only the results differ.
-# `2b-smoke` is for first contact with the real weights: every stage once, with few clips and steps, before hours are spent on `2b`.
+# `profile` is the only switch you must know. The nano models are **the same classes** as the real ones, only smaller, and we trained them for this cookbook. So the code that runs at `nano` is the code that runs at `2b`; only the results differ.
 #
-# **What you should see:** one row per profile, from a laptop to eight GPUs; the code stays the same. Below the table is the time of each notebook.
-# For `smoke` and `nano` it was measured on the machine named at the top (half or twice of it is common on others). For the others it is calculated, if a measurement allows it.
+# `2b-smoke` is for first contact with the real weights: every stage once, with few clips and steps, before you spend hours on `2b`.
+#
+# **What you should see:** one row per profile, from a laptop to eight GPUs. Below it, the time of each notebook.
 
 
 # %% tags=["picture"]
@@ -120,10 +129,20 @@ times.sort_index(ascending=False).plot.barh(ax=show.axes(), logx=True, xlabel="m
 pd.DataFrame([row(profiles.get(name)) for name in profiles.PROFILES])
 
 # %% [markdown]
+# **What it means.** The times of `smoke` and `nano` were measured on the machine named at the top; half or twice as much is common elsewhere. The others are calculated, where a measurement allows it.
+#
 # ### What would be downloaded, and under which licence
 #
-# NVIDIA's weights are *gated*: you log in at the Hub, open the page, accept the licence, and give the machine your token with
-# `hf auth login`. The Hub answers 401 without a valid token and 403 without an accepted licence; the cookbook reports which.
+# NVIDIA's weights are *gated*: you must accept their licence on the Hub before you can download them.
+#
+# <details><summary>How to get access</summary>
+#
+# 1. Log in at the Hub, open the model's page, and accept the licence.
+# 2. Give this machine your token: `hf auth login`.
+#
+# The Hub answers 401 without a valid token and 403 without an accepted licence; the cookbook reports which.
+#
+# </details>
 #
 # **What you should see:** for `nano` only folders of the repository; for `2b` repositories on the Hub.
 
@@ -141,20 +160,21 @@ pd.DataFrame([source for name in ("nano", "2b") for source in sources(name)])
 # %% [markdown]
 # ### Files between stages
 #
-# A run is one folder, `runs/<profile>/`. Each stage writes one folder in it and, last, a `manifest.json`: what it read, what
-# it wrote, with which versions, on what device, in how many seconds. A folder with a manifest is finished and is skipped; a
-# folder without one is continued. So you can stop any cell and run it again.
+# A run is one folder, `runs/<profile>/`. Each stage writes one folder in it and, last, a `manifest.json`: what it read and wrote, with which versions, on what device, in how many seconds.
 #
-# **What you should see:** the order of the stages and what each reads.
+# **What you should see:** the stages in order, the folder of each, and what it reads.
 
 # %%
 stages = [(name, folder, ", ".join(runs.READS[name])) for name, folder in runs.FOLDERS.items()]
 pd.DataFrame(stages, columns=["stage", "folder", "reads the folders of"])
 
 # %% [markdown]
+# **What it means.** A folder with a manifest is finished and is skipped; a folder without one is continued. So you can stop any cell and run it again. Stages exchange files only, so each can also run on another machine.
+
+# %% [markdown]
 # ## Exercises
 #
-# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# Each takes minutes, needs no GPU, and may be left unsolved. A wrong answer gets a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
 # solutions are in `notebooks/solutions/00.py`; try first.
 
 # %% [markdown]

@@ -16,8 +16,7 @@
 #
 # ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_01.svg)
 #
-# **Promise.** From a folder of robot videos and a table of instructions to a checked training set in the published layout,
-# with every unusable clip named and explained.
+# **Promise.** From a folder of robot videos and a table of instructions to a checked training set in the published layout. Every unusable clip is named and explained.
 #
 # ![Contact sheets of three training clips, each below its instruction](../assets/pictures/01_preparing_data.jpeg)
 #
@@ -46,10 +45,14 @@
 # | `2b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
 # | `14b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
 #
+# <details><summary>Versions, machine, and where these numbers come from</summary>
+#
 # **Last verified** 2026-11-28 at `nano`, commit e46e6bb: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
+#
+# </details>
 #
 # <!-- /measured -->
 
@@ -72,19 +75,21 @@ doctor.require(profile)
 # %% [markdown]
 # ## 1. Preparing Data
 #
-# The guide post-trains on [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100): videos of a Fourier GR1 humanoid at a table, each with one
-# instruction such as *Use the right hand to pick up rubik's cube from top level of the shelf to bottom level of the shelf.* The profiles `2b` and `14b`
-# download it. `smoke` and `nano` use a **simulator** instead: the same robot at a table, filmed from its head, in the
-# same folder layout, with the same kind of prompt. It ships with this repository, so you need no account.
+# A world model learns from pairs: a video of a robot, and the sentence that describes what it does there. The guide uses [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100): videos of a Fourier GR1 humanoid, with instructions such as *Use the right hand to pick up rubik's cube from top level of the shelf to bottom level of the shelf.* The profiles `2b` and `14b` download it.
+#
+# `smoke` and `nano` use a **simulator** instead: the same robot at a table, filmed from its head, in the same folder layout, with the same kind of prompt. Its clips ship with this repository, so you need no account.
 #
 # ### Download and preprocess
 #
-# In the guide these are shell commands; here it is one function, because three things can go wrong silently when done by hand:
-# captions with commas are cut at the wrong place, a video shorter than one training window is replaced by another one in training, and one photo of the
-# evaluation set is misnamed and can get lost. `prepare` decodes every clip to its end, reads every caption, and stops with the **list of all**
-# problems, not with the first.
+# Done by hand with shell commands, as in the guide, three things can go wrong silently:
 #
-# **What you should see:** how many clips and photos were found: exactly 96 and 20 at `nano`, 4 and 20 at `smoke`, none skipped. Run the cell twice: the second time it says *found, skipping*.
+# * A caption with a comma is cut at the comma.
+# * A video shorter than one training window is replaced by another one in training.
+# * One photo of the evaluation set is misnamed and can get lost.
+#
+# So `prepare` decodes every clip to its end, reads every caption, and stops with the list of **all** problems, not with the first.
+#
+# **What you should see:** 96 clips and 20 photos at `nano`, 4 and 20 at `smoke`, none skipped.
 
 # %%
 manifest = prepare(
@@ -92,10 +97,11 @@ manifest = prepare(
 )
 
 # %% [markdown]
+# **What it means.** Every clip can be used. Run the cell again, and it prints *found, skipping*.
+#
 # ### The folder
 #
-# **What you should see:** the layout of the guide, and a caption that is the instruction behind a fixed prefix. The prefix is part of
-# the published recipe: all training captions carry it. Generation with our profiles carries it too, so that the model meets the same words again.
+# **What you should see:** the layout of the guide, and a caption: a fixed prefix, then the instruction.
 
 # %%
 train = folder / "data" / "train"
@@ -105,33 +111,34 @@ for place in ("videos/*.mp4", "metas/*.txt", "metadata.csv"):
 print((train / "metas" / f"{videos[0].stem}.txt").read_text())
 
 # %% [markdown]
+# **What it means.** The prefix is part of the published recipe: all training captions begin with it. Generation with our profiles uses it too, so that the model meets the same words again.
+#
 # ### Preview of the Training Dataset
 #
-# **What you should see:** each clip beside its instruction. The named hand takes the named object and puts it down in the named place. If a clip and its caption disagree here, the model learns the disagreement.
-# At `smoke` and `nano` the first two clips begin with the same picture: each scene was filmed with two instructions. A photo that allows only one thing would teach the model to ignore its instruction.
+# **What you should see:** each clip beside its instruction. The named hand puts the named object in the named place.
 
 # %%
 captions = [(train / "metas" / f"{clip.stem}.txt").read_text() for clip in videos[:3]]
 show.show_prompts(list(zip(captions, videos[:3])))
 
 # %% [markdown]
-# The same clips as contact sheets, for places where videos do not play (first and last frame included).
-#
-# **What you should see:** the same three clips as in the picture at the top, frame for frame; the order of files is that of their names on every machine.
+# **What you should see:** the same clips as contact sheets, for places where videos do not play.
 
 # %% tags=["picture"]
 show.show_sheet(videos[:3], [caption.removeprefix(settings.prompt_prefix) for caption in captions])
 
 # %% [markdown]
+# **What it means.** If a clip and its caption disagree, the model learns the disagreement.
+#
+# At `smoke` and `nano` the first two clips begin with the same picture: each scene was filmed with two instructions. A photo that allows only one thing would teach the model to ignore its instruction.
+#
 # ### What a clip is to the model
 #
-# A world model never sees the file. It sees a window of a fixed number of frames at a fixed rate and size. Frame counts have the form
-# $1 + 4k$, because the video autoencoder keeps the first frame alone and then takes four at a time: $T$ frames become $1 + (T-1)/4$ latent frames,
-# and height and width shrink by 8. The transformer reads those latents in patches of $1 \times 2 \times 2$, so the length of its sequence is
+# A world model never sees the file. It sees a *window*: a fixed number of frames at a fixed rate and size. A video autoencoder turns the window into *latents*. It keeps the first frame alone and then takes four at a time, so $T = 1 + 4k$ frames become $1 + k$ latent frames. Height and width shrink by 8.
+#
+# The transformer reads the latents in patches of $1 \times 2 \times 2$, one *token* each. So the length of its sequence is
 #
 # $$ N = \Big(1 + \frac{T-1}{4}\Big) \cdot \frac{H}{16} \cdot \frac{W}{16}. $$
-#
-# Attention costs grow with $N^2$; this one number decides what a training step costs.
 #
 # **What you should see:** at `nano` exactly 420 tokens, at `2b` 31,104.
 
@@ -143,11 +150,16 @@ print(f"window  {clip.frames} frames, {clip.fps} fps, {clip.height}x{clip.width}
 print(f"latents {clip.latent} x 16 channels, {clip.tokens} tokens")
 
 # %% [markdown]
-# Two departures from the published recipe are visible here, and both are settings, not habits: clips are **brought to the profile's
-# frame rate** (upstream trains at whatever rate a file has, but saves its results at 16 fps), and they are **cropped, not squashed** to the model's
-# shape (upstream squashes in training and crops in inference, so the model never meets the shapes it was trained on).
+# **What it means.** Attention costs grow with $N^2$, so this number decides what a training step costs.
 #
-# **What you should see:** how the two ways differ on a first frame: above cropped, below squashed. `nano`'s clips have the model's shape already, so the frame is drawn as a camera of another shape would have seen it, a third wider.
+# ### Rate and shape
+#
+# Two settings depart here from the published recipe:
+#
+# * Clips are brought to **one frame rate**, that of the profile. Upstream trains at whatever rate a file has, but saves its results at 16 fps.
+# * Clips are **cropped**, not squashed. Upstream squashes in training and crops in inference, so the model never meets the shapes that it was trained on.
+#
+# **What you should see:** a first frame, as a wider camera would have filmed it: above cropped, below squashed.
 
 # %%
 frame = video.probe(videos[0]).read([0])
@@ -156,12 +168,13 @@ ways = [video.fit(frame, clip.height, clip.width, crop) for crop in (True, False
 show.show_sheet(ways, ["cropped", "squashed"], columns=1, width=320)
 
 # %% [markdown]
+# **What it means.** Squashed things are too narrow; cropped ones keep their shape, but the edges of the picture are lost. `nano`'s own clips have the model's shape already.
+#
 # ### The held-out photos
 #
-# Evaluation starts from one photo and one instruction that training never saw: pairs of `.png` and `.txt` with the same name
-# (in the published set with two dots, and with one pair that is misnamed; both are handled).
+# Evaluation starts from photos and instructions that training never saw. They are pairs of `.png` and `.txt` with the same name.
 #
-# **What you should see:** three of the photos that notebook 03 starts from. Each shows the table before the task, with the objects that the instruction names. At `nano` the twenty pairs have ten pictures: each comes with two instructions.
+# **What you should see:** three photos that notebook 03 starts from. Each shows the table before the task.
 
 # %%
 photos = layout.read_photos(folder / "data" / "eval")[: settings.prompts]
@@ -169,9 +182,11 @@ pictures = [video.read_image(photo.image)[None] for photo in photos]
 show.show_sheet(pictures[:3], [photo.prompt for photo in photos[:3]], columns=1, width=400)
 
 # %% [markdown]
+# **What it means.** At `nano` the twenty pairs have ten pictures: each comes with two instructions. Only the words tell the model which of the two to carry out.
+#
 # ### What was skipped
 #
-# **What you should see:** no row, unless you passed your own folder and `skip_bad`. Then each clip that was left out stands here with its reason.
+# **What you should see:** the totals. Below them, one line per clip that was left out of your own folder, with its reason.
 
 # %%
 skipped = storage.read_rows(folder / "data" / "skipped.jsonl")
@@ -182,7 +197,7 @@ for problem in skipped:
 # %% [markdown]
 # ## Exercises
 #
-# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# Each takes minutes, needs no GPU, and may be left unsolved. A wrong answer gets a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
 # solutions are in `notebooks/solutions/01.py`; try first.
 
 # %% [markdown]

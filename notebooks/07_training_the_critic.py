@@ -45,10 +45,14 @@
 # | `2b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | - |
 # | `14b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | - |
 #
+# <details><summary>Versions, machine, and where these numbers come from</summary>
+#
 # **Last verified** 2026-11-28 at `nano`, commit e46e6bb: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
+#
+# </details>
 #
 # <!-- /measured -->
 
@@ -81,16 +85,17 @@ folder = samples.with_clips(profile, runs.run_folder(run or None, profile))
 # %% [markdown]
 # ## 7. Post-training the critic
 #
-# The published recipe post-trains Cosmos Reason on VideoPhy-2: generated clips with ratings of their physics by people, from 1 to 5. Here is the same at small size. Valid clips have the label 5 and invalid ones 1. The loss is the cross-entropy of the
-# digit at the position where the score is computed,
+# The critic answers a question with a digit from 1 to 5. To train it, show it clips whose digit is known, and raise the probability of that digit:
 #
 # $$ L = -\log p(k_{\text{label}} \mid \text{video}, \text{question}) . $$
 #
-# The vision encoder is not trained. Each digit is drawn equally often, otherwise the critic would learn how frequent the digits are.
+# The published recipe does this with VideoPhy-2: generated clips whose physics people rated from 1 to 5. Here is the same at small size, with valid clips (label 5) and invalid ones (label 1).
+#
+# Each digit is drawn equally often; otherwise the critic would learn how frequent the digits are. The vision encoder is not trained.
 #
 # ### 7.1 A fault of your own
 #
-# Which faults matter depends on *your* world model. Ours loses sharpness where it is uncertain, so that is the example: from the middle on, the frames are as soft as if they had a sixth of their pixels a side.
+# Which faults matter depends on *your* world model. Ours loses sharpness where it is uncertain, so that is the example: from the middle on, the frames have a sixth of their detail in each direction.
 #
 # **What you should see:** a clip, and the same clip softened.
 
@@ -109,8 +114,12 @@ first = read_frames(valid[0])[0]
 show.show_sheet([first, soften(first)], ["original", "softened"])
 
 # %% [markdown]
-# Two sets that share no scene. **Held out** are the calibration clips of notebook 04: the valid ones, the invalid ones, and the valid ones softened. **Training** clips are those of `data/train` that are not
-# among them: as they are, softened, and corrupted, so that the critic does not train on the new fault alone.
+# **What it means.** The first has the label 5, the second the label 1.
+#
+# Now two sets that share no scene:
+#
+# * **Held out** are the calibration clips of notebook 04: valid, invalid, and the valid ones softened.
+# * **Training** clips are those of `data/train` in other scenes: as they are, softened, and corrupted. So the critic does not train on the new fault alone.
 #
 # **What you should see:** the number of examples in each set.
 
@@ -128,9 +137,9 @@ print(f"{len(examples)} examples to learn from, {len(held_out)} held out")
 # %% [markdown]
 # ### 7.2 Before, training, after
 #
-# The loop is that of notebook 02 (`cookbook/engine`), with its checkpoints: a stopped run continues.
+# The loop is that of notebook 02 (`cookbook/engine`), with its checkpoints: a stopped run continues. The critic scores the held-out clips first, so that there is something to compare with.
 #
-# **What you should see:** a loss that falls unevenly, as a step holds few clips. $\log 2 = 0.69$ is the loss of a critic that knows only that 1 and 5 occur equally often.
+# **What you should see:** a last loss below the first.
 
 # %%
 critic = hub.locate(settings.critic)
@@ -138,16 +147,20 @@ before = critic_training.scores(held_out, critic, profile)
 trained = critic_training.train_critic(examples, folder / "critic", profile, steps, batch, learning_rate, redo=redo)
 print(f"loss {trained['loss_first']:.2f} -> {trained['loss_last']:.2f} in {steps} steps of {batch}")
 
+# %% [markdown]
+# **What it means.** $\log 2 = 0.69$ is the loss of a critic that knows only that 1 and 5 occur equally often. The loss falls unevenly, because a step holds few clips. It was computed on clips that the critic trained on, so it decides nothing.
+#
+# **What you should see:** the same held-out clips, scored again.
+
 # %%
 after = critic_training.scores(held_out, folder / "critic", profile)
 
 # %% [markdown]
 # ### 7.3 Is it worth having?
 #
-# The AUC of notebook 04, and the gain with its 95 % CI over scenes, both critics on the same clips.
+# Both critics scored the same clips, so that their AUC (notebook 04) can be compared. The difference, *after* minus *before*, has a 95 % CI over scenes.
 #
-# **What you should see:** two lines. The critic learnt `softened` only if the interval of its gain lies above 0. `known faults` are the price: faults of the calibration clips, which were not among the examples. If their interval lies below 0, the
-# critic forgot. A critic that gains one fault and loses others is not better, and with so few steps and clips that is the expected result.
+# **What you should see:** two lines, for the new fault and for the faults of the calibration clips.
 
 # %% tags=["picture"]
 import pandas as pd
@@ -158,15 +171,24 @@ table[["before", "after"]].plot.barh(ax=show.axes(height=2.4), color=colours, xl
 table
 
 # %% [markdown]
+# **What it means.** The critic learnt `softened` only if the interval of its gain lies above 0. `known faults` are the price: if their interval lies below 0, the critic forgot. A critic that gains one fault and loses others is not better.
+#
 # ## With the real critic
 #
-# The same notebook, `cookbook run --only 07 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`, on one GPU. The folder holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), ratings 1 to
-# 5, and the files in `videos/`. NVIDIA's recipe trains on all of VideoPhy-2 on eight GPUs. We have not measured the effect of training on Cosmos Reason 2: its weights are behind a licence.
+# The same notebook trains Cosmos Reason 2 on one GPU. NVIDIA's recipe trains on all of VideoPhy-2 on eight GPUs. We have not measured the effect: the weights are behind a licence.
+#
+# <details><summary>The command, and the folder with labels</summary>
+#
+# `cookbook run --only 07 --profile 2b -p labels FOLDER -p steps 2000 -p learning_rate 1e-6`
+#
+# `FOLDER` holds a table with the columns `video_url`, `caption`, `pc` (physics) and `sa` (instruction), with ratings from 1 to 5. The files are in `FOLDER/videos/`.
+#
+# </details>
 
 # %% [markdown]
 # ## Exercises
 #
-# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# Each takes minutes, needs no GPU, and may be left unsolved. A wrong answer gets a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
 # solutions are in `notebooks/solutions/07.py`; try first.
 
 # %% [markdown]
@@ -227,4 +249,4 @@ exercises.check_07_3(decision);
 #
 # **Read more:** [VideoPhy-2](https://arxiv.org/abs/2503.06800) (2025), its ratings and how they were collected; the critic's class in [Qwen3-VL](https://arxiv.org/abs/2511.21631) (2025).
 #
-# **Next:** if it is worth having, `cookbook judge --critic runs/nano/critic` calibrates it on all calibration clips and judges with it.
+# **Next:** if it is worth having, calibrate it on all calibration clips and judge with it; the table at the top has the command.

@@ -138,7 +138,7 @@ def break_length(folder: Path) -> None:
         (break_joints, "3.npz: no joints"),
         (break_count, r"3.mp4: its joints are \(9, 5\)"),
         (break_number, "3.mp4: a joint angle or target is not a number"),
-        (break_length, "3.mp4: no frame at 1.125 s; its rate or its length"),
+        (break_length, "3.mp4: no frame at 1.125 s; its rate or length"),
     ],
 )
 def test_a_damaged_data_set_gets_one_line(data, tmp_path, tiny_profile, spoil, message):
@@ -313,5 +313,5 @@ def test_a_pretrained_backbone_reads_each_frame_and_keeps_its_weights(data, tmp_
     before = load_file(tmp_path / "pretrained/model.safetensors")["embeddings.patch_embeddings.weight"]
     after = loaded.backbone.embeddings.patch_embeddings.weight
     assert torch.allclose(before, after, atol=1e-3) and decode.decode_frames(loaded, film(moving(0)), 8).fps == 8
-    with pytest.raises(UserError, match="nowhere: no image backbone of transformers"):
+    with pytest.raises(UserError, match="nowhere: not an image backbone of transformers"):
         training.train_actions((data,), tmp_path / "other", "tiny", str(tmp_path / "nowhere"), 32, 1, 4)

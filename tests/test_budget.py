@@ -160,6 +160,7 @@ def test_a_run_is_published_in_both_files_and_the_readme(tmp_path, monkeypatch):
         assert "| `nano` | 5.0 min | 1.5 GB | 250 MB | nothing, none | measured 2030-01-02 |" in book.cells[0].source
         head = book.cells[0].source
         assert "**Last verified** 2030-01-02 at `nano`, commit abc1234: python" in head and "Colab" in head
+        assert head.index("<details>") < head.index("**Last verified**") < head.index("</details>"), "folded away"
         assert (root / publish.PICTURE.search(head)[1]).read_bytes() == base64.b64decode(DOT)
         code = [cell for cell in book.cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))

@@ -110,7 +110,7 @@ def test_a_change_costs_only_the_clips_that_it_concerns(tmp_path, rows_file, tin
     first = times({}, {})
     fixed = times({}, {"prompt": "Point."})
     assert fixed["row0_seed0.mp4"] == first["row0_seed0.mp4"] and fixed["row1_seed0.mp4"] > first["row1_seed0.mp4"]
-    assert "what this does not concern is kept" in capsys.readouterr().out
+    assert "unaffected results are kept" in capsys.readouterr().out
     more = times({}, {"prompt": "Point."}, {}, seeds=2)
     assert more.items() > fixed.items() and len(more) == 6
     assert times({}) == {"row0_seed0.mp4": first["row0_seed0.mp4"]}

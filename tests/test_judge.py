@@ -162,7 +162,7 @@ def test_a_damaged_calibration_is_made_again_by_the_command_that_the_message_nam
     with pytest.raises(UserError, match="cannot be used .*: type `cookbook calibrate --profile smoke --run"):
         load(run / "verdicts")
     calibrate("smoke", run)
-    assert load(run / "verdicts") == json.loads(json.dumps(whole)) and "it is made again" in capsys.readouterr().out
+    assert load(run / "verdicts") == json.loads(json.dumps(whole)) and "it is computed again" in capsys.readouterr().out
 
 
 def test_critics_of_one_name_have_verdicts_of_their_own(run, tmp_path, critic_folder):

@@ -174,7 +174,7 @@ FAULTS = {
         lambda folder, version: [
             edit_info(**{name: joints(4, list("abcd"))})(folder, version) for name in ("observation__state", "action")
         ],
-        "observation.state has 3 numbers a row, and 4 by meta/info.json",
+        "observation.state has 3 numbers a row, but 4 in meta/info.json",
     ),
     "fewer names": (edit_info(observation__state=joints(3, ["a", "b"])), "has 3 joints in observation.state, but"),
     "other names": (edit_info(action=joints(3, ["a", "b", "c"])), "have other joint names; choose one of the two"),
@@ -193,7 +193,7 @@ FAULTS = {
     "video cut short": (cut(VIDEO), "cut off after"),
     "video of another rate": (
         lambda folder, version: write_video(folder / VIDEO[version], tiny.moving(1), 8),
-        "has 8 frames a second, and the data 10",
+        "has 8 frames a second, but meta/info.json has 10",
     ),
     "shorter video": (
         lambda folder, version: write_video(folder / VIDEO[version], tiny.moving(1)[:30], FPS),
@@ -237,7 +237,7 @@ def broken(episodes: EpisodeSet, **changes) -> EpisodeSet:
         ({"targets": np.zeros((FRAMES - 1, 3), np.float32)}, "its targets are (59, 3), not (frames, 3)"),
         ({"targets": np.full((FRAMES, 3), np.nan)}, "its targets hold NaN"),
         ({"video": Path("nowhere.mp4")}, "nowhere.mp4: no such file"),
-        ({"facts": {"length": 3}}, "'length' is a name of LeRobot's own"),
+        ({"facts": {"length": 3}}, "'length' is a name that LeRobot uses"),
         ({"start": 4.0}, "no frame at 6.000 s"),
     ],
 )
@@ -260,7 +260,7 @@ def test_rates_and_sizes_that_lerobot_has_not_are_refused(episodes, tmp_path):
     with pytest.raises(UserError, match="12.5 frames a second; LeRobot needs a whole number"):
         write(tmp_path, replace(episodes, fps=12.5))
     write_video(tmp_path / "large.mp4", tiny.moving(1, (64, 80)), FPS)
-    with pytest.raises(UserError, match="large.mp4 is 64 x 80; all videos must have one even size, .* 48 x 64"):
+    with pytest.raises(UserError, match="large.mp4 is 64 x 80; all videos need the same, even size, .* 48 x 64"):
         write(tmp_path / "set", broken(episodes, video=tmp_path / "large.mp4"))
 
 

@@ -174,17 +174,25 @@ def test_each_result_is_announced(book):
             assert "**What you should see:**" in follows or "**What you should see** next" in follows, cell.source
 
 
-@pytest.mark.parametrize("number", ["02", "03", "04"])
-def test_texts_are_short(number):
-    """At most 25 words before a result and 80 in a paragraph; tables and figures are no paragraphs."""
-    (path,) = notebooks.NOTEBOOKS.glob(f"{number}_*.ipynb")
-    text = re.sub(
-        r"<!-- (measured|figures.*?) -->.*?<!-- /\1 -->", "", prose(nbformat.read(path, as_version=4)), flags=re.S
-    )
-    paragraphs = [part for part in re.split(r"\n\n|\n\* ", text) if not part.startswith("|")]
-    announced = "**What you should see:**"
-    limits = {part: 25 + 4 if part.startswith(announced) else 80 for part in paragraphs}
-    assert [part for part, most in limits.items() if len(part.split()) > most] == []
+def running(book: nbformat.NotebookNode) -> list[str]:
+    """The paragraphs of a notebook without headings, pictures, tables, folds, and what `tools.publish` writes."""
+    text = re.sub(r"<!-- (measured|figures.*?) -->.*?<!-- /\1 -->|<details>.*?</details>", "", prose(book), flags=re.S)
+    return [part for part in re.split(r"\n\n|\n\* ", text) if not part.startswith(("#", "|", "!["))]
+
+
+def test_texts_are_short(book):
+    """At most 25 words before a result, half of them at most 20; 80 in a paragraph; 1,500 in a notebook."""
+    lengths = {part: len(part.split()) for part in running(book)}
+    announced = [count - 4 for part, count in lengths.items() if part.startswith("**What you should see:**")]
+    assert max(announced) <= 25 and statistics.median(announced) <= 20
+    assert [part for part, count in lengths.items() if count > 80] == []
+    assert sum(lengths.values()) <= 1500
+
+
+def test_dates_commits_and_long_commands_are_folded_away(book):
+    """They interrupt the reader; a table or a fold has them."""
+    found = r"\b20\d\d-\d\d-\d\d\b|\bcommit [0-9a-f]{7}\b|`[a-z]+ (?:[^`\s]+ ){3,}[^`]*`"
+    assert [part for part in running(book) if re.search(found, part)] == []
 
 
 def test_the_recap_answers_the_objectives_and_lists_mistakes(book):

@@ -271,5 +271,5 @@ def test_what_was_built_from_unknown_inputs_is_made_again(tmp_path, capsys):
     (tmp_path / "s" / "result.txt").write_text("of whatever")
     (tmp_path / "s" / "started.json").write_text("")
     assert not make_stage(tmp_path / "s").done and not (tmp_path / "s" / "result.txt").exists()
-    assert f"started.json is damaged; all of {tmp_path / 's'} is made again" in capsys.readouterr().out
+    assert f"started.json is damaged; all of {tmp_path / 's'} is computed again" in capsys.readouterr().out
     assert runs.begun(tmp_path / "s")["inputs"] == {"data": "sha256:a"}

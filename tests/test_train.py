@@ -225,7 +225,7 @@ def test_long_clips_give_several_windows_and_short_ones_are_refused(tmp_path):
     recipe = profiles.recommended_recipe()
     parts = dataset.windows(tmp_path / "long.mp4", tiny.GEOMETRY, recipe)
     assert len(parts) == dataset.WINDOWS and parts[0][0].mean() < 10 and parts[-1][-1].mean() > 180
-    with pytest.raises(UserError, match=r"short.mp4: 5 frames at 8 per second are too few, 9 are needed"):
+    with pytest.raises(UserError, match=r"short.mp4: 5 frames at 8 per second are too few; it needs 9"):
         dataset.windows(tmp_path / "short.mp4", tiny.GEOMETRY, recipe)
 
 

@@ -218,7 +218,7 @@ def test_the_real_track_is_read_and_sound_alone_is_refused(tmp_path, name):
     with_sound(tmp_path / name, ("mjpeg", "yuvj420p", 1), ("libx264", "yuv420p", 30))
     assert video.probe(tmp_path / name).frames == 30
     with_sound(tmp_path / name)
-    with pytest.raises(UserError, match=f"{name}: no video in it, only audio$"):
+    with pytest.raises(UserError, match=f"{name}: it holds no video, only audio$"):
         video.probe(tmp_path / name)
 
 

@@ -172,11 +172,12 @@ def _verified(run: dict) -> str:
     packages = ("python", "torch", "diffusers", "transformers")
     versions = ", ".join(f"{name} {run['versions'][name]}" for name in packages)
     return (
+        "<details><summary>Versions, machine, and where these numbers come from</summary>\n\n"
         f"**Last verified** {run['date']} at `{run['profile']}`, commit {run['commit']}: {versions}; "
         f"{run['device']}, {run['processor']}.\n"
         "*Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with\n"
         "random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:\n"
-        "[not tried](../setup.md#colab-and-binder), so there is no badge."
+        "[not tried](../setup.md#colab-and-binder), so there is no badge.\n\n</details>"
     )
 
 

@@ -27,7 +27,7 @@ def read_simulator(folder: Path) -> EpisodeSet:
     """
     rows = [row for row in storage.read_rows(folder / "manifest.jsonl") if row.get("label") == "real"]
     if not rows:
-        raise UserError(f"{folder / 'manifest.jsonl'} names no clips without a fault")
+        raise UserError(f"{folder / 'manifest.jsonl'} lists no clips without a fault")
     episodes = []
     for row in rows:
         file = folder / "ground_truth" / f"{row['id']}.npz"

@@ -31,7 +31,7 @@ class Decoded:
 
 
 def step_of(model: InverseDynamics, fps: float, name: Path | str) -> int:
-    """How many frames of a video at `fps` lie between two that the model reads.
+    """The distance, in frames of a video at `fps`, of two frames that the model reads.
 
     Raises:
         UserError: the video is too slow for the model's distance.
@@ -64,7 +64,7 @@ def decode_frames(model: InverseDynamics, frames: np.ndarray, fps: float, name: 
 
 @torch.inference_mode()
 def decode_pictures(model: InverseDynamics, pictures: np.ndarray, fps: float, name: Path | str = "video") -> Decoded:
-    """As `decode_frames`, of frames that have the network's size already, uint8 [T, 3, H, W]."""
+    """`decode_frames` for frames that already have the network's size, uint8 [T, 3, H, W]."""
     triples = neighbours(len(pictures), step_of(model, fps, name))
     tensor, device = torch.from_numpy(pictures), model.range.device
     parts = [model(scaled(tensor[part].to(device))).float().cpu().numpy() for part in _parts(triples)]

@@ -83,16 +83,16 @@ def read(folder: Path | str, camera: str | None = None, key: str | None = None) 
 
 def _open(folder: Path, camera: str | None, key: str | None) -> Source:
     if not (path := folder / "meta" / "info.json").exists():
-        raise UserError(f"{folder}: no LeRobot data set, or an unfinished one: it has no meta/info.json")
+        raise UserError(f"{folder}: not a LeRobot data set, or an unfinished one: it has no meta/info.json")
     info = storage.read_json(path)
     version = str(info.get("codebase_version") if isinstance(info, dict) else None).removeprefix("v")
     if version not in VERSIONS:
         raise UserError(f"{path}: codebase_version is {version!r}; {', '.join(VERSIONS)} can be read")
     features, fps = info.get("features"), info.get("fps")
     if not isinstance(features, dict) or not all(isinstance(about, dict) for about in features.values()):
-        raise UserError(f"{path}: `features` is no table of columns; {AGAIN}")
+        raise UserError(f"{path}: `features` is not a table of columns; {AGAIN}")
     if not isinstance(fps, int | float) or not 0 < fps < 1000:
-        raise UserError(f"{path}: fps is {fps!r}, which is no rate; {AGAIN}")
+        raise UserError(f"{path}: fps is {fps!r}, which is not a rate; {AGAIN}")
     cameras = [name for name, about in features.items() if about.get("dtype") == "video"]
     if camera not in cameras and (camera or len(cameras) != 1):
         problem = f"it has no camera {camera!r}" if camera else "it has several cameras" if cameras else "no videos"
@@ -174,7 +174,7 @@ def _numbers(path: Path, rows: pa.Table, name: str, size: int) -> np.ndarray:
     sizes = set(pc.list_value_length(column).to_pylist()) if lists else {1}
     if sizes != {size}:
         found = ", ".join(map(str, sizes))
-        raise UserError(f"{path}: {name} has {found} numbers a row, and {size} by meta/info.json; {AGAIN}")
+        raise UserError(f"{path}: {name} has {found} numbers a row, but {size} in meta/info.json; {AGAIN}")
     try:
         values = (column.flatten() if lists else column).cast(pa.float32(), safe=False)
     except pa.ArrowException as error:
@@ -196,6 +196,6 @@ def _check_video(path: Path, end: float, fps: float) -> None:
     except (av.error.FFmpegError, IndexError) as error:
         raise UserError(f"{path}: not a readable video ({last_line(error)}); {AGAIN}") from None
     if rate and abs(float(rate) - fps) > 0.01 * fps:
-        raise UserError(f"{path} has {float(rate):g} frames a second, and the data {fps:g} by meta/info.json")
+        raise UserError(f"{path} has {float(rate):g} frames a second, but meta/info.json has {fps:g}")
     if length and length < end - 0.6 / fps:
         raise UserError(f"{path} lasts {length:.2f} s, and its episodes {end:.2f} s; {AGAIN}")

@@ -78,7 +78,7 @@ def write(folder: Path | str, episodes: EpisodeSet, version: str = "3.0") -> lis
 
 
 def _check(episodes: EpisodeSet) -> None:
-    """Everything that can be told without decoding a video."""
+    """Check everything that needs no decoded video."""
     joints = len(episodes.joint_names)
     if not episodes.episodes:
         raise UserError(f"{episodes.name}: there are no episodes to write")
@@ -93,7 +93,7 @@ def _check(episodes: EpisodeSet) -> None:
             if not np.isfinite(values).all():
                 raise UserError(f"{episode.video}: its {name} hold NaN or infinity")
         if taken := [name for name in episode.facts if name in PLACES or "/" in name]:
-            raise UserError(f"{episode.video}: {taken[0]!r} is a name of LeRobot's own; give the column another")
+            raise UserError(f"{episode.video}: {taken[0]!r} is a name that LeRobot uses; rename the column")
 
 
 class _Writer:
@@ -110,7 +110,7 @@ class _Writer:
         self.size = self.size if number else frames.shape[1:3]
         if frames.shape[1:3] != self.size or any(side % 2 for side in self.size):
             size, first = " x ".join(map(str, frames.shape[1:3])), " x ".join(map(str, self.size))
-            raise UserError(f"{episode.video} is {size}; all videos must have one even size, and the first is {first}")
+            raise UserError(f"{episode.video} is {size}; all videos need the same, even size, and the first is {first}")
         target = self.folder / self._path("video_path", number)
         if _usable(episode, frames.shape, self.fps):
             with storage.replacing(target) as temporary:
@@ -274,7 +274,7 @@ def _modality(names: Sequence[str]) -> dict:
 
 
 def _plain(value: object) -> object:
-    """Arrays and numbers of NumPy as Python's own."""
+    """NumPy arrays and numbers as lists and numbers of Python."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

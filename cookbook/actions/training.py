@@ -41,7 +41,7 @@ SMALL = {  # the backbone without a name: trains in minutes on a CPU
 
 @dataclass(frozen=True)
 class Samples:
-    """Frames in memory, and what is wanted of them, in two parts: as filmed, and after the autoencoder."""
+    """Frames in memory, and the values to predict from them, in two parts: as filmed, and after the autoencoder."""
 
     pictures: Tensor  # uint8 [M, 3, H, W]
     triples: tuple[Tensor, Tensor]  # int64 [N, 3] each: the pictures before, at and after a time
@@ -63,7 +63,7 @@ def train_actions(
     key: str | None = None,
     redo: bool = False,
 ) -> dict:
-    """Train an inverse dynamics model on videos with joints; a run that was stopped continues where it was.
+    """Train an inverse dynamics model on videos with joints; a stopped run continues where it stopped.
 
     Args:
         data: LeRobot data sets, or folders of `python -m simulator make`, of the same robot and rate.
@@ -137,7 +137,7 @@ def require_alike(sets: Sequence[EpisodeSet]) -> None:
 
 
 def _name(episode: Episode) -> str:
-    """Of one episode; a file of LeRobot 3.0 holds several."""
+    """A name of its own for each episode; a file of LeRobot 3.0 holds several."""
     return f"{episode.video.stem}{episode.start or ''}"
 
 
@@ -163,7 +163,7 @@ def build(part: EpisodeSet, film: video.Video, name: str | None, height: int) ->
         kind = type(AutoBackbone.from_config(AutoConfig.from_pretrained(name))) if name else None
         pretrained = kind.from_pretrained(name) if kind else None
     except (OSError, ValueError) as error:
-        raise UserError(f"--backbone {name}: no image backbone of transformers ({last_line(error)})") from None
+        raise UserError(f"--backbone {name}: not an image backbone of transformers ({last_line(error)})") from None
     config = pretrained.config.to_diff_dict() | {"num_channels": 3} if pretrained else SMALL
     step = max(1, round(DISTANCE * part.fps))
     size = (height, 16 * max(1, round(height * film.width / film.height / 16)))
@@ -231,7 +231,7 @@ def gather(model: InverseDynamics, episodes: Sequence[Episode], pictures: Sequen
 
 
 def batches(samples: Samples, size: int, seed: int, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """number -> frames float [B, 3, 3, H, W] and what is wanted of them; a pure function of seed and number."""
+    """number -> frames float [B, 3, 3, H, W] and the values to predict; a pure function of seed and number."""
 
     def at(number: int) -> tuple[Tensor, Tensor]:
         chance = torch.Generator().manual_seed((seed << 32) + number)

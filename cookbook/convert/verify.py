@@ -37,7 +37,7 @@ class Check:
 
 
 def expected(trained: Weights) -> dict[str, Mapping[str, Tensor]]:
-    """What each exported file must hold, in native names with their prefix. A native file becomes diffusers/ alone."""
+    """What each exported file must hold, in native names with their prefix. A native file becomes only diffusers/."""
     net, ema = trained.net, trained.ema
     dtype = net[next(iter(net))].dtype  # the network was trained in it
     pipeline = {"diffusers/transformer": Lazy(_reads(NET, ema, dtype))}

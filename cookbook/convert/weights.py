@@ -32,7 +32,7 @@ class Lazy(UserDict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained network twice, in NVIDIA's names without prefix: of the last step, and averaged."""
+    """The trained weights, of the last step and averaged, in NVIDIA's names without prefix."""
 
     net: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]

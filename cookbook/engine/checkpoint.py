@@ -72,7 +72,7 @@ class Saver:
         self.pending: Future | None = None
 
     def require_disk(self, state: State, left: int) -> None:
-        """Refuse to begin where the disk cannot hold the `left` checkpoints to come, of which `keep` + 1 exist at once.
+        """Refuse to begin if the disk cannot hold the `left` remaining checkpoints; `keep` + 1 of them exist at once.
 
         Raises:
             UserError: with the space that is needed and the space that is free.

@@ -181,7 +181,7 @@ def fit(
 
 @contextmanager
 def autocast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Compute in `dtype` where any weight is of another, as float32 master weights are, with the fastest attention."""
+    """Compute in `dtype` if any weight has another, such as float32 master weights, with the fastest attention."""
     mixed = any(parameter.dtype != dtype for parameter in model.parameters())
     with hardware.fast_attention(device), torch.autocast(device.type, dtype) if mixed else nullcontext():
         yield

@@ -78,12 +78,12 @@ class Reader(FileSystemReader):
                 raise UserError(f"{folder / name} is cut short: {actual} of {size} bytes; copy the checkpoint again")
 
     def read_metadata(self, *_: Any, **kwargs: Any) -> dcp.Metadata:
-        """In the place of the method of DCP that unpickles; read once, not for each tensor."""
+        """Replaces DCP's method, which unpickles; reads the table once, not for each tensor."""
         return self.table
 
 
 def _tensors(table: dcp.Metadata) -> tuple[dcp.Metadata, dict[str, int]]:
-    """The table without entries that are no tensors, and the least size of each file."""
+    """The table without entries that are not tensors, and the least size of each file."""
     entries = {n: e for n, e in table.state_dict_metadata.items() if isinstance(e, dcp.TensorStorageMetadata)}
     needed: dict[str, int] = {}
     for info in table.storage_data.values():

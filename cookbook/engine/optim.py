@@ -37,7 +37,7 @@ def adamw(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:
-    """What multiplies the learning rate in step 0, 1, ...
+    """The factor of the learning rate in step 0, 1, ...
 
     A ramp from `start_factor` to `peak_factor` over `warmup` steps, then the line that would run from `peak_factor` at
     step 0 to `end_factor` at step `cycle`, then `end_factor`. Source: upstream's `LambdaLinearScheduler`.

@@ -55,7 +55,7 @@ class Setup:
         return request.prompt if request.prompt.startswith(prefix) else prefix + request.prompt
 
     def unread(self) -> list[str]:
-        """Which prompts the text encoder cuts or takes for others; see `text.unread`."""
+        """The prompts that the text encoder truncates or reads as others; see `text.unread`."""
         prompts = {request.name: self.prompt(request) for request in self.requests}
         prompts |= {f"{row.name}, negative": row.negative_prompt for row in self.requests if row.negative_prompt}
         return unread(world.load_tokenizer(self.base), prompts, self.profile.text_tokens)

@@ -22,7 +22,7 @@ ROOM = 1.15  # times the text encoder's weights
 
 
 def chunks(profile: Profile, frames: int) -> tuple[list[int], int]:
-    """In which parts a clip is generated: the frames of each, and with how many of its predecessor's each begins.
+    """The parts in which a clip is generated: the frames of each, and how many of them repeat the part before.
 
     A clip within the profile's window is one part. Parts begin with as many frames as training gave at most.
     """

@@ -99,7 +99,7 @@ def _without_guardrail(profile: profiles.Profile) -> profiles.Profile:
 
 
 def _settings(setup: Setup, seeds: int, without_guardrail: bool) -> dict:
-    """What decides the clips beside requests and weights."""
+    """What determines the clips, besides requests and weights."""
     sampling = setup.profile.sampling
     settings = {"seeds": seeds, "steps": sampling.steps, "shift": sampling.shift}
     settings |= {"fast": sorted(setup.fast)} if setup.fast else {}
@@ -122,7 +122,7 @@ def _fingerprint(requests: list[Request]) -> str:
 
 
 def _same(out: Path, row: dict, made_from: Mapping[str, str]) -> bool:
-    """Whether the clip of a row is wanted, made from the same request as now, and there as it was written."""
+    """Whether the clip of a row is requested now, was made from the same request, and is there as it was written."""
     if row["file"] not in made_from or row.get("request") != made_from[row["file"]]:
         return False
     return row["blocked"] or ((out / row["file"]).exists() and storage.digest(out / row["file"]) == row["sha256"])

@@ -45,7 +45,7 @@ def calibrate(profile: str = "nano", run: Path | str | None = None) -> dict:
 
 
 def gather(profile: Profile, run: Path) -> tuple[list[CalibrationClip], list[CalibrationClip]]:
-    """(clips that set the thresholds, held-out corruptions, which do not).
+    """(clips that set the thresholds, held-out corruptions that do not).
 
     Without labelled clips, corrupted training clips set the thresholds. So do clips that people rated.
     """
@@ -99,7 +99,7 @@ def measure_critic(profile: Profile, run: Path, folder: Path, scorer: Scorer) ->
     try:
         existing = load(folder)
     except UserError as error:
-        print(f"calibrate: {str(error).split(': type')[0]}; it is made again")
+        print(f"calibrate: {str(error).split(': type')[0]}; it is computed again")
         existing = None
     if existing and existing["made_from"] == made_from:
         print(f"calibrate: {folder / NAME} is up to date")

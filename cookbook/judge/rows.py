@@ -10,7 +10,7 @@ from cookbook.errors import UserError
 
 
 class QuestionFacts(NamedTuple):
-    """What stands elsewhere about a question."""
+    """A question in the manifest of `judge` and in the rating widget."""
 
     rate: str  # `<rate>_rate_<model>` in the manifest of `judge`: share of the videos that reach the threshold
     scale: str  # beside the buttons of a human rating

@@ -93,7 +93,7 @@ def observe(frames: np.ndarray, things: Things) -> Observed:
 
 
 def drew_back(frames: np.ndarray, hand: str, blob: np.ndarray, least: float) -> bool:
-    """Whether the hand ends farther from an object than it was before: a hand that holds it does not."""
+    """Whether the hand ends farther from an object than before: a hand that holds the object does not."""
     late = frames[len(frames) // 3 :]
     tips = (pixels.fingers(pixels.arm(frame, frames[0]), hand) for frame in late)
     gaps = [np.inf if tip is None else float(np.linalg.norm(tip - np.argwhere(blob).mean(0))) for tip in tips]

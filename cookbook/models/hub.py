@@ -44,7 +44,7 @@ def locate(source: Source) -> Path:
 
 
 def require_settings() -> None:
-    """Refuse an address or a token of the Hub that cannot be one: the libraries answer with errors of their own."""
+    """Refuse an impossible address or token of the Hub: the libraries answer with errors of their own."""
     from huggingface_hub import constants, get_token
 
     if not re.match(r"https?://\S+$", constants.ENDPOINT):
@@ -52,7 +52,7 @@ def require_settings() -> None:
         raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: type `export HF_ENDPOINT={shlex.quote(right)}`")
     if (token := get_token()) and not re.fullmatch("[!-~]+", token):
         wrong = re.search("[^!-~]", token)[0]
-        raise UserError(f"the token of the Hub (HF_TOKEN) holds {wrong!a}, as none does: copy it again, without quotes")
+        raise UserError(f"the Hub token (HF_TOKEN) holds {wrong!a}, which is invalid: copy it again, without quotes")
 
 
 def local(source: Source) -> Path | None:

@@ -33,7 +33,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> to
 
 
 def unread(tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, str], length: int) -> list[str]:
-    """Print and return what the text encoder does not see: each prompt that is cut, and each with another's tokens.
+    """Print and return what the text encoder cannot see: truncated prompts, and those with the tokens of another.
 
     Args:
         prompts: name -> prompt.

@@ -100,7 +100,7 @@ def _whole(file: Path) -> bool:
     except FileNotFoundError:
         return False
     except SafetensorError as error:
-        print(f"train: {file} is damaged ({last_line(error)}); it is made again")
+        print(f"train: {file} is damaged ({last_line(error)}); it is computed again")
         return False
 
 
@@ -118,7 +118,7 @@ def windows(path: Path, clip: Geometry, recipe: Recipe) -> list[np.ndarray]:
     film = video.probe(path)
     if (spare := film.spare(clip, recipe.resample)) < 0:
         have, needed = f"{film.frames} frames at {film.fps:g} per second", film.frames - spare
-        raise UserError(f"{path}: {have} are too few, {needed} are needed; remove it")
+        raise UserError(f"{path}: {have} are too few; it needs {needed}. Remove it")
     starts = np.linspace(0, 1, min(WINDOWS, spare + 1)) if spare else [0.0]
     return film.windows(clip, starts, recipe.resample, recipe.crop)
 

@@ -20,7 +20,7 @@ SIGMAS = 8  # noise levels of the held-out loss
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips with all that is random about them. `text` is zero where the caption was dropped."""
+    """Clips with everything that is random about them. `text` is zero where the caption was dropped."""
 
     clean: Tensor  # [B, C, T, H, W] standardised latents
     noise: Tensor  # the same shape

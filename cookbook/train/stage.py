@@ -58,7 +58,7 @@ def train(
     base: Path | str | None = None,
     redo: bool = False,
 ) -> dict[str, Any]:
-    """Post-train the profile's world model; a run that was stopped continues where it was.
+    """Post-train the profile's world model; a stopped run continues where it stopped.
 
     Args:
         run: the run's folder; `runs/<profile>` if not given.
