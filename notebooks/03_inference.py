@@ -375,7 +375,7 @@ show.browse(side_by_side, prompt=list(photos), seed=every)
 # %% [markdown]
 # ## Exercises
 #
-# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# Each takes minutes, needs no GPU, and may be left unsolved. A wrong answer gets a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
 # solutions are in `notebooks/solutions/03.py`; try first.
 
 # %% [markdown]

@@ -7,7 +7,7 @@
 # %% [markdown]
 # ## Exercises
 #
-# Each takes minutes, needs no GPU, and may be left unsolved: the check then gives a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# Each takes minutes, needs no GPU, and may be left unsolved. A wrong answer gets a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
 # solutions are in `notebooks/solutions/02.py`; try first.
 
 # %% [markdown]
