@@ -188,6 +188,18 @@ def test_the_slider_of_noise_levels_responds(lab, page):
     page.locator(".widget-interact img").scroll_into_view_if_needed()
 
 
+def test_the_sliders_of_thresholds_respond(lab, page):
+    home, _, address = lab
+    page.goto(address + prepare(home, "04", until="browse(at_thresholds"))
+    run_all(page)
+    shown = "() => document.querySelector('.widget-interact .jp-OutputArea')?.innerText ?? ''"
+    page.wait_for_function(f"() => ({shown})().includes('videos pass')")
+    before = page.evaluate(shown)
+    page.locator(".widget-slider .noUi-handle").first.press("Home")
+    page.wait_for_function(f"before => ({shown})().includes('physics 1.00') && ({shown})() !== before", arg=before)
+    page.locator(".widget-interact img").scroll_into_view_if_needed()
+
+
 def test_a_typed_instruction_gets_its_video(lab, page):
     home, _, address = lab
     page.goto(address + prepare(home, "03", until="show.ask(answer"))
