@@ -12,7 +12,6 @@ from cookbook.generate.generator import Generator, Setup
 from cookbook.generate.requests import Request
 from cookbook.models import hub, names
 from cookbook.profiles import Profile
-from cookbook.video import fit, read_video
 
 GROUPS = {  # (kept, success) -> the title of a gallery's group and the colour of its frames; None where not known
     (True, True): ("kept, success", "#2f7d32"),
@@ -44,16 +43,16 @@ def at_checkpoints(profile: Profile, request: Request, checkpoints: Sequence[Pat
     return [file for file in files if file.exists()]
 
 
-def gallery(endings: Sequence[tuple[Path, bool, bool | None]], columns: int = 8, width: int = 98) -> Image.Image:
+def gallery(endings: Sequence[tuple[np.ndarray, bool, bool | None]], columns: int = 8, width: int = 98) -> Image.Image:
     """The last frames of videos, in groups with a frame of one colour each.
 
     Args:
-        endings: a video, whether the filter kept it, and whether it succeeded (None where not known).
+        endings: last frame uint8 [H, W, 3], whether its video was kept, and whether that succeeded (None: not known).
         width: of a tile in pixels, without its frame of 3 on each side.
     """
     strips = []
     for (kept, success), (title, colour) in GROUPS.items():
-        tiles = [_last_frame(file, width, colour) for file, *facts in endings if facts == [kept, success]]
+        tiles = [_tile(frame, width, colour) for frame, *facts in endings if facts == [kept, success]]
         if tiles:
             size = tiles[0].size
             rows = -(-len(tiles) // columns)
@@ -65,10 +64,9 @@ def gallery(endings: Sequence[tuple[Path, bool, bool | None]], columns: int = 8,
     return Image.fromarray(np.concatenate(strips))
 
 
-def _last_frame(file: Path, width: int, colour: str) -> Image.Image:
-    frame = read_video(file)[0][-1:]
-    small = fit(frame, round(width * frame.shape[1] / frame.shape[2]), width, crop=False)[0]
-    return ImageOps.expand(Image.fromarray(small), 3, colour)
+def _tile(frame: np.ndarray, width: int, colour: str) -> Image.Image:
+    height = round(width * frame.shape[0] / frame.shape[1])
+    return ImageOps.expand(Image.fromarray(frame).resize((width, height)), 3, colour)
 
 
 def paint(frame: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:

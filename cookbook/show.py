@@ -1,5 +1,6 @@
 """Progress, videos, contact sheets and plots. The same calls work in a live notebook and headless."""
 
+import inspect
 import io
 import os
 import sys
@@ -130,6 +131,7 @@ def show_picture(picture: Image.Image) -> None:
 def browse(draw: Callable[..., None], **choices: Sequence) -> None:
     """In a notebook, a slider for each list of numbers and a menu for any other; `draw(**chosen)` shows the choice.
 
+    A control begins at the default of its argument of `draw`, if it has one, else at the first of its values.
     Headless (`cookbook run` sets HEADLESS) nothing is shown, so no widget state gets into files. A still with the same
     information must stand beside it.
     """
@@ -137,10 +139,11 @@ def browse(draw: Callable[..., None], **choices: Sequence) -> None:
         return
     import ipywidgets
 
-    widgets, wide = {}, ipywidgets.Layout(width="90%")
+    widgets, wide, own = {}, ipywidgets.Layout(width="90%"), inspect.signature(draw).parameters
     for name, values in choices.items():
         kind = ipywidgets.SelectionSlider if isinstance(values[0], (int, float)) else ipywidgets.Dropdown
-        widgets[name] = kind(options=list(values), description=name.replace("_", " "), layout=wide)
+        begin = own[name].default if name in own and own[name].default in values else values[0]
+        widgets[name] = kind(options=list(values), value=begin, description=name.replace("_", " "), layout=wide)
     ipywidgets.interact(draw, **widgets)
 
 

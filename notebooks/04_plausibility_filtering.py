@@ -95,7 +95,7 @@ clips = quiz(settings, folder)
 show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for number in range(4)], columns=5)
 
 # %% [markdown]
-# Now the critic scores all calibration clips, and held-out corruptions that need no simulator (frames shuffled, reversed or cut out; regions pasted or erased).
+# Now the critic scores all calibration clips, and held-out corruptions (frames shuffled, reversed or cut out; regions pasted or erased).
 #
 # **What you should see:** for each question the AUC, its 95 % CI and the threshold; then the AUC on the corruptions.
 #
@@ -139,9 +139,9 @@ print(f"{len(scores[1])} valid x {len(scores[0])} invalid clips = {len(pairs)} p
 print(f"counted {sum(pairs) / len(pairs):.4f}, from calibrate {critic['questions']['physics']['auc']:.4f}")
 
 # %% [markdown]
-# **What it means.** At 0.98, one pair in fifty is ranked the wrong way round. No threshold corrects that; it only chooses which mistake is more frequent. If the 95 % CI includes 0.5, do not trust this critic yet.
+# **What it means.** At 0.98, one pair in fifty is ranked the wrong way round. A threshold only chooses which mistake is more frequent. If the 95 % CI includes 0.5, do not trust this critic yet.
 #
-# The threshold is the score that separates best, among those at which three of four clips that pass are valid (if both were equally many). It also decides about a 3.
+# The threshold is the score that separates best, among those at which three of four clips that pass are valid (if both were equally many).
 #
 # **What you should see:** curves above the dotted line of chance.
 
@@ -155,13 +155,13 @@ report.plot_roc(folder);
 report.critic_by_kind(folder).astype(object).fillna("-")
 
 # %% [markdown]
-# **What it means.** A kind near 0.5 is one that the critic cannot detect. Few clips give a rough figure: with 6 invalid ones, 0.7 and 0.9 are not significantly different. A frozen clip, or one with another's prompt, breaks no law of physics, so only the instruction is scored there.
+# **What it means.** A kind near 0.5 is one that the critic cannot detect. With 6 invalid clips, 0.7 and 0.9 are not significantly different. A frozen clip, or one with another's prompt, breaks no law of physics, so only the instruction is scored.
 #
 # ### 4.2 Your own eye
 #
-# Injected faults are not the faults that a world model makes. For those you are the measure: rate some videos, without knowing which model made them. Your ratings are appended to `ratings.jsonl`, and rated videos become calibration clips like the others.
+# Injected faults are not those that a world model makes. For these you are the measure: rate some videos, without knowing which model made them. `ratings.jsonl` keeps the ratings, and rated videos become calibration clips. Seeing the critic's score of one clip may sway you on the next.
 #
-# **What you should see:** a video with a row of buttons for each question (Tab and Enter work). In an executed copy, pictures instead.
+# **What you should see:** a video and buttons (Tab and Enter work); of a rated video, the critic's score and ground truth once known. Headless, pictures.
 
 # %%
 rating = Rating(folder, rater)
@@ -182,7 +182,7 @@ pd.DataFrame(critic["human"]).T
 #
 # Now every video of both models gets both scores.
 #
-# **What you should see:** how often each model follows its instruction by the critic's score and, where the scenes are known, by the ground truth.
+# **What you should see:** how often each model follows its instruction, by critic and by ground truth; then your ratings, each beside both.
 #
 # <!-- figures: verdicts -->
 #
@@ -199,6 +199,8 @@ pd.DataFrame(critic["human"]).T
 
 # %%
 verdicts = judge(profile, run=folder)
+for file in sorted({file for file, _ in rating.done}):
+    print(rating.reveal(file))
 
 # %% [markdown]
 # **What you should see:** one verdict, with what the critic received: frames, rate, visual tokens.
@@ -217,7 +219,7 @@ pd.Series({key: first[key] for key in columns}).to_frame("first verdict")
 report.plot_scores(folder);
 
 # %% [markdown]
-# **What it means.** Two humps are a critic with clear decisions; one lump in the middle is the opposite. What separates the two *models* is plain. What separates a good tuned clip from a bad one is less obvious, and that is what the filter needs.
+# **What it means.** Two humps are a critic with clear decisions; one lump in the middle is the opposite. The filter must separate a good tuned clip from a bad one, which is harder than to separate the two *models*.
 #
 # **What you should see:** the gain of post-training by the critic's scores, on the prompts and seeds that both models share.
 
@@ -273,14 +275,32 @@ if examples:
 # %% [markdown]
 # **What it means.** `cookbook/judge/rules.py` has all rules in order; the first that fails is the reason. On clips of the simulator they agree with its state in 98 % ([model card](../assets/nano/README.md#how-far-the-ground-truth-of-a-generated-video-can-be-trusted)). Real photos come without masks: there the critic's ROC is the only evidence.
 #
-# **What you should see:** the last frame of every tuned video, grouped by what the filter did and by the ground truth.
+# **What you should see:** at the filter's thresholds, how many videos pass, their precision, and all last frames by group. In Jupyter, move the sliders.
 
 # %%
-endings = [(folder / row.file, row.kept, outcomes.get(row.file, {}).get("passed")) for row in pd.concat([kept, dropped]).itertuples()]
-show.show_picture(pictures.gallery(endings))
+decided = [row for name in ("kept", "dropped") for row in storage.read_rows(folder / "kept" / f"{name}.jsonl")]
+endings = [
+    (video.read_video(folder / row["file"])[0][-1], row["scores"], outcomes.get(row["file"], {}).get("passed"))
+    for row in decided
+]
+cuts = filtered["thresholds"]
+
+
+def at_thresholds(physics=cuts["physics"], instruction=cuts["instruction"]):
+    limits = {"physics": physics, "instruction": instruction}
+    groups = [(frame, all((scores[q] or 0) >= limits[q] for q in limits), success) for frame, scores, success in endings]
+    known = [success for _, passes, success in groups if passes and success is not None]
+    share = f"{sum(known) / len(known):.2f}" if known else "not known"
+    print(f"physics {physics:.2f}, instruction {instruction:.2f}:", end=" ")
+    print(f"{sum(passes for _, passes, _ in groups)} of {len(groups)} videos pass, precision {share}")
+    show.show_picture(pictures.gallery(groups))
+
+
+at_thresholds()
+show.browse(at_thresholds, **{q: sorted({n / 10 for n in range(10, 51)} | {cuts[q]}) for q in cuts})
 
 # %% [markdown]
-# **What it means.** In the two groups in between, critic and rules disagree. Which of them would you trust?
+# **What it means.** Higher thresholds keep fewer videos. They keep better ones only if the critic ranks well: what do 4 and 4 keep? In the two groups in the middle, critic and rules disagree. Which would you trust? (The sliders ignore copies and `top`.)
 #
 # **What you should see:** the videos of each model by outcome and reason.
 
@@ -295,11 +315,11 @@ against = results.critic_against_ground_truth(folder)
 pd.Series(against, dtype=object).map(lambda value: round(value, 3) if isinstance(value, float) else value).to_frame("tuned")
 
 # %% [markdown]
-# **Read it before you train on `kept/`.** The `interval` of the `gain`, kept minus all, shows whether filtering helped by more than chance. Where `auc` is near 0.5, the filter is no better than chance, however good the ROC on calibration clips is. The shipped critic reaches 0.98 and 0.97 on injected faults, but 0.78 on 280 generated videos ([model card](../assets/nano/README.md)), although its training included such videos ([07](07_training_the_critic.ipynb)).
+# **Read it before you train on `kept/`.** The `interval` of the `gain`, kept minus all, shows whether filtering helped by more than chance. Where `auc` is near 0.5, the filter is no better than chance, however good the ROC on calibration clips is. The shipped critic reaches 0.98 and 0.97 on injected faults, but 0.78 on 280 generated videos ([model card](../assets/nano/README.md)).
 #
 # ### 4.5 Best of N
 #
-# Is it worth generating more videos per prompt? If $c$ of $k$ seeds of a prompt are kept, at least one of $N$ drawn seeds is kept with probability $1 - \binom{k-c}{N} / \binom{k}{N}$. The second curve takes the video with the highest score among $N$, and plots its success by the ground truth.
+# If $c$ of $k$ seeds of a prompt are kept, at least one of $N$ drawn seeds is kept with probability $1 - \binom{k-c}{N} / \binom{k}{N}$. The second curve takes the video with the highest score among $N$, and plots its success by the ground truth.
 #
 # **What you should see:** the first curve rises. The second rises only if the critic ranks the better video higher.
 
@@ -307,15 +327,13 @@ pd.Series(against, dtype=object).map(lambda value: round(value, 3) if isinstance
 report.plot_best_of_n(folder);
 
 # %% [markdown]
-# **What it means.** Where the first curve flattens, more seeds only cost time.
-#
 # **What you should see:** the figures behind it; `gain` is against a random video of the same prompt.
 
 # %%
 pd.DataFrame(verdicts["best_of_n"]).set_index("n")
 
 # %% [markdown]
-# **What it means.** As long as the interval of the gain includes 0, best-of-$N$ is not proven to be better than a random choice.
+# **What it means.** Where the first curve flattens, more seeds only cost time. While the interval of the gain includes 0, best-of-$N$ is not proven better than a random choice.
 #
 # ### Kept, and dropped
 #

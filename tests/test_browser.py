@@ -123,6 +123,13 @@ def prepare(home: Path, number: str, more: str = "", until: str | None = None) -
     return f"notebooks/{source.name}?reset"  # an empty workspace
 
 
+def write(path: Path, code: str) -> None:
+    """A notebook of one cell."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
+    nbformat.write(book, path)
+
+
 def run_all(page) -> None:
     """Run > Run All Cells once the kernel is there; then every code cell must have its number and none have failed."""
     kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
@@ -198,6 +205,29 @@ def test_the_slider_of_noise_levels_responds(lab, page):
     page.locator(".widget-interact img").scroll_into_view_if_needed()
 
 
+def test_the_sliders_of_thresholds_respond(lab, page):
+    """The cell of notebook 04 on two videos, of which one reaches the filter's thresholds."""
+    home, _, address = lab
+    for number in range(2):
+        video.write_video(home / "judged" / f"{number}.mp4", tiny.clip(number), 8)
+        row = {"file": f"{number}.mp4", "scores": {"physics": 1.5 + 3 * number, "instruction": 4.0}}
+        storage.append_row(home / "judged" / "kept" / f"{('dropped', 'kept')[number]}.jsonl", row)
+    known = (
+        f"from pathlib import Path\nfolder, outcomes = Path({str(home / 'judged')!r}), {{'1.mp4': {{'passed': True}}}}"
+    )
+    known += "\nfiltered = {'thresholds': {'physics': 3.21, 'instruction': 2.5}}"
+    known += "\nfrom cookbook import pictures, show, storage, video\n"
+    book = nbformat.read(next((ROOT / "notebooks").glob("04_*.ipynb")), as_version=4)
+    (cell,) = [cell.source for cell in book.cells if "browse(at_thresholds" in cell.source]
+    write(home / "thresholds.ipynb", known + cell)
+    page.goto(f"{address}thresholds.ipynb?reset")
+    run_all(page)
+    output = page.locator(".widget-interact .widget-output")
+    output.get_by_text("physics 3.21, instruction 2.50: 1 of 2 videos pass, precision 1.00").wait_for()
+    page.locator(".widget-slider .noUi-handle").first.press("Home")
+    output.get_by_text("physics 1.00, instruction 2.50: 2 of 2 videos pass").wait_for()
+
+
 def test_a_typed_instruction_gets_its_video(lab, page):
     home, _, address = lab
     page.goto(address + prepare(home, "03", until="show.ask(answer"))
@@ -216,11 +246,13 @@ def test_a_video_is_rated_by_keyboard(lab, page):
     video.write_video(stage.folder / "a.mp4", tiny.clip(0, frames=25), 8)
     storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
     stage.finish(stage.folder.glob("*.*"))
+    for question, score in (("physics", 4.95), ("instruction", 1.2)):
+        verdict = {"file": "generated/tuned/a.mp4", "sha256": storage.digest(stage.folder / "a.mp4")}
+        storage.append_row(home / "rated/verdicts/verdicts.jsonl", verdict | {"question": question, "score": score})
+    storage.append_row(home / "rated/verdicts/ground_truth.jsonl", verdict | {"outcome": "placed"})
     code = "from pathlib import Path\nfrom cookbook.judge.ratings import Rating\n"
     code += f"Rating(Path({str(home / 'rated')!r})).show()"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
-    nbformat.write(book, home / "rate.ipynb")
+    write(home / "rate.ipynb", code)
     page.goto(f"{address}rate.ipynb?reset")
     run_all(page)
     page.wait_for_function("() => document.querySelectorAll('video').length === 1")
@@ -231,5 +263,6 @@ def test_a_video_is_rated_by_keyboard(lab, page):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.get_by_text("2 ratings are in ratings.jsonl").wait_for()
+    page.get_by_text("physics: you 4, critic 4.95; instruction: you 1, critic 1.20; ground truth: placed").wait_for()
     ratings = [(row["question"], row["rating"]) for row in storage.read_rows(home / "rated" / "ratings.jsonl")]
     assert ratings == [("physics", 4), ("instruction", 1)], "the second question is one Tab away"

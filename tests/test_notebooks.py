@@ -245,7 +245,8 @@ def test_each_video_has_a_still_picture(book):
     cells = code(book)
     for cell, after in zip(cells, [*cells[1:], None], strict=True):
         if "show_video(" in cell.source or "show_prompts(" in cell.source or "browse(" in cell.source:
-            assert "show_sheet(" in cell.source or after and "show_sheet(" in after.source, cell.source
+            stills = cell.source + (after.source if after else "")
+            assert "show_sheet(" in stills or "show_picture(" in cell.source, cell.source
 
 
 @pytest.mark.parametrize("values, control", [([0.5, 1.0], "SelectionSlider"), (["a", "b"], "Dropdown")])
@@ -257,6 +258,9 @@ def test_a_choice_is_a_slider_for_numbers_and_a_menu_for_words(values, control, 
     ((draw, controls),) = calls
     assert draw is print and list(controls) == ["what_now"]
     assert type(controls["what_now"]).__name__ == control and controls["what_now"].options == tuple(values)
+    assert controls["what_now"].value == values[0]
+    show.browse(lambda what_now=values[1]: None, what_now=values)
+    assert calls[1][1]["what_now"].value == values[1], "the argument's default"
 
 
 @pytest.mark.slow

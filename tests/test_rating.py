@@ -69,6 +69,25 @@ def test_neither_model_nor_file_name_is_shown(run):
     assert len(orders) > 3, "the order must not reveal the model"
 
 
+def test_a_rated_video_is_revealed(run):
+    """Once both questions are answered, and with scores of this very video only."""
+    rating = Rating(run)
+    page, (first, second, *_) = rating.page(), rating.clips
+    for clip, version in ((first, storage.digest(first["path"])), (second, "of another video")):
+        for question, score in (("physics", 4.951), ("instruction", 1.5)):
+            row = {"file": clip["file"], "question": question, "score": score, "sha256": version}
+            storage.append_row(run / "verdicts" / "verdicts.jsonl", row)
+        storage.append_row(run / "verdicts" / "ground_truth.jsonl", {"file": clip["file"], "outcome": "placed"})
+    buttons(page, 0)[3].click()
+    assert page.children[-2].value == ""
+    buttons(page, 1)[1].click()
+    shown = "physics: you 4, critic 4.95; instruction: you 2, critic 1.50; ground truth: placed"
+    assert page.children[-2].value.endswith(shown)
+    for question in (0, 1):
+        buttons(page, question)[0].click()
+    assert "not judged" in page.children[-2].value
+
+
 def test_rated_videos_are_not_shown_again(run):
     rating = Rating(run, "ann")
     rating.rate(0, physics=5, instruction=1)

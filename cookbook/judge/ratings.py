@@ -1,6 +1,6 @@
 """Human ratings: a widget shows videos blind and appends the ratings to ratings.jsonl, which the calibration reads.
 
-Neither the model that made a video nor the critic's scores are shown.
+Neither the model that made a video is shown nor, before the video is rated, the critic's scores.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any
 
 from cookbook import show, storage
 from cookbook.errors import UserError
+from cookbook.judge import ground_truth
 from cookbook.judge.calibration import RATINGS
 from cookbook.judge.rows import QUESTIONS, HumanRating, read_validated
 from cookbook.judge.stage import list_generated
@@ -55,6 +56,18 @@ class Rating:
                 storage.append_row(self.path, row)
                 self.done.add((clip["file"], question))
 
+    def reveal(self, file: str) -> str:
+        """This rater's ratings of a video beside the critic's scores and the ground truth, as far as they are known."""
+        rated = [r for r in storage.read_rows(self.path) if (r["rater"], r["file"]) == (self.rater, file)]
+        mine, versions = {r["question"]: r["rating"] for r in rated}, {(file, r["sha256"]) for r in rated}
+        verdicts = self.path.parent / "verdicts"
+        judged = [r for r in storage.read_rows(verdicts / "verdicts.jsonl") if (r["file"], r["sha256"]) in versions]
+        scores = {r["question"]: r["score"] for r in judged if r["score"] is not None}
+        parts = [f"{q}: you {mine[q]}, critic {scores.get(q, float('nan')):.2f}" for q in QUESTIONS if q in mine]
+        truth = (r for r in storage.read_rows(verdicts / ground_truth.NAME) if r["file"] == file)
+        parts += [f"ground truth: {row['outcome']}" for row in truth]
+        return "; ".join(parts) if scores else "The critic has not judged this video yet: section 4.3 compares."
+
     def show(self) -> None:
         """The widget, which Tab and Enter operate too; in an executed copy, the first videos as pictures."""
         if os.environ.get("HEADLESS"):
@@ -79,7 +92,7 @@ class Rating:
 
         def update() -> None:
             if self.place >= len(self.clips):
-                page.children = [widgets.HTML(f"{len(self.done)} ratings are in {self.path.name}. Thank you.")]
+                page.children = [widgets.HTML(f"{len(self.done)} ratings are in {self.path.name}. Thank you."), shown]
                 return
             clip = self.clips[self.place]
             text.value = f"{self.place + 1} of {len(self.clips)}: <b>{show.escape(clip['prompt'])}</b>"
@@ -89,16 +102,20 @@ class Rating:
                     each.disabled = (clip["file"], question) in self.done
 
         def press(question: str, digit: int) -> None:
+            file = self.clips[self.place]["file"]
             self.rate(self.place, **{question: digit})
-            advance(all((self.clips[self.place]["file"], each) in self.done for each in QUESTIONS))
+            finished = all((file, each) in self.done for each in QUESTIONS)
+            advance(finished)
+            shown.value = f"The clip before. {self.reveal(file)}" if finished else ""
 
         def advance(clips: int = 1) -> None:
             self.place += clips
             update()
 
         text, film = widgets.HTML(), widgets.Video(format="mp4", loop=True, autoplay=True, width=480)
+        shown = widgets.HTML()
         buttons = {q: [button(str(digit), partial(press, q, digit)) for digit in range(1, 6)] for q in QUESTIONS}
         rows = [widgets.VBox([widgets.Label(QUESTIONS[q].scale), widgets.HBox(row)]) for q, row in buttons.items()]
-        page = widgets.VBox([text, film, *rows, button("skip", advance)])
+        page = widgets.VBox([text, film, *rows, shown, button("skip", advance)])
         update()
         return page
