@@ -39,15 +39,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 21 s | 1.6 GB | 0 MB | nothing, none | measured 2026-11-28 |
-# | `nano` | 1.5 min | 2.5 GB | 2 MB | nothing, none | measured 2026-11-28 |
+# | `smoke` | 23 s | 1.8 GB | 0 MB | nothing, none | measured 2026-11-28 |
+# | `nano` | 1.8 min | 2.4 GB | 2 MB | nothing, none | measured 2026-11-28 |
 # | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 8 GPUs of 80 GB | not measured | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-28 at `nano`, commit e46e6bb: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-28 at `nano`, commit 77a1e8a: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
