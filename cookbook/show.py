@@ -124,7 +124,7 @@ def show_picture(picture: Image.Image) -> None:
     from IPython.display import display
 
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=75)
+    picture.save(buffer, "JPEG", quality=55, optimize=True)
     display(Picture(data=buffer.getvalue(), format="jpeg"))
 
 

@@ -99,7 +99,7 @@ def test_cells_are_short_and_install_hide_and_change_nothing(book):
 
 
 def test_outputs_are_small_complete_and_without_trace_of_the_machine(path, book):
-    assert path.stat().st_size < 450_000
+    assert path.stat().st_size < 400_000
     assert book.metadata.kernelspec.name == "python3" and not {"widgets", "papermill"} & set(book.metadata)
     assert not [cell for cell in book.cells if "papermill" in cell.metadata]
     counts = [cell.execution_count for cell in code(book)]
