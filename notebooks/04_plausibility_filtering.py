@@ -39,15 +39,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 23 s | 1.8 GB | 0 MB | nothing, none | measured 2026-11-28 |
-# | `nano` | 1.8 min | 2.4 GB | 2 MB | nothing, none | measured 2026-11-28 |
+# | `smoke` | 30 s | 1.8 GB | 0 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 1.6 min | 2.5 GB | 1 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 8 GPUs of 80 GB | not measured | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-28 at `nano`, commit 77a1e8a: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit f80cca8: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -106,7 +106,7 @@ show.show_sheet([read_frames(clip)[0] for clip in clips], [f"clip {number}" for 
 # | physics: AUC | 0.984 | 0.966 to 0.996 |
 # | instruction: AUC | 0.972 | 0.934 to 0.997 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-29.
 # Expect its 95 % CI over scenes. Below the lower end, suspect the critic's files.
 #
 # <!-- /figures: critic -->
@@ -192,7 +192,7 @@ pd.DataFrame(critic["human"]).T
 # | tuned: success rate, by the ground truth | 0.8 | 0.596 to 0.941 |
 # | gain: followed, tuned minus base, by the critic | 0.7 | 0.5 to 0.9 |
 #
-# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-28.
+# `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-29.
 # Expect the 95 % CI over prompts: other machines round differently, so that their videos differ.
 #
 # <!-- /figures: verdicts -->
