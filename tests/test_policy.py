@@ -22,7 +22,7 @@ TASKS = ("Push the square to the left.", "Push the square, to the right.")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(training, "PolicySpec", partial(model.PolicySpec, width=48, layers=1))
+    monkeypatch.setattr(training, "PolicySpec", partial(model.PolicySpec, width=48, channels=8))
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def test_a_policy_learns_to_do_what_the_words_say(data, tmp_path, two_joints, ca
     arguments = {"height": 32, "steps": 40, "batch": 12, "learning_rate": 5e-3}
     manifest = training.train_policy((data,), tmp_path / "out", **arguments)
     loaded = model.load(tmp_path / "out")
-    assert manifest["episodes"] == [8] and loaded.spec.joint_names == JOINTS and loaded.spec.chunk == 16
+    assert manifest["episodes"] == [8] and loaded.spec.joint_names == JOINTS and loaded.spec.chunk == 24
     picture = video.read_video(data / "videos/0.mp4")[0][0]
     left, right = (loaded.act(picture, task, np.array([0, 0.35])) for task in TASKS)
-    assert left.shape == (16, 2) and left[7, 0] < -0.6 and right[7, 0] > 0.6, "the same picture and joints"
+    assert left.shape == (24, 2) and left[7, 0] < -0.6 and right[7, 0] > 0.6, "the same picture and joints"
     assert training.train_policy((data,), tmp_path / "out", **arguments) == manifest
     assert "skipping" in capsys.readouterr().out
 
@@ -81,11 +81,20 @@ def test_each_data_set_is_drawn_as_often_as_its_weight_says(data, tmp_path, two_
     sets = [replace(part, episodes=part.episodes[n::2]) for n in (0, 1)]
     examples = [training.gather(network, each, tmp_path) for each in sets]
     batch_at = training.batches(examples, (1.0, 3.0), 16, 400, 0, torch.device("cpu"))
-    pictures, words, joints, targets = batch_at(0)
+    pictures, words, joints, targets, changed = batch_at(0)
     right = words == torch.tensor(network.read_words(TASKS[1]))
     assert 0.65 < right.all(1).float().mean() < 0.85
-    assert pictures.shape == (400, 3, 32, 48) and targets.shape == (400, 16, 2) and joints.shape == (400, 2)
+    assert pictures.shape == (400, 3, 32, 48) and targets.shape == (400, 24, 2) and joints.shape == (400, 2)
     assert all(torch.equal(a, b) for a, b in zip(batch_at(3), batch_at(3), strict=True))
+
+
+def test_the_picture_changes_where_the_square_was_and_where_it_is_put(data, tmp_path, two_joints):
+    part = clips.read(data)
+    network = training.build([part], 32)
+    pictures = torch.from_numpy(training.gather(network, part, tmp_path).pictures[0][[0, -1]])  # it ends at the left
+    changed = training.changes(pictures[None])[0]
+    assert changed.shape == (16, 24) and changed[6:9, [3, 6, 11, 13]].all()  # 12 pixels wide, from column 18 to 2
+    assert not changed[:4].any() and not changed[12:].any() and not changed[:, 16:].any()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,7 @@ def test_data_that_cannot_train_a_policy_gets_one_line(weights, tasks, message, 
 def untrained(folder: Path, joints: tuple[str, ...], tasks: tuple[str, ...]) -> model.Policy:
     torch.manual_seed(0)
     words, length = model.vocabulary(tasks)
-    spec = model.PolicySpec("gr1", joints, 8.0, 16, (32, 48), words, length, width=48, layers=1)
+    spec = model.PolicySpec("gr1", joints, 8.0, 16, (32, 48), words, length, width=48, channels=8)
     policy = model.Policy(spec).eval()
     policy.save(folder)
     return policy
