@@ -80,7 +80,7 @@ def test_each_data_set_is_drawn_as_often_as_its_weight_says(data, tmp_path, two_
     network = training.build([part], 32)
     sets = [replace(part, episodes=part.episodes[n::2]) for n in (0, 1)]
     examples = [training.gather(network, each, tmp_path) for each in sets]
-    batch_at = training.batches(examples, (1.0, 3.0), 16, 400, 0, torch.device("cpu"))
+    batch_at = training.batches(examples, (1.0, 3.0), 24, 400, 0, torch.device("cpu"))
     pictures, words, joints, targets, changed = batch_at(0)
     right = words == torch.tensor(network.read_words(TASKS[1]))
     assert 0.65 < right.all(1).float().mean() < 0.85

@@ -64,6 +64,11 @@ def convolution(inputs: int, outputs: int, *shape: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, *shape), nn.GroupNorm(4, outputs), nn.SiLU())
 
 
+def residual(width: int) -> nn.Sequential:
+    wide = nn.Linear(width, 2 * width)
+    return nn.Sequential(nn.LayerNorm(width), wide, nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width))
+
+
 class Policy(nn.Module):
     """A picture, words and joint angles to the next `chunk` joint targets, the first for the time of the picture."""
 

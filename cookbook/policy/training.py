@@ -166,8 +166,10 @@ def gather(model: Policy, part: EpisodeSet, cache: Path) -> Examples:
 def batches(
     sets: Sequence[Examples], shares: Sequence[float], chunk: int, size: int, seed: int, device: torch.device
 ) -> Callable[[int], tuple[Tensor, ...]]:
-    """number -> pictures [B, 3, H, W], words [B, L], joints [B, J], targets [B, chunk, J], and where the picture changes
-    until the end [B, H/2, W/2]; a pure function of seed and number. After the end its last target stays."""
+    """number -> pictures [B, 3, H, W], words [B, L], joints [B, J], targets [B, chunk, J] and `changes` [B, H/2, W/2].
+
+    A pure function of seed and number. After the end of an episode its last target stays.
+    """
 
     def at(number: int) -> tuple[Tensor, ...]:
         chance = np.random.default_rng([seed, number])
