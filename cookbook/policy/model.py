@@ -65,6 +65,7 @@ def convolution(inputs: int, outputs: int, *shape: int) -> nn.Sequential:
 
 
 def residual(width: int) -> nn.Sequential:
+    """What is added in one block of the network that turns points into targets."""
     wide = nn.Linear(width, 2 * width)
     return nn.Sequential(nn.LayerNorm(width), wide, nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width))
 
