@@ -32,7 +32,7 @@ from cookbook.policy.model import Policy, PolicySpec, split_words, vocabulary
 
 CHUNK = 3.0  # seconds predicted at once: as long as a demonstration
 FIRST = 0.25  # share of the examples that are the first moment of an episode
-CHANGE = 5.0  # weight of the predicted change beside the error of the targets
+CHANGE = 10.0  # weight of the predicted change beside the error of the targets
 SEEN = 24  # of 255: a change of the picture that counts
 NOISE = 0.05  # on the joint angles, in standard deviations
 
