@@ -120,6 +120,10 @@ class Env:
         if self.grasp_frame is None:
             self.grasp_frame = float(data.time * FPS)
 
+    def snapshot(self, action: np.ndarray) -> tuple:
+        """A frame of the log: the state now, and the joint targets (42,) that are to follow."""
+        return self.data.qpos.copy(), self.data.qvel.copy(), action.copy(), self.held
+
 
 def rollout(env: Env, plan: Plan, instruction: Instruction, actions: np.ndarray | None = None) -> Log:
     """Run a plan, or logged `actions` (T, 42) from the plan's start, and judge it by the instruction."""
@@ -129,9 +133,14 @@ def rollout(env: Env, plan: Plan, instruction: Instruction, actions: np.ndarray 
     env.reset(joints[0])
     rows: list[tuple] = []
     for frame, action in enumerate(actions):
-        rows.append((env.data.qpos.copy(), env.data.qvel.copy(), action.copy(), env.held))
+        rows.append(env.snapshot(action))
         if frame < len(actions) - 1:
             env.step(action)
+    return judged(env, rows, instruction)
+
+
+def judged(env: Env, rows: list[tuple], instruction: Instruction) -> Log:
+    """The log of an episode from its snapshots, judged by the instruction."""
     log = Log(*map(np.array, zip(*rows, strict=True)), env.grasp_frame, env.holder)
     log.success, log.reason = judge(env.world, env.robot, log, instruction)
     return log

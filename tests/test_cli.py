@@ -34,6 +34,9 @@ FLAGS = {
     | {"--learning-rate", "--seed", "--camera", "--key"},
     "actions-execute": STAGE | {"--workers", "--redo"},
     "actions-export": STAGE | {"--version", "--redo"},
+    "policy-train": {"--data", "--out", "--weights", "--profile", "--height", "--steps", "--batch", "--redo"}
+    | {"--learning-rate", "--seed", "--camera", "--key"},
+    "policy-drive": {"--policy", "--out", "--scenes", "--profile", "--videos", "--workers", "--redo"},
     "run": STAGE | {"--only", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -56,16 +56,19 @@ def execute(profile: str = "nano", run: Path | str | None = None, workers: int =
         UserError: nothing was decoded, mujoco is missing, the model is of another robot, or no scene is known.
     """
     chosen = profiles.get(profile)
-    root = runs.run_folder(run, chosen.name)
+    return execute_in(known_jobs(chosen), runs.run_folder(run, chosen.name), chosen.name, workers, redo)
+
+
+def execute_in(scenes: dict, root: Path, profile: str, workers: int, redo: bool = False) -> dict:
+    """As `execute`, in scenes of the form of `known_jobs`; `root` is the run's folder."""
     source, folder = root / "actions", root / "executed"
     if (manifest := runs.read_manifest(source)) is None:
-        raise UserError(f"{source} is not finished: type {runs.command('actions', root, chosen.name)} first")
+        raise UserError(f"{source} is not finished: type {runs.command('actions', root, profile)} first")
     require_robot(manifest["joint_names"])
-    inputs = {"actions": runs.fingerprint(source)}
-    stage = runs.enter(folder, "execute", chosen.name, inputs, {}, redo, _mends)
+    stage = runs.enter(folder, "execute", profile, {"actions": runs.fingerprint(source)}, {}, redo, _mends)
     if stage.done:
         return stage.manifest
-    rows = execute_rows(folder / NAME, storage.read_rows(source / "actions.jsonl"), known_jobs(chosen), workers)
+    rows = execute_rows(folder / NAME, storage.read_rows(source / "actions.jsonl"), scenes, workers)
     if not rows:
         raise UserError(f"{source}: no video starts from a photo of the simulator, so no scene is known")
     successes = sum(row["success"] for row in rows)
@@ -111,14 +114,20 @@ def execute_rows(path: Path, actions: Sequence[dict], scenes: dict, workers: int
 
 def perform_all(jobs: Sequence[Job], workers: int = 2) -> Iterator[dict]:
     """The results of `perform`, in order, while they come."""
+    yield from in_processes(perform, jobs, workers, "execute: simulating")
+
+
+def in_processes(work: Callable[[Any], dict], jobs: Sequence, workers: int, label: str) -> Iterator[dict]:
+    """The results of `work` on each job, in order, while they come; OpenGL does not survive a fork."""
     if workers <= 1 or len(jobs) <= 1:
-        yield from map(perform, jobs)
+        yield from map(work, jobs)
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):  # of PyTorch, and of the software renderer
+        os.environ.setdefault(name, "1")
     with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(perform, job) for job in jobs]
+        futures = [pool.submit(work, job) for job in jobs]
         try:
-            yield from (future.result() for future in show.progress(futures, "execute: simulating"))
+            yield from (future.result() for future in show.progress(futures, label))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -170,21 +179,20 @@ def hand_positions(joints: np.ndarray) -> np.ndarray:
 
 def _replay(job: Job) -> tuple[Any, Any, Any]:
     """(environment, instruction, log) of a job. The robot starts in the photo's pose."""
-    simulator = _simulator()
-    instruction = simulator.scene.Instruction("place", job.hand, job.item, job.place)
-    environment = simulator.env.Env(simulator.world.build(simulator.scene.sample(job.seed)))
-    start = simulator.expert.start_pose(environment.world, environment.robot)
-    goal = simulator.expert.Goal("place", job.hand, job.item)
-    targets = resample(job.targets, job.fps, simulator.world.FPS)
-    log = simulator.env.rollout(environment, simulator.expert.Plan(goal, start[None], {}, 0.0), instruction, targets)
-    return environment, instruction, log
+    simulator, attempt = _simulator(), Attempt(job.seed, job.hand, job.item, job.place)
+    for targets in resample(job.targets, job.fps, simulator.world.FPS)[:-1]:
+        attempt.step(targets)
+    return attempt.environment, attempt.instruction, attempt.log(job.targets[-1])
 
 
 def perform(job: Job) -> dict:
     """Replay a job: `success`; the `reason` where it failed and the time `failed_s`; when an item was first taken,
     `grasp_s`, and last let go, `release_s`, in seconds, None where it never was."""
+    return _facts(*_replay(job))
+
+
+def _facts(environment: Any, instruction: Any, log: Any) -> dict:
     simulator = _simulator()
-    environment, instruction, log = _replay(job)
     rate, held = simulator.world.FPS, log.held >= 0
     if not np.isfinite(log.qpos).all():
         return {"success": False, "reason": "the simulation diverged"} | dict.fromkeys(("failed_s", *TIMES))
@@ -220,13 +228,84 @@ def draw(job: Job, fps: float, size: tuple[int, int]) -> np.ndarray:
     Raises:
         RendererMissing: no OpenGL on this machine.
     """
-    simulator = _simulator()
     environment, _, log = _replay(job)
-    world, rate = environment.world, simulator.world.FPS
-    times = np.arange(int((len(log.qpos) - 1) / rate * fps + 1e-6) + 1) / fps
-    with simulator.render.Camera(world, size) as camera:
-        table = simulator.render.exposure_table(camera.draw(log.qpos[0]), world.scene.look.exposure)
-        return table[camera.draw_all(log.qpos[np.round(times * rate).astype(int)])]
+    with Eye(environment.world, log.qpos[0], size) as eye:
+        return eye.film(log.qpos, fps)
+
+
+class Eye:
+    """The photo's camera in a world, with the exposure of its first pose [nq]. Use as a context manager."""
+
+    def __init__(self, world: Any, first: np.ndarray, size: tuple[int, int]) -> None:
+        render = _simulator().render
+        self.camera = render.Camera(world, size)
+        self.table = render.exposure_table(self.camera.draw(first), world.scene.look.exposure)
+
+    def __enter__(self) -> Eye:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.camera.__exit__(*error)
+
+    def look(self, pose: np.ndarray) -> np.ndarray:
+        """The picture of a pose [nq], uint8 [H, W, 3]."""
+        return self.table[self.camera.draw(pose)]
+
+    def film(self, poses: np.ndarray, fps: float) -> np.ndarray:
+        """Pictures uint8 [T, H, W, 3] at `fps` of poses [N, nq] at the control rate."""
+        rate = _simulator().world.FPS
+        times = np.arange(int((len(poses) - 1) / rate * fps + 1e-6) + 1) / fps
+        return self.table[self.camera.draw_all(poses[np.round(times * rate).astype(int)])]
+
+
+class Attempt:
+    """One attempt at an instruction, step by step; the arguments are those of `Job`.
+
+    The robot starts in the photo's pose.
+    """
+
+    def __init__(self, seed: tuple[int, int], hand: str, item: int, place: int) -> None:
+        simulator = _simulator()
+        self.instruction = simulator.scene.Instruction("place", hand, item, place)
+        self.environment = simulator.env.Env(simulator.world.build(simulator.scene.sample(tuple(seed))))
+        self.environment.reset(simulator.expert.start_pose(self.environment.world, self.environment.robot))
+        self.rows: list[tuple] = []
+
+    def pose(self) -> np.ndarray:
+        """The state that a camera sees, [nq]."""
+        return self.environment.data.qpos.copy()
+
+    def joints(self) -> np.ndarray:
+        """The joint angles now, [42] in rad."""
+        return self.environment.observe()["q"]
+
+    def step(self, targets: np.ndarray) -> None:
+        """Advance by one tick of the control rate towards joint targets [42] in rad."""
+        self.rows.append(self.environment.snapshot(targets))
+        self.environment.step(targets)
+
+    def follow(self, predict: Callable[[], np.ndarray], fps: float, seconds: float, act: float) -> None:
+        """Act for `seconds` in closed loop.
+
+        Args:
+            predict: gives the joint targets from now on, [T, 42] in rad at `fps`.
+            act: seconds of them that are executed before it is asked again.
+        """
+        rate = _simulator().world.FPS
+        total, part = round(seconds * rate), round(act * rate)
+        for first in range(0, total, part):
+            for targets in resample(predict(), fps, rate)[: min(part, total - first)]:
+                self.step(targets)
+
+    def log(self, last: np.ndarray) -> Any:
+        """The judged log of the simulator, up to now; `last` are joint targets [42], not executed."""
+        rows = [*self.rows, self.environment.snapshot(last)]
+        return _simulator().env.judged(self.environment, rows, self.instruction)
+
+    def result(self) -> tuple[dict, np.ndarray]:
+        """As `perform` returns it, and the poses [N, nq] at the control rate."""
+        log = self.log(self.environment.last)
+        return _facts(self.environment, self.instruction, log), log.qpos
 
 
 def replay(row: dict, profile: profiles.Profile, size: tuple[int, int], fps: float) -> np.ndarray:

@@ -6,6 +6,7 @@ the motion that belongs to it, whatever the video shows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -83,12 +84,17 @@ class InverseDynamics(nn.Module):
 
     def save(self, folder: Path) -> list[Path]:
         """Write `config.json` and `model.safetensors` (half precision, the statistics in full); returns both paths."""
-        state = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        state = {n: v.half() if v.is_floating_point() and n != "range" else v for n, v in state.items()}
-        with storage.replacing(folder / WEIGHTS) as temporary:
-            save_file(state, temporary)
-        storage.write_json(folder / CONFIG, asdict(self.spec))
-        return [folder / CONFIG, folder / WEIGHTS]
+        return write(self, folder)
+
+
+def write(model: nn.Module, folder: Path) -> list[Path]:
+    """Save a model with a `spec` and a buffer `range` to two files; returns both paths."""
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {n: v.half() if v.is_floating_point() and n != "range" else v for n, v in state.items()}
+    with storage.replacing(folder / WEIGHTS) as temporary:
+        save_file(state, temporary)
+    storage.write_json(folder / CONFIG, asdict(model.spec))
+    return [folder / CONFIG, folder / WEIGHTS]
 
 
 def load(folder: Path) -> InverseDynamics:
@@ -97,24 +103,28 @@ def load(folder: Path) -> InverseDynamics:
     Raises:
         UserError: a file is missing or damaged, or the weights do not fit the configuration.
     """
+    return restore(folder, lambda config: InverseDynamics(ActionSpec(**config)), "an inverse dynamics model")
+
+
+def restore(folder: Path, build: Callable[[dict], nn.Module], noun: str) -> nn.Module:
+    """What `write` saved, as `build` makes it of the configuration, whose lists become tuples; errors as in `load`."""
     config = storage.read_json(folder / CONFIG)
     try:
-        for name in ("joint_names", "shape", "size"):
-            config[name] = tuple(config[name])
-        model = InverseDynamics(ActionSpec(**config))
+        config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+        model = build(config)
         state = load_file(folder / WEIGHTS)
         model.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS} is missing; copy the model again") from None
-    except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
-        raise UserError(f"{folder} is not an inverse dynamics model, or damaged ({last_line(error)})") from None
+    except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder} is not {noun}, or damaged ({last_line(error)})") from None
     return model.eval().requires_grad_(False)
 
 
-def fingerprint(folder: Path) -> str:
-    """One hash over a model's two files."""
+def fingerprint(folder: Path, verb: str = "actions-train") -> str:
+    """One hash over the two files of a model, which `verb` wrote."""
     if lost := next((name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()), None):
-        raise UserError(f"{folder / lost} is missing; name a folder that `cookbook actions-train` wrote")
+        raise UserError(f"{folder / lost} is missing; name a folder that `cookbook {verb}` wrote")
     return storage.digest_of([storage.digest(folder / name) for name in (CONFIG, WEIGHTS)])
 
 

@@ -133,7 +133,7 @@ def require_alike(sets: Sequence[EpisodeSet]) -> None:
             if getattr(part, field) != getattr(sets[0], field):
                 raise UserError(f"{sets[0].name} and {part.name} differ in {field}: train a model on each")
     if sum(len(part.episodes) for part in sets) < 2:
-        raise UserError("training needs two episodes, one to hold out")
+        raise UserError("training needs two episodes")
 
 
 def _name(episode: Episode) -> str:
@@ -186,20 +186,38 @@ def cache(
     mark, device, lock = runs.fingerprint(models / "vae"), hardware.device(), Lock()
     vae = lru_cache(1)(lambda: world.load_vae(models, dtype(device)).to(device))  # only where frames are missing
 
-    def read(episode: Episode, both: bool) -> np.ndarray:
-        key = [storage.digest(episode.video), episode.start, len(episode.joints), spec.fps, spec.size, both and mark]
-        file = folder / f"{storage.digest_of(key)[7:31]}.npy"
-        if not file.exists():
-            versions = [video.read_span(episode.video, episode.start, len(episode.joints), spec.fps)]
-            if both:
-                with lock:
-                    versions.append(round_trip(vae(), versions[0], profile.clip.frames))
-            with storage.replacing(file) as temporary:
-                np.save(temporary, np.stack([shrink(frames, spec.size) for frames in versions]))
-        return np.load(file)
+    def both(frames: np.ndarray) -> list[np.ndarray]:
+        with lock:
+            return [frames, round_trip(vae(), frames, profile.clip.frames)]
+
+    def read(episode: Episode, twice: bool) -> np.ndarray:
+        return read_pictures(episode, spec.fps, spec.size, folder, *((mark, both) if twice else ()))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(show.progress(pool.map(read, episodes, encoded), "actions-train: frames", len(episodes)))
+        found = pool.map(read, episodes, encoded)
+        return list(show.progress(found, "actions-train: frames", len(episodes)))
+
+
+def read_pictures(
+    episode: Episode,
+    fps: float,
+    size: tuple[int, int],
+    folder: Path,
+    mark: str | bool = False,
+    versions: Callable[[np.ndarray], list[np.ndarray]] = lambda frames: [frames],
+) -> np.ndarray:
+    """The frames of an episode at `size`, computed once and kept in `folder`, uint8 [V, T, 3, H, W].
+
+    Args:
+        versions: turns the frames, uint8 [T, H, W, 3], into V versions of them; `mark` names that function.
+    """
+    key = [storage.digest(episode.video), episode.start, len(episode.joints), fps, size, mark]
+    file = folder / f"{storage.digest_of(key)[7:31]}.npy"
+    if not file.exists():
+        frames = video.read_span(episode.video, episode.start, len(episode.joints), fps)
+        with storage.replacing(file) as temporary:
+            np.save(temporary, np.stack([shrink(version, size) for version in versions(frames)]))
+    return np.load(file)
 
 
 def round_trip(vae: nn.Module, frames: np.ndarray, most: int) -> np.ndarray:
@@ -246,10 +264,11 @@ def batches(samples: Samples, size: int, seed: int, device: torch.device) -> Cal
     return at
 
 
-def augment(frames: Tensor, chance: torch.Generator) -> Tensor:
-    """Vary contrast, brightness, colour, sharpness and noise of [B, 3, 3, H, W], the same for the three frames.
+def augment(frames: Tensor, chance: torch.Generator, cover: float = 0.2) -> Tensor:
+    """Vary contrast, brightness, colour, sharpness and noise of [B, T, 3, H, W], the same for the T frames.
 
-    A rectangle shows another clip, so that no single thing on the table gives away from which clip a picture is.
+    A rectangle shows another clip, so that no single thing on the table gives away from which clip a picture is. Half
+    of its sides are at most `cover` of the picture's.
     """
     count, (height, width), device = len(frames), frames.shape[-2:], frames.device
 
@@ -258,7 +277,7 @@ def augment(frames: Tensor, chance: torch.Generator) -> Tensor:
 
     frames = frames * draw(0.8, 1.2) * draw(0.9, 1.1, 3) + draw(-0.15, 0.15)
     rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
-    middle, half = draw(0, 1, 2), draw(0, 0.2, 2)
+    middle, half = draw(0, 1, 2), draw(0, cover, 2)
     inside = ((rows / height - middle[:, :, :1]).abs() < half[:, :, :1]) & (
         (columns / width - middle[:, :, 1:]).abs() < half[:, :, 1:]
     )

@@ -1,0 +1,160 @@
+"""What generated trajectories are worth to a policy: data sets x training seeds x held-out scenes.
+
+    python -m nano.policy clips --work runs/policy
+    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers
+    timeout 590 python -m nano.policy measure --work runs/policy --generated runs/policy/run/lerobot [--curve]
+
+`clips` renders the demonstrations that ship, the other clips of the inverse dynamics model, real clips, photos, and the
+held-out scenes. `measure` trains and drives every policy and prints the table. `--generated` is a data set of `cookbook
+actions-export` with the columns `kept` and `success`. All continue when they were stopped.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from cookbook import storage
+from cookbook.actions.clips import read
+from cookbook.actions.episodes import Episode, EpisodeSet
+from cookbook.errors import UserError, report_user_errors
+from cookbook.policy.drive import NAME, drive_policy
+from cookbook.policy.training import train_on
+from nano.train_actions import CLIPS
+from simulator.make import make
+from simulator.ship import SHIPPED
+
+DEMONSTRATIONS = 88
+SHARE = 0.3  # of the examples that are demonstrations, where there is anything else
+HELD = ("place", 200, 2, 2031)  # task, scenes, instructions in each, seed
+CURVE = (125, 250, 500, 1000, 2000)  # generated and kept trajectories
+RESAMPLES = 2000
+BASE, OTHERS, ALL = "demonstrations", "+ other tasks", "+ generated"
+
+
+def clips(work: Path, scenes: int = 400, workers: int = 2) -> None:
+    """Render what policies are trained and measured on; `scenes`: of the real clips, and of the photos for videos."""
+    make(work / "demonstrations", workers=workers, **SHIPPED["train"][0])
+    folders = {"photos": ("place", scenes, 2, 2033), "held": HELD, "real": ("place", scenes, 2, 2032)} | CLIPS
+    for name, (task, count, instructions, seed) in folders.items():
+        make(work / name, count, task, instructions, seed=seed, workers=workers)
+
+
+def part(whole: EpisodeSet, episodes: Sequence[Episode]) -> EpisodeSet:
+    return replace(whole, episodes=list(episodes))
+
+
+def variants(work: Path, generated: Path | None, curve: bool) -> dict[str, list[EpisodeSet]]:
+    """Name -> data sets, the demonstrations first. Without generated trajectories, only what they are compared with."""
+    demonstrations, real = read(work / "demonstrations"), read(work / "real")
+    demonstrations = part(demonstrations, demonstrations.episodes[:DEMONSTRATIONS])
+    found = {BASE: [demonstrations]}
+    if generated is None:
+        others = [read(work / name) for name in CLIPS]
+        return found | {OTHERS: [demonstrations, *others], f"+ {len(real.episodes)} real": [demonstrations, real]}
+    made = read(generated)
+    if missing := {"kept", "success"} - made.episodes[0].facts.keys():
+        raise UserError(f"{generated} has no column {sorted(missing)[0]!r}: judge, filter and execute its run first")
+    chosen = {column: [e for e in made.episodes if e.facts[column]] for column in ("kept", "success")}
+    if curve:
+        order = [chosen["kept"][index] for index in np.random.default_rng(0).permutation(len(chosen["kept"]))]
+        sizes = [size for size in CURVE if size < len(order)] + [len(order)]
+        return found | {f"+ {size} kept": [demonstrations, part(made, order[:size])] for size in sizes}
+    if len(real.episodes) < len(made.episodes):
+        raise UserError(f"{work / 'real'} holds {len(real.episodes)} clips; {len(made.episodes)} are compared with")
+    return found | {
+        OTHERS: [demonstrations, *(read(work / name) for name in CLIPS)],
+        ALL: [demonstrations, made],
+        "+ generated, kept": [demonstrations, part(made, chosen["kept"])],
+        "+ generated, executed": [demonstrations, part(made, chosen["success"])],
+        f"+ {len(made.episodes)} real": [demonstrations, part(real, real.episodes[: len(made.episodes)])],
+    }
+
+
+def shares(sets: Sequence[EpisodeSet]) -> list[float]:
+    """The weight of each data set."""
+    counts = [len(each.episodes) for each in sets]
+    rest = sum(counts[1:])
+    return [SHARE, *((1 - SHARE) * count / rest for count in counts[1:])] if rest else [1.0]
+
+
+def measure(
+    work: Path,
+    generated: Path | None = None,
+    seeds: int = 3,
+    steps: int = 1500,
+    batch: int = 128,
+    workers: int = 2,
+    together: int = 1,
+    curve: bool = False,
+) -> dict:
+    """Train all policies, `together` at a time, drive one after the other, and print the table."""
+    everything, found = variants(work, generated, curve), defaultdict(list)
+    jobs = {(name, seed): part for seed in range(seeds) for name, part in everything.items()}
+    with ProcessPoolExecutor(together, multiprocessing.get_context("spawn")) as pool:
+        training = [
+            pool.submit(train_one, part, work, folder(name, seed), steps=steps, batch=batch, seed=seed)
+            for (name, seed), part in jobs.items()
+        ]
+        for (name, seed), trained in zip(jobs, training, strict=True):
+            trained.result()
+            rollouts = work / "rollouts" / folder(name, seed)
+            drive_policy(work / "policies" / folder(name, seed), rollouts, work / "held", workers=workers)
+            found[name].append(by_scene(storage.read_rows(rollouts / NAME)))
+    rates = {name: np.stack(rows) for name, rows in found.items()}
+    over = [name for name in (BASE, ALL) if name in rates]
+    facts = {name: figures(rates[name], {other: rates[other] for other in over if other != name}) for name in rates}
+    storage.write_json(work / ("curve.json" if curve else "measured.json"), facts)
+    for name, row in facts.items():
+        print(f"{name:24s}{row}")
+    return facts
+
+
+def folder(name: str, seed: int) -> str:
+    """Of one policy: `generated-kept-0`."""
+    return f"{'-'.join(name.replace('+', '').replace(',', '').split())}-{seed}"
+
+
+def train_one(sets: list[EpisodeSet], work: Path, name: str, **settings: int) -> None:
+    """Train a policy, in a process of its own."""
+    sets = [each for each in sets if each.episodes]
+    train_on(sets, work / "policies" / name, shares(sets), cache=work / "cache", **settings)
+
+
+def by_scene(rows: Sequence[dict]) -> np.ndarray:
+    """The share of each scene's instructions that succeed, in the order of the scenes."""
+    scenes: dict[str, list[bool]] = {}
+    for row in sorted(rows, key=lambda row: row["scene"]["seed"]):
+        scenes.setdefault(str(row["scene"]["seed"]), []).append(row["success"])
+    return np.array([np.mean(part) for part in scenes.values()])
+
+
+def figures(mine: np.ndarray, others: dict[str, np.ndarray]) -> dict:
+    """Success rate of [seeds, scenes], and its differences to others on the same scenes, with 95 % CIs."""
+    facts = {"rate": estimate(mine, np.zeros_like(mine)), "seeds": mine.mean(1).round(4).tolist()}
+    return facts | {f"minus {name}": estimate(mine, other) for name, other in others.items()}
+
+
+def estimate(mine: np.ndarray, other: np.ndarray) -> list[float]:
+    """The difference of two means over [seeds, scenes] and its 95 % CI.
+
+    A bootstrap over scenes, the same for both, and over training seeds, drawn for each of the two.
+    """
+    chance, draws = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        scenes = chance.integers(0, mine.shape[1], mine.shape[1])
+        first, second = (m[chance.integers(0, len(m), len(m))][:, scenes].mean() for m in (mine, other))
+        draws.append(first - second)
+    return [round(float(x), 4) for x in (mine.mean() - other.mean(), *np.quantile(draws, (0.025, 0.975)))]
+
+
+if __name__ == "__main__":
+    with report_user_errors():
+        tyro.extras.subcommand_cli_from_dict({"clips": clips, "measure": measure}, prog="python -m nano.policy")

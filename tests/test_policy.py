@@ -1,0 +1,217 @@
+"""The policy: what it learns from, that its words count, resuming, and driving it in the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cookbook import profiles, storage, video
+from cookbook.actions import clips, execute
+from cookbook.actions.clips import robot_joints
+from cookbook.errors import UserError
+from cookbook.policy import drive, model, training
+
+JOINTS = ("slide", "lift")
+TASKS = ("Push the square to the left.", "Push the square, to the right.")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(training, "PolicySpec", partial(model.PolicySpec, width=48, channels=8))
+
+
+@pytest.fixture
+def two_joints(monkeypatch):
+    monkeypatch.setattr(clips, "robot_joints", lambda: JOINTS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Clips in the simulator's layout: from one picture the slide goes to the left or right, as the task says."""
+    folder = tmp_path_factory.mktemp("policy") / "clips"
+    (folder / "ground_truth").mkdir(parents=True)
+    for index in range(8):
+        slide = np.linspace(0, (-1, 1)[index % 2], 9, dtype=np.float32)
+        path = np.stack([slide, np.full(9, 0.1 * index, np.float32)], 1)
+        frames = np.full((9, 32, 48, 3), 40, np.uint8)
+        for frame, x in zip(frames, slide, strict=True):
+            frame[10:20, round(18 + 16 * x) : round(30 + 16 * x)] = 220
+        video.write_video(folder / f"videos/{index}.mp4", frames, 8, crf=10)
+        np.savez(folder / f"ground_truth/{index}.npz", q=path, action=np.concatenate([path[1:], path[-1:]]))
+        row = {"id": str(index), "scene": str(index // 2), "label": "real", "prompt": TASKS[index % 2], "fps": 8.0}
+        storage.append_row(folder / "manifest.jsonl", row)
+    return folder
+
+
+def test_a_policy_learns_to_do_what_the_words_say(data, tmp_path, two_joints, capsys):
+    arguments = {"height": 32, "steps": 40, "batch": 12, "learning_rate": 5e-3}
+    manifest = training.train_policy((data,), tmp_path / "out", **arguments)
+    loaded = model.load(tmp_path / "out")
+    assert manifest["episodes"] == [8] and loaded.spec.joint_names == JOINTS and loaded.spec.chunk == 24
+    picture = video.read_video(data / "videos/0.mp4")[0][0]
+    left, right = (loaded.act(picture, task, np.array([0, 0.35])) for task in TASKS)
+    assert left.shape == (24, 2) and left[7, 0] < -0.6 and right[7, 0] > 0.6, "the same picture and joints"
+    assert training.train_policy((data,), tmp_path / "out", **arguments) == manifest
+    assert "skipping" in capsys.readouterr().out
+
+
+def test_a_killed_training_repeats_its_losses(data, tmp_path, two_joints, monkeypatch):
+    arguments = {"height": 32, "steps": 4, "batch": 4}
+    whole = training.train_policy((data,), tmp_path / "whole", **arguments)
+    fit = training.engine.fit
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        stopped = lambda a, b, c, recipe, *rest: fit(a, b, c, replace(recipe, steps=2), *rest)  # noqa: E731
+        patch.setattr(training.engine, "fit", stopped)
+        patch.setattr(model.Policy, "save", lambda self, folder: 1 / 0)
+        training.train_policy((data,), tmp_path / "killed", **arguments)
+    resumed = training.train_policy((data,), tmp_path / "killed", **arguments)
+    assert resumed["loss_last"] == pytest.approx(whole["loss_last"], rel=1e-5)
+    files = [storage.digest(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert files[0] == files[1], "the average of the weights resumes too"
+
+
+def test_each_data_set_is_drawn_as_often_as_its_weight_says(data, tmp_path, two_joints):
+    part = clips.read(data)
+    network = training.build([part], 32)
+    sets = [replace(part, episodes=part.episodes[n::2]) for n in (0, 1)]
+    examples = [training.gather(network, each, tmp_path) for each in sets]
+    batch_at = training.batches(examples, (1.0, 3.0), 24, 400, 0, torch.device("cpu"))
+    pictures, words, joints, targets, changed = batch_at(0)
+    right = words == torch.tensor(network.read_words(TASKS[1]))
+    assert 0.65 < right.all(1).float().mean() < 0.85
+    assert pictures.shape == (400, 3, 32, 48) and targets.shape == (400, 24, 2) and joints.shape == (400, 2)
+    assert all(torch.equal(a, b) for a, b in zip(batch_at(3), batch_at(3), strict=True))
+
+
+def test_the_picture_changes_where_the_square_was_and_where_it_is_put(data, tmp_path, two_joints):
+    part = clips.read(data)
+    network = training.build([part], 32)
+    pictures = torch.from_numpy(training.gather(network, part, tmp_path).pictures[0][[0, -1]])  # it ends at the left
+    changed = training.changes(pictures[None])[0]
+    assert changed.shape == (16, 24) and changed[6:9, [3, 6, 11, 13]].all()  # 12 pixels wide, from column 18 to 2
+    assert not changed[:4].any() and not changed[12:].any() and not changed[:, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("weights", "tasks", "message"),
+    [
+        ((1.0, 1.0), TASKS, "2 weights for 1 data sets"),
+        ((-1.0,), TASKS, "give each one that is not negative"),
+        (None, ("", TASKS[1]), "0.mp4: no instruction; a policy needs one"),
+    ],
+)
+def test_data_that_cannot_train_a_policy_gets_one_line(weights, tasks, message, data, tmp_path, two_joints):
+    part = clips.read(data)
+    part = replace(part, episodes=[replace(e, task=tasks[n % 2]) for n, e in enumerate(part.episodes)])
+    with pytest.raises(UserError, match=message):
+        training.train_on([part], tmp_path / "out", weights, steps=1)
+
+
+def untrained(folder: Path, joints: tuple[str, ...], tasks: tuple[str, ...]) -> model.Policy:
+    torch.manual_seed(0)
+    words, length = model.vocabulary(tasks)
+    spec = model.PolicySpec("gr1", joints, 8.0, 16, (32, 48), words, length, width=48, channels=8)
+    policy = model.Policy(spec).eval()
+    policy.save(folder)
+    return policy
+
+
+def test_a_saved_policy_acts_alike_and_knows_its_words(tmp_path):
+    policy = untrained(tmp_path, JOINTS, TASKS)
+    loaded = model.load(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8)
+    first, second = (each.act(picture, TASKS[0], np.zeros(2)) for each in (policy, loaded))
+    assert loaded.spec == policy.spec and np.allclose(first, second, atol=1e-2)
+    assert loaded.read_words("push LEFT, upwards")[2:] == [model.UNKNOWN, 0, 0, 0]
+    with pytest.raises(UserError, match="has 7 words; this policy reads instructions of at most 6"):
+        loaded.act(picture, "push it to the left right now", np.zeros(2))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a policy, or damaged"):
+        model.load(tmp_path)
+
+
+# In the simulator
+
+
+@pytest.fixture(scope="module")
+def pair() -> list[dict]:
+    """The two instructions of one photo."""
+    found = drive.list_scenes(profiles.get("nano"), None)
+    assert len(found) == 20 and len({tuple(scene["seed"]) for scene in found}) == 10
+    return found[:2]
+
+
+def attempt(scene: dict) -> execute.Attempt:
+    return execute.Attempt(**{part: scene[part] for part in drive.PARTS})
+
+
+def expert(scene: dict) -> np.ndarray:
+    """The scripted expert's joint targets at 16 Hz, [T, 42]."""
+    simulator, run = execute._simulator(), attempt(scene)
+    world, robot = run.environment.world, run.environment.robot
+    chance = world.scene.rng(2)
+    plan = simulator.expert.make_plan(world, robot, simulator.expert.intended(world, run.instruction, chance), chance)
+    return np.concatenate([plan.joints[1:], plan.joints[-1:]])
+
+
+def test_in_closed_loop_the_expert_succeeds_in_the_one_instruction_that_it_follows(pair):
+    pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
+    plan, rows = expert(pair[0]), []
+    for scene in pair:
+        run, looks = attempt(scene), []
+
+        def predict(run=run, looks=looks) -> np.ndarray:
+            looks.append(len(run.rows))
+            return plan[len(run.rows) :][:17:2]
+
+        run.follow(predict, 8.0, drive.SECONDS, drive.ACT)
+        result, poses = run.result()
+        assert looks == [0, 8, 16, 24, 32, 40] and len(poses) == 49
+        rows.append({"scene": scene, **result})
+    facts = drive.summary(rows)
+    assert [row["success"] for row in rows] == [True, False] and facts["reasons"] == {rows[1]["reason"]: 1}
+    assert (facts["rate"], facts["both"], facts["scenes"]) == (0.5, 0.0, 1)
+
+
+def test_a_policy_of_another_robot_or_without_scenes_gets_one_line(tmp_path):
+    pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
+    untrained(tmp_path / "policy", JOINTS, TASKS)
+    with pytest.raises(UserError, match="for 2 joints \\(slide, ...\\), the simulated GR1 has 42"):
+        drive.drive_policy(tmp_path / "policy", tmp_path / "out")
+    with pytest.raises(UserError, match="no scenes; make some: python -m simulator make"):
+        drive.drive_policy(tmp_path / "policy", tmp_path / "out", tmp_path)
+    with pytest.raises(UserError, match="config.json is missing; name a folder that `cookbook policy-train` wrote"):
+        drive.drive_policy(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.render
+def test_a_policy_is_driven_and_a_killed_drive_continues_with_the_same_rows(pair, tmp_path, monkeypatch, capsys):
+    render = pytest.importorskip("simulator.render", reason='NOT RUN: needs pip install -e ".[sim]"')
+    policy = untrained(tmp_path / "policy", robot_joints(), tuple(scene["prompt"] for scene in pair[:1]))
+    policy.set_statistics(*2 * [attempt(pair[0]).joints()[None]])  # so that it stays where it is
+    policy.save(tmp_path / "policy")
+    for scene in pair:
+        storage.append_row(tmp_path / "held/manifest.jsonl", {"label": "real", "task": "place", **scene})
+    arguments = {"scenes": tmp_path / "held", "videos": 1, "workers": 1}
+    try:
+        manifest = drive.drive_policy(tmp_path / "policy", tmp_path / "out", **arguments)
+    except render.RendererMissing:
+        pytest.skip("NOT RUN: no renderer")
+    rows = storage.read_rows(tmp_path / "out/rollouts.jsonl")
+    assert (manifest["attempts"], manifest["scenes"], manifest["rate"]) == (2, 1, 0)
+    assert sum(manifest["reasons"].values()) == 2 and [bool(row["video"]) for row in rows] == [True, False]
+    frames, fps = video.read_video(tmp_path / "out/videos" / rows[0]["video"])
+    assert frames.shape == (25, 96, 160, 3) and fps == 8
+    assert ("have words that are in no demonstration" in capsys.readouterr().out) == bool(manifest["unread"])
+    (tmp_path / "out/manifest.json").unlink()
+    lines = (tmp_path / "out/rollouts.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "out/rollouts.jsonl").write_bytes(lines[0] + lines[1][:30])
+    one, calls = drive.drive, []
+    monkeypatch.setattr(drive, "drive", lambda job: calls.append(job) or one(job))
+    drive.drive_policy(tmp_path / "policy", tmp_path / "out", **arguments)
+    assert len(calls) == 1 and storage.read_rows(tmp_path / "out/rollouts.jsonl") == rows
