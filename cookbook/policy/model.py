@@ -89,16 +89,7 @@ class Policy(nn.Module):
         self.key, self.value = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels // 2, 1)
         self.sharpness = nn.Parameter(torch.full((spec.points, 1), 2.0))
         self.enter = nn.Linear(spec.points * (2 + channels // 2) + 2 * WORD, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width),
-                nn.Linear(width, 2 * width),
-                nn.GELU(),
-                nn.Dropout(0.1),
-                nn.Linear(2 * width, width),
-            )
-            for _ in range(2)
-        )
+        self.blocks = nn.ModuleList(residual(width) for _ in range(2))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.chunk * joints))
         self.register_buffer("range", torch.tensor([[0.0], [1.0]]).repeat(1, joints))
         self.to(memory_format=torch.channels_last)

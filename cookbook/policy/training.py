@@ -24,7 +24,7 @@ from cookbook import engine, hardware, profiles, runs, show, storage, video
 from cookbook.actions import clips
 from cookbook.actions.episodes import EpisodeSet
 from cookbook.actions.model import scaled
-from cookbook.actions.training import augment, dtype, read_pictures, require_alike
+from cookbook.actions.training import augment, read_pictures, require_alike
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, require_whole
 from cookbook.generate.planning import parameters
@@ -39,12 +39,15 @@ NOISE = 0.05  # on the joint angles, in standard deviations
 
 @dataclass(frozen=True)
 class Examples:
-    """The episodes of one data set, in memory: pictures uint8 [T, 3, H, W], words [L], normalised rows [T, J]."""
+    """The episodes of all data sets, one after the other, on the device that trains."""
 
-    pictures: list[np.ndarray]
-    words: list[list[int]]
-    joints: list[np.ndarray]
-    targets: list[np.ndarray]
+    pictures: Tensor  # uint8 [N, 3, H, W]
+    words: Tensor  # of each episode, [E, L]
+    joints: Tensor  # normalised [N, J]
+    targets: Tensor  # normalised [N, J]
+    first: np.ndarray  # index of each episode's first moment, and of its last, [E]
+    last: np.ndarray
+    shares: np.ndarray  # how often each episode is drawn from, [E]
 
 
 def train_policy(
@@ -112,15 +115,15 @@ def train_on(
         return stage.manifest
     torch.manual_seed(seed)
     model = build(sets, height)
-    found = [gather(model, part, cache or out / "cache") for part in sets]
+    examples = gather(model, sets, shares, cache or out / "cache", group.device)
     recipe = replace(
         chosen.recipe, name="policy", steps=steps, batch=batch, learning_rate=learning_rate,
         warmup=min(200, 1 + steps // 10), start_factor=0.01, peak_factor=1.0, end_factor=0.01, cycle=steps,
         weight_decay=0.05, betas=(0.9, 0.99), clip_norm=1.0, ema_rate=0.05, lora_rank=None, save_every=500, keep=1,
     )  # fmt: skip
     model.to(group.device).train()
-    batch_at = batches(found, shares, model.spec.chunk, batch, seed, group.device)
-    trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype(group.device))
+    batch_at = batches(examples, model.spec.chunk, batch, seed)
+    trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, torch.float32)
     losses = [row["loss"] for row in trained.rows]
     facts = {"episodes": [len(part.episodes) for part in sets], "parameters": parameters(model)}
     facts |= {"loss_last": float(np.mean(losses[-max(1, len(losses) // 10) :]))}
@@ -152,20 +155,27 @@ def build(sets: Sequence[EpisodeSet], height: int) -> Policy:
     return model
 
 
-def gather(model: Policy, part: EpisodeSet, cache: Path) -> Examples:
-    """The examples of a data set; its pictures are kept in `cache`."""
-    spec = model.spec
+def gather(
+    model: Policy, sets: Sequence[EpisodeSet], shares: Sequence[float], cache: Path, device: torch.device
+) -> Examples:
+    """The examples of all data sets; `shares` is how often each is drawn from. Pictures are kept in `cache`."""
+    episodes = [episode for part in sets for episode in part.episodes]
     pictures = [
-        read_pictures(episode, spec.fps, spec.size, cache)[0]
-        for episode in show.progress(part.episodes, f"policy-train: frames of {part.name}")
+        torch.from_numpy(read_pictures(episode, model.spec.fps, model.spec.size, cache)[0])
+        for episode in show.progress(episodes, "policy-train: frames")
     ]
-    rows = ([model.normalised(getattr(e, name)) for e in part.episodes] for name in ("joints", "targets"))
-    return Examples(pictures, [model.read_words(episode.task) for episode in part.episodes], *rows)
+    words = torch.tensor([model.read_words(episode.task) for episode in episodes], device=device)
+    joints, targets = (
+        torch.from_numpy(model.normalised(np.concatenate([getattr(e, name) for e in episodes]))).to(device)
+        for name in ("joints", "targets")
+    )
+    end = np.cumsum([len(part) for part in pictures])
+    first = end - [len(part) for part in pictures]
+    each = np.repeat(np.divide(shares, [len(part.episodes) for part in sets]), [len(part.episodes) for part in sets])
+    return Examples(torch.cat(pictures).to(device), words, joints, targets, first, end - 1, each / each.sum())
 
 
-def batches(
-    sets: Sequence[Examples], shares: Sequence[float], chunk: int, size: int, seed: int, device: torch.device
-) -> Callable[[int], tuple[Tensor, ...]]:
+def batches(examples: Examples, chunk: int, size: int, seed: int) -> Callable[[int], tuple[Tensor, ...]]:
     """number -> pictures [B, 3, H, W], words [B, L], joints [B, J], targets [B, chunk, J] and `changes` [B, H/2, W/2].
 
     A pure function of seed and number. After the end of an episode its last target stays.
@@ -173,29 +183,22 @@ def batches(
 
     def at(number: int) -> tuple[Tensor, ...]:
         chance = np.random.default_rng([seed, number])
-        rows = []
-        for choice in chance.choice(len(sets), size, p=np.divide(shares, sum(shares))):
-            part = sets[choice]
-            episode = chance.integers(len(part.pictures))
-            last = len(part.joints[episode]) - 1
-            time = 0 if chance.random() < FIRST else chance.integers(last + 1)
-            targets = part.targets[episode][np.minimum(time + np.arange(chunk), last)]
-            joints = part.joints[episode][time]
-            joints = joints + NOISE * chance.standard_normal(joints.shape, np.float32)
-            pictures = part.pictures[episode][[time, last]]
-            rows.append((pictures, np.array(part.words[episode]), joints, targets))
-        pictures, *others = (torch.from_numpy(np.stack(column)).to(device) for column in zip(*rows, strict=True))
-        torch_chance = torch.Generator().manual_seed((seed << 32) + number)
-        now = augment(scaled(pictures[:, :1]), torch_chance, cover=0)[:, 0]
-        return now, *others, changes(pictures)
+        episode = chance.choice(len(examples.shares), size, p=examples.shares)
+        first, last = examples.first[episode], examples.last[episode]
+        time = np.where(chance.random(size) < FIRST, first, chance.integers(first, last + 1))
+        ahead = np.minimum(time[:, None] + np.arange(chunk), last[:, None])
+        noise = torch.from_numpy(chance.standard_normal((size, examples.joints.shape[1]), np.float32))
+        now, end = examples.pictures[time], examples.pictures[last]
+        seen = augment(scaled(now[:, None]), torch.Generator().manual_seed((seed << 32) + number), cover=0)[:, 0]
+        joints = examples.joints[time] + NOISE * noise.to(now.device)
+        return seen, examples.words[episode], joints, examples.targets[ahead], changes(now, end)
 
     return at
 
 
-def changes(pictures: Tensor) -> Tensor:
-    """Pictures uint8 [B, 2, 3, H, W], now and at the end -> where they differ, 0 or 1 [B, H/2, W/2]."""
-    now, end = pictures.float().unbind(1)
-    return (F.avg_pool2d((end - now).abs().amax(1), 2) > SEEN).float()
+def changes(now: Tensor, end: Tensor) -> Tensor:
+    """Pictures uint8 [B, 3, H, W], now and at the end -> where they differ, 0 or 1 [B, H/2, W/2]."""
+    return (F.avg_pool2d((end.float() - now.float()).abs().amax(1), 2) > SEEN).float()
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
