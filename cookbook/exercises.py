@@ -219,6 +219,33 @@ def check_05_3(episodes: list[Episode]) -> Cases:
         yield (some,), [n for n, e in enumerate(some) if e.facts.get("kept") and e.facts.get("success")]
 
 
+@_exercise("0 for the demonstrations themselves, 1 for the real trajectories; `rate` begins with the mean")
+def check_06_1(measured: dict[str, dict]) -> Cases:
+    """Which part of the distance from demonstrations to real trajectories a policy closes."""
+    low, high = (measured[name]["rate"][0] for name in ("demonstrations", "+ real"))
+    for name, row in measured.items():
+        yield (measured, name), (row["rate"][0] - low) / (high - low)
+
+
+@_exercise("collect each scene's outcomes first; any(part) and not all(part) is what is looked for")
+def check_06_2(rows: list[dict]) -> Cases:
+    """The share of scenes in which some instructions succeed and others do not, in the run and in made-up ones."""
+    made = [{"scene": {"seed": [scene, 0]}, "success": bool(won)} for scene, won in ((1, 1), (2, 0), (1, 0), (2, 0))]
+    for some in (rows, made, made + [{"scene": {"seed": [3, 0]}, "success": True}]):
+        pairs = [(tuple(row["scene"]["seed"]), row["success"]) for row in some]
+        outcomes = [[success for other, success in pairs if other == seed] for seed in dict(pairs)]
+        yield (some,), float(np.mean([0 < sum(part) < len(part) for part in outcomes]))
+
+
+@_exercise("the first is the standard deviation of first - second over the root of n; variances of two samples add up")
+def check_06_3() -> Cases:
+    """Standard errors of a difference, paired and not."""
+    for first, second in (([1, 1, 0, 0], [1, 0, 0, 0]), ([1, 0, 1, 0, 1], [0, 1, 0, 1, 0]), ([1, 0, 0], [1, 0, 0])):
+        one, two = np.array(first), np.array(second)
+        edges = np.std(one - two, ddof=1), np.hypot(np.std(one, ddof=1), np.std(two, ddof=1))
+        yield (first, second), np.array(edges) / np.sqrt(len(one))
+
+
 @_exercise("digit 1 has index 0; subtract the largest logit from all of them first, or exp overflows")
 def check_07_1() -> Cases:
     """Cross-entropy of the right digit."""

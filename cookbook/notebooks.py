@@ -47,9 +47,10 @@ WRITES = {  # notebook -> the folders of a run that it writes
     "03": ["export", "generated/base", "generated/tuned", "generated/no_text"],
     "04": ["verdicts", "kept"],
     "05": ["actions", "executed", "lerobot"],
+    "06": ["policy", "driven"],
     "07": ["critic"],
 }
-FURTHER = ("07",)  # beyond the guide; executed only on request
+FURTHER = ("06", "07")  # beyond the guide; executed only on request
 ACTIONS = "05"  # needs an inverse dynamics model of the profile's robot
 
 

@@ -149,6 +149,9 @@ class Profile:
     calibration: Source | None = None  # labelled calibration clips; None: made by corrupting training clips
     calibration_clips: PositiveInt = 160  # at most
     actions: Source | None = None  # inverse dynamics model; None: the user trains one for their robot
+    demonstrations: Source | None = None  # videos with joints for a policy; None: the user's own
+    policies: Source | None = None  # measured ones, and the held-out `scenes/` in which they were driven
+    policy_steps: PositiveInt = 600  # of the policy that notebook 06 trains
     guardrail: bool = False  # NVIDIA's weights generate under NVIDIA's guardrail
     note: str = ""  # a warning for the report
     train_clips: PositiveInt | None = None  # None: all
@@ -207,6 +210,8 @@ def nano() -> Profile:
         sampling=Sampling(steps=8, guidance=1.0, shift=5.0, negative_prompt="", seeds=2, base_seeds=1),
         calibration=Source("simulator/calibration", kind="dataset"),
         actions=Source("nano/actions"),
+        demonstrations=Source("simulator/demonstrations", kind="dataset"),
+        policies=Source("nano/policy"),
         critic_fps=8,
         critic_tokens=1024,
         needs=Needs(cores=2, memory_gb=8, disk_gb=3),
@@ -224,6 +229,7 @@ def _minimal(full: Profile, name: str, **recipe) -> Profile:
         train_clips=4,
         prompts=2,
         calibration_clips=24,
+        policy_steps=8,
         recipe=replace(full.recipe, **few),
         alternatives=tuple(replace(recipe, **few) for recipe in full.alternatives),
         note="This profile shows that every stage works. It does so little that no figure means anything.",

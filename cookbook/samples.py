@@ -7,6 +7,8 @@ for results of the real run.
 from pathlib import Path
 
 from cookbook import runs
+from cookbook.actions.export import export_actions
+from cookbook.actions.stage import actions
 from cookbook.convert.stage import convert
 from cookbook.generate.stage import generate
 from cookbook.prepare.stage import prepare
@@ -40,4 +42,15 @@ def with_generated(profile: str, folder: Path) -> Path:
     convert(profile, run=sample)
     for model in ("base", "tuned"):
         generate(profile, run=sample, model=model)
+    return sample
+
+
+def with_actions(profile: str, folder: Path) -> Path:
+    """The run folder with its data set for policies, made first if notebook 05 has not done so (`with_generated`)."""
+    if "actions-export" in runs.finished(folder):
+        return folder
+    banner(f"No data set of trajectories in {folder}: decoding videos now, as notebook 05 does.")
+    sample = with_generated(profile, folder)
+    actions(profile, run=sample)
+    export_actions(profile, run=sample)
     return sample

@@ -1,18 +1,18 @@
 """What generated trajectories are worth to a policy: data sets x training seeds x held-out scenes.
 
     python -m nano.policy clips --work runs/policy
-    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers
+    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers --scenes 400 --seeds 3
     timeout 590 python -m nano.policy measure --work runs/policy --generated runs/policy/run/lerobot [--curve]
 
-`clips` renders the demonstrations that ship, the other clips of the inverse dynamics model, real clips, photos, and the
-held-out scenes. `measure` trains and drives every policy and prints the table. `--generated` is a data set of `cookbook
-actions-export` with the columns `kept` and `success`. All continue when they were stopped.
+`clips` renders the clips of the inverse dynamics model, real clips, photos, and the held-out scenes. `measure` trains
+and drives every policy and prints the table. `--generated` is a data set of `cookbook actions-export` with the columns
+`kept` and `success`. All continue when they were stopped.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -25,57 +25,53 @@ from cookbook import storage
 from cookbook.actions.clips import read
 from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.errors import UserError, report_user_errors
+from cookbook.models import hub
 from cookbook.policy.drive import NAME, drive_policy
 from cookbook.policy.training import train_on
+from nano.generator import NANO
 from nano.train_actions import CLIPS
 from simulator.make import make
-from simulator.ship import SHIPPED
 
-DEMONSTRATIONS = 88
 SHARE = 0.3  # of the examples that are demonstrations, where there is anything else
 HELD = ("place", 200, 2, 2031)  # task, scenes, instructions in each, seed
 CURVE = (125, 250, 500, 1000, 2000)  # generated and kept trajectories
 RESAMPLES = 2000
-BASE, OTHERS, ALL = "demonstrations", "+ other tasks", "+ generated"
+BASE, OTHERS, ALL, REAL = "demonstrations", "+ other tasks", "+ generated", "+ real"
 
 
 def clips(work: Path, scenes: int = 400, workers: int = 2) -> None:
     """Render what policies are trained and measured on; `scenes`: of the real clips, and of the photos for videos."""
-    make(work / "demonstrations", workers=workers, **SHIPPED["train"][0])
     folders = {"photos": ("place", scenes, 2, 2033), "held": HELD, "real": ("place", scenes, 2, 2032)} | CLIPS
     for name, (task, count, instructions, seed) in folders.items():
         make(work / name, count, task, instructions, seed=seed, workers=workers)
 
 
-def part(whole: EpisodeSet, episodes: Sequence[Episode]) -> EpisodeSet:
-    return replace(whole, episodes=list(episodes))
+def some(whole: EpisodeSet, episodes: Sequence[Episode], count: int) -> EpisodeSet:
+    """`count` of these episodes of a data set, the same ones each time."""
+    order = np.random.default_rng(0).permutation(len(episodes))[:count]
+    return replace(whole, episodes=[episodes[index] for index in sorted(order)])
 
 
-def variants(work: Path, generated: Path | None, curve: bool) -> dict[str, list[EpisodeSet]]:
-    """Name -> data sets, the demonstrations first. Without generated trajectories, only what they are compared with."""
-    demonstrations, real = read(work / "demonstrations"), read(work / "real")
-    demonstrations = part(demonstrations, demonstrations.episodes[:DEMONSTRATIONS])
-    found = {BASE: [demonstrations]}
-    if generated is None:
-        others = [read(work / name) for name in CLIPS]
-        return found | {OTHERS: [demonstrations, *others], f"+ {len(real.episodes)} real": [demonstrations, real]}
-    made = read(generated)
+def variants(work: Path, generated: Path, curve: bool) -> dict[str, list[EpisodeSet]]:
+    """Name -> data sets, the demonstrations first. What is added has the same number of trajectories each time."""
+    demonstrations, made = read(hub.locate(NANO.demonstrations)), read(generated)
     if missing := {"kept", "success"} - made.episodes[0].facts.keys():
         raise UserError(f"{generated} has no column {sorted(missing)[0]!r}: judge, filter and execute its run first")
-    chosen = {column: [e for e in made.episodes if e.facts[column]] for column in ("kept", "success")}
+    kept, executed = ([e for e in made.episodes if e.facts[column]] for column in ("kept", "success"))
     if curve:
-        order = [chosen["kept"][index] for index in np.random.default_rng(0).permutation(len(chosen["kept"]))]
-        sizes = [size for size in CURVE if size < len(order)] + [len(order)]
-        return found | {f"+ {size} kept": [demonstrations, part(made, order[:size])] for size in sizes}
-    if len(real.episodes) < len(made.episodes):
-        raise UserError(f"{work / 'real'} holds {len(real.episodes)} clips; {len(made.episodes)} are compared with")
-    return found | {
-        OTHERS: [demonstrations, *(read(work / name) for name in CLIPS)],
-        ALL: [demonstrations, made],
-        "+ generated, kept": [demonstrations, part(made, chosen["kept"])],
-        "+ generated, executed": [demonstrations, part(made, chosen["success"])],
-        f"+ {len(made.episodes)} real": [demonstrations, part(real, real.episodes[: len(made.episodes)])],
-    }
+        sizes = [size for size in CURVE if size < len(kept)] + [len(kept)]
+        added = {f"+ {size} kept": some(made, kept, size) for size in sizes}
+    else:
+        real = read(work / "real")
+        count = min(map(len, (made.episodes, kept, executed, real.episodes)))
+        added = {
+            ALL: some(made, made.episodes, count),
+            "+ generated, kept": some(made, kept, count),
+            "+ generated, executed": some(made, executed, count),
+            REAL: some(real, real.episodes, count),
+        }
+    others = {} if curve else {OTHERS: [demonstrations, *(read(work / name) for name in CLIPS)]}
+    return {BASE: [demonstrations]} | others | {name: [demonstrations, part] for name, part in added.items()}
 
 
 def shares(sets: Sequence[EpisodeSet]) -> list[float]:
@@ -87,33 +83,43 @@ def shares(sets: Sequence[EpisodeSet]) -> list[float]:
 
 def measure(
     work: Path,
-    generated: Path | None = None,
+    generated: Path,
     seeds: int = 3,
-    steps: int = 1500,
-    batch: int = 128,
+    steps: int = 3300,
+    batch: int = 256,
     workers: int = 2,
     together: int = 1,
     curve: bool = False,
 ) -> dict:
     """Train all policies, `together` at a time, drive one after the other, and print the table."""
-    everything, found = variants(work, generated, curve), defaultdict(list)
-    jobs = {(name, seed): part for seed in range(seeds) for name, part in everything.items()}
+    everything = variants(work, generated, curve)
+    jobs = {folder(name, seed): part for seed in range(seeds) for name, part in everything.items()}
     with ProcessPoolExecutor(together, multiprocessing.get_context("spawn")) as pool:
         training = [
-            pool.submit(train_one, part, work, folder(name, seed), steps=steps, batch=batch, seed=seed)
-            for (name, seed), part in jobs.items()
+            pool.submit(train_one, part, work, name, steps=steps, batch=batch, seed=int(name.rpartition("-")[2]))
+            for name, part in jobs.items()
         ]
-        for (name, seed), trained in zip(jobs, training, strict=True):
+        for name, trained in zip(jobs, training, strict=True):
             trained.result()
-            rollouts = work / "rollouts" / folder(name, seed)
-            drive_policy(work / "policies" / folder(name, seed), rollouts, work / "held", workers=workers)
-            found[name].append(by_scene(storage.read_rows(rollouts / NAME)))
-    rates = {name: np.stack(rows) for name, rows in found.items()}
-    over = [name for name in (BASE, ALL) if name in rates]
-    facts = {name: figures(rates[name], {other: rates[other] for other in over if other != name}) for name in rates}
+            drive_policy(work / "policies" / name, work / "rollouts" / name, work / "held", workers=workers)
+    facts = table(work, list(everything), seeds)
     storage.write_json(work / ("curve.json" if curve else "measured.json"), facts)
     for name, row in facts.items():
         print(f"{name:24s}{row}")
+    return facts
+
+
+def table(work: Path, names: Sequence[str], seeds: int) -> dict[str, dict]:
+    """The figures of policies that were trained and driven."""
+    every = {name: [folder(name, seed) for seed in range(seeds)] for name in names}
+    rows = {name: [storage.read_rows(work / "rollouts" / place / NAME) for place in every[name]] for name in names}
+    rates = {name: np.stack([by_scene(part) for part in rows[name]]) for name in names}
+    facts = {}
+    for name, places in every.items():
+        trained = storage.read_json(work / "policies" / places[0] / "manifest.json")
+        others = {other: rates[other] for other in (BASE, ALL) if other in rates and other != name}
+        reasons = Counter(row["reason"] for part in rows[name] for row in part if not row["success"])
+        facts[name] = {"added": sum(trained["episodes"][1:]), **figures(rates[name], others), "reasons": dict(reasons)}
     return facts
 
 

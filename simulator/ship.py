@@ -2,12 +2,15 @@
 
     python -m simulator.ship [--only train] [--work DIR] [--workers 2] [--out DIR]
 
-train/        two clips of each of 48 scenes, in the layout of the GR1-100 download: `gr1/*.mp4` beside `metadata.csv`
-eval/         two instructions for each of 10 photos, in the layout of EVAL-175 (one misnamed picture included), and
-              their ground truth
-calibration/  clips of other scenes and copies with injected faults, by which a critic is calibrated
+train/            two clips of each of 48 scenes, in the layout of the GR1-100 download: `gr1/*.mp4` and
+                  `metadata.csv`
+demonstrations/   the first 88 of them with joints and targets, as a LeRobot data set
+eval/             two instructions for each of 10 photos, in the layout of EVAL-175 (one misnamed picture included),
+                  and their ground truth
+calibration/      clips of other scenes and copies with injected faults, by which a critic is calibrated
 
-In each, `states.json` holds the recipe and a hash of every clip's states, with which a remake is compared.
+In all but the second, `states.json` holds the recipe and a hash of every clip's states, with which a remake is
+compared.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +26,15 @@ import numpy as np
 from PIL import Image
 
 from cookbook import storage
+from cookbook.actions import lerobot_write
+from cookbook.actions.clips import read_simulator
 from cookbook.errors import report_user_errors
 from cookbook.video import read_video
 from simulator.build_robot import ASSETS
 from simulator.make import make
 
 TRAIN, EVAL, CALIBRATION = 48, 10, 64  # scenes
+DEMONSTRATIONS = 88  # clips: those that the world model is post-trained on, without the ones that it holds out
 COMMAS = (5, 31, 62)  # prompts of train/ that get a comma, as some published ones have
 MISNAMED = 12  # the pair of eval/ with a picture name that lacks the sentence's full stop
 
@@ -47,6 +54,9 @@ def ship_train(work: Path, out: Path) -> None:
         prompt = f"{before}, to {place}" if index in COMMAS else row["prompt"]
         lines.append(f'{index}.mp4,"{prompt}"' if "," in prompt else f"{index}.mp4,{prompt}")
     (out / "metadata.csv").write_text("\n".join(lines) + "\n")
+    clips = read_simulator(work)
+    few = replace(clips, name="demonstrations", episodes=clips.episodes[:DEMONSTRATIONS])
+    lerobot_write.write(fresh(out.parent / few.name), few)
 
 
 def ship_eval(work: Path, out: Path) -> None:

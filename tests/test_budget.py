@@ -108,7 +108,9 @@ def test_a_notebook_prints_the_times_of_its_table(name):
 
 
 def test_the_notebooks_write_the_folders_of_all_stages():
-    assert sorted(sum(notebooks.WRITES.values(), ["report"])) == sorted([*runs.FOLDERS.values(), "critic"])
+    assert sorted(sum(notebooks.WRITES.values(), ["report"])) == sorted(
+        [*runs.FOLDERS.values(), "policy", "driven", "critic"]
+    )
 
 
 def test_the_readme_has_the_published_times():

@@ -20,8 +20,12 @@ NAMES = ("r_elbow", "l_elbow", "hl_thumb", "torso")
 TARGETS = np.cumsum([[0, 0, 0, 0], [1, 2, 3, 4], [2, 0, 1, 1], [1, 1, 5, 2], [3, 1, 0, 2]], axis=0)
 ROW = {"targets": TARGETS.tolist(), "fps": 2.0, "jerk": 35.440090}
 EPISODE = Episode(Path("a.mp4"), "Pick up the pear.", TARGETS, TARGETS, facts={"kept": True, "success": True})
+MEASURED = {name: {"rate": [rate, 0, 1]} for name, rate in (("demonstrations", 0.1), ("+ kept", 0.4), ("+ real", 0.7))}
+ATTEMPTS = [{"scene": {"seed": [scene, 0]}, "success": success} for scene in (1, 2) for success in (True, scene == 2)]
 RUN = {"rows": [ROW], "outcome": [], "episodes": [EPISODE], "spec": type("Spec", (), {"joint_names": NAMES})}
+RUN |= {"measured": MEASURED, "more": ATTEMPTS}
 OWN = {"check_05_1": ([ROW],), "check_05_2": ([ROW], NAMES), "check_05_3": ([EPISODE],)}  # of the reader's run
+OWN |= {"check_06_1": (MEASURED,), "check_06_2": (ATTEMPTS,)}
 SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
 
 

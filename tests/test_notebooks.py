@@ -35,6 +35,7 @@ TITLES = {
     ],
     "04": ["4. Inference with Reason 2 for plausibility check and filtering"],
     "05": ["5. From video to robot actions"],
+    "06": ["6. What is it worth to a robot?"],
     "07": ["7. Post-training the critic"],
 }
 

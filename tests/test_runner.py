@@ -140,7 +140,9 @@ def test_missing_requirements_are_reported_before_the_run(machine, tmp_path, cap
 
 
 def test_notebooks_are_chosen_by_number_or_name():
-    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04", "05"], "07 only on request"
+    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04", "05"], (
+        "the others only on request"
+    )
     assert [path.stem[:2] for path in notebooks.select(only="07")] == ["07"]
     assert [path.stem for path in notebooks.select(only="02_post_training")] == ["02_post_training"]
     with pytest.raises(UserError, match="no notebook '7'; there are 00_prerequisites"):

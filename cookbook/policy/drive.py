@@ -21,6 +21,7 @@ from cookbook.actions import execute
 from cookbook.actions.model import fingerprint
 from cookbook.errors import UserError, require_whole
 from cookbook.judge.statistics import share
+from cookbook.models import hub
 from cookbook.policy.model import UNKNOWN, Policy, load
 
 NAME = "rollouts.jsonl"
@@ -47,6 +48,7 @@ def drive_policy(
     out: Path,
     scenes: Path | None = None,
     profile: str = "nano",
+    limit: int | None = None,
     videos: int = 4,
     workers: int = 2,
     redo: bool = False,
@@ -56,8 +58,8 @@ def drive_policy(
     Args:
         policy: a folder of `cookbook policy-train`.
         out: `rollouts.jsonl`, and `videos/` of the first attempts.
-        scenes: a folder of `python -m simulator make --instructions 2`; the scenes of the profile's photos if not
-            given.
+        scenes: a folder of `python -m simulator make --instructions 2`; the held-out scenes that ship if not given.
+        limit: how many scenes, the first ones; all if not given.
         videos: how many attempts are filmed.
         workers: processes that simulate.
 
@@ -69,9 +71,9 @@ def drive_policy(
         UserError: no policy or no scenes there, mujoco or a renderer is missing, or the policy is of another robot.
     """
     require_whole(0, videos=videos)
-    require_whole(1, workers=workers)
+    require_whole(1, workers=workers, limit=limit)
     chosen, out, policy = profiles.get(profile), storage.absolute(out), storage.absolute(policy)
-    mark, loaded, found = fingerprint(policy, "policy-train"), load(policy), list_scenes(chosen, scenes)
+    mark, loaded, found = fingerprint(policy, "policy-train"), load(policy), list_scenes(chosen, scenes, limit)
     execute.require_robot(loaded.spec.joint_names)
     inputs = {"policy": mark, "scenes": storage.digest_of(found)}
     settings = {"seconds": SECONDS, "act": ACT, "size": SIZE, "videos": videos}
@@ -93,17 +95,25 @@ def _mends(changes: Set[str]) -> bool:
     return changes <= {"scenes"}
 
 
-def list_scenes(profile: profiles.Profile, folder: Path | None) -> list[dict]:
-    """`seed`, `hand`, `item`, `place` and `prompt` of each instruction to follow, in the order of the seeds."""
-    if folder is None:
-        found = [{"prompt": prompt, **job} for (_, prompt), job in execute.known_jobs(profile).items()]
-    else:
-        rows = storage.read_rows(storage.absolute(folder) / "manifest.jsonl")
-        rows = [row for row in rows if row.get("label") == "real" and row.get("task") == "place"]
-        found = [{name: row[name] for name in ("prompt", *PARTS)} for row in rows]
+def list_scenes(profile: profiles.Profile, folder: Path | None = None, limit: int | None = None) -> list[dict]:
+    """`seed`, `hand`, `item`, `place` and `prompt` of each instruction of the first `limit` scenes, ordered by seed."""
+    if folder is None and profile.policies:
+        folder = hub.locate(profile.policies) / "scenes"
+    rows = storage.read_rows(storage.absolute(folder) / "manifest.jsonl") if folder else []
+    rows = [row for row in rows if row.get("label") == "real" and row.get("task") == "place"]
+    found = [{name: row[name] for name in ("prompt", *PARTS)} for row in rows]
     if not found:
         raise UserError(f"{folder or profile.name}: no scenes; make some: python -m simulator make --instructions 2")
-    return sorted(({**scene, "seed": list(scene["seed"])} for scene in found), key=lambda s: (s["seed"], s["prompt"]))
+    seeds = sorted({tuple(scene["seed"]) for scene in found})[:limit]
+    found = [scene for scene in found if tuple(scene["seed"]) in seeds]
+    return sorted(found, key=lambda scene: (scene["seed"], scene["prompt"]))
+
+
+def first_look(scene: dict) -> tuple[np.ndarray, np.ndarray]:
+    """What a policy gets first in a scene of `list_scenes`: the picture, uint8 [H, W, 3], and the joint angles [J]."""
+    attempt = execute.Attempt(**{part: scene[part] for part in PARTS})
+    with execute.Eye(attempt.environment.world, attempt.pose(), SIZE) as eye:
+        return eye.look(attempt.pose()), attempt.joints()
 
 
 def drive_rows(path: Path, jobs: Sequence[Drive], workers: int) -> list[dict]:

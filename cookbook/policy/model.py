@@ -92,7 +92,6 @@ class Policy(nn.Module):
         self.blocks = nn.ModuleList(residual(width) for _ in range(2))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.chunk * joints))
         self.register_buffer("range", torch.tensor([[0.0], [1.0]]).repeat(1, joints))
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor, words: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         """What to do, and where the picture will have changed in the end.
@@ -105,7 +104,7 @@ class Policy(nn.Module):
         Returns:
             Normalised targets [B, chunk, J], and logits of the change [B, H/2, W/2].
         """
-        features = self.first(pictures.contiguous(memory_format=torch.channels_last))
+        features = self.first(pictures)
         for block in self.next:
             features = features + block(features)
         text, state = self.text((self.word(words) + self.place).flatten(1)), self.joint(joints)
@@ -122,7 +121,7 @@ class Policy(nn.Module):
         """Features [B, C, H, W], words and joints [B, D] -> position and features of each point, [B, points * F]."""
         queries = self.query(context).unflatten(1, (self.spec.points, -1))
         keys, values = self.key(features).flatten(2), self.value(features).flatten(2)
-        likeness = F.normalize(queries, dim=2) @ F.normalize(keys, dim=1)
+        likeness = F.normalize(queries, dim=2) @ keys / keys.norm(dim=1, keepdim=True).clamp(1e-6)  # the cosine
         attention = (likeness * self.sharpness.exp()).softmax(2)
         height, width = (torch.linspace(-2, 2, edge, device=features.device) for edge in features.shape[2:])
         places = torch.cartesian_prod(height, width).to(features.dtype)

@@ -1,0 +1,288 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Train a robot policy
+#
+# ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_06.svg)
+#
+# **Promise.** You train a policy on demonstrations and generated trajectories, and watch it drive the robot in scenes that it never saw. A table shows what 800 generated trajectories are worth.
+#
+# ![Contact sheets: the same instruction in the same scene, driven by a policy from demonstrations alone and by one that saw generated trajectories too](../assets/pictures/06_policy.jpeg)
+#
+# *One instruction in one held-out scene, driven by two policies. From the section “Watch the robot”.*
+#
+# You will be able to
+# * explain what a policy is, and how words, pictures and joint angles enter it,
+# * train one on LeRobot data sets,
+# * measure it in closed loop on held-out scenes, and
+# * decide whether generated trajectories are worth their cost.
+#
+# | | |
+# |---|---|
+# | **Needed** | [05 · From video to robot actions](05_robot_actions.ipynb) (without it, sample videos stand in, in a folder of their own). Not part of `cookbook run`; `cookbook run --only 06` executes it |
+# | **Helpful** | what overfitting is |
+# | **Reads** | `lerobot/`, the demonstrations and policies that ship |
+# | **Writes** | `policy/`, `driven/` |
+# | **Next** | more photos, more videos: `python -m nano.policy --help` repeats the experiment below |
+#
+# <!-- measured -->
+# <!-- /measured -->
+
+# %% tags=["parameters"]
+profile: str = "nano"  # smoke or nano: the simulator drives no real robot
+run: str = ""  # run folder, empty for runs/<profile>
+scenes: int = 10  # held-out scenes to drive in, of the 200 that ship
+redo: bool = False  # train and drive again
+
+# %%
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cookbook import doctor, profiles, runs, samples, show, storage
+from cookbook.actions.clips import read
+from cookbook.actions.model import scaled, shrink
+from cookbook.models import hub
+from cookbook.policy import drive
+from cookbook.policy.model import load
+from cookbook.policy.training import train_on
+
+settings = profiles.get(profile)
+doctor.require(profile)
+folder = samples.with_actions(profile, runs.run_folder(run or None, profile))
+shipped = hub.locate(settings.policies)
+
+# %% [markdown]
+# ## 6. What is it worth to a robot?
+#
+# A **policy** decides what the robot does next. Ours maps a picture $x$, an instruction $w$ and the joint angles $q$ to the joint targets of the next three seconds:
+#
+# $$ (\hat a_t, \dots, \hat a_{t+23},\ \hat c) = \pi(x_t,\, w,\, q_t) . $$
+#
+# The robot executes the first half second. Then the policy looks again: it works in **closed loop**.
+#
+# The last output, $\hat c$, is where the picture will have changed when the task is done: where the object was, and where it will be. It needs no label, because the video shows it, and it ties words to places.
+#
+# **What you should see:** one photo, and $\hat c$ in red for each of its two instructions.
+
+# %%
+network = load(shipped / "generated")
+pair = drive.list_scenes(settings, limit=1)
+photo, joints = drive.first_look(pair[0])
+pictures = scaled(torch.from_numpy(shrink(photo[None], network.spec.size)))
+angles = torch.from_numpy(network.normalised(joints[None]))
+red = []
+for scene in pair:
+    words = torch.tensor([network.read_words(scene["prompt"])])
+    with torch.inference_mode():
+        targets, change = network(pictures, words, angles)
+    strength = np.kron(change[0].sigmoid().numpy(), np.ones((4, 4)))[..., None]
+    red.append(np.stack([photo, photo * (1 - strength) + strength * [255, 0, 0]]).astype(np.uint8))
+show.show_sheet(red, [scene["prompt"] for scene in pair], columns=2, width=320)
+
+# %% [markdown]
+# **What it means.** Pictures and joint angles are the same in both rows. Only the words differ.
+#
+# The network is small (1.9 million parameters). The words scale the features of the picture, then eight attention maps point at places in it. Its docstring has the sources.
+#
+# ### 6.1 What it learns from
+#
+# * **Demonstrations** are 88 clips with the joint targets that were recorded.
+# * **Generated trajectories** are the videos of notebook 03 with the targets that notebook 05 decoded. Of these, the policy gets those that the filter of notebook 04 kept.
+#
+# Both are LeRobot data sets.
+#
+# **What you should see:** one episode of each.
+
+# %%
+demonstrations = read(hub.locate(settings.demonstrations))
+generated = read(folder / "lerobot")
+kept = replace(generated, episodes=[episode for episode in generated.episodes if episode.facts.get("kept", True)])
+sets = {"demonstration": demonstrations, "generated": kept}
+films = [one.frames(one.episodes[0]) for one in sets.values()]
+show.show_sheet(films, [f"{name}: {one.episodes[0].task}" for name, one in sets.items()], width=160)
+
+# %% [markdown]
+# **What you should see:** how many episodes there are.
+
+# %%
+pd.Series({"demonstrations": len(demonstrations.episodes), "generated": len(generated.episodes), "kept": len(kept.episodes)}).to_frame("episodes")
+
+# %% [markdown]
+# ### 6.2 Train a policy
+#
+# The loss is the mean absolute error of the targets, plus the cross-entropy of the changed places. A quarter of the examples are first moments, where the words alone decide. Noise on the joint angles keeps the policy from copying them.
+#
+# **What you should see:** a falling loss, in a few minutes.
+
+# %%
+trained = train_on([demonstrations, kept], folder / "policy", profile=profile, steps=settings.policy_steps, redo=redo)
+show.loss(storage.read_rows(folder / "policy" / "checkpoints" / "log.jsonl")).set(ylabel="loss");
+
+# %% [markdown]
+# **What it means.** Minutes on a laptop are too few: the loss is still falling. Two policies ship that were trained for longer, with 20 times as many examples. One saw the demonstrations alone, the other 800 generated trajectories too.
+#
+# ### 6.3 Drive it
+#
+# The scenes are new: no policy saw them, and no video was generated from them. Each has two instructions that differ in one word or two, so a policy that ignores its words succeeds with one of them at most. The simulator judges.
+#
+# **What you should see:** a line for each policy, with its successes and the reasons of its failures.
+
+# %%
+policies = {"yours": folder / "policy", "demonstrations": shipped / "demonstrations", "+ generated": shipped / "generated"}
+driven = {}
+for name, path in policies.items():
+    out = folder / "driven" / path.name
+    driven[name] = drive.drive_policy(path, out, profile=profile, limit=scenes, videos=2 * scenes, redo=redo)
+
+# %% [markdown]
+# **What you should see:** the success rate of each policy with its 95 % CI over scenes, and the share of scenes in which it follows both instructions.
+
+# %%
+columns = {"rate": "success", "rate_interval": "95 % CI", "both": "both instructions"}
+pd.DataFrame(driven).T[list(columns)].rename(columns=columns)
+
+# %% [markdown]
+# **What it means.** Ten scenes give wide intervals: they show how it is done, and decide little.
+#
+# ### Watch the robot
+#
+# **What you should see:** the same instruction in the same scene, driven by the two policies that ship.
+
+# %% tags=["picture"]
+attempts = {name: storage.read_rows(folder / "driven" / path.name / drive.NAME) for name, path in policies.items()}
+base, more = attempts["demonstrations"], attempts["+ generated"]
+gained = [row for row in more if row["success"] and not next(b for b in base if b["scene"] == row["scene"])["success"]]
+scene = (gained or more)[0]["scene"]
+sheet, titles = [], []
+for name in ("demonstrations", "+ generated"):
+    row = next(row for row in attempts[name] if row["scene"] == scene)
+    sheet.append(folder / "driven" / policies[name].name / "videos" / row["video"])
+    titles.append(f"{name}: {'success' if row['success'] else row['reason']}. {scene['prompt']}")
+show.show_sheet(sheet, titles, width=160)
+
+# %% [markdown]
+# **What it means.** The pair is the first in which generated trajectories made the difference. Look at your own policy, too: `show.show_video` plays the files in `driven/policy/videos/`.
+#
+# ### 6.4 The whole experiment
+#
+# All policies have the same network, 3,300 steps of 256 examples, and the same 88 demonstrations. They differ in what was added. Each was driven through 400 instructions in 200 held-out scenes.
+#
+# **What you should see:** success rates with 95 % CI over scenes, and the gain over demonstrations alone, paired by scene.
+
+# %%
+measured = storage.read_json(shipped / "measured.json")
+table = pd.DataFrame(measured).T
+rates = np.array(table["rate"].tolist())
+chart = show.axes(height=2.6)
+chart.barh(table.index, rates[:, 0], xerr=abs(rates[:, 1:] - rates[:, :1]).T, color=show.COLOURS["accent"])
+chart.set(xlabel="success in held-out scenes", xlim=(0, 1))
+chart.invert_yaxis()
+table["missed"] = [row["reasons"]["not in the receptacle"] for row in measured.values()]
+table[["added", "rate", "minus demonstrations", "missed"]]
+
+# %% [markdown]
+# **What it means.**
+#
+# * **Generated trajectories help.** They close half of the distance between demonstrations alone and as many real trajectories.
+# * **Other tasks do not.** `+ other tasks` holds the clips that the inverse dynamics model was trained on. So the gain comes from the videos.
+# * **Dropping trajectories did not help here.** The sets `kept` and `executed` are smaller, and a policy gains from each further scene. `executed` comes close with less than half of the trajectories.
+# * **Real trajectories are worth more.** After generated ones, the robot misses the receptacle twice as often (`missed`).
+#
+# <details><summary>How it was measured, and what is unproven</summary>
+#
+# `python -m nano.policy` with the steps in its docstring; 400 photos with two instructions and one video each; one H200, 2026-11-29. One training seed: the intervals cover scenes, not training. The sets have different sizes. Three seeds and sets of equal size are still to be measured.
+#
+# </details>
+#
+# ### 6.5 On a real robot
+#
+# * **Photos are cheap.** Each new photo is a new scene without a person who demonstrates in it.
+# * **Generate more before you filter harder,** as long as most videos follow their instruction.
+# * **Keep scenes aside.** Only attempts in scenes that nothing was trained on count.
+#
+# A simulator cannot say how much of this carries over. Its physics is clean, its camera never moves, and its robot repeats itself exactly.
+
+# %% [markdown]
+# ## Exercises
+#
+# Each takes minutes, needs no GPU, and may be left unsolved. A wrong answer gets a hint. ★ is a warm-up, ★★ needs a thought, ★★★ needs paper. The
+# solutions are in `notebooks/solutions/06.py`; try first.
+
+# %% [markdown]
+# **Exercise 06.1 ★ How much of the distance?** `measured` is the table of 6.4: each row has a `rate` (mean, lowest, highest). Return which part of the distance from `demonstrations` to `+ real` the row `name` closes.
+#
+# Solved? Try it on each row. Which one closes least per trajectory (`added`)?
+
+# %%
+from cookbook import exercises
+
+
+def closed(measured, name):
+    ...  # your code
+
+
+exercises.check_06_1(closed, measured);
+
+# %% [markdown]
+# **Exercise 06.2 ★★ Deaf on purpose.** `rows` are the attempts of one policy; each has a `scene` with a `seed`, and `success`. Return the share of scenes in which at least one instruction succeeded but not all of them: there, the words may have been ignored. The check uses your attempts.
+#
+# Solved? Call it for each policy in `attempts`. Drive one through the whole list (`scenes = 200`) to see whether the share falls as the success rate rises.
+
+# %%
+from cookbook import exercises
+
+
+def one_sided(rows):
+    ...  # your code
+
+
+exercises.check_06_2(one_sided, more);
+
+# %% [markdown]
+# **Exercise 06.3 ★★★ Why pair?** Two policies were driven through the same scenes; `first` and `second` hold their success (1 or 0) scene by scene. Return the standard error of the difference of their means, once from the differences in each scene, and once as if the two had been driven through different scenes: a pair of numbers. Use variances with n - 1.
+#
+# Solved? When is the first number smaller than the second?
+
+# %%
+import numpy as np
+
+from cookbook import exercises
+
+
+def standard_errors(first, second):
+    ...  # your code
+
+
+exercises.check_06_3(standard_errors);
+
+# %% [markdown]
+# ## Recap
+#
+# * A policy maps picture, words and joint angles to the next joint targets; in closed loop it corrects itself.
+# * It is trained on LeRobot data sets, demonstrated or generated, by the loop of notebook 02.
+# * Success is measured in held-out scenes, with two instructions each and an interval over scenes.
+# * Generated trajectories are worth what they add to that figure, and nothing else shows it.
+#
+# | Symptom | Cause | Fix |
+# |---|---|---|
+# | the loss falls, the robot fails | too few scenes: the policy knows the training scenes by heart | more photos; compare with the success rate in training scenes |
+# | the same motion for both instructions | the words are ignored | two instructions for each photo; look at $\hat c$ |
+# | *item 1 was moved* | the hand touches another object on its way | more examples near the objects; look again sooner |
+#
+# **Read more:** predicting chunks of targets in [ACT](https://arxiv.org/abs/2304.13705) (2023); generated trajectories for policies in [DreamGen](https://arxiv.org/abs/2505.12705) (2025).
+#
+# **Next:** beyond the guide, [07 · Train the critic](07_training_the_critic.ipynb).
