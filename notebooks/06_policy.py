@@ -89,7 +89,7 @@ for scene in pair:
     words = torch.tensor([network.read_words(scene["prompt"])])
     with torch.inference_mode():
         targets, change = network(pictures, words, angles)
-    strength = np.kron(change[0].sigmoid().numpy(), np.ones((4, 4)))[..., None]
+    strength = 0.6 * np.kron(change[0].sigmoid().numpy(), np.ones((4, 4)))[..., None]
     red.append(np.stack([photo, photo * (1 - strength) + strength * [255, 0, 0]]).astype(np.uint8))
 show.show_sheet(red, [scene["prompt"] for scene in pair], columns=2, width=320)
 
@@ -188,7 +188,8 @@ measured = storage.read_json(shipped / "measured.json")
 table = pd.DataFrame(measured).T
 rates = np.array(table["rate"].tolist())
 chart = show.axes(height=2.6)
-chart.barh(table.index, rates[:, 0], xerr=abs(rates[:, 1:] - rates[:, :1]).T, color=show.COLOURS["accent"])
+colours = [show.COLOURS[name] for name in ("base", "base", "tuned", "tuned", "tuned", "accent")]
+chart.barh(table.index, rates[:, 0], xerr=abs(rates[:, 1:] - rates[:, :1]).T, color=colours)
 chart.set(xlabel="success in held-out scenes", xlim=(0, 1))
 chart.invert_yaxis()
 table["missed"] = [row["reasons"]["not in the receptacle"] for row in measured.values()]

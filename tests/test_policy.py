@@ -79,20 +79,24 @@ def test_each_data_set_is_drawn_as_often_as_its_weight_says(data, tmp_path, two_
     part = clips.read(data)
     network = training.build([part], 32)
     sets = [replace(part, episodes=part.episodes[n::2]) for n in (0, 1)]
-    examples = [training.gather(network, each, tmp_path) for each in sets]
-    batch_at = training.batches(examples, (1.0, 3.0), 24, 400, 0, torch.device("cpu"))
+    examples = training.gather(network, sets, (1.0, 3.0), tmp_path, torch.device("cpu"))
+    batch_at = training.batches(examples, 24, 400, 0)
     pictures, words, joints, targets, changed = batch_at(0)
     right = words == torch.tensor(network.read_words(TASKS[1]))
     assert 0.65 < right.all(1).float().mean() < 0.85
     assert pictures.shape == (400, 3, 32, 48) and targets.shape == (400, 24, 2) and joints.shape == (400, 2)
     assert all(torch.equal(a, b) for a, b in zip(batch_at(3), batch_at(3), strict=True))
+    ends = network.normalised(np.array([[-1, 0], [1, 0]]))[:, 0]
+    assert np.allclose(targets[:, -1, 0], ends[right.all(1).long()]), "the last target stays after the end"
 
 
 def test_the_picture_changes_where_the_square_was_and_where_it_is_put(data, tmp_path, two_joints):
     part = clips.read(data)
     network = training.build([part], 32)
-    pictures = torch.from_numpy(training.gather(network, part, tmp_path).pictures[0][[0, -1]])  # it ends at the left
-    changed = training.changes(pictures[None])[0]
+    examples = training.gather(network, [part], (1.0,), tmp_path, torch.device("cpu"))
+    assert examples.first[1] == examples.last[0] + 1 == len(part.episodes[0].joints)
+    now, end = (examples.pictures[moment[:1]] for moment in (examples.first, examples.last))  # it ends at the left
+    changed = training.changes(now, end)[0]
     assert changed.shape == (16, 24) and changed[6:9, [3, 6, 11, 13]].all()  # 12 pixels wide, from column 18 to 2
     assert not changed[:4].any() and not changed[12:].any() and not changed[:, 16:].any()
 
@@ -140,10 +144,11 @@ def test_a_saved_policy_acts_alike_and_knows_its_words(tmp_path):
 
 @pytest.fixture(scope="module")
 def pair() -> list[dict]:
-    """The two instructions of one photo."""
-    found = drive.list_scenes(profiles.get("nano"), None)
-    assert len(found) == 20 and len({tuple(scene["seed"]) for scene in found}) == 10
-    return found[:2]
+    """The two instructions of one held-out scene."""
+    every, first = (drive.list_scenes(profiles.get("nano"), limit=limit) for limit in (None, 10))
+    assert len(every) == 400 and len(first) == 20 and len({tuple(scene["seed"]) for scene in first}) == 10
+    assert every[:20] == first
+    return first[:2]
 
 
 def attempt(scene: dict) -> execute.Attempt:
@@ -192,7 +197,7 @@ def test_a_policy_of_another_robot_or_without_scenes_gets_one_line(tmp_path):
 @pytest.mark.render
 def test_a_policy_is_driven_and_a_killed_drive_continues_with_the_same_rows(pair, tmp_path, monkeypatch, capsys):
     render = pytest.importorskip("simulator.render", reason='NOT RUN: needs pip install -e ".[sim]"')
-    policy = untrained(tmp_path / "policy", robot_joints(), tuple(scene["prompt"] for scene in pair[:1]))
+    policy = untrained(tmp_path / "policy", robot_joints(), (max((s["prompt"] for s in pair), key=len),))
     policy.set_statistics(*2 * [attempt(pair[0]).joints()[None]])  # so that it stays where it is
     policy.save(tmp_path / "policy")
     for scene in pair:
