@@ -40,7 +40,7 @@ VERBS = {
     "actions-execute": ("cookbook.actions.execute", "execute", "05  replay the decoded actions in the simulator"),
     "actions-export": ("cookbook.actions.export", "export_actions", "05  write a LeRobot data set with the actions"),
     "policy-train": ("cookbook.policy.training", "train_policy", "06  train a policy on videos with joints"),
-    "policy-drive": ("cookbook.policy.drive", "drive_policy", "06  drive a policy in the simulator, in closed loop"),
+    "policy-rollout": ("cookbook.policy.rollout", "roll_out", "06  roll a policy out in the simulator, in closed loop"),
     "run": ("cookbook.notebooks", "run_all", "execute the notebooks 00 to 05 and write the report"),
     "report": ("cookbook.report", "write_report", "write the report of a finished run"),
 }

@@ -47,7 +47,7 @@ WRITES = {  # notebook -> the folders of a run that it writes
     "03": ["export", "generated/base", "generated/tuned", "generated/no_text"],
     "04": ["verdicts", "kept"],
     "05": ["actions", "executed", "lerobot"],
-    "06": ["policy", "driven"],
+    "06": ["policy", "rollouts"],
     "07": ["critic"],
 }
 FURTHER = ("06", "07")  # beyond the guide; executed only on request

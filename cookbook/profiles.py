@@ -150,7 +150,7 @@ class Profile:
     calibration_clips: PositiveInt = 160  # at most
     actions: Source | None = None  # inverse dynamics model; None: the user trains one for their robot
     demonstrations: Source | None = None  # videos with joints for a policy; None: the user's own
-    policies: Source | None = None  # measured ones, and the held-out `scenes/` in which they were driven
+    policies: Source | None = None  # measured ones, and the held-out `scenes/` of their rollouts
     policy_steps: PositiveInt = 600  # of the policy that notebook 06 trains
     guardrail: bool = False  # NVIDIA's weights generate under NVIDIA's guardrail
     note: str = ""  # a warning for the report

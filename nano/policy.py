@@ -5,8 +5,8 @@
     timeout 590 python -m nano.policy measure --work runs/policy --generated runs/policy/run/lerobot [--curve]
 
 `clips` renders the clips of the inverse dynamics model, real clips, photos, and the held-out scenes. `measure` trains
-and drives every policy and prints the table. `--generated` is a data set of `cookbook actions-export` with the columns
-`kept` and `success`. All continue when they were stopped.
+and rolls out every policy and prints the table. `--generated` is a data set of `cookbook actions-export` with the
+columns `kept` and `success`. All continue when they were stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cookbook.actions.clips import read
 from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import hub
-from cookbook.policy.drive import NAME, drive_policy
+from cookbook.policy.rollout import NAME, roll_out
 from cookbook.policy.training import train_on
 from nano.generator import NANO
 from nano.train_actions import CLIPS
@@ -91,7 +91,7 @@ def measure(
     together: int = 1,
     curve: bool = False,
 ) -> dict:
-    """Train all policies, `together` at a time, drive one after the other, and print the table."""
+    """Train all policies, `together` at a time, roll out one after the other, and print the table."""
     everything = variants(work, generated, curve)
     jobs = {folder(name, seed): part for seed in range(seeds) for name, part in everything.items()}
     with ProcessPoolExecutor(together, multiprocessing.get_context("spawn")) as pool:
@@ -101,7 +101,7 @@ def measure(
         ]
         for name, trained in zip(jobs, training, strict=True):
             trained.result()
-            drive_policy(work / "policies" / name, work / "rollouts" / name, work / "held", workers=workers)
+            roll_out(work / "policies" / name, work / "rollouts" / name, work / "held", workers=workers)
     facts = table(work, list(everything), seeds)
     storage.write_json(work / ("curve.json" if curve else "measured.json"), facts)
     for name, row in facts.items():
@@ -110,7 +110,7 @@ def measure(
 
 
 def table(work: Path, names: Sequence[str], seeds: int) -> dict[str, dict]:
-    """The figures of policies that were trained and driven."""
+    """The figures of policies that were trained and rolled out."""
     every = {name: [folder(name, seed) for seed in range(seeds)] for name in names}
     rows = {name: [storage.read_rows(work / "rollouts" / place / NAME) for place in every[name]] for name in names}
     rates = {name: np.stack([by_scene(part) for part in rows[name]]) for name in names}
@@ -130,7 +130,6 @@ def folder(name: str, seed: int) -> str:
 
 def train_one(sets: list[EpisodeSet], work: Path, name: str, **settings: int) -> None:
     """Train a policy, in a process of its own."""
-    sets = [each for each in sets if each.episodes]
     train_on(sets, work / "policies" / name, shares(sets), cache=work / "cache", **settings)
 
 

@@ -1,6 +1,6 @@
 """Generated trajectories for `nano.policy`: many videos of new photos, judged, filtered, decoded and executed.
 
-    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers --seeds 2
+    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers --scenes 400 --seeds 3
 
 The photos are the first frames of `work/photos`, which `nano.policy clips` renders. The videos are generated in
 batches; everything after them is done by the stages of the cookbook, in the run folder `work/run`. Its data set

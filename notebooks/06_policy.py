@@ -16,11 +16,11 @@
 #
 # ![The pipeline, the box of this notebook marked: you are here](../assets/pictures/pipeline_06.svg)
 #
-# **Promise.** You train a policy on demonstrations and generated trajectories, and watch it drive the robot in scenes that it never saw. A table shows what 800 generated trajectories are worth.
+# **Promise.** You train a policy on demonstrations and generated trajectories, and watch the robot act on it in scenes that it never saw. A table shows what 800 generated trajectories add to its success rate.
 #
-# ![Contact sheets: the same instruction in the same scene, driven by a policy from demonstrations alone and by one that saw generated trajectories too](../assets/pictures/06_policy.jpeg)
+# ![Contact sheets: rollouts of the same instruction in the same scene, by a policy from demonstrations alone and by one that saw generated trajectories too](../assets/pictures/06_policy.jpeg)
 #
-# *One instruction in one held-out scene, driven by two policies. From the section “Watch the robot”.*
+# *Rollouts of two policies: one instruction in one held-out scene. From the section “Watch the robot”.*
 #
 # You will be able to
 # * explain what a policy is, and how words, pictures and joint angles enter it,
@@ -33,17 +33,17 @@
 # | **Needed** | [05 · From video to robot actions](05_robot_actions.ipynb) (without it, sample videos stand in, in a folder of their own). Not part of `cookbook run`; `cookbook run --only 06` executes it |
 # | **Helpful** | what overfitting is |
 # | **Reads** | `lerobot/`, the demonstrations and policies that ship |
-# | **Writes** | `policy/`, `driven/` |
-# | **Next** | more photos, more videos: `python -m nano.policy --help` repeats the experiment below |
+# | **Writes** | `policy/`, `rollouts/` |
+# | **Next** | beyond the guide: [07 · Train the critic](07_training_the_critic.ipynb) |
 #
 # <!-- measured -->
 # <!-- /measured -->
 
 # %% tags=["parameters"]
-profile: str = "nano"  # smoke or nano: the simulator drives no real robot
+profile: str = "nano"  # smoke or nano: the simulator has no other robot
 run: str = ""  # run folder, empty for runs/<profile>
-scenes: int = 10  # held-out scenes to drive in, of the 200 that ship
-redo: bool = False  # train and drive again
+scenes: int = 10  # held-out scenes of the rollouts, of the 200 that ship
+redo: bool = False  # train and roll out again
 
 # %%
 from dataclasses import replace
@@ -56,7 +56,7 @@ from cookbook import doctor, profiles, runs, samples, show, storage
 from cookbook.actions.clips import read
 from cookbook.actions.model import scaled, shrink
 from cookbook.models import hub
-from cookbook.policy import drive
+from cookbook.policy import rollout
 from cookbook.policy.model import load
 from cookbook.policy.training import train_on
 
@@ -68,20 +68,20 @@ shipped = hub.locate(settings.policies)
 # %% [markdown]
 # ## 6. What is it worth to a robot?
 #
-# A **policy** decides what the robot does next. Ours maps a picture $x$, an instruction $w$ and the joint angles $q$ to the joint targets of the next three seconds:
+# A **policy** decides what the robot does next. Ours maps a picture $x$, an instruction $w$ and the joint angles $q$ to the joint targets of the next three seconds, 24 in all:
 #
 # $$ (\hat a_t, \dots, \hat a_{t+23},\ \hat c) = \pi(x_t,\, w,\, q_t) . $$
 #
-# The robot executes the first half second. Then the policy looks again: it works in **closed loop**.
+# The robot executes the first half second. Then the policy gets a new picture and predicts again. This is **closed-loop control** with **action chunks**.
 #
-# The last output, $\hat c$, is where the picture will have changed when the task is done: where the object was, and where it will be. It needs no label, because the video shows it, and it ties words to places.
+# The last output, $\hat c$, is where the picture will have changed when the task is done: where the object was, and where it will be. It needs no extra label, as the last frame of the video shows it. So words come to refer to places in the picture.
 #
-# **What you should see:** one photo, and $\hat c$ in red for each of its two instructions.
+# **What you should see:** one photo, and in red $\hat c$ of a policy that ships, for each of its two instructions.
 
 # %%
 network = load(shipped / "generated")
-pair = drive.list_scenes(settings, limit=1)
-photo, joints = drive.first_look(pair[0])
+pair = rollout.list_scenes(settings, limit=1)
+photo, joints = rollout.first_look(pair[0])
 pictures = scaled(torch.from_numpy(shrink(photo[None], network.spec.size)))
 angles = torch.from_numpy(network.normalised(joints[None]))
 red = []
@@ -96,14 +96,14 @@ show.show_sheet(red, [scene["prompt"] for scene in pair], columns=2, width=320)
 # %% [markdown]
 # **What it means.** Pictures and joint angles are the same in both rows. Only the words differ.
 #
-# The network is small (1.9 million parameters). The words scale the features of the picture, then eight attention maps point at places in it. Its docstring has the sources.
+# The network has 1.9 million parameters. The words scale and shift the features of the picture (FiLM). Eight attention maps then give eight positions in it. The docstring of `cookbook/policy/model.py` has the sources.
 #
 # ### 6.1 What it learns from
 #
 # * **Demonstrations** are 88 clips with the joint targets that were recorded.
 # * **Generated trajectories** are the videos of notebook 03 with the targets that notebook 05 decoded. Of these, the policy gets those that the filter of notebook 04 kept.
 #
-# Both are LeRobot data sets.
+# Both are LeRobot data sets. The policy learns to predict their targets: **behaviour cloning**, the simplest kind of imitation learning.
 #
 # **What you should see:** one episode of each.
 
@@ -111,7 +111,7 @@ show.show_sheet(red, [scene["prompt"] for scene in pair], columns=2, width=320)
 demonstrations = read(hub.locate(settings.demonstrations))
 generated = read(folder / "lerobot")
 kept = replace(generated, episodes=[episode for episode in generated.episodes if episode.facts.get("kept", True)])
-sets = {"demonstration": demonstrations, "generated": kept}
+sets = {"demonstration": demonstrations, "generated": generated}
 films = [one.frames(one.episodes[0]) for one in sets.values()]
 show.show_sheet(films, [f"{name}: {one.episodes[0].task}" for name, one in sets.items()], width=160)
 
@@ -124,7 +124,7 @@ pd.Series({"demonstrations": len(demonstrations.episodes), "generated": len(gene
 # %% [markdown]
 # ### 6.2 Train a policy
 #
-# The loss is the mean absolute error of the targets, plus the cross-entropy of the changed places. A quarter of the examples are first moments, where the words alone decide. Noise on the joint angles keeps the policy from copying them.
+# An example is one moment of an episode. The loss is the mean absolute error of the normalised targets, plus ten times the cross-entropy of $\hat c$. A quarter of the examples are first moments, where only the words say which task it is. Noise on the joint angles keeps the policy from copying them.
 #
 # **What you should see:** a falling loss, in a few minutes.
 
@@ -133,53 +133,55 @@ trained = train_on([demonstrations, kept], folder / "policy", profile=profile, s
 show.loss(storage.read_rows(folder / "policy" / "checkpoints" / "log.jsonl")).set(ylabel="loss");
 
 # %% [markdown]
-# **What it means.** Minutes on a laptop are too few: the loss is still falling. Two policies ship that were trained for longer, with 20 times as many examples. One saw the demonstrations alone, the other 800 generated trajectories too.
+# **What it means.** This training is short. Two policies ship that saw 22 times as many examples. One was trained on the demonstrations alone, the other on 800 generated trajectories too.
 #
-# ### 6.3 Drive it
+# ### 6.3 Roll it out
 #
-# The scenes are new: no policy saw them, and no video was generated from them. Each has two instructions that differ in one word or two, so a policy that ignores its words succeeds with one of them at most. The simulator judges.
+# The scenes are new: no policy saw them, and no video was generated from them. Each has two instructions, which differ in the hand, the object or the receptacle. A policy that ignores its words can succeed with one of them at most. An attempt lasts three seconds; the simulator judges it by the positions of the objects.
 #
 # **What you should see:** a line for each policy, with its successes and the reasons of its failures.
 
 # %%
 policies = {"yours": folder / "policy", "demonstrations": shipped / "demonstrations", "+ generated": shipped / "generated"}
-driven = {}
+done = {}
 for name, path in policies.items():
-    out = folder / "driven" / path.name
-    driven[name] = drive.drive_policy(path, out, profile=profile, limit=scenes, videos=2 * scenes, redo=redo)
+    out = folder / "rollouts" / path.name
+    done[name] = rollout.roll_out(path, out, profile=profile, limit=scenes, videos=2 * scenes, redo=redo)
 
 # %% [markdown]
 # **What you should see:** the success rate of each policy with its 95 % CI over scenes, and the share of scenes in which it follows both instructions.
 
 # %%
 columns = {"rate": "success", "rate_interval": "95 % CI", "both": "both instructions"}
-pd.DataFrame(driven).T[list(columns)].rename(columns=columns)
+pd.DataFrame(done).T[list(columns)].rename(columns=columns)
 
 # %% [markdown]
-# **What it means.** Ten scenes give wide intervals: they show how it is done, and decide little.
+# **What it means.** The intervals of ten scenes are wide. They show the method, but cannot rank the policies.
 #
 # ### Watch the robot
 #
-# **What you should see:** the same instruction in the same scene, driven by the two policies that ship.
+# **What you should see:** the same instruction in the same scene, by the two policies that ship.
 
 # %% tags=["picture"]
-attempts = {name: storage.read_rows(folder / "driven" / path.name / drive.NAME) for name, path in policies.items()}
+attempts = {name: storage.read_rows(folder / "rollouts" / path.name / rollout.NAME) for name, path in policies.items()}
 base, more = attempts["demonstrations"], attempts["+ generated"]
 gained = [row for row in more if row["success"] and not next(b for b in base if b["scene"] == row["scene"])["success"]]
 scene = (gained or more)[0]["scene"]
 sheet, titles = [], []
 for name in ("demonstrations", "+ generated"):
     row = next(row for row in attempts[name] if row["scene"] == scene)
-    sheet.append(folder / "driven" / policies[name].name / "videos" / row["video"])
+    sheet.append(folder / "rollouts" / policies[name].name / "videos" / row["video"])
     titles.append(f"{name}: {'success' if row['success'] else row['reason']}. {scene['prompt']}")
 show.show_sheet(sheet, titles, width=160)
 
 # %% [markdown]
-# **What it means.** The pair is the first in which generated trajectories made the difference. Look at your own policy, too: `show.show_video` plays the files in `driven/policy/videos/`.
+# **What it means.** The pair is the first, if there is one, in which only the second policy succeeded. Look at your own policy, too: `show.show_video` plays the files in `rollouts/policy/videos/`.
 #
 # ### 6.4 The whole experiment
 #
-# All policies have the same network, 3,300 steps of 256 examples, and the same 88 demonstrations. They differ in what was added. Each was driven through 400 instructions in 200 held-out scenes.
+# All policies have the same network, 3,300 steps of 256 examples, and the same 88 demonstrations. They differ in what was added; with additions, 30 % of the examples are demonstrations. Each was evaluated on 400 instructions in 200 held-out scenes.
+#
+# Added were clips of other tasks, 800 generated trajectories, those of them that the filter *kept*, those that the simulator *executed* with success, or 800 clips of the simulator's own expert (*real*).
 #
 # **What you should see:** success rates with 95 % CI over scenes, and the gain over demonstrations alone, paired by scene.
 
@@ -193,29 +195,29 @@ chart.barh(table.index, rates[:, 0], xerr=abs(rates[:, 1:] - rates[:, :1]).T, co
 chart.set(xlabel="success in held-out scenes", xlim=(0, 1))
 chart.invert_yaxis()
 table["missed"] = [row["reasons"]["not in the receptacle"] for row in measured.values()]
-table[["added", "rate", "minus demonstrations", "missed"]]
+table[["added", "rate", "minus demonstrations", "minus + generated", "missed"]]
 
 # %% [markdown]
 # **What it means.**
 #
-# * **Generated trajectories help.** They close half of the distance between demonstrations alone and as many real trajectories.
-# * **Other tasks do not.** `+ other tasks` holds the clips that the inverse dynamics model was trained on. So the gain comes from the videos.
-# * **Dropping trajectories did not help here.** The sets `kept` and `executed` are smaller, and a policy gains from each further scene. `executed` comes close with less than half of the trajectories.
-# * **Real trajectories are worth more.** After generated ones, the robot misses the receptacle twice as often (`missed`).
+# * **Generated trajectories help.** They close about half of the distance from demonstrations alone to as many real clips.
+# * **Other tasks do not.** The inverse dynamics model was trained on these clips. So what it knows of the robot does not explain the gain.
+# * **Dropping trajectories did not help here.** The difference of `kept` and all is within its interval; `executed` is proven to be worse. Both sets are smaller, so size and quality cannot be told apart.
+# * **Real clips are worth more.** After generated ones, the object misses the receptacle in twice as many attempts (`missed`).
 #
 # <details><summary>How it was measured, and what is unproven</summary>
 #
-# `python -m nano.policy` with the steps in its docstring; 400 photos with two instructions and one video each; one H200, 2026-11-29. One training seed: the intervals cover scenes, not training. The sets have different sizes. Three seeds and sets of equal size are still to be measured.
+# 400 photos with two instructions and one video each; one H200, 2026-11-29, commit 958394b. There was one training seed, so the intervals cover scenes, not training. `python -m nano.policy` now uses three seeds and sets of equal size; its result is not measured yet. The [model card](../assets/nano/README.md#policies) has the commands.
 #
 # </details>
 #
 # ### 6.5 On a real robot
 #
 # * **Photos are cheap.** Each new photo is a new scene without a person who demonstrates in it.
-# * **Generate more before you filter harder,** as long as most videos follow their instruction.
+# * **Test your filter.** Train with it and without it: here, it did not help.
 # * **Keep scenes aside.** Only attempts in scenes that nothing was trained on count.
 #
-# A simulator cannot say how much of this carries over. Its physics is clean, its camera never moves, and its robot repeats itself exactly.
+# How much of this carries over to a real robot is not measured. The simulator has no sensor noise, a fixed camera, and a robot that repeats its motion exactly.
 
 # %% [markdown]
 # ## Exercises
@@ -239,9 +241,9 @@ def closed(measured, name):
 exercises.check_06_1(closed, measured);
 
 # %% [markdown]
-# **Exercise 06.2 ★★ Deaf on purpose.** `rows` are the attempts of one policy; each has a `scene` with a `seed`, and `success`. Return the share of scenes in which at least one instruction succeeded but not all of them: there, the words may have been ignored. The check uses your attempts.
+# **Exercise 06.2 ★★ Ignored words.** `rows` are the attempts of one policy; each has a `scene` with a `seed`, and `success`. Return the share of scenes in which at least one instruction succeeded but not all of them: there, the words may have been ignored. The check uses your attempts.
 #
-# Solved? Call it for each policy in `attempts`. Drive one through the whole list (`scenes = 200`) to see whether the share falls as the success rate rises.
+# Solved? Call it for each policy in `attempts`, and compare it with $2p(1 - p)$, where $p$ is the success rate: the share if both attempts were independent. What would a larger share mean?
 
 # %%
 from cookbook import exercises
@@ -254,7 +256,7 @@ def one_sided(rows):
 exercises.check_06_2(one_sided, more);
 
 # %% [markdown]
-# **Exercise 06.3 ★★★ Why pair?** Two policies were driven through the same scenes; `first` and `second` hold their success (1 or 0) scene by scene. Return the standard error of the difference of their means, once from the differences in each scene, and once as if the two had been driven through different scenes: a pair of numbers. Use variances with n - 1.
+# **Exercise 06.3 ★★★ Why pair?** Two policies were rolled out in the same scenes; `first` and `second` hold their success (1 or 0) scene by scene. Return the standard error of the difference of their means, once from the differences in each scene, and once as if the scenes had been different ones: a pair of numbers. Use variances with n - 1.
 #
 # Solved? When is the first number smaller than the second?
 
@@ -276,13 +278,13 @@ exercises.check_06_3(standard_errors);
 # * A policy maps picture, words and joint angles to the next joint targets; in closed loop it corrects itself.
 # * It is trained on LeRobot data sets, demonstrated or generated, by the loop of notebook 02.
 # * Success is measured in held-out scenes, with two instructions each and an interval over scenes.
-# * Generated trajectories are worth what they add to that figure, and nothing else shows it.
+# * The worth of generated trajectories is what they add to that success rate.
 #
 # | Symptom | Cause | Fix |
 # |---|---|---|
-# | the loss falls, the robot fails | too few scenes: the policy knows the training scenes by heart | more photos; compare with the success rate in training scenes |
+# | the loss falls, the robot fails | overfitting: too few scenes | more photos; compare with the success rate in training scenes |
 # | the same motion for both instructions | the words are ignored | two instructions for each photo; look at $\hat c$ |
-# | *item 1 was moved* | the hand touches another object on its way | more examples near the objects; look again sooner |
+# | *item 1 was moved* | the hand pushes another object (they are numbered) | more examples near the objects; execute less of each chunk |
 #
 # **Read more:** predicting chunks of targets in [ACT](https://arxiv.org/abs/2304.13705) (2023); generated trajectories for policies in [DreamGen](https://arxiv.org/abs/2505.12705) (2025).
 #

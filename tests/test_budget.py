@@ -109,7 +109,7 @@ def test_a_notebook_prints_the_times_of_its_table(name):
 
 def test_the_notebooks_write_the_folders_of_all_stages():
     assert sorted(sum(notebooks.WRITES.values(), ["report"])) == sorted(
-        [*runs.FOLDERS.values(), "policy", "driven", "critic"]
+        [*runs.FOLDERS.values(), "policy", "rollouts", "critic"]
     )
 
 

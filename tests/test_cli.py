@@ -36,7 +36,7 @@ FLAGS = {
     "actions-export": STAGE | {"--version", "--redo"},
     "policy-train": {"--data", "--out", "--weights", "--profile", "--height", "--steps", "--batch", "--redo"}
     | {"--learning-rate", "--seed", "--camera", "--key"},
-    "policy-drive": {"--policy", "--out", "--scenes", "--profile", "--videos", "--workers", "--redo"},
+    "policy-rollout": {"--policy", "--out", "--scenes", "--profile", "--limit", "--videos", "--workers", "--redo"},
     "run": STAGE | {"--only", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},
 }

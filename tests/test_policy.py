@@ -1,4 +1,4 @@
-"""The policy: what it learns from, that its words count, resuming, and driving it in the simulator."""
+"""The policy: what it learns from, that its words count, resuming, and its rollouts in the simulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cookbook import profiles, storage, video
 from cookbook.actions import clips, execute
 from cookbook.actions.clips import robot_joints
 from cookbook.errors import UserError
-from cookbook.policy import drive, model, training
+from cookbook.policy import model, rollout, training
 
 JOINTS = ("slide", "lift")
 TASKS = ("Push the square to the left.", "Push the square, to the right.")
@@ -78,8 +78,8 @@ def test_a_killed_training_repeats_its_losses(data, tmp_path, two_joints, monkey
 def test_each_data_set_is_drawn_as_often_as_its_weight_says(data, tmp_path, two_joints):
     part = clips.read(data)
     network = training.build([part], 32)
-    sets = [replace(part, episodes=part.episodes[n::2]) for n in (0, 1)]
-    examples = training.gather(network, sets, (1.0, 3.0), tmp_path, torch.device("cpu"))
+    sets = [*(replace(part, episodes=part.episodes[n::2]) for n in (0, 1)), replace(part, episodes=[])]
+    examples = training.gather(network, sets, (1.0, 3.0, 0.0), tmp_path, torch.device("cpu"))
     batch_at = training.batches(examples, 24, 400, 0)
     pictures, words, joints, targets, changed = batch_at(0)
     right = words == torch.tensor(network.read_words(TASKS[1]))
@@ -145,14 +145,14 @@ def test_a_saved_policy_acts_alike_and_knows_its_words(tmp_path):
 @pytest.fixture(scope="module")
 def pair() -> list[dict]:
     """The two instructions of one held-out scene."""
-    every, first = (drive.list_scenes(profiles.get("nano"), limit=limit) for limit in (None, 10))
+    every, first = (rollout.list_scenes(profiles.get("nano"), limit=limit) for limit in (None, 10))
     assert len(every) == 400 and len(first) == 20 and len({tuple(scene["seed"]) for scene in first}) == 10
     assert every[:20] == first
     return first[:2]
 
 
 def attempt(scene: dict) -> execute.Attempt:
-    return execute.Attempt(**{part: scene[part] for part in drive.PARTS})
+    return execute.Attempt(**{part: scene[part] for part in rollout.PARTS})
 
 
 def expert(scene: dict) -> np.ndarray:
@@ -174,11 +174,11 @@ def test_in_closed_loop_the_expert_succeeds_in_the_one_instruction_that_it_follo
             looks.append(len(run.rows))
             return plan[len(run.rows) :][:17:2]
 
-        run.follow(predict, 8.0, drive.SECONDS, drive.ACT)
+        run.follow(predict, 8.0, rollout.SECONDS, rollout.ACT)
         result, poses = run.result()
         assert looks == [0, 8, 16, 24, 32, 40] and len(poses) == 49
         rows.append({"scene": scene, **result})
-    facts = drive.summary(rows)
+    facts = rollout.summary(rows)
     assert [row["success"] for row in rows] == [True, False] and facts["reasons"] == {rows[1]["reason"]: 1}
     assert (facts["rate"], facts["both"], facts["scenes"]) == (0.5, 0.0, 1)
 
@@ -187,15 +187,15 @@ def test_a_policy_of_another_robot_or_without_scenes_gets_one_line(tmp_path):
     pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
     untrained(tmp_path / "policy", JOINTS, TASKS)
     with pytest.raises(UserError, match="for 2 joints \\(slide, ...\\), the simulated GR1 has 42"):
-        drive.drive_policy(tmp_path / "policy", tmp_path / "out")
+        rollout.roll_out(tmp_path / "policy", tmp_path / "out")
     with pytest.raises(UserError, match="no scenes; make some: python -m simulator make"):
-        drive.drive_policy(tmp_path / "policy", tmp_path / "out", tmp_path)
+        rollout.roll_out(tmp_path / "policy", tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match="config.json is missing; name a folder that `cookbook policy-train` wrote"):
-        drive.drive_policy(tmp_path, tmp_path / "out")
+        rollout.roll_out(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.render
-def test_a_policy_is_driven_and_a_killed_drive_continues_with_the_same_rows(pair, tmp_path, monkeypatch, capsys):
+def test_a_policy_is_rolled_out_and_a_killed_rollout_continues_with_the_same_rows(pair, tmp_path, monkeypatch, capsys):
     render = pytest.importorskip("simulator.render", reason='NOT RUN: needs pip install -e ".[sim]"')
     policy = untrained(tmp_path / "policy", robot_joints(), (max((s["prompt"] for s in pair), key=len),))
     policy.set_statistics(*2 * [attempt(pair[0]).joints()[None]])  # so that it stays where it is
@@ -204,7 +204,7 @@ def test_a_policy_is_driven_and_a_killed_drive_continues_with_the_same_rows(pair
         storage.append_row(tmp_path / "held/manifest.jsonl", {"label": "real", "task": "place", **scene})
     arguments = {"scenes": tmp_path / "held", "videos": 1, "workers": 1}
     try:
-        manifest = drive.drive_policy(tmp_path / "policy", tmp_path / "out", **arguments)
+        manifest = rollout.roll_out(tmp_path / "policy", tmp_path / "out", **arguments)
     except render.RendererMissing:
         pytest.skip("NOT RUN: no renderer")
     rows = storage.read_rows(tmp_path / "out/rollouts.jsonl")
@@ -216,7 +216,7 @@ def test_a_policy_is_driven_and_a_killed_drive_continues_with_the_same_rows(pair
     (tmp_path / "out/manifest.json").unlink()
     lines = (tmp_path / "out/rollouts.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "out/rollouts.jsonl").write_bytes(lines[0] + lines[1][:30])
-    one, calls = drive.drive, []
-    monkeypatch.setattr(drive, "drive", lambda job: calls.append(job) or one(job))
-    drive.drive_policy(tmp_path / "policy", tmp_path / "out", **arguments)
+    one, calls = rollout.rollout, []
+    monkeypatch.setattr(rollout, "rollout", lambda job: calls.append(job) or one(job))
+    rollout.roll_out(tmp_path / "policy", tmp_path / "out", **arguments)
     assert len(calls) == 1 and storage.read_rows(tmp_path / "out/rollouts.jsonl") == rows

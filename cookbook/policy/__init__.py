@@ -1,1 +1,1 @@
-"""Robot policies: trained on videos with joints, real or generated, and driven in closed loop in the simulator."""
+"""Robot policies: trained on videos with joints, real or generated, and rolled out in closed loop in the simulator."""

@@ -6,11 +6,11 @@ position and the features there (a spatial softmax, Levine et al. 2016, arXiv 15
 turns points, words and joint angles into targets.
 
 From ACT (Zhao et al. 2023, arXiv 2304.13705): the targets of the next seconds are predicted at once, and the loss is
-their mean absolute error. Its transformer, its variational autoencoder, its four cameras and its pretrained ResNet are
-not here: with a hundred demonstrations, a transformer over image patches learned which hand to use and no more.
+their mean absolute error. Its transformer, variational autoencoder, four cameras and pretrained ResNet are left out. A
+transformer over image patches, trained on 88 demonstrations, learned which hand to use and little more.
 
-Words have embeddings of their own, of the vocabulary of the training set. A text encoder would bring meanings of words
-that are in no demonstration, but the robot has not learned to act on those either.
+The word embeddings are trained from scratch, for the vocabulary of the training set. A text encoder would bring
+meanings of words that are in no demonstration, but the robot has not learned to act on those either.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def vocabulary(tasks: Iterable[str]) -> tuple[tuple[str, ...], int]:
 
 
 def convolution(inputs: int, outputs: int, *shape: int) -> nn.Sequential:
-    """Normalised by groups, which have no state beside their weights."""
+    """A convolution, a group normalisation, which keeps no running statistics, and SiLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, *shape), nn.GroupNorm(4, outputs), nn.SiLU())
 
 

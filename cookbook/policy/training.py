@@ -1,7 +1,7 @@
 """Training a policy from LeRobot data sets or clips of the simulator, by the training loop of the world model.
 
 Each example is a moment of an episode: its picture, instruction and joint angles, and the targets from then on. A
-quarter of the examples are first moments, where the instruction alone decides what to do. Noise on the joint angles
+quarter of the examples are first moments, where only the instruction says which task it is. Noise on the joint angles
 keeps the policy from copying them instead of looking.
 
 Joint targets alone say little about which thing in a picture a word means. The video says it: between now and its end,
@@ -171,7 +171,8 @@ def gather(
     )
     end = np.cumsum([len(part) for part in pictures])
     first = end - [len(part) for part in pictures]
-    each = np.repeat(np.divide(shares, [len(part.episodes) for part in sets]), [len(part.episodes) for part in sets])
+    counts = [len(part.episodes) for part in sets]
+    each = np.repeat(np.divide(shares, np.maximum(counts, 1)), counts)
     return Examples(torch.cat(pictures).to(device), words, joints, targets, first, end - 1, each / each.sum())
 
 

@@ -29,9 +29,9 @@ def closed(measured, name):
 exercises.check_06_1(closed, measured);
 
 # %% [markdown]
-# **Exercise 06.2 ★★ Deaf on purpose.** `rows` are the attempts of one policy; each has a `scene` with a `seed`, and `success`. Return the share of scenes in which at least one instruction succeeded but not all of them: there, the words may have been ignored. The check uses your attempts.
+# **Exercise 06.2 ★★ Ignored words.** `rows` are the attempts of one policy; each has a `scene` with a `seed`, and `success`. Return the share of scenes in which at least one instruction succeeded but not all of them: there, the words may have been ignored. The check uses your attempts.
 #
-# Solved? Call it for each policy in `attempts`. Drive one through the whole list (`scenes = 200`) to see whether the share falls as the success rate rises.
+# Solved? Call it for each policy in `attempts`, and compare it with $2p(1 - p)$, where $p$ is the success rate: the share if both attempts were independent. What would a larger share mean?
 
 # %%
 from cookbook import exercises
@@ -49,7 +49,7 @@ def one_sided(rows):
 exercises.check_06_2(one_sided, more);
 
 # %% [markdown]
-# **Exercise 06.3 ★★★ Why pair?** Two policies were driven through the same scenes; `first` and `second` hold their success (1 or 0) scene by scene. Return the standard error of the difference of their means, once from the differences in each scene, and once as if the two had been driven through different scenes: a pair of numbers. Use variances with n - 1.
+# **Exercise 06.3 ★★★ Why pair?** Two policies were rolled out in the same scenes; `first` and `second` hold their success (1 or 0) scene by scene. Return the standard error of the difference of their means, once from the differences in each scene, and once as if the scenes had been different ones: a pair of numbers. Use variances with n - 1.
 #
 # Solved? When is the first number smaller than the second?
 

@@ -1,4 +1,4 @@
-"""Driving a policy in the simulator, in closed loop: look, predict a chunk of targets, execute part of it, look again.
+"""Rollouts of a policy in the simulator, in closed loop: look, predict a chunk of targets, execute part of it, repeat.
 
 Writes `rollouts.jsonl`, a row for each instruction of each scene. Success and the reason of a failure come from the
 simulator's state. A scene has two instructions that differ in one part, so a policy that does not read its instruction
@@ -33,7 +33,7 @@ FILM = 8  # frames per second of the videos of attempts
 
 
 @dataclass(frozen=True)
-class Drive:
+class Rollout:
     """One attempt: a policy's folder and fingerprint, a scene of `list_scenes`, and a folder for its video, if any."""
 
     policy: Path
@@ -43,7 +43,7 @@ class Drive:
 
 
 @runs.releasing
-def drive_policy(
+def roll_out(
     policy: Path,
     out: Path,
     scenes: Path | None = None,
@@ -53,7 +53,7 @@ def drive_policy(
     workers: int = 2,
     redo: bool = False,
 ) -> dict:
-    """Drive a policy on scenes that it was not trained on; attempts that are done are kept.
+    """Roll a policy out in scenes that it was not trained on; attempts that are done are kept.
 
     Args:
         policy: a folder of `cookbook policy-train`.
@@ -77,16 +77,18 @@ def drive_policy(
     execute.require_robot(loaded.spec.joint_names)
     inputs = {"policy": mark, "scenes": storage.digest_of(found)}
     settings = {"seconds": SECONDS, "act": ACT, "size": SIZE, "videos": videos}
-    stage = runs.enter(out, "policy-drive", chosen.name, inputs, settings, redo, _mends)
+    stage = runs.enter(out, "policy-rollout", chosen.name, inputs, settings, redo, _mends)
     if stage.done:
         return stage.manifest
     unread = [scene["prompt"] for scene in found if UNKNOWN in loaded.read_words(scene["prompt"])]
     if unread:
-        print(f"policy-drive: {len(unread)} instructions have words that are in no demonstration, such as {unread[0]}")
-    jobs = [Drive(policy, mark, scene, out / "videos" if n < videos else None) for n, scene in enumerate(found)]
-    rows = drive_rows(out / NAME, jobs, workers)
+        print(
+            f"policy-rollout: {len(unread)} instructions have words that are in no demonstration, such as {unread[0]}"
+        )
+    jobs = [Rollout(policy, mark, scene, out / "videos" if n < videos else None) for n, scene in enumerate(found)]
+    rows = rollout_rows(out / NAME, jobs, workers)
     facts = summary(rows)
-    print(f"policy-drive: {facts['successes']} of {len(rows)} attempts succeed; {facts['reasons']}")
+    print(f"policy-rollout: {facts['successes']} of {len(rows)} attempts succeed; {facts['reasons']}")
     return stage.finish([out / NAME, *sorted((out / "videos").glob("*.mp4"))], unread=len(unread), **facts)
 
 
@@ -116,7 +118,7 @@ def first_look(scene: dict) -> tuple[np.ndarray, np.ndarray]:
         return eye.look(attempt.pose()), attempt.joints()
 
 
-def drive_rows(path: Path, jobs: Sequence[Drive], workers: int) -> list[dict]:
+def rollout_rows(path: Path, jobs: Sequence[Rollout], workers: int) -> list[dict]:
     """All rows of rollouts.jsonl in the order of the jobs, the missing ones simulated now."""
     before, scenes = storage.read_rows(path), [job.scene for job in jobs]
     rows = [row for row in before if row["scene"] in scenes]
@@ -124,7 +126,7 @@ def drive_rows(path: Path, jobs: Sequence[Drive], workers: int) -> list[dict]:
         storage.write_rows(path, rows)
     done = [row["scene"] for row in rows]
     missing = [job for job in jobs if job.scene not in done]
-    for row in execute.in_processes(drive, missing, workers, "policy-drive: simulating"):
+    for row in execute.in_processes(rollout, missing, workers, "policy-rollout: simulating"):
         storage.append_row(path, row)
         rows.append(row)
     return sorted(rows, key=lambda row: scenes.index(row["scene"]))
@@ -149,7 +151,7 @@ def _loaded(folder: Path, mark: str) -> Policy:
     return load(folder)
 
 
-def drive(job: Drive) -> dict:
+def rollout(job: Rollout) -> dict:
     """One attempt: its row. The same policy and scene give the same row on the same machine."""
     model, scene, threads = _loaded(job.policy, job.mark), job.scene, torch.get_num_threads()
     attempt = execute.Attempt(**{part: scene[part] for part in PARTS})
