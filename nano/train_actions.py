@@ -30,28 +30,30 @@ from simulator.ship import SHIPPED
 
 # folder -> (task, scenes, instructions in each, seed)
 CLIPS = {
-    "tour": ("tour", 300, 4, 77),
-    "carry": ("carry", 200, 4, 77),
-    "reach": ("reach", 150, 2, 77),
-    "lift": ("lift", 100, 2, 77),
+    "tour": ("tour", 100, 2, 77),
+    "reach": ("reach", 80, 2, 77),
+    "carry": ("carry", 48, 2, 77),
+    "lift": ("lift", 48, 2, 77),
+    "tour-many": ("tour", 93, 4, 78),
+    "carry-many": ("carry", 36, 4, 78),
 }
 HELD = ("place", 60, 2, 914)
 
 
 def clips(work: Path, workers: int = 2) -> None:
     """Render all clips, about an hour on two cores."""
-    make(work / "demonstrations", workers=workers, **SHIPPED["train"][0])
-    for name, (task, scenes, instructions, seed) in ({"held": HELD} | CLIPS).items():
+    for name, (task, scenes, instructions, seed) in (CLIPS | {"held": HELD}).items():
         make(work / name, scenes, task, instructions, seed=seed, workers=workers)
+    make(work / "demonstrations", workers=workers, **SHIPPED["train"][0])
 
 
-def train(work: Path, out: Path, steps: int = 8000, batch: int = 256, height: int = 48) -> None:
+def train(work: Path, out: Path, steps: int = 3000) -> None:
     """Train on the clips, and copy the model to `out`."""
-    data, trained = tuple(work / name for name in (*CLIPS, "demonstrations")), work / f"model-{height}-{steps}"
-    training.train_actions(data, trained, steps=steps, batch=batch, height=height)
+    data = tuple(work / name for name in (*CLIPS, "demonstrations"))
+    training.train_actions(data, work / "model", steps=steps)
     out.mkdir(parents=True, exist_ok=True)
     for name in (model.CONFIG, model.WEIGHTS):
-        shutil.copy(trained / name, out / name)
+        shutil.copy(work / "model" / name, out / name)
 
 
 def measure(work: Path, model_folder: Path, workers: int = 2, limit: int | None = None) -> dict:
@@ -63,7 +65,7 @@ def measure(work: Path, model_folder: Path, workers: int = 2, limit: int | None 
     found = read(work / "held")
     episodes = list(found.episodes)[:limit]
     models, everything = hub.locate(profile.world), [True] * len(episodes)
-    pictures = training.cache(episodes, everything, loaded.spec, profile, models, work / "cache")
+    pictures = training.cache(episodes, everything, loaded.spec, profile, models, work / "model" / "cache")
     facts: dict = {"clips": len(episodes)}
     decoded = {}
     for version, name in enumerate(("as filmed", "after the VAE")):

@@ -34,7 +34,7 @@
 # | **Helpful** | what a joint angle is |
 # | **Reads** | `generated/base/`, `generated/tuned/`, an inverse dynamics model |
 # | **Writes** | `actions/`, `executed/`, `lerobot/` |
-# | **Next** | the report: `cookbook report`. Beyond the guide: [07 · Train the critic](07_training_the_critic.ipynb) |
+# | **Next** | the report: `cookbook report`. Then [06 · Train a robot policy](06_policy.ipynb) |
 #
 # <!-- measured -->
 #
@@ -326,4 +326,4 @@ exercises.check_05_3(chosen_for_training, episodes);
 #
 # **Read more:** inverse dynamics for generated videos in [DreamGen](https://arxiv.org/abs/2505.12705) (2025); the file format in [LeRobot](https://github.com/huggingface/lerobot).
 #
-# **Next:** `cookbook report` puts all of this on one page.
+# **Next:** `cookbook report` puts all of this on one page. [06 · Train a robot policy](06_policy.ipynb) asks what it is worth to a robot.

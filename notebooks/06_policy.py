@@ -201,8 +201,8 @@ table[["added", "rate", "minus demonstrations", "minus + generated", "missed"]]
 # **What it means.**
 #
 # * **Generated trajectories help.** They close about half of the distance from demonstrations alone to as many real clips.
-# * **Other tasks do not.** The inverse dynamics model was trained on these clips. So what it knows of the robot does not explain the gain.
-# * **Dropping trajectories did not help here.** The difference of `kept` and all is within its interval; `executed` is proven to be worse. Both sets are smaller, so size and quality cannot be told apart.
+# * **Other tasks do not.** The inverse dynamics model behind these trajectories was trained on the same clips. So more clips of this robot do not explain the gain.
+# * **Dropping trajectories did not help here.** The difference of `kept` and all is within its interval; `executed` is proven to be worse. Both sets are smaller, so size and quality cannot be told apart. And the critic judges how a video looks: its scores do not tell which of these videos execute.
 # * **Real clips are worth more.** After generated ones, the object misses the receptacle in twice as many attempts (`missed`).
 #
 # <details><summary>How it was measured, and what is unproven</summary>

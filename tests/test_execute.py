@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +105,25 @@ def test_decoded_actions_are_executed_in_their_photo_s_scene(run, monkeypatch, c
     assert {r["name"]: r for r in storage.read_rows(run / "executed/executed.jsonl")} == rows
     execute.execute("nano", run, workers=1)
     assert len(calls) == 1 and "skipping" in capsys.readouterr().out
+
+
+def dies_once(marker: Path) -> dict:
+    """The process that comes first crashes, as native code may; one of a path that does not exist always does."""
+    try:
+        marker.with_suffix(".died").touch(exist_ok=False)
+    except FileExistsError:
+        return {"name": marker.name}
+    except FileNotFoundError:
+        pass
+    os.abort()
+
+
+def test_a_process_that_dies_is_replaced_and_many_are_an_error(tmp_path):
+    jobs = [tmp_path / name for name in "abc"]
+    found = execute.in_processes(dies_once, jobs, 2, "here")
+    assert [row["name"] for row in found] == ["a", "b", "c"]
+    with pytest.raises(UserError, match="here: 4 processes died, most likely out of memory"):
+        list(execute.in_processes(dies_once, [tmp_path / "no" / name for name in "ab"], 2, "here"))
 
 
 def test_nothing_decoded_or_no_simulator_gets_one_line(tmp_path, monkeypatch):

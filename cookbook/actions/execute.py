@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from cookbook.judge.ground_truth import known_scenes
 
 NAME = "executed.jsonl"
 FACTS = ("file", "model", "name", "prompt", "image", "seed", "sha256")  # of a row, copied from actions.jsonl
+CRASHES = 3  # processes that may die before it is an error
 INSTALL = 'pip install -c constraints.txt -e ".[sim]"'
 
 
@@ -118,18 +120,30 @@ def perform_all(jobs: Sequence[Job], workers: int = 2) -> Iterator[dict]:
 
 
 def in_processes(work: Callable[[Any], dict], jobs: Sequence, workers: int, label: str) -> Iterator[dict]:
-    """The results of `work` on each job, in order, while they come; OpenGL does not survive a fork."""
+    """The results of `work` on each job, in order, while they come; OpenGL does not survive a fork.
+
+    A process that dies is replaced, at most `CRASHES` times: Mesa's software renderer crashes once in hundreds of
+    rollouts.
+    """
     if workers <= 1 or len(jobs) <= 1:
         yield from map(work, jobs)
         return
     for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):  # of PyTorch, and of the software renderer
         os.environ.setdefault(name, "1")
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        try:
-            yield from (future.result() for future in show.progress(futures, label))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    done = crashes = 0
+    while done < len(jobs):
+        with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+            futures = [pool.submit(work, job) for job in jobs[done:]]
+            try:
+                for future in show.progress(futures, label):
+                    yield future.result()
+                    done += 1
+            except BrokenProcessPool:
+                crashes += 1
+                if crashes > CRASHES:
+                    raise UserError(f"{label}: {crashes} processes died, most likely out of memory") from None
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 @cache
