@@ -13,6 +13,7 @@ import torch
 from cookbook import profiles, storage, video
 from cookbook.actions import clips, execute
 from cookbook.actions.clips import robot_joints
+from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.errors import UserError
 from cookbook.policy import model, rollout, training
 
@@ -137,6 +138,60 @@ def test_a_saved_policy_acts_alike_and_knows_its_words(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not a policy, or damaged"):
         model.load(tmp_path)
+
+
+# The experiment
+
+
+@pytest.fixture
+def experiment():
+    return pytest.importorskip("nano.policy", reason='NOT RUN: needs pip install -e ".[sim]"')
+
+
+def episodes(count: int) -> EpisodeSet:
+    """`count` episodes, of which every second is kept and every third succeeds."""
+    zeros = np.zeros((2, 2), np.float32)
+    made = [{"kept": not n % 2, "success": not n % 3} for n in range(count)]
+    return EpisodeSet(
+        "made", 8.0, JOINTS, [Episode(Path(f"{n}.mp4"), "", zeros, zeros, facts=f) for n, f in enumerate(made)]
+    )
+
+
+def test_what_is_compared_adds_the_same_number_of_trajectories(experiment, monkeypatch):
+    found = {"demonstrations": episodes(3), "made": episodes(14), "real": episodes(9)}
+    monkeypatch.setattr(experiment, "read", lambda folder: found.get(folder.name, episodes(2)))
+    monkeypatch.setattr(experiment, "CURVE", (2, 4, 100))
+    compared = experiment.variants(Path("work"), Path("made"), curve=False)
+    assert [len(parts) for parts in compared.values()] == [1, 1 + len(experiment.CLIPS), 2, 2, 2, 2]
+    added = {name: parts[1].episodes for name, parts in compared.items() if len(parts) == 2}
+    assert [len(part) for part in added.values()] == [5, 5, 5, 5], "as many as succeed"
+    assert all(e.facts["kept"] for e in added["+ generated, kept"])
+    assert all(e.facts["success"] for e in added["+ generated, executed"])
+    again = experiment.variants(Path("work"), Path("made"), curve=False)
+    assert again["+ generated"][1].episodes == added["+ generated"], "the same ones each time"
+    curve = experiment.variants(Path("work"), Path("made"), curve=True)
+    assert list(curve) == ["demonstrations", "+ 2 kept", "+ 4 kept", "+ 7 kept"]
+    found["made"] = replace(found["made"], episodes=[replace(found["made"].episodes[0], facts={})])
+    with pytest.raises(UserError, match="has no column 'kept': judge, filter and execute its run first"):
+        experiment.variants(Path("work"), Path("made"), False)
+
+
+def test_policies_are_compared_scene_by_scene(experiment, tmp_path):
+    for name, wins in (("demonstrations", (0, 4)), ("generated", (4, 8))):  # of 10 scenes: instruction 1, instruction 2
+        storage.write_json(
+            tmp_path / f"policies/{name}-0/manifest.json", {"episodes": [88, 5][: 1 + (name == "generated")]}
+        )
+        for number in range(20):
+            scene, success = {"seed": [number % 10, 0]}, number % 10 < wins[number // 10]
+            row = {"scene": scene, "success": success, "reason": "" if success else "not grasped"}
+            storage.append_row(tmp_path / f"rollouts/{name}-0/rollouts.jsonl", row)
+    table = experiment.table(tmp_path, ["demonstrations", "+ generated"], 1)
+    base, more = table["demonstrations"], table["+ generated"]
+    assert (base["rate"][0], more["rate"][0], base["added"], more["added"]) == (0.2, 0.6, 0, 5)
+    assert more["reasons"] == {"not grasped": 8} and more["seeds"] == [0.6]
+    assert more["minus demonstrations"][0] == 0.4 and base["minus + generated"][0] == -0.4
+    low, high = more["minus demonstrations"][1:]
+    assert 0.2 < low < 0.4 < high < 0.6, "narrower than the two rates suggest: the scenes are the same"
 
 
 # In the simulator
