@@ -52,6 +52,7 @@ WRITES = {  # notebook -> the folders of a run that it writes
 }
 FURTHER = ("06", "07")  # beyond the guide; executed only on request
 ACTIONS = "05"  # needs an inverse dynamics model of the profile's robot
+POLICY = "06"  # needs the robot in a simulator
 
 
 def run_all(

@@ -62,8 +62,8 @@ from cookbook.policy.training import train_on
 
 settings = profiles.get(profile)
 doctor.require(profile)
+shipped = rollout.shipped(settings)
 folder = samples.with_actions(profile, runs.run_folder(run or None, profile))
-shipped = hub.locate(settings.policies)
 
 # %% [markdown]
 # ## 6. What is it worth to a robot?

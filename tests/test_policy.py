@@ -247,6 +247,8 @@ def test_a_policy_of_another_robot_or_without_scenes_gets_one_line(tmp_path):
         rollout.roll_out(tmp_path / "policy", tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match="config.json is missing; name a folder that `cookbook policy-train` wrote"):
         rollout.roll_out(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="profile 2b has no simulated robot: choose smoke or nano"):
+        rollout.list_scenes(profiles.get("2b"))
 
 
 @pytest.mark.render

@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 
 from cookbook import budget, profiles, storage
 from cookbook.errors import UserError, report_user_errors
-from cookbook.notebooks import FURTHER, NOTEBOOKS, ROOT, own
+from cookbook.notebooks import FURTHER, NOTEBOOKS, POLICY, ROOT, own
 from tools import expected
 
 SHOWN = profiles.DEFAULT  # the profile of the committed outputs
@@ -149,6 +149,8 @@ def _measured(row: dict, date: str) -> tuple[str, ...]:
 def _calculated(profile: str, number: str) -> tuple[str, ...]:
     p = profiles.get(profile)
     work = [stage for stage in budget.stages(p) if stage.notebook == number]
+    if number == POLICY and not p.policies:
+        return "not possible: no simulator of the robot", *["-"] * 4
     if number in FURTHER:
         needed = () if p.world.ships else (p.train_data, p.eval_data, p.critic)
         return *["not measured"] * 3, "; ".join(map(_link, needed)) or "nothing, none", "-"

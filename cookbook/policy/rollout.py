@@ -97,15 +97,21 @@ def _mends(changes: Set[str]) -> bool:
     return changes <= {"scenes"}
 
 
+def shipped(profile: profiles.Profile) -> Path:
+    """The folder of measured policies, and of the held-out `scenes/` of their rollouts."""
+    if profile.policies is None:
+        raise UserError(f"profile {profile.name} has no simulated robot: choose smoke or nano")
+    return hub.locate(profile.policies)
+
+
 def list_scenes(profile: profiles.Profile, folder: Path | None = None, limit: int | None = None) -> list[dict]:
     """`seed`, `hand`, `item`, `place` and `prompt` of each instruction of the first `limit` scenes, ordered by seed."""
-    if folder is None and profile.policies:
-        folder = hub.locate(profile.policies) / "scenes"
-    rows = storage.read_rows(storage.absolute(folder) / "manifest.jsonl") if folder else []
+    folder = storage.absolute(folder or shipped(profile) / "scenes")
+    rows = storage.read_rows(folder / "manifest.jsonl")
     rows = [row for row in rows if row.get("label") == "real" and row.get("task") == "place"]
     found = [{name: row[name] for name in ("prompt", *PARTS)} for row in rows]
     if not found:
-        raise UserError(f"{folder or profile.name}: no scenes; make some: python -m simulator make --instructions 2")
+        raise UserError(f"{folder}: no scenes; make some: python -m simulator make --instructions 2")
     seeds = sorted({tuple(scene["seed"]) for scene in found})[:limit]
     found = [scene for scene in found if tuple(scene["seed"]) in seeds]
     return sorted(found, key=lambda scene: (scene["seed"], scene["prompt"]))
