@@ -10,6 +10,7 @@ from __future__ import annotations
 import colorsys
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 
 import mujoco
@@ -37,6 +38,9 @@ def open_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Rend
     MuJoCo chooses the class of its OpenGL contexts at its first import: without MUJOCO_GL, one that needs a display.
     `mujoco.Renderer` reads that choice whenever it creates a context, so it can be changed until then.
     """
+    if "torch" in sys.modules:  # PyTorch may import triton later, whose LLVM crashes after the one of Mesa's renderer
+        with suppress(ImportError):
+            import triton  # noqa: F401
     create = partial(mujoco.Renderer, model, height, width, max_geom=2000)
     if sys.platform != "linux" or os.environ.get("MUJOCO_GL"):
         return create()

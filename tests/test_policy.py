@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -249,6 +251,17 @@ def test_a_policy_of_another_robot_or_without_scenes_gets_one_line(tmp_path):
         rollout.roll_out(tmp_path, tmp_path / "out")
     with pytest.raises(UserError, match="profile 2b has no simulated robot: choose smoke or nano"):
         rollout.list_scenes(profiles.get("2b"))
+
+
+@pytest.mark.render
+def test_a_policy_can_be_trained_after_a_picture_was_drawn():
+    """PyTorch's optimizer imports triton, and two different LLVMs in one process crash unless triton's comes first."""
+    look = "rollout.first_look(rollout.list_scenes(profiles.get('nano'), limit=1)[0])"
+    code = f"import torch\nfrom cookbook import profiles\nfrom cookbook.policy import rollout\n{look}\nimport torch._dynamo"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    if "RendererMissing" in done.stderr:
+        pytest.skip("NOT RUN: no renderer")
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 @pytest.mark.render
