@@ -257,7 +257,8 @@ def test_a_policy_of_another_robot_or_without_scenes_gets_one_line(tmp_path):
 def test_a_policy_can_be_trained_after_a_picture_was_drawn():
     """PyTorch's optimizer imports triton, and two different LLVMs in one process crash unless triton's comes first."""
     look = "rollout.first_look(rollout.list_scenes(profiles.get('nano'), limit=1)[0])"
-    code = f"import torch\nfrom cookbook import profiles\nfrom cookbook.policy import rollout\n{look}\nimport torch._dynamo"
+    lines = ("import torch", "from cookbook import profiles", "from cookbook.policy import rollout", look)
+    code = "\n".join([*lines, "import torch._dynamo"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     if "RendererMissing" in done.stderr:
         pytest.skip("NOT RUN: no renderer")
