@@ -195,7 +195,8 @@ chart.barh(table.index, rates[:, 0], xerr=abs(rates[:, 1:] - rates[:, :1]).T, co
 chart.set(xlabel="success in held-out scenes", xlim=(0, 1))
 chart.invert_yaxis()
 table["missed"] = [row["reasons"]["not in the receptacle"] for row in measured.values()]
-table[["added", "rate", "minus demonstrations", "minus + generated", "missed"]]
+shown = table[["added", "rate", "minus demonstrations", "minus + generated", "missed"]]
+shown.map(lambda cell: "{:.2f} ({:.2f} to {:.2f})".format(*cell) if isinstance(cell, list) else cell).fillna("-")
 
 # %% [markdown]
 # **What it means.**
