@@ -37,6 +37,7 @@
 # | **Next** | beyond the guide: [07 · Train the critic](07_training_the_critic.ipynb) |
 #
 # <!-- measured -->
+#
 # <!-- /measured -->
 
 # %% tags=["parameters"]
