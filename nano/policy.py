@@ -26,7 +26,7 @@ from cookbook.actions.clips import read
 from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.errors import UserError, report_user_errors
 from cookbook.models import hub
-from cookbook.policy.rollout import NAME, roll_out
+from cookbook.policy.rollout import NAME, by_scene, roll_out
 from cookbook.policy.training import train_on
 from nano.generator import NANO
 from nano.train_actions import CLIPS
@@ -113,7 +113,7 @@ def table(work: Path, names: Sequence[str], seeds: int) -> dict[str, dict]:
     """The figures of policies that were trained and rolled out."""
     every = {name: [folder(name, seed) for seed in range(seeds)] for name in names}
     rows = {name: [storage.read_rows(work / "rollouts" / place / NAME) for place in every[name]] for name in names}
-    rates = {name: np.stack([by_scene(part) for part in rows[name]]) for name in names}
+    rates = {name: np.stack([shares_of(part) for part in rows[name]]) for name in names}
     facts = {}
     for name, places in every.items():
         trained = storage.read_json(work / "policies" / places[0] / "manifest.json")
@@ -133,12 +133,10 @@ def train_one(sets: list[EpisodeSet], work: Path, name: str, **settings: int) ->
     train_on(sets, work / "policies" / name, shares(sets), cache=work / "cache", **settings)
 
 
-def by_scene(rows: Sequence[dict]) -> np.ndarray:
+def shares_of(rows: Sequence[dict]) -> np.ndarray:
     """The share of each scene's instructions that succeed, in the order of the scenes."""
-    scenes: dict[str, list[bool]] = {}
-    for row in sorted(rows, key=lambda row: row["scene"]["seed"]):
-        scenes.setdefault(str(row["scene"]["seed"]), []).append(row["success"])
-    return np.array([np.mean(part) for part in scenes.values()])
+    ordered = sorted(rows, key=lambda row: row["scene"]["seed"])
+    return np.array([np.mean(part) for part in by_scene(ordered).values()])
 
 
 def figures(mine: np.ndarray, others: dict[str, np.ndarray]) -> dict:

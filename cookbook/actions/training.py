@@ -114,8 +114,7 @@ def train_actions(
         "episodes": len(used),
         **held_out_error(model, held, pictures[len(used) :]),
     }
-    losses = [row["loss"] for row in trained.rows]
-    facts |= {"loss_last": float(np.mean(losses[-max(1, len(losses) // 10) :]))}
+    facts["loss_last"] = trained.ends()["loss_last"]
     print(f"actions-train: joint error {facts['joint_error']:.2f} deg, {facts['joint_error_vae']:.2f} after the VAE")
     return stage.finish([*outputs, out / "checkpoints" / LOG], parameters=parameters(model), **facts)
 

@@ -33,6 +33,12 @@ class Trained:
     rows: list[dict]  # of log.jsonl
     changed: float  # largest |change| of any trained weight, before averaging
 
+    def ends(self) -> dict[str, float]:
+        """`loss_first` and `loss_last`: the mean losses of the first and of the last tenth of the steps."""
+        tenth = max(1, len(self.rows) // 10)
+        ends = {"loss_first": self.rows[:tenth], "loss_last": self.rows[-tenth:]}
+        return {name: sum(row["loss"] for row in part) / tenth for name, part in ends.items()}
+
 
 @dataclass
 class Training:

@@ -166,11 +166,8 @@ def train_critic(
     for path in (*source.glob("*.json"), *source.glob("*.jinja"), *source.glob("*.txt")):  # tokenizer, processors
         if path.name != "config.json" and "safetensors" not in path.name:
             shutil.copyfile(path, out / path.name)
-    losses = [row["loss"] for row in trained.rows]
-    tenth = max(1, len(losses) // 10)
-    facts = {"loss_first": float(np.mean(losses[:tenth])), "loss_last": float(np.mean(losses[-tenth:]))}
     outputs = [p for p in out.iterdir() if p.suffix in (".json", ".jinja", ".safetensors") and p.name != "started.json"]
-    return stage.finish(outputs, examples=len(examples), weights_changed=trained.changed, **facts)
+    return stage.finish(outputs, examples=len(examples), weights_changed=trained.changed, **trained.ends())
 
 
 def draw(examples: Sequence[Example], seed: int, number: int) -> Example:

@@ -20,6 +20,7 @@ from cookbook import profiles, runs, storage, video
 from cookbook.actions import execute
 from cookbook.actions.model import fingerprint
 from cookbook.errors import UserError, require_whole
+from cookbook.judge import ground_truth
 from cookbook.judge.statistics import share
 from cookbook.models import hub
 from cookbook.policy.model import UNKNOWN, Policy, load
@@ -28,7 +29,7 @@ NAME = "rollouts.jsonl"
 SECONDS = 3.0  # that a demonstration lasts, and an attempt too
 ACT = 0.5  # seconds of a chunk that are executed before the next look
 SIZE = (96, 160)  # of the pictures, as in the simulator's clips
-PARTS = ("seed", "hand", "item", "place")  # of a scene
+PARTS = ("seed", *ground_truth.PARTS)  # of a scene
 FILM = 8  # frames per second of the videos of attempts
 
 
@@ -138,15 +139,20 @@ def rollout_rows(path: Path, jobs: Sequence[Rollout], workers: int) -> list[dict
     return sorted(rows, key=lambda row: scenes.index(row["scene"]))
 
 
+def by_scene(rows: Sequence[dict]) -> dict[str, list[bool]]:
+    """Seed of each scene -> the success of its attempts."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        found[str(row["scene"]["seed"])].append(row["success"])
+    return found
+
+
 def summary(rows: Sequence[dict]) -> dict:
     """The figures of a policy's attempts."""
-    scenes, passed = [str(row["scene"]["seed"]) for row in rows], [row["success"] for row in rows]
-    by_scene: dict[str, list[bool]] = defaultdict(list)
-    for scene, success in zip(scenes, passed, strict=True):
-        by_scene[scene].append(success)
-    rate, rate_interval = share(passed, scenes)
-    both, both_interval = share([all(part) for part in by_scene.values()], list(by_scene))
-    facts = {"attempts": len(rows), "scenes": len(by_scene), "successes": sum(passed)}
+    found, passed = by_scene(rows), [row["success"] for row in rows]
+    rate, rate_interval = share(passed, [str(row["scene"]["seed"]) for row in rows])
+    both, both_interval = share([all(part) for part in found.values()], list(found))
+    facts = {"attempts": len(rows), "scenes": len(found), "successes": sum(passed)}
     facts |= {"rate": rate, "rate_interval": rate_interval, "both": both, "both_interval": both_interval}
     return facts | {"reasons": dict(Counter(row["reason"] for row in rows if not row["success"]).most_common())}
 

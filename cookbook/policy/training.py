@@ -124,9 +124,8 @@ def train_on(
     model.to(group.device).train()
     batch_at = batches(examples, model.spec.chunk, batch, seed)
     trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, torch.float32)
-    losses = [row["loss"] for row in trained.rows]
     facts = {"episodes": [len(part.episodes) for part in sets], "parameters": parameters(model)}
-    facts |= {"loss_last": float(np.mean(losses[-max(1, len(losses) // 10) :]))}
+    facts["loss_last"] = trained.ends()["loss_last"]
     print(f"policy-train: {sum(facts['episodes'])} episodes, loss {facts['loss_last']:.4f}")
     return stage.finish([*model.eval().save(out), out / "checkpoints" / LOG], **facts)
 

@@ -120,18 +120,15 @@ def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[
     trained = engine.fit(model, flow_loss, batch_at, recipe, job.folder, job.seed, group, dtype, names.to_native)
     with autocast(model, group.device, dtype):
         after, _ = heldout_loss(model, held, recipe.shift, group)
-    losses = [row["loss"] for row in trained.rows]
-    tenth = max(1, len(losses) // 10)
     return {
-        "loss_first": sum(losses[:tenth]) / tenth,
-        "loss_last": sum(losses[-tenth:]) / tenth,
+        **trained.ends(),
         "heldout_before": mean(before),
         "heldout_after": mean(after),
         "heldout_levels": {"noise level": noise_levels(recipe.shift).tolist(), "before": before, "after": after},
         "heldout_zero_velocity": baseline,
         "weights_changed": trained.changed,
         "seconds_training": round(time.monotonic() - start, 1),
-        "seconds_per_step": sorted(row["seconds"] for row in trained.rows)[len(losses) // 2],
+        "seconds_per_step": sorted(row["seconds"] for row in trained.rows)[len(trained.rows) // 2],
     }
 
 
