@@ -12,6 +12,7 @@ columns `kept` and `success`. All continue when they were stopped.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 
 from cookbook import storage
@@ -29,10 +31,10 @@ from cookbook.models import hub
 from cookbook.policy.rollout import NAME, by_scene, roll_out
 from cookbook.policy.training import train_on
 from nano.generator import NANO
-from nano.train_actions import CLIPS
+from nano.train_actions import CLIPS, shares
 from simulator.make import make
 
-SHARE = 0.3  # of the examples that are demonstrations, where there is anything else
+DEMONSTRATIONS = 0.3  # of the examples, where there is anything else
 HELD = ("place", 200, 2, 2031)  # task, scenes, instructions in each, seed
 CURVE = (125, 250, 500, 1000, 2000)  # generated and kept trajectories
 RESAMPLES = 2000
@@ -74,13 +76,6 @@ def variants(work: Path, generated: Path, curve: bool) -> dict[str, list[Episode
     return {BASE: [demonstrations]} | others | {name: [demonstrations, part] for name, part in added.items()}
 
 
-def shares(sets: Sequence[EpisodeSet]) -> list[float]:
-    """The weight of each data set."""
-    counts = [len(each.episodes) for each in sets]
-    rest = sum(counts[1:])
-    return [SHARE, *((1 - SHARE) * count / rest for count in counts[1:])] if rest else [1.0]
-
-
 def measure(
     work: Path,
     generated: Path,
@@ -91,17 +86,20 @@ def measure(
     together: int = 1,
     curve: bool = False,
 ) -> dict:
-    """Train all policies, `together` at a time, roll out one after the other, and print the table."""
+    """Train all policies and roll them out, `together` at a time on all GPUs, and print the table.
+
+    Args:
+        workers: processes that simulate, for each policy.
+    """
     everything = variants(work, generated, curve)
-    jobs = {folder(name, seed): part for seed in range(seeds) for name, part in everything.items()}
+    jobs = [(seed, name, part) for seed in range(seeds) for name, part in everything.items()]
     with ProcessPoolExecutor(together, multiprocessing.get_context("spawn")) as pool:
-        training = [
-            pool.submit(train_one, part, work, name, steps=steps, batch=batch, seed=int(name.rpartition("-")[2]))
-            for name, part in jobs.items()
+        done = [
+            pool.submit(measure_one, number, part, work, folder(name, seed), workers, seed, steps, batch)
+            for number, (seed, name, part) in enumerate(jobs)
         ]
-        for name, trained in zip(jobs, training, strict=True):
-            trained.result()
-            roll_out(work / "policies" / name, work / "rollouts" / name, work / "held", workers=workers)
+        for each in done:
+            each.result()
     facts = table(work, list(everything), seeds)
     storage.write_json(work / ("curve.json" if curve else "measured.json"), facts)
     for name, row in facts.items():
@@ -128,9 +126,14 @@ def folder(name: str, seed: int) -> str:
     return f"{'-'.join(name.replace('+', '').replace(',', '').split())}-{seed}"
 
 
-def train_one(sets: list[EpisodeSet], work: Path, name: str, **settings: int) -> None:
-    """Train a policy, in a process of its own."""
-    train_on(sets, work / "policies" / name, shares(sets), cache=work / "cache", **settings)
+def measure_one(
+    number: int, sets: list[EpisodeSet], work: Path, name: str, workers: int, seed: int, steps: int, batch: int
+) -> None:
+    """Train a policy and roll it out, in a process of its own."""
+    os.environ["LOCAL_RANK"] = str(number % max(1, torch.cuda.device_count()))  # the GPU that trains
+    weights = shares(sets, DEMONSTRATIONS)
+    train_on(sets, work / "policies" / name, weights, steps=steps, batch=batch, seed=seed, cache=work / "cache")
+    roll_out(work / "policies" / name, work / "rollouts" / name, work / "held", workers=workers)
 
 
 def shares_of(rows: Sequence[dict]) -> np.ndarray:

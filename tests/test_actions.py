@@ -69,26 +69,26 @@ def tiny_actions(tmp_path) -> Path:
     return tmp_path / "model"
 
 
-SMALL = training.SMALL | {"embedding_size": 8, "hidden_sizes": [8, 8, 8]}
+SMALL = training.small(48) | {"embedding_size": 8, "hidden_sizes": [8, 8, 8]}
 
 
 def test_training_learns_the_joints_from_pictures_and_is_skipped_when_done(data, tmp_path, tiny_profile, capsys):
     tiny_profile()
-    manifest = training.train_actions((data,), tmp_path / "out", "tiny", height=16, steps=60, batch=32)
+    manifest = training.train_actions((data,), tmp_path / "out", profile="tiny", height=16, steps=60, batch=32)
     assert manifest["joint_error"] < 10, "degrees; a constant guess is off by about 15"
     assert manifest["episodes"] + manifest["held_out_episodes"] == 16
     loaded = model.load(tmp_path / "out")
     assert loaded.spec.joint_names == JOINTS and (loaded.spec.fps, loaded.spec.distance) == (8, 0.125)
     path = moving(99)
     guess = decode.decode_frames(loaded, film(path), 8).joints
-    assert np.corrcoef(guess[:, 0], path[:, 0])[0, 1] > 0.8, "a new clip"
-    again = training.train_actions((data,), tmp_path / "out", "tiny", height=16, steps=60, batch=32)
+    assert np.corrcoef(guess[:, 1], path[:, 1])[0, 1] > 0.8, "a new clip"
+    again = training.train_actions((data,), tmp_path / "out", profile="tiny", height=16, steps=60, batch=32)
     assert again == manifest and "skipping" in capsys.readouterr().out
 
 
 def test_a_killed_training_repeats_its_losses(data, tmp_path, tiny_profile, monkeypatch):
     tiny_profile()
-    arguments = ("tiny", None, 16, 4, 8)
+    arguments = (None, "tiny", None, 16, 4, 8)
     whole = training.train_actions((data,), tmp_path / "whole", *arguments)
     fit = training.engine.fit
 
@@ -109,6 +109,21 @@ def test_a_killed_training_repeats_its_losses(data, tmp_path, tiny_profile, monk
     for (name, one), other in zip(next(both).items(), next(both).values(), strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5), f"{name}: statistics of batch norm are kept too"
     assert len(storage.read_rows(tmp_path / "killed/checkpoints/log.jsonl")) == 4
+
+
+def test_each_data_set_is_drawn_from_by_its_weight(data, tiny_actions):
+    """Also where the episodes of one are longer; a data set of weight 0 is never drawn from."""
+    found, loaded = clips.read(data), model.load(tiny_actions)
+    short = [replace(e, joints=e.joints[:3] + 2, targets=e.targets[:3] + 2) for e in found.episodes[:2]]
+    sets = [replace(found, episodes=found.episodes[2:6]), replace(found, episodes=short)]
+    used = [episode for part in sets for episode in part.episodes]
+    pictures = [np.zeros((2, len(e.joints), 3, 16, 24), np.uint8) for e in used]
+    for weights, share in (((3, 1), 0.25), ((1, 0), 0.0), (None, 2 / 6)):
+        chances = training.frame_chances(sets, training.parse_weights(sets, weights), used)
+        samples = training.gather(loaded, used, pictures, chances, torch.device("cpu"))
+        wanted = training.batches(samples, 4000, 0)(0)[1]
+        added = wanted[:, 0, 0] * loaded.statistics()["scale"][0] + loaded.statistics()["mean"][0] > 1.5
+        assert added.float().mean() == pytest.approx(share, abs=0.03 if share else 0)
 
 
 def break_nothing(folder: Path) -> None:
@@ -146,7 +161,7 @@ def test_a_damaged_data_set_gets_one_line(data, tmp_path, tiny_profile, spoil, m
     shutil.copytree(data, tmp_path / "clips")
     spoil(tmp_path / "clips")
     with pytest.raises(UserError, match=message):
-        training.train_actions((tmp_path / "clips",), tmp_path / "out", "tiny", height=16, steps=1, batch=4)
+        training.train_actions((tmp_path / "clips",), tmp_path / "out", profile="tiny", height=16, steps=1, batch=4)
 
 
 def test_data_sets_of_different_robots_or_rates_are_not_mixed(data):
@@ -307,11 +322,11 @@ def test_a_pretrained_backbone_reads_each_frame_and_keeps_its_weights(data, tmp_
     tiny_profile()
     sizes = {"num_stages": 2, "hidden_sizes": [8, 8], "depths": [1, 1]}
     ConvNextV2Model(ConvNextV2Config(**sizes)).save_pretrained(tmp_path / "pretrained")
-    training.train_actions((data,), tmp_path / "out", "tiny", str(tmp_path / "pretrained"), 32, 1, 4, 1e-9)
+    training.train_actions((data,), tmp_path / "out", None, "tiny", str(tmp_path / "pretrained"), 32, 1, 4, 1e-9)
     loaded = model.load(tmp_path / "out")
     assert loaded.spec.backbone["model_type"] == "convnextv2" and loaded.spec.backbone["num_channels"] == 3
     before = load_file(tmp_path / "pretrained/model.safetensors")["embeddings.patch_embeddings.weight"]
     after = loaded.backbone.embeddings.patch_embeddings.weight
     assert torch.allclose(before, after, atol=1e-3) and decode.decode_frames(loaded, film(moving(0)), 8).fps == 8
     with pytest.raises(UserError, match="nowhere: not an image backbone of transformers"):
-        training.train_actions((data,), tmp_path / "other", "tiny", str(tmp_path / "nowhere"), 32, 1, 4)
+        training.train_actions((data,), tmp_path / "other", None, "tiny", str(tmp_path / "nowhere"), 32, 1, 4)

@@ -30,7 +30,17 @@ FLAGS = {
     "judge": STAGE | {"--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--redo"},
     "actions": STAGE | {"--model-folder", "--videos", "--redo"},
-    "actions-train": {"--data", "--out", "--profile", "--backbone", "--height", "--steps", "--batch", "--redo"}
+    "actions-train": {
+        "--data",
+        "--out",
+        "--weights",
+        "--profile",
+        "--backbone",
+        "--height",
+        "--steps",
+        "--batch",
+        "--redo",
+    }
     | {"--learning-rate", "--seed", "--camera", "--key"},
     "actions-execute": STAGE | {"--workers", "--redo"},
     "actions-export": STAGE | {"--version", "--redo"},

@@ -322,7 +322,7 @@ def test_a_model_is_trained_on_a_data_set_and_decodes_videos_of_its_robot(tmp_pa
     tiny_profile()
     episodes = tiny.make_episodes(tmp_path / "clips")
     write(tmp_path / "set", episodes)
-    facts = train_actions((tmp_path / "set",), tmp_path / "model", "tiny", height=32, steps=2, batch=4)
+    facts = train_actions((tmp_path / "set",), tmp_path / "model", profile="tiny", height=32, steps=2, batch=4)
     assert facts["episodes"] + facts["held_out_episodes"] == 3
     assert facts["frames"] >= facts["episodes"] * tiny.FRAMES, "each as filmed, some after the autoencoder too"
     actions("tiny", tmp_path / "run", model_folder=tmp_path / "model", videos=tmp_path / "clips")

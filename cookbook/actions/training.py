@@ -6,6 +6,7 @@ every generated picture. Brightness, colour, noise and sharpness vary.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,27 +32,26 @@ from cookbook.models import autoencoder, hub, world
 from cookbook.profiles import Profile
 
 DISTANCE = 0.125  # seconds between the three frames, or the nearest that the data's rate has
-ENCODED = 6  # one episode of so many is also encoded and decoded, which takes seconds each on a CPU
+ENCODED = 4  # one episode of so many is also encoded and decoded, which takes seconds each on a CPU
 HELD_OUT = 0.03  # share of the episodes that is measured on and never trained on
-SMALL = {  # the backbone without a name: trains in minutes on a CPU
-    "model_type": "resnet", "num_channels": 9, "embedding_size": 48, "hidden_sizes": [48, 96, 192],
-    "depths": [1, 1, 1], "layer_type": "basic",
-}  # fmt: skip
+WIDTHS = (40, 80, 160, 192, 192)  # of the stages of the backbone without a name
 
 
 @dataclass(frozen=True)
 class Samples:
     """Frames in memory, and the values to predict from them, in two parts: as filmed, and after the autoencoder."""
 
-    pictures: Tensor  # uint8 [M, 3, H, W]
+    pictures: Tensor  # uint8 [M, 3, H, W], on the device that trains
     triples: tuple[Tensor, Tensor]  # int64 [N, 3] each: the pictures before, at and after a time
     wanted: tuple[Tensor, Tensor]  # [N, 2, J] each: normalised joints and targets
+    chances: tuple[Tensor, Tensor]  # [N] each: the sum, up to each sample, of how often they are drawn; ends at 1
 
 
 @runs.releasing
 def train_actions(
     data: tuple[Path, ...],
     out: Path,
+    weights: tuple[float, ...] | None = None,
     profile: str = "nano",
     backbone: str | None = None,
     height: int = 48,
@@ -68,6 +68,7 @@ def train_actions(
     Args:
         data: LeRobot data sets, or folders of `python -m simulator make`, of the same robot and rate.
         out: the model's folder.
+        weights: how often each data set is drawn from, relative to the others; by its episodes if not given.
         profile: the world model with whose autoencoder a third of the pictures are encoded and decoded.
         backbone: a pretrained image backbone of transformers (name or folder); a small one from random weights if not
             given.
@@ -83,11 +84,15 @@ def train_actions(
     require_whole(0, seed=seed)
     chosen, sets = profiles.get(profile), [clips.read(folder, camera, key) for folder in data]
     require_alike(sets)
-    models, group = hub.locate(chosen.world), engine.Group(0, 1, hardware.device())
+    models, group, shares = (
+        hub.locate(chosen.world),
+        engine.Group(0, 1, hardware.device()),
+        parse_weights(sets, weights),
+    )
     inputs = {str(number): runs.fingerprint(Path(folder)) for number, folder in enumerate(data)}
     inputs["vae"] = runs.fingerprint(models / "vae")
     settings = {"backbone": backbone, "height": height, "steps": steps, "batch": batch, "seed": seed}
-    settings |= {"learning_rate": learning_rate}
+    settings |= {"learning_rate": learning_rate, "weights": shares}
     out = storage.absolute(out)
     stage = runs.enter(out, "actions-train", chosen.name, inputs, settings, redo)
     if stage.done:
@@ -96,9 +101,11 @@ def train_actions(
     fps, (used, held) = sets[0].fps, split([episode for part in sets for episode in part.episodes])
     model = build(sets[0], video.probe(used[0].video), backbone, height)
     model.set_statistics(*(np.concatenate(part) for part in zip(*(_rows(e, fps) for e in used), strict=True)))
+    chances = frame_chances(sets, shares, used)
     encoded = [int(storage.digest_of(_name(e))[-8:], 16) % ENCODED == 0 for e in used] + [True] * len(held)
+    encoded[int(np.argmax(chances))] = True  # at least one that is drawn
     pictures = cache([*used, *held], encoded, model.spec, chosen, models, out / "cache")
-    samples = gather(model, used, pictures[: len(used)])
+    samples = gather(model, used, pictures[: len(used)], chances, group.device)
     print(f"actions-train: {len(used)} episodes, {len(held)} held out")
     recipe = replace(
         chosen.recipe, name="actions", steps=steps, batch=batch, learning_rate=learning_rate, warmup=min(100, steps),
@@ -106,7 +113,7 @@ def train_actions(
         clip_norm=1.0, ema_rate=None, lora_rank=None, save_every=500, keep=1,
     )  # fmt: skip
     model.to(group.device).train()
-    batch_at = batches(samples, batch, seed, group.device)
+    batch_at = batches(samples, batch, seed)
     trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype(group.device))
     outputs = model.eval().save(out)
     facts = {
@@ -133,6 +140,22 @@ def require_alike(sets: Sequence[EpisodeSet]) -> None:
                 raise UserError(f"{sets[0].name} and {part.name} differ in {field}: train a model on each")
     if sum(len(part.episodes) for part in sets) < 2:
         raise UserError("training needs two episodes")
+
+
+def parse_weights(sets: Sequence[EpisodeSet], weights: Sequence[float] | None) -> tuple[float, ...]:
+    """How often each data set is drawn from; by its episodes if `weights` is None."""
+    shares = tuple(map(float, weights or (len(part.episodes) for part in sets)))
+    if len(shares) != len(sets) or min(shares) < 0 or not sum(shares):
+        raise UserError(f"{len(shares)} weights for {len(sets)} data sets: give each one that is not negative")
+    return shares
+
+
+def frame_chances(sets: Sequence[EpisodeSet], shares: Sequence[float], used: Sequence[Episode]) -> list[float]:
+    """How often a frame of each of the `used` episodes is drawn, so that each data set has its share."""
+    owner = {id(episode): number for number, part in enumerate(sets) for episode in part.episodes}
+    numbers = [owner[id(episode)] for episode in used]
+    frames = np.bincount(numbers, [len(episode.joints) for episode in used], len(sets))
+    return [shares[number] / frames[number] for number in numbers]
 
 
 def _name(episode: Episode) -> str:
@@ -163,12 +186,19 @@ def build(part: EpisodeSet, film: video.Video, name: str | None, height: int) ->
         pretrained = kind.from_pretrained(name) if kind else None
     except (OSError, ValueError) as error:
         raise UserError(f"--backbone {name}: not an image backbone of transformers ({last_line(error)})") from None
-    config = pretrained.config.to_diff_dict() | {"num_channels": 3} if pretrained else SMALL
+    config = pretrained.config.to_diff_dict() | {"num_channels": 3} if pretrained else small(height)
     step = max(1, round(DISTANCE * part.fps))
     size = (height, 16 * max(1, round(height * film.width / film.height / 16)))
     shape = (film.height, film.width)
     spec = ActionSpec(part.robot, part.joint_names, part.fps, step / part.fps, shape, size, config)
     return InverseDynamics(spec, pretrained)
+
+
+def small(height: int) -> dict:
+    """The backbone without a name, which trains in minutes on a CPU; its last features are about three rows high."""
+    widths = list(WIDTHS[: max(3, round(math.log2(height / 6)))])
+    kind = {"model_type": "resnet", "num_channels": 9, "layer_type": "basic"}  # the three frames, stacked
+    return kind | {"embedding_size": widths[0], "hidden_sizes": widths, "depths": [1] * len(widths)}
 
 
 def _rows(episode: Episode, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -231,33 +261,53 @@ def round_trip(vae: nn.Module, frames: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def gather(model: InverseDynamics, episodes: Sequence[Episode], pictures: Sequence[np.ndarray]) -> Samples:
-    """The training samples of episodes; `pictures` as `cache` returns them."""
+def gather(
+    model: InverseDynamics,
+    episodes: Sequence[Episode],
+    pictures: Sequence[np.ndarray],
+    chances: Sequence[float],
+    device: torch.device,
+) -> Samples:
+    """The training samples of episodes.
+
+    Args:
+        pictures: as `cache` returns them.
+        chances: how often a frame of each episode is drawn, relative to the others.
+    """
     known, step = model.statistics(), max(1, round(model.spec.distance * model.spec.fps))
-    triples: tuple[list, list] = ([], [])
-    wanted: tuple[list, list] = ([], [])
+    parts: tuple[list, list] = ([], [])  # of triples, wanted and chances
     count = 0
-    for episode, versions in zip(episodes, pictures, strict=True):
+    for episode, versions, chance in zip(episodes, pictures, chances, strict=True):
         rows = (np.stack([episode.joints, episode.targets], 1) - known["mean"]) / known["scale"]
         for part in range(len(versions)):
-            triples[part].append(count + neighbours(len(rows), step))
-            wanted[part].append(rows.astype(np.float32))
+            parts[part].append(
+                (count + neighbours(len(rows), step), rows.astype(np.float32), np.full(len(rows), chance))
+            )
             count += len(rows)
-    joined = [tuple(torch.from_numpy(np.concatenate(part)) for part in both) for both in (triples, wanted)]
-    return Samples(torch.from_numpy(np.concatenate([x for versions in pictures for x in versions])), *joined)
+    joined = [[torch.from_numpy(np.concatenate(x)) for x in zip(*part, strict=True)] for part in parts]
+    triples, wanted, each = zip(*joined, strict=True)
+    ladders = tuple(x.cumsum(0) / x.sum() for x in each)
+    return Samples(
+        torch.from_numpy(np.concatenate([x for versions in pictures for x in versions])).to(device),
+        triples,
+        wanted,
+        ladders,
+    )
 
 
-def batches(samples: Samples, size: int, seed: int, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
+def batches(samples: Samples, size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
     """number -> frames float [B, 3, 3, H, W] and the values to predict; a pure function of seed and number."""
+    device = samples.pictures.device
 
     def at(number: int) -> tuple[Tensor, Tensor]:
         chance = torch.Generator().manual_seed((seed << 32) + number)
         triples, wanted = [], []
         for part, share in enumerate((size - size // 3, size // 3)):
-            rows = torch.randint(len(samples.triples[part]), (share,), generator=chance)
+            drawn = torch.rand(share, generator=chance, dtype=torch.float64)
+            rows = torch.searchsorted(samples.chances[part], drawn, right=True).clamp(max=len(samples.wanted[part]) - 1)
             triples.append(samples.triples[part][rows])
             wanted.append(samples.wanted[part][rows])
-        frames = scaled(samples.pictures[torch.cat(triples)].to(device))
+        frames = scaled(samples.pictures[torch.cat(triples).to(device)])
         return augment(frames, chance), torch.cat(wanted).to(device)
 
     return at

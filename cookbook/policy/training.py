@@ -24,7 +24,7 @@ from cookbook import engine, hardware, profiles, runs, show, storage, video
 from cookbook.actions import clips
 from cookbook.actions.episodes import EpisodeSet
 from cookbook.actions.model import scaled
-from cookbook.actions.training import augment, read_pictures, require_alike
+from cookbook.actions.training import augment, parse_weights, read_pictures, require_alike
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, require_whole
 from cookbook.generate.planning import parameters
@@ -105,9 +105,7 @@ def train_on(
     require_whole(0, seed=seed)
     chosen, group, out = profiles.get(profile), engine.Group(0, 1, hardware.device()), storage.absolute(out)
     require_alike(sets)
-    shares = tuple(map(float, weights or (len(part.episodes) for part in sets)))
-    if len(shares) != len(sets) or min(shares) < 0 or not sum(shares):
-        raise UserError(f"{len(shares)} weights for {len(sets)} data sets: give each one that is not negative")
+    shares = parse_weights(sets, weights)
     settings = {"weights": shares, "height": height, "steps": steps, "batch": batch, "seed": seed}
     inputs = {str(number): mark(part) for number, part in enumerate(sets)}
     stage = runs.enter(out, "policy-train", chosen.name, inputs, settings | {"learning_rate": learning_rate}, redo)
