@@ -221,12 +221,12 @@ shown.map(lambda cell: "{:.2f} ({:.2f} to {:.2f})".format(*cell) if isinstance(c
 #
 # * **Generated trajectories help.** They close about half of the distance from demonstrations alone to as many real clips.
 # * **Other tasks do not.** The inverse dynamics model behind these trajectories was trained on the same clips. So more clips of this robot do not explain the gain.
-# * **Dropping trajectories did not help here.** The difference of `kept` and all is within its interval; `executed` is proven to be worse. Both sets are smaller, so size and quality cannot be told apart. And the critic judges how a video looks: its scores do not tell which of these videos execute.
+# * **Dropping trajectories did not help here.** The difference of `kept` and all is within its interval; `executed` is proven to be worse. Both sets are smaller, so size and quality cannot be told apart. And the critic judges how a video looks: here, its scores did not tell which videos execute.
 # * **Real clips are worth more.** After generated ones, the object misses the receptacle in twice as many attempts (`missed`).
 #
 # <details><summary>How it was measured, and what is unproven</summary>
 #
-# 400 photos with two instructions and one video each; one H200, 2026-11-29, commit 958394b. There was one training seed, so the intervals cover scenes, not training. `python -m nano.policy` now uses three seeds and sets of equal size; its result is not measured yet. The [model card](../assets/nano/README.md#policies) has the commands.
+# 400 photos with two instructions and one video each; one H200, 2026-11-29, commit 958394b. There was one training seed, so the intervals cover scenes, not training. An earlier inverse dynamics model decoded the videos, by which fewer of them execute than by the one of notebook 05. `nano/policy.sh` now trains the decoder too, and uses three seeds and sets of equal size; its result is not measured yet. The [model card](../assets/nano/README.md#policies) has the commands.
 #
 # </details>
 #
