@@ -40,15 +40,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | not measured | not measured | not measured | nothing, none | - |
-# | `nano` | 2.7 min | 4.7 GB | 70 MB | nothing, none | measured 2026-11-29 |
+# | `smoke` | 61 s | 4.2 GB | 61 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 3.0 min | 4.6 GB | 70 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | not possible: no simulator of the robot | - | - | - | - |
 # | `2b` | not possible: no simulator of the robot | - | - | - | - |
 # | `14b` | not possible: no simulator of the robot | - | - | - | - |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-29 at `nano`, commit e2a82b0: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit 5490ff1: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
