@@ -22,6 +22,7 @@ from cookbook import profiles, storage
 from cookbook.actions import decode, execute, model, training
 from cookbook.actions.clips import read
 from cookbook.actions.episodes import Episode, EpisodeSet
+from cookbook.actions.frames import read_both
 from cookbook.errors import report_user_errors
 from cookbook.judge.statistics import share
 from cookbook.models import hub
@@ -76,7 +77,7 @@ def measure(work: Path, model_folder: Path, workers: int = 2, limit: int | None 
     found = read(work / next(iter(HELD)))
     episodes = list(found.episodes)[:limit]
     models, everything = hub.locate(profile.world), [True] * len(episodes)
-    pictures = training.cache(episodes, everything, loaded.spec, profile, models, work / "model" / "cache")
+    pictures = read_both(episodes, everything, loaded.spec, profile, models, work / "model" / "cache")
     facts: dict = {"clips": len(episodes)}
     decoded = {}
     for version, name in enumerate(("as filmed", "after the VAE")):
