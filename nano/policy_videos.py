@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from cookbook import runs, show, storage, video
+from cookbook import results, runs, show, storage, video
 from cookbook.actions.execute import execute_in
 from cookbook.actions.export import export_actions
 from cookbook.actions.stage import actions
@@ -42,7 +42,7 @@ def generate(work: Path, tuned: Path, scenes: int = 400, seeds: int = 2) -> None
 
 
 def decode(work: Path, model_folder: Path | None = None, workers: int = 2) -> None:
-    """Decode, execute and export the videos.
+    """Decode, execute and export the videos; print what each score says about executed success.
 
     Args:
         model_folder: an inverse dynamics model; the one that ships if not given.
@@ -54,6 +54,7 @@ def decode(work: Path, model_folder: Path | None = None, workers: int = 2) -> No
     actions(run=run, model_folder=model_folder)
     execute_in(known, run, NANO.name, workers)
     export_actions(run=run)
+    print(results.execution_aucs(run))
 
 
 def write_videos(photos: list[SimulatedClip], folder: Path, tuned: Path, seeds: int) -> None:
