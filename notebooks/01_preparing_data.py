@@ -227,17 +227,19 @@ def needed(frames, fps, file_fps):
 exercises.check_01_2(needed);
 
 # %% [markdown]
-# **Exercise 01.3 ★★ A caption with a comma.** Write one line of `metadata.csv`, without line end, so that every reader of csv gets the caption back, whatever is in it. Cutting at the comma is what goes wrong most often.
+# **Exercise 01.3 ★★ What do the words decide?** `prompts` are the instructions of one photo. Return the set of words that are in some of them but not in all, in lower case and without commas and full stops. The check uses your held-out photos.
+#
+# Solved? Group your `photos` by `photo.image.read_bytes()`, and call it for each group. Could a model find out from the picture alone which of the instructions is meant?
 
 # %%
 from cookbook import exercises
 
 
-def row(file, prompt):
+def differing(prompts):
     ...  # your code
 
 
-exercises.check_01_3(row);
+exercises.check_01_3(differing, photos);
 
 # %% [markdown]
 # ## Recap
