@@ -5,8 +5,6 @@ machine must see the files under the same paths (a shared file system). Only the
 twice, because its first result was lost with a machine, is written once.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections import Counter, deque

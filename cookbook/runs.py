@@ -7,8 +7,6 @@ with one is skipped, and a folder built from different inputs or settings is ref
 Run folders may come from strangers: no symbolic link in them is followed when something is written or deleted.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

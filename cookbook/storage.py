@@ -1,7 +1,5 @@
 """Files that survive a kill, a full disk, and the links of strangers: written in one step, rows appended whole."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 PyAV includes FFmpeg, so nothing has to be installed beside Python.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """Reading what an inverse dynamics model is trained on, as `EpisodeSet`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.etree import ElementTree
 

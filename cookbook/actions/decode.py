@@ -1,7 +1,5 @@
 """From a video to joints: every frame with its neighbours through the model, then resampled to the robot's rate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Videos with the robot's joints at each frame: what an inverse dynamics model learns from, and what is exported."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage `actions-export`: the tuned model's videos with their decoded joints become a LeRobot data set in the run."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Literal

@@ -4,8 +4,6 @@ The layout is that of huggingface/lerobot, `lerobot/datasets`. Videos are not de
 the time at which it begins there, since version 3.0 joins episodes to larger files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

@@ -4,8 +4,6 @@ Every episode has its own mp4: H.264, yuv420p, frame i at exactly i/fps seconds.
 that a folder without it is unfinished.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from itertools import groupby

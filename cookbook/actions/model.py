@@ -4,8 +4,6 @@ It is local on purpose: a network that attends to the whole clip recognises the 
 the motion that belongs to it, whatever the video shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path

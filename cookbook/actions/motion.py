@@ -1,7 +1,5 @@
 """Scores of a decoded motion: what a robot would refuse, found without a learned critic."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cookbook.actions.decode import Decoded

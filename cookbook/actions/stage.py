@@ -4,8 +4,6 @@ A row holds the video's facts and hash, the model's hash, `fps` rows a second of
 the predicted standard `deviation` of each joint (degrees, mean over time), and the scores of `motion`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence, Set
 from pathlib import Path
