@@ -66,7 +66,7 @@ def plot_scores(run: Path) -> Axes:
 def plot_best_of_n(run: Path) -> Axes:
     """The chance that at least one of N videos of a prompt is kept and, with ground truth, the success rate of the
     critic's choice among N, with its 95 % CI over prompts."""
-    chances, curve = results.kept_of_n(run), results.manifest(run, "judge")["best_of_n"]
+    chances, curve = results.kept_of_n(run), runs.manifest_of(run, "judge")["best_of_n"]
     ax, accent = show.axes(), show.COLOURS["accent"]
     ax.plot(range(1, len(chances) + 1), chances, "o-", color=show.COLOURS["tuned"], label="one of N is kept")
     if curve and curve[0]["success"] is not None:
@@ -117,7 +117,7 @@ def write_report(profile: str = "nano", run: Path | str | None = None, redo: boo
     settings, folder = profiles.get(profile), runs.run_folder(run, profile)
     found = runs.finished(folder)
     needed = [name for name in runs.READS["report"] if name in found or name not in runs.OPTIONAL]
-    inputs = {stage: results.manifest(folder, stage)["fingerprint"] for stage in needed}
+    inputs = {stage: runs.manifest_of(folder, stage)["fingerprint"] for stage in needed}
     stage = runs.enter(folder / "report", "report", settings.name, inputs, settings={}, redo=redo)
     if stage.done:
         return stage.manifest

@@ -21,20 +21,6 @@ from cookbook.video import fit, read_image, read_video
 PHOTO_DB = 20.0  # least PSNR of a video's first frame and its photo, which only passes through the VAE
 
 
-def manifest(run: Path, stage: str) -> dict:
-    """The manifest of a finished stage.
-
-    Raises:
-        UserError: the stage has not been run in this folder.
-    """
-    facts = runs.read_manifest(run / runs.FOLDERS[stage])
-    if facts is None:
-        verb, _, model = stage.partition("-")
-        first = runs.command(verb, run, None, *(["--model", model] if model else []))
-        raise UserError(f"{run}: {stage} is not finished; type {first} first")
-    return facts
-
-
 def scores(run: Path) -> pd.DataFrame:
     """One row per judged clip: file, model, name, prompt, seed, and a score from 1 to 5 for each question."""
     rows = storage.read_rows(run / "verdicts" / "verdicts.jsonl")
@@ -167,8 +153,9 @@ def kept_of_n(run: Path) -> list[float]:
 
 def summary(run: Path) -> dict[str, Any]:
     """What `report/summary.json` holds: `results` by name, rates from 0 to 1, and None where unknown."""
-    train, judged, critic = manifest(run, "train"), manifest(run, "judge"), calibration(run)
-    models, truth = scores(run)["model"].value_counts(), critic_against_ground_truth(run)
+    train, judged = runs.manifest_of(run, "train"), runs.manifest_of(run, "judge")
+    critic, truth = calibration(run), critic_against_ground_truth(run)
+    models = scores(run)["model"].value_counts()
     aucs = execution_aucs(run).get("auc", {})
     obeyed = {part: facts for part, facts in judged["obedience"].items() if part != "no_text"}
     return {
@@ -181,7 +168,7 @@ def summary(run: Path) -> dict[str, Any]:
             "training_loss_last_tenth": train["loss_last"],
             "heldout_loss_before": train["heldout_before"],
             "heldout_loss_after": train["heldout_after"],
-            "export_max_difference": manifest(run, "convert")["max_abs_diff"],
+            "export_max_difference": runs.manifest_of(run, "convert")["max_abs_diff"],
             **{f"videos_{model}": int(models.get(model, 0)) for model in MODELS},
             **{f"critic_auc_{question}": critic[question]["auc"] for question in QUESTIONS},
             **{f"followed_rate_{model}_by_critic": judged[f"follow_rate_{model}"] for model in MODELS},
@@ -218,7 +205,7 @@ class Check(NamedTuple):
 
 def checks(run: Path, profile: Profile) -> list[Check]:
     """Results of a run that must lie in a known range with any trained weights: look here first with new ones."""
-    train, log = manifest(run, "train"), storage.read_rows(run / "checkpoints" / "log.jsonl")
+    train, log = runs.manifest_of(run, "train"), storage.read_rows(run / "checkpoints" / "log.jsonl")
     first = train["heldout_before"] / train["heldout_zero_velocity"]
     limit, changed = profile.recipe.first_loss or math.inf, train["weights_changed"]
     values = scores(run)[list(QUESTIONS)].to_numpy(float)

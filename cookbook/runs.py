@@ -127,6 +127,19 @@ def read_manifest(folder: Path) -> dict | None:
     return _facts(folder / "manifest.json", STARTED | {"outputs", "fingerprint", "seconds", "finished"})
 
 
+def manifest_of(run: Path, stage: str, profile: str | None = None) -> dict:
+    """The manifest of a stage of a run.
+
+    Raises:
+        UserError: the stage is not finished.
+    """
+    if (manifest := read_manifest(run / FOLDERS[stage])) is None:
+        verb, _, model = stage.partition("-")
+        first = command(verb, run, profile, *(["--model", model] if model else []))
+        raise UserError(f"{run / FOLDERS[stage]} is not finished: type {first} first")
+    return manifest
+
+
 def _facts(path: Path, fields: set[str]) -> dict | None:
     """The JSON object of a file; None where there is no file, or no object with these fields in it."""
     try:

@@ -29,7 +29,7 @@ def figures(run: Path) -> dict[str, list[Row]]:
     Raises:
         UserError: a stage is not finished.
     """
-    train, judged = results.manifest(run, "train"), results.manifest(run, "judge")
+    train, judged = runs.manifest_of(run, "train"), runs.manifest_of(run, "judge")
     critic, gain, moved = results.calibration(run), results.gain(run), results.executed(run)
     losses = {"zero velocity": "zero_velocity", "before": "before", "after": "after"}
     shares = {"instruction followed, by the critic": "follow_rate", "success rate, by the ground truth": "success_rate"}

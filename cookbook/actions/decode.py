@@ -65,19 +65,12 @@ def decode_pictures(model: InverseDynamics, pictures: np.ndarray, fps: float, na
     """`decode_frames` for frames that already have the network's size, uint8 [T, 3, H, W]."""
     triples = neighbours(len(pictures), step_of(model, fps, name))
     tensor, device = torch.from_numpy(pictures), model.range.device
-    parts = [model(scaled(tensor[part].to(device))).float().cpu().numpy() for part in _parts(triples)]
-    joints, targets, deviation = np.concatenate(parts).swapaxes(0, 1)
-    known = model.statistics()
-    rows = (joints * known["scale"] + known["mean"], targets * known["scale"] + known["mean"])
-    return Decoded(model.spec.fps, *(resample(x, fps, model.spec.fps) for x in (*rows, _exp(deviation, known))))
-
-
-def _exp(log: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
-    return np.exp(log.clip(-8, 4)) * known["scale"]
-
-
-def _parts(triples: np.ndarray) -> list[np.ndarray]:
-    return [triples[first : first + BATCH] for first in range(0, len(triples), BATCH)]
+    parts = [triples[first : first + BATCH] for first in range(0, len(triples), BATCH)]
+    outputs = [model(scaled(tensor[part].to(device))).float().cpu().numpy() for part in parts]
+    joints, targets, log_deviation = np.concatenate(outputs).swapaxes(0, 1)
+    mean, scale = (model.statistics()[name] for name in ("mean", "scale"))
+    rows = joints * scale + mean, targets * scale + mean, np.exp(log_deviation.clip(-8, 4)) * scale
+    return Decoded(model.spec.fps, *(resample(x, fps, model.spec.fps) for x in rows))
 
 
 def decode_video(model: InverseDynamics, path: Path) -> Decoded:

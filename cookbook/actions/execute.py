@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -64,10 +64,10 @@ def execute(profile: str = "nano", run: Path | str | None = None, workers: int =
 def execute_in(scenes: dict, root: Path, profile: str, workers: int, redo: bool = False) -> dict:
     """As `execute`, in scenes of the form of `known_jobs`; `root` is the run's folder."""
     source, folder = root / "actions", root / "executed"
-    if (manifest := runs.read_manifest(source)) is None:
-        raise UserError(f"{source} is not finished: type {runs.command('actions', root, profile)} first")
-    require_robot(manifest["joint_names"])
-    stage = runs.enter(folder, "execute", profile, {"actions": runs.fingerprint(source)}, {}, redo, _mends)
+    decoded = runs.manifest_of(root, "actions", profile)
+    require_robot(decoded["joint_names"])
+    inputs = {"actions": decoded["fingerprint"]}
+    stage = runs.enter(folder, "execute", profile, inputs, {}, redo, {"actions"}.issuperset)
     if stage.done:
         return stage.manifest
     rows = execute_rows(folder / NAME, storage.read_rows(source / "actions.jsonl"), scenes, workers)
@@ -76,11 +76,6 @@ def execute_in(scenes: dict, root: Path, profile: str, workers: int, redo: bool 
     successes = sum(row["success"] for row in rows)
     print(f"execute: {successes} of {len(rows)} videos do what their instruction says")
     return stage.finish([folder / NAME], videos=len(rows), successes=successes)
-
-
-def _mends(changes: Set[str]) -> bool:
-    """Whether these changes leave the results of unchanged actions as they are."""
-    return changes <= {"actions"}
 
 
 def known_jobs(profile: profiles.Profile) -> dict[tuple[str, str], dict]:

@@ -30,8 +30,7 @@ def export_actions(
     """
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
-    if runs.read_manifest(root / "actions") is None:
-        raise UserError(f"{root / 'actions'} is not finished: type {runs.command('actions', root, chosen.name)} first")
+    runs.manifest_of(root, "actions", chosen.name)
     episodes, inputs = decoded(root)
     return export(episodes, root, chosen.name, inputs, version, redo)
 
@@ -68,21 +67,18 @@ def decoded(run: Path) -> tuple[EpisodeSet, dict[str, str]]:
 def _facts(run: Path) -> tuple[dict[str, dict], dict[str, str]]:
     """Video -> what other stages found out about it; stage -> fingerprint."""
     facts: dict[str, dict] = defaultdict(dict)
-    inputs = {"actions": runs.fingerprint(run / "actions")}
-    for stage, place in (("execute", "executed"), ("judge", "verdicts"), ("filter", "kept")):
-        if runs.read_manifest(run / place) is None:
-            continue
-        inputs[stage] = runs.fingerprint(run / place)
-        if stage == "filter":
-            for row in storage.read_rows(run / place / "dropped.jsonl"):
-                facts[row["file"]]["kept"] = False
-        for row in storage.read_rows(run / place / f"{place}.jsonl"):
-            if stage == "execute":
-                facts[row["file"]] |= {"success": row["success"], "reason": row["reason"]}
-            elif stage == "judge":
-                facts[row["file"]][f"score_{row['question']}"] = row["score"]
-            else:
-                facts[row["file"]]["kept"] = True
+    finished = runs.finished(run)
+    inputs = {stage: finished[stage]["fingerprint"] for stage in runs.READS["actions-export"] if stage in finished}
+    if "execute" in inputs:
+        for row in storage.read_rows(run / "executed" / "executed.jsonl"):
+            facts[row["file"]] |= {"success": row["success"], "reason": row["reason"]}
+    if "judge" in inputs:
+        for row in storage.read_rows(run / "verdicts" / "verdicts.jsonl"):
+            facts[row["file"]][f"score_{row['question']}"] = row["score"]
+    if "filter" in inputs:
+        for name in ("dropped", "kept"):
+            for row in storage.read_rows(run / "kept" / f"{name}.jsonl"):
+                facts[row["file"]]["kept"] = row["kept"]
     return facts, inputs
 
 

@@ -5,14 +5,14 @@ the predicted standard `deviation` of each joint (degrees, mean over time), and 
 """
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cookbook import hardware, profiles, runs, show, storage
 from cookbook.actions import model, motion
-from cookbook.actions.decode import Decoded, decode_video
+from cookbook.actions.decode import decode_video
 from cookbook.errors import UserError
 from cookbook.judge.ground_truth import MODELS
 from cookbook.judge.stage import list_generated
@@ -20,6 +20,7 @@ from cookbook.layout import find_videos
 from cookbook.models import hub
 
 NAME = "actions.jsonl"
+MENDED = {"videos", *(f"generate-{name}" for name in MODELS)}  # changed inputs that leave other videos' rows
 FACTS = ("file", "model", "name", "prompt", "image", "seed")  # of a row, as the judge names them
 
 
@@ -54,7 +55,7 @@ def actions(
         folder, inputs = root / f"actions-{source.name}", {"videos": runs.fingerprint(source)}
     else:
         folder, (rows, inputs) = root / "actions", list_generated(root)
-    stage = runs.enter(folder, "actions", chosen.name, inputs | {"model": mark}, {}, redo, _mends)
+    stage = runs.enter(folder, "actions", chosen.name, inputs | {"model": mark}, {}, redo, MENDED.issuperset)
     if stage.done:
         return stage.manifest
     loaded = model.load(weights).to(hardware.device())
@@ -80,11 +81,6 @@ def locate(profile: profiles.Profile, folder: Path | str | None) -> Path:
     return hub.locate(profile.actions)
 
 
-def _mends(changes: Set[str]) -> bool:
-    """Whether these changes leave the rows of unchanged videos as they are."""
-    return changes <= {"videos", *(f"generate-{name}" for name in MODELS)}
-
-
 def decode_rows(path: Path, clips: Sequence[dict], loaded: model.InverseDynamics, mark: str) -> tuple[list[dict], int]:
     """All rows of actions.jsonl, the missing ones decoded now and last, and how many those are."""
     hashes = {clip["file"]: storage.digest(clip["path"]) for clip in clips}
@@ -96,17 +92,10 @@ def decode_rows(path: Path, clips: Sequence[dict], loaded: model.InverseDynamics
     for clip in show.progress(missing, "actions: decoding") if missing else ():
         decoded = decode_video(loaded, clip["path"])
         facts = {name: clip[name] for name in FACTS} | {"sha256": hashes[clip["file"]], "made_by": mark}
-        row = facts | as_row(decoded) | motion.scores(decoded, known)
+        arrays = {"joints": decoded.joints, "targets": decoded.targets}
+        arrays = {name: values.astype(float).round(4).tolist() for name, values in arrays.items()}
+        arrays["deviation"] = np.degrees(decoded.deviation.mean(0)).astype(float).round(3).tolist()
+        row = facts | {"fps": decoded.fps} | arrays | motion.scores(decoded, known)
         storage.append_row(path, row)
         rows.append(row)
     return rows, len(missing)
-
-
-def as_row(decoded: Decoded) -> dict:
-    """The arrays of a decoded video as they stand in a row."""
-    return {
-        "fps": decoded.fps,
-        "joints": decoded.joints.astype(float).round(4).tolist(),
-        "targets": decoded.targets.astype(float).round(4).tolist(),
-        "deviation": np.degrees(decoded.deviation.mean(0)).astype(float).round(3).tolist(),
-    }

@@ -43,9 +43,7 @@ def convert(
     """
     chosen = profiles.get(profile)
     folder = runs.run_folder(run, profile)
-    trained = None if checkpoint else runs.read_manifest(folder / "checkpoints")
-    if not checkpoint and trained is None:
-        raise UserError(f"{folder}: train is not finished; type {runs.command('train', folder, profile)} first")
+    trained = None if checkpoint else runs.manifest_of(folder, "train", profile)
     path = weights.find(storage.absolute(checkpoint) if checkpoint else folder / "checkpoints")
     models = hub.locate(chosen.world)
     content = storage.digest if path.is_file() else runs.fingerprint

@@ -41,8 +41,7 @@ def filter_clips(
     chosen = profiles.get(profile)
     root = runs.run_folder(run, chosen.name)
     verdicts = root / "verdicts"
-    if runs.read_manifest(verdicts) is None:
-        raise UserError(f"{verdicts} is not finished: type {runs.command('judge', root, chosen.name)} first")
+    runs.manifest_of(root, "judge", chosen.name)
     require_whole(1, top=top)
     cuts, rule = _thresholds(verdicts, threshold)
     rule += f", and it is among the best {top} of its prompt" if top else ""

@@ -81,8 +81,8 @@ def train(
     source = storage.absolute(data) if data else folder / "data" / "train"
     with engine.processes() as group:
         plan = planning.announce(chosen, source, base, group)
-        if data is None and runs.read_manifest(folder / "data") is None:
-            raise UserError(f"{folder / 'data'} is not finished; type {runs.command('prepare', folder, profile)} first")
+        if data is None:
+            runs.manifest_of(folder, "prepare", profile)
         models = group.broadcast(group.on_rank_0(lambda: hub.locate(chosen.world)))
         given = runs.flags(recipe=recipe, data=source if data else None, steps=steps, seed=seed or None, base=base)
         job = TrainJob(chosen, folder, source, data is None, models, base, seed, plan, group, given)
