@@ -8,6 +8,7 @@ import csv
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,25 @@ def write_metadata(path: Path, rows: Iterable[tuple[str, str]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "prompt"])
         writer.writerows((name, re.sub("\r\n?", "\n", prompt)) for name, prompt in rows)  # it would not quote \r
+
+
+def write_training(folder: Path, clips: Iterable[Clip], prefix: str) -> None:
+    """Copy clips to `videos/`, write `metas/<stem>.txt` (prefix + instruction) and `metadata.csv`."""
+    rows = []
+    for clip in clips:
+        video, caption = folder / "videos" / clip.video.name, folder / "metas" / f"{clip.video.stem}.txt"
+        write_pair(clip.video, video, prefix + clip.prompt, caption)
+        rows.append((clip.video.name, clip.prompt))
+    with storage.replacing(folder / "metadata.csv") as temporary:
+        write_metadata(temporary, rows)
+
+
+def write_pair(source: Path, copy: Path, text: str, caption: Path) -> None:
+    """Copy a clip or photo, and write its caption."""
+    with storage.replacing(copy) as temporary:
+        shutil.copyfile(source, temporary)
+    with storage.replacing(caption) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def find_clips(folder: Path, prefix: str = "") -> list[tuple[Path, Path | str | UserError]]:

@@ -1,6 +1,5 @@
 """Stage filter: the tuned model's videos that pass both thresholds become a training folder like data/train."""
 
-import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ from cookbook import profiles, runs, show, storage
 from cookbook.errors import UserError, require_whole
 from cookbook.judge import calibration
 from cookbook.judge.rows import QUESTIONS, Verdict, read_validated, require_video
-from cookbook.layout import write_metadata
+from cookbook.layout import Clip, write_training
 from cookbook.video import fit, probe
 
 # Clips are duplicates if no cell of their thumbnails differs by more (0..255). Re-encoding the nano videos of a run at
@@ -61,29 +60,18 @@ def filter_clips(
     _drop_duplicates(root, rows)
     _drop_below(rows, top)
     kept, dropped = ([row for row in rows if row["kept"] == wanted] for wanted in (True, False))
-    _write_folder(root, stage.folder, chosen.prompt_prefix, kept, dropped)
+    for name in ("videos", "metas"):  # of a killed run
+        storage.remove(stage.folder / name)
+        (stage.folder / name).mkdir()
+    write_training(stage.folder, [Clip(root / row["file"], row["prompt"]) for row in kept], chosen.prompt_prefix)
+    storage.write_rows(stage.folder / "kept.jsonl", kept)
+    storage.write_rows(stage.folder / "dropped.jsonl", dropped)
     _print_counts(kept, dropped)
     if not kept:
         fix = "generate more seeds, train longer, or lower the threshold"
         show.banner(f"no video passed ({rule}): {stage.folder} is empty; {fix}")
     outputs = storage.contents(stage.folder)
     return stage.finish(outputs, rule=rule, thresholds=cuts, kept=len(kept), dropped=len(dropped))
-
-
-def _write_folder(root: Path, folder: Path, prefix: str, kept: list[dict], dropped: list[dict]) -> None:
-    """Copy the kept videos with their captions in the layout of data/train, and write the rows of both."""
-    for name in ("videos", "metas"):  # of a killed run
-        storage.remove(folder / name)
-        (folder / name).mkdir()
-    for row in kept:
-        with storage.replacing(folder / "videos" / row["video"]) as temporary:
-            shutil.copy(root / row["file"], temporary)
-        with storage.replacing(folder / "metas" / f"{Path(row['file']).stem}.txt") as temporary:
-            temporary.write_text(prefix + row["prompt"], encoding="utf-8")
-    with storage.replacing(folder / "metadata.csv") as temporary:
-        write_metadata(temporary, [(row["video"], row["prompt"]) for row in kept])
-    for name, part in (("kept.jsonl", kept), ("dropped.jsonl", dropped)):
-        storage.write_rows(folder / name, part)
 
 
 def _print_counts(kept: list[dict], dropped: list[dict]) -> None:

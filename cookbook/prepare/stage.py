@@ -1,12 +1,11 @@
 """`cookbook prepare`: check every clip and caption, then lay them out as training and evaluation folders."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 
 from cookbook import profiles, runs, storage
 from cookbook.errors import UserError, count
-from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, require_folder, write_metadata
+from cookbook.layout import Clip, Photo, find_clips, read_photos, read_text, require_folder, write_pair, write_training
 from cookbook.models.hub import locate
 from cookbook.profiles import Profile
 from cookbook.show import progress
@@ -58,7 +57,7 @@ def prepare(
     write_training(stage.folder / "train", clips, chosen.prompt_prefix)
     for photo in photos:  # each pair under one stem: this corrects the published misnamed pair
         image = stage.folder / "eval" / f"{photo.name}{photo.image.suffix.lower()}"
-        _write_pair(photo.image, image, photo.prompt, stage.folder / "eval" / f"{photo.name}.txt")
+        write_pair(photo.image, image, photo.prompt, stage.folder / "eval" / f"{photo.name}.txt")
     if problems:
         storage.write_rows(stage.folder / "skipped.jsonl", problems)
     outputs = storage.contents(stage.folder)
@@ -103,18 +102,3 @@ def check_clips(folder: Path, profile: Profile) -> tuple[list[Clip], list[dict]]
         except UserError as error:
             problems.append({"file": str(video), "reason": str(error).removeprefix(f"{video}: ")})
     return clips, problems
-
-
-def write_training(folder: Path, clips: list[Clip], prefix: str) -> None:
-    """Copy clips to `videos/`, write `metas/<stem>.txt` (prefix + instruction) and `metadata.csv`."""
-    for clip in clips:
-        video, caption = folder / "videos" / clip.video.name, folder / "metas" / f"{clip.video.stem}.txt"
-        _write_pair(clip.video, video, prefix + clip.prompt, caption)
-    write_metadata(folder / "metadata.csv", [(clip.video.name, clip.prompt) for clip in clips])
-
-
-def _write_pair(source: Path, copy: Path, text: str, caption: Path) -> None:
-    with storage.replacing(copy) as temporary:
-        shutil.copyfile(source, temporary)
-    with storage.replacing(caption) as temporary:
-        temporary.write_text(text, encoding="utf-8")
