@@ -3,8 +3,6 @@
 Only the module of the given verb is imported, and none for `--help`.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import shlex

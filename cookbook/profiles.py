@@ -4,8 +4,6 @@ A profile is a function that returns a frozen dataclass; a variant calls another
 the types that are declared here. No stage branches on a profile's name: it reads the fields.
 """
 
-from __future__ import annotations
-
 from dataclasses import field, replace
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -158,7 +156,7 @@ class Profile:
     prompts: PositiveInt | None = None  # None: all
     alternatives: tuple[Recipe, ...] = field(default=())
 
-    def with_recipe(self, name: str | None) -> Profile:
+    def with_recipe(self, name: str | None) -> "Profile":
         """The same profile with another named recipe."""
         name = name or self.recipe.name
         recipes = {recipe.name: recipe for recipe in (self.recipe, *self.alternatives)}

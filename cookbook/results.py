@@ -1,7 +1,6 @@
 """The numbers of a finished run, read from its manifests and jsonl files and from nowhere else."""
 
 import math
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -133,14 +132,10 @@ def execution_aucs(run: Path) -> pd.DataFrame:
     for name in ("critic", "pixels", *SCORES):
         own = table.dropna(subset=[name])
         if len(own):
-            of = partial(_auc_of, own["success"].to_numpy(int), own[name].to_numpy(float))
-            edges = interval(own["image"].tolist(), of)
-            found[name] = {"auc": of(np.arange(len(own))), "95 % CI": edges, "videos": len(own)}
+            labels, values = own["success"].to_numpy(int), own[name].to_numpy(float)
+            edges = interval(own["image"].tolist(), lambda rows, a=labels, b=values: auc(a[rows], b[rows]))
+            found[name] = {"auc": auc(labels, values), "95 % CI": edges, "videos": len(own)}
     return pd.DataFrame.from_dict(found, orient="index").round(3)
-
-
-def _auc_of(labels: np.ndarray, values: np.ndarray, rows: np.ndarray) -> float | None:
-    return auc(labels[rows], values[rows])
 
 
 def kept_of_n(run: Path) -> list[float]:

@@ -4,8 +4,6 @@ The one module of cookbook/ that uses `simulator/`, which needs mujoco and is im
 Physics alone is enough: no renderer is needed except for `draw`.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys
@@ -204,15 +202,13 @@ def _facts(environment: Any, instruction: Any, log: Any) -> dict:
     simulator = _simulator()
     rate, held = simulator.world.FPS, log.held >= 0
     if not np.isfinite(log.qpos).all():
-        return {"success": False, "reason": "the simulation diverged"} | dict.fromkeys(("failed_s", *TIMES))
+        unknown = dict.fromkeys(("failed_s", "grasp_s", "release_s"))
+        return {"success": False, "reason": "the simulation diverged"} | unknown
     grasp = None if log.grasp_frame is None else round(log.grasp_frame / rate, 3)
     released = np.flatnonzero(held[:-1] & ~held[1:]) + 1
     release = round(float(released[-1]) / rate, 3) if len(released) else None
     facts = {"success": bool(log.success), "reason": log.reason, "grasp_s": grasp, "release_s": release}
     return facts | {"failed_s": None if log.success else _when(simulator, environment, instruction, log, facts)}
-
-
-TIMES = ("grasp_s", "release_s")
 
 
 def _when(simulator: Any, environment: Any, instruction: Any, log: Any, facts: dict) -> float:
@@ -250,7 +246,7 @@ class Eye:
         self.camera = render.Camera(world, size)
         self.table = render.exposure_table(self.camera.draw(first), world.scene.look.exposure)
 
-    def __enter__(self) -> Eye:
+    def __enter__(self) -> "Eye":
         return self
 
     def __exit__(self, *error: object) -> None:

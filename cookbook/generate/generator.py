@@ -3,14 +3,12 @@
 NVIDIA's guardrail is on by default with NVIDIA's weights, as their licence asks.
 """
 
-from __future__ import annotations
-
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +23,6 @@ from cookbook.models.denoiser import Denoiser
 from cookbook.models.text import encode_prompts, unread
 from cookbook.profiles import Profile
 from cookbook.video import IMAGES, fit, probe, read_image, write_video
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 
 IN_FLIGHT = 2  # clips that one generator holds at a time: it denoises one while it encodes the previous one as mp4
 CLAUSE = (
@@ -149,21 +144,13 @@ class Generator:
         """
         height, width = request.size
         lengths, given = planning.chunks(self.profile, request.num_output_frames)
+        texts = [self.text[text].to(self.device) for text in (self.prompt(request), self._negative(request))]
+        sampling = self.profile.sampling
+        solver = request.num_steps or sampling.steps, request.guidance, request.shift or sampling.shift
         start, parts = self._conditioning(request), []
         for number, frames in enumerate(lengths):
-            clip = make_clip(
-                self.transformer,
-                self.vae,
-                start,
-                self.text[self.prompt(request)].to(self.device),
-                self.text[self._negative(request)].to(self.device),
-                (1 + (frames - 1) // 4, height // 8, width // 8),
-                request.num_steps or self.profile.sampling.steps,
-                request.guidance,
-                request.shift or self.profile.sampling.shift,
-                seed + number,
-                self.fast,
-            )
+            shape = 1 + (frames - 1) // 4, height // 8, width // 8
+            clip = make_clip(self.transformer, self.vae, start, *texts, shape, *solver, seed + number, self.fast)
             parts.append(clip[:, :, given if number else 0 :])
             start = clip[:, :, -given:]
         return torch.cat(parts, 2)
@@ -208,8 +195,8 @@ def load_guardrail() -> Any:
 
 @torch.no_grad()
 def make_clip(
-    transformer: CosmosTransformer3DModel,
-    vae: AutoencoderKLWan,
+    transformer: torch.nn.Module,
+    vae: torch.nn.Module,
     conditioning: torch.Tensor | None,
     text: torch.Tensor,
     negative: torch.Tensor,
@@ -223,6 +210,7 @@ def make_clip(
     """Generate one clip.
 
     Args:
+        transformer, vae: a `CosmosTransformer3DModel` and an `AutoencoderKLWan`.
         conditioning: pixels [1, 3, 1 or 5, H, W] in -1..1 that the clip begins with; None for text2world.
         text, negative: embeddings [1, L, D] of the prompt and the negative prompt.
         shape: latent frames, height and width.

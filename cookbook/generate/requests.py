@@ -36,8 +36,6 @@ ALLOWED = {
     "negative_prompt": "a text, which may be empty",
 }
 BATCH = ("input_video", "prompt", "output_video")  # fields of batch_input.json
-
-
 PARTS = 10  # times a profile's window that a clip may be long
 NAME = 200  # bytes of a request's name: a file's may have 255, `_seed<k>.mp4` included
 FitsFileName = Predicate(lambda name: len(name.encode(errors="surrogatepass")) <= NAME)

@@ -162,9 +162,7 @@ def _generate_missing(
         facts: added to every row.
     """
     table, rows = out / "generated.jsonl", _kept(out, made_from)
-    with storage.replacing(out / "requests.jsonl") as temporary:
-        lines = (request.model_dump_json(exclude_none=True) + "\n" for request in setup.requests)
-        temporary.write_text("".join(lines), encoding="utf-8")
+    storage.write_rows(out / "requests.jsonl", (request.model_dump(exclude_none=True) for request in setup.requests))
     left = [job for file, job in jobs.items() if file not in rows]
     frames = _span([r.num_output_frames for r in setup.requests])
     steps = _span([r.num_steps or setup.profile.sampling.steps for r in setup.requests])
