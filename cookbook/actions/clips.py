@@ -21,22 +21,26 @@ def read_simulator(folder: Path) -> EpisodeSet:
     """The valid clips of a folder of `python -m simulator make`.
 
     Raises:
-        UserError: there are none, or their joints are missing.
+        UserError: there are none, their joints are missing or of another robot, or a number is not finite.
     """
     rows = [row for row in storage.read_rows(folder / "manifest.jsonl") if row.get("label") == "real"]
     if not rows:
         raise UserError(f"{folder / 'manifest.jsonl'} lists no clips without a fault")
-    episodes = []
+    episodes, names = [], robot_joints()
     for row in rows:
-        file = folder / "ground_truth" / f"{row['id']}.npz"
+        file, video = folder / "ground_truth" / f"{row['id']}.npz", folder / "videos" / f"{row['id']}.mp4"
         try:
             with np.load(file) as arrays:
                 joints, targets = arrays["q"], arrays["action"]
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{file}: no joints can be read from it ({error}); make the clips again") from None
+        if not joints.shape == targets.shape == (len(joints), len(names)):
+            raise UserError(f"{video}: its joints are {joints.shape}, not {(len(joints), len(names))}")
+        if not np.isfinite([joints, targets]).all():
+            raise UserError(f"{video}: a joint angle or target is not a number; remove the episode")
         facts = {name: row.get(name) for name in ("id", "scene", "seed", "hand", "item", "place")}
-        episodes.append(Episode(folder / "videos" / f"{row['id']}.mp4", row["prompt"], joints, targets, facts=facts))
-    return EpisodeSet(folder.name, float(rows[0]["fps"]), robot_joints(), episodes)
+        episodes.append(Episode(video, row["prompt"], joints, targets, facts=facts))
+    return EpisodeSet(folder.name, float(rows[0]["fps"]), names, episodes)
 
 
 def read(folder: Path, camera: str | None = None, key: str | None = None) -> EpisodeSet:
@@ -53,11 +57,4 @@ def read(folder: Path, camera: str | None = None, key: str | None = None) -> Epi
         return lerobot.read(folder, camera, key)
     if not (folder / "manifest.jsonl").is_file():
         raise UserError(f"{folder}: neither a LeRobot data set nor clips of `python -m simulator make`")
-    found = read_simulator(folder)
-    for episode in found.episodes:
-        shape = (len(episode.joints), len(found.joint_names))
-        if episode.joints.shape != shape or episode.targets.shape != shape:
-            raise UserError(f"{episode.video}: its joints are {episode.joints.shape}, not {shape}")
-        if not np.isfinite([episode.joints, episode.targets]).all():
-            raise UserError(f"{episode.video}: a joint angle or target is not a number; remove the episode")
-    return found
+    return read_simulator(folder)

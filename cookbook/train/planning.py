@@ -60,10 +60,8 @@ def plan(
 def choose(profile: str, recipe: str | None, steps: int | None) -> Profile:
     """The profile with the recipe and the number of steps that the flags name."""
     chosen = profiles.get(profile, recipe)
-    if steps is None:
-        return chosen
     require_whole(1, steps=steps)
-    return replace(chosen, recipe=replace(chosen.recipe, steps=steps))
+    return chosen if steps is None else replace(chosen, recipe=replace(chosen.recipe, steps=steps))
 
 
 def announce(profile: Profile, data: Path, base: Path | None, group: Group) -> Plan:

@@ -42,10 +42,6 @@ class TrainJob:
     group: Group
     flags: list[str]  # of the call
 
-    @property
-    def folder(self) -> Path:
-        return self.run / "checkpoints"
-
 
 @runs.releasing
 def train(
@@ -105,19 +101,19 @@ def _enter(job: TrainJob, redo: bool) -> runs.Stage:
         "clips per step": job.plan.clips_per_step,
         "base weights": storage.digest(job.base) if job.base else world.weights_fingerprint(job.models),
     }
-    return runs.enter(job.folder, "train", job.profile.name, inputs, settings, redo)
+    return runs.enter(job.run / "checkpoints", "train", job.profile.name, inputs, settings, redo)
 
 
 def _fit(job: TrainJob, used: list[CachedClip], held: list[CachedClip]) -> dict[str, Any]:
     """Train on the clips `used`; the results, with the held-out loss before and after."""
-    profile, group, recipe = job.profile, job.group, job.profile.recipe
+    profile, group, recipe, folder = job.profile, job.group, job.profile.recipe, job.run / "checkpoints"
     dtype = hardware.compute_dtype(group.device)
     model = load(profile, job.models, job.seed, group, job.base)
     with autocast(model, group.device, dtype):
         before, baseline = heldout_loss(model, held, recipe.shift, group)
     group.on_rank_0(lambda: require_trained(mean(before), baseline, recipe.first_loss, job.base or job.models))
     start, batch_at = time.monotonic(), batches(used, recipe, job.seed, group)
-    trained = engine.fit(model, flow_loss, batch_at, recipe, job.folder, job.seed, group, dtype, names.to_native)
+    trained = engine.fit(model, flow_loss, batch_at, recipe, folder, job.seed, group, dtype, names.to_native)
     with autocast(model, group.device, dtype):
         after, _ = heldout_loss(model, held, recipe.shift, group)
     return {
