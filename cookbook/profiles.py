@@ -4,7 +4,7 @@ A profile is a function that returns a frozen dataclass; a variant calls another
 the types that are declared here. No stage branches on a profile's name: it reads the fields.
 """
 
-from dataclasses import field, replace
+from dataclasses import replace
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass
@@ -154,7 +154,7 @@ class Profile:
     note: str = ""  # a warning for the report
     train_clips: PositiveInt | None = None  # None: all
     prompts: PositiveInt | None = None  # None: all
-    alternatives: tuple[Recipe, ...] = field(default=())
+    alternatives: tuple[Recipe, ...] = ()
 
     def with_recipe(self, name: str | None) -> "Profile":
         """The same profile with another named recipe."""

@@ -71,22 +71,20 @@ def critic_against_ground_truth(run: Path) -> dict:
     prompts (`interval`); keeping all gains 0. None where undefined.
     """
     tuned = scores(run).query("model == 'tuned'").dropna(subset=list(QUESTIONS)).merge(_ground_truth(run), on="file")
+    facts = {"clips": len(tuned), "auc": None, "all": None, "kept": None, "gain": None, "interval": None}
     if tuned.empty:
-        return {"clips": 0, "auc": None, "all": None, "kept": None, "gain": None, "interval": None}
+        return facts
     passed, kept = tuned["passed"].to_numpy(float), tuned["file"].isin(kept_files(run)).to_numpy()
 
     def gain_of(rows: np.ndarray) -> float | None:
         return float(passed[rows][kept[rows]].mean() - passed[rows].mean()) if kept[rows].any() else None
 
-    gain = gain_of(np.arange(len(tuned)))
-    return {
-        "clips": len(tuned),
-        "auc": auc(passed, tuned[list(QUESTIONS)].mean(axis=1).to_numpy()),
-        "all": round(float(passed.mean()), 4),
-        "kept": None if gain is None else round(float(passed[kept].mean()), 4),
-        "gain": None if gain is None else round(gain, 4),
-        "interval": None if gain is None else interval(tuned["name"].tolist(), gain_of),
-    }
+    facts["auc"] = auc(passed, tuned[list(QUESTIONS)].mean(axis=1).to_numpy())
+    facts["all"] = round(float(passed.mean()), 4)
+    if kept.any():
+        gain, edges = gain_of(np.arange(len(tuned))), interval(tuned["name"].tolist(), gain_of)
+        facts |= {"kept": round(float(passed[kept].mean()), 4), "gain": round(gain, 4), "interval": edges}
+    return facts
 
 
 def executed(run: Path) -> dict:

@@ -54,11 +54,11 @@ def explain(profile: str = "nano", recipe: str | None = None) -> list[RecipeRow]
     """
     chosen = profiles.get(profile, recipe)
     rows, head = compare(chosen), RecipeRow("field", "ours", "upstream", "why ours differs")
-    widths = [max(len(getattr(row, key)) for row in rows) for key in ("field", "ours", "upstream")]
+    field, ours, upstream = (max(len(getattr(row, key)) for row in rows) for key in ("field", "ours", "upstream"))
     print(f"train: recipe {chosen.recipe.name} of profile {chosen.name} beside {PUBLISHED}")
     for row in (head, *rows):
-        cells = (f"{text:<{width}}" for text, width in zip((row.field, row.ours, row.upstream), widths, strict=True))
-        print(f"{'*' if row.reason and row is not head else ' '} {'  '.join(cells)}  {row.reason}".rstrip())
+        mark = "*" if row.reason and row is not head else " "
+        print(f"{mark} {row.field:<{field}}  {row.ours:<{ours}}  {row.upstream:<{upstream}}  {row.reason}".rstrip())
     for what, why in ALWAYS.items():
         print(f"* {what}: {why}")
     return rows
