@@ -153,7 +153,11 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
     """
     storage.refuse_links(target.parent, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(_with_links(nbformat.read(source, as_version=4), target.parent), target)
+    book = nbformat.read(source, as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":  # relative links beyond notebooks/, as they are from the copy
+            cell.source = cell.source.replace("](../", f"]({Path(os.path.relpath(ROOT, target.parent)).as_posix()}/")
+    nbformat.write(book, target)
     clock, copy = time.monotonic(), f"(the executed copy: {target})"
     try:
         with patch.dict(os.environ, HEADLESS), _memory() as samples:
@@ -174,14 +178,6 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> dict:
         "peak_memory_gb": _peak(samples),
         "cells": [_cell_timing(cell, samples) for cell in cells if own(cell)],
     }
-
-
-def _with_links(book: NotebookNode, folder: Path) -> NotebookNode:
-    """The notebook with relative links beyond notebooks/ adapted to a copy in `folder`."""
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            cell.source = cell.source.replace("](../", f"]({Path(os.path.relpath(ROOT, folder)).as_posix()}/")
-    return book
 
 
 def own(cell: NotebookNode) -> bool:
@@ -244,19 +240,15 @@ def _written(folder: Path) -> int:
 
 
 def _record(folder: Path, profile: str, name: str, timing: dict) -> None:
-    """Add the timing of one notebook to timings.json."""
-    path = folder / "notebooks" / "timings.json"
-    earlier = storage.read_json(path)["notebooks"] if path.exists() else {}
-    facts = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
-    facts |= {"processor": Machine().processor, **runs.environment()}
-    storage.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
-
-
-def _commit() -> str:
-    """The state of the checkout, as git names it."""
+    """Add the timing of one notebook to timings.json, with the state of the checkout as git names it."""
     git = [shutil.which("git") or "false", "-C", str(ROOT), "describe", "--always", "--exclude=*"]
     done = subprocess.run([*git, "--dirty= with changes"], capture_output=True, text=True)
-    return done.stdout.strip() or "not recorded"
+    path = folder / "notebooks" / "timings.json"
+    earlier = storage.read_json(path)["notebooks"] if path.exists() else {}
+    commit = done.stdout.strip() or "not recorded"
+    facts = {"profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": commit}
+    facts |= {"processor": Machine().processor, **runs.environment()}
+    storage.write_json(path, {**facts, "notebooks": {**earlier, name: timing}})
 
 
 def _conclude(profile: Profile, folder: Path, before: dict[str, dict]) -> dict:

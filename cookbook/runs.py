@@ -221,7 +221,9 @@ def enter(
         problem = f"was built from different inputs: {text}" if changes else f"lost {lost[0]}{more}"
         if not (mends and mends(changes.keys())):
             lock.close()
-            raise StaleStage(f"{folder} {problem}", _rebuild(folder, name, profile))
+            run = Path(folder.as_posix().removesuffix(f"/{FOLDERS.get(name)}"))
+            again = f", or run {command('run', run, profile, '--redo', name)}" if run != folder else ""
+            raise StaleStage(f"{folder} {problem}", f"pass redo=True{again}")
         print(f"{name}: {folder} {problem}; unaffected results are kept")
         storage.write_json(folder / "started.json", started)
         (folder / "manifest.json").unlink(missing_ok=True)
@@ -273,12 +275,6 @@ def _worthless(folder: Path, started: dict) -> bool:
     kept = ("started.json", "requests.jsonl")
     results = [path for path in folder.iterdir() if path.name[0] != "." and path.name not in kept]
     return started["stage"] in REWRITTEN or not any(path.is_dir() or path.stat().st_size for path in results)
-
-
-def _rebuild(folder: Path, name: str, profile: str) -> str:
-    """How to rebuild a stage folder, for callers other than the command line."""
-    run = Path(folder.as_posix().removesuffix(f"/{FOLDERS.get(name)}"))
-    return "pass redo=True" + (f", or run {command('run', run, profile, '--redo', name)}" if run != folder else "")
 
 
 def begun(folder: Path) -> dict | None:
