@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -238,16 +239,13 @@ def draw(job: Job, fps: float, size: tuple[int, int]) -> np.ndarray:
         return eye.film(log.qpos, fps)
 
 
-class Eye:
+class Eye(AbstractContextManager):
     """The photo's camera in a world, with the exposure of its first pose [nq]. Use as a context manager."""
 
     def __init__(self, world: Any, first: np.ndarray, size: tuple[int, int]) -> None:
         render = _simulator().render
         self.camera = render.Camera(world, size)
         self.table = render.exposure_table(self.camera.draw(first), world.scene.look.exposure)
-
-    def __enter__(self) -> "Eye":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.camera.__exit__(*error)

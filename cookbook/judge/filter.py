@@ -51,10 +51,9 @@ def filter_clips(
     clips = _tuned(verdicts / "verdicts.jsonl")
     print(f"filter: {len(clips)} videos of the tuned model; kept if {rule}")
     rows = [_decision(file, answers, cuts) for file, answers in sorted(clips.items())]
-    for row in rows:
-        if row["kept"]:
-            require_video(root, row["file"])
-        if row["kept"] and storage.digest(root / row["file"]) != row["sha256"]:
+    for row in [row for row in rows if row["kept"]]:
+        require_video(root, row["file"])
+        if storage.digest(root / row["file"]) != row["sha256"]:
             fix = runs.command("judge", root, chosen.name, "--redo")
             raise UserError(f"{root / row['file']} was changed after it was judged: type {fix}")
     _drop_duplicates(root, rows)

@@ -90,7 +90,8 @@ class Rating:
             made.on_click(lambda _: action())
             return made
 
-        def update() -> None:
+        def update(clips: int = 0) -> None:
+            self.place += clips
             if self.place >= len(self.clips):
                 page.children = [widgets.HTML(f"{len(self.done)} ratings are in {self.path.name}. Thank you."), shown]
                 return
@@ -105,17 +106,13 @@ class Rating:
             file = self.clips[self.place]["file"]
             self.rate(self.place, **{question: digit})
             finished = all((file, each) in self.done for each in QUESTIONS)
-            advance(finished)
+            update(finished)
             shown.value = f"The clip before. {self.reveal(file)}" if finished else ""
-
-        def advance(clips: int = 1) -> None:
-            self.place += clips
-            update()
 
         text, film = widgets.HTML(), widgets.Video(format="mp4", loop=True, autoplay=True, width=480)
         shown = widgets.HTML()
         buttons = {q: [button(str(digit), partial(press, q, digit)) for digit in range(1, 6)] for q in QUESTIONS}
         rows = [widgets.VBox([widgets.Label(QUESTIONS[q].scale), widgets.HBox(row)]) for q, row in buttons.items()]
-        page = widgets.VBox([text, film, *rows, shown, button("skip", advance)])
+        page = widgets.VBox([text, film, *rows, shown, button("skip", partial(update, 1))])
         update()
         return page

@@ -51,7 +51,9 @@ def judge(
     root = runs.run_folder(run, chosen.name)
     weights = storage.absolute(critic) if critic else hub.locate(chosen.critic)
     scorer = Scorer(weights, chosen.critic_fps, chosen.critic_tokens, ray)
-    folder = _folder_of(weights, scorer.fingerprint, root) if critic else root / "verdicts"
+    folder = root / (f"verdicts-{weights.name.encode()[:NAME].decode(errors='ignore')}" if critic else "verdicts")
+    if critic and (held := runs.begun(folder)) and held["inputs"]["critic"] != scorer.fingerprint:
+        folder = root / f"{folder.name}-{scorer.fingerprint[7:15]}"  # another critic of the same name has been here
     rows, inputs = list_generated(root)
     silent, more = list_generated(root, (SILENT,))
     inputs |= more
@@ -78,14 +80,6 @@ def judge(
     outputs = [path for name in names if (path := folder / name).exists()]
     facts["seconds_per_clip"] = round(per_clip, 3) if scored else None
     return stage.finish(outputs, clips=len(rows), critic=scorer.fingerprint, **facts)
-
-
-def _folder_of(critic: Path, fingerprint: str, run: Path) -> Path:
-    """Where the verdicts of another critic go: two critics may have folders of the same name."""
-    folder = run / f"verdicts-{critic.name.encode()[:NAME].decode(errors='ignore')}"
-    held = runs.begun(folder)
-    same = held is None or held["inputs"]["critic"] == fingerprint
-    return folder if same else run / f"{folder.name}-{fingerprint[7:15]}"
 
 
 def list_generated(run: Path, models: Sequence[str] = MODELS) -> tuple[list[dict], dict[str, str]]:
