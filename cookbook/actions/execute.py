@@ -185,12 +185,12 @@ def hand_positions(joints: np.ndarray) -> np.ndarray:
     return np.array([[_robot().hand_pose(q, hand)[0] for hand in ("right", "left")] for q in joints])
 
 
-def _replay(job: Job) -> tuple[Any, Any, Any]:
-    """(environment, instruction, log) of a job. The robot starts in the photo's pose."""
-    simulator, attempt = _simulator(), Attempt(job.seed, job.hand, job.item, job.place)
-    for targets in resample(job.targets, job.fps, simulator.world.FPS)[:-1]:
+def _replay(job: Job) -> tuple["Attempt", Any]:
+    """The attempt of a job, and its log."""
+    attempt = Attempt(job.seed, job.hand, job.item, job.place)
+    for targets in resample(job.targets, job.fps, _simulator().world.FPS)[:-1]:
         attempt.step(targets)
-    return attempt.environment, attempt.instruction, attempt.log(job.targets[-1])
+    return attempt, attempt.log(job.targets[-1])
 
 
 def perform(job: Job) -> dict:
@@ -199,9 +199,8 @@ def perform(job: Job) -> dict:
     return _facts(*_replay(job))
 
 
-def _facts(environment: Any, instruction: Any, log: Any) -> dict:
-    simulator = _simulator()
-    rate, held = simulator.world.FPS, log.held >= 0
+def _facts(attempt: "Attempt", log: Any) -> dict:
+    rate, held = _simulator().world.FPS, log.held >= 0
     if not np.isfinite(log.qpos).all():
         unknown = dict.fromkeys(("failed_s", "grasp_s", "release_s"))
         return {"success": False, "reason": "the simulation diverged"} | unknown
@@ -209,12 +208,13 @@ def _facts(environment: Any, instruction: Any, log: Any) -> dict:
     released = np.flatnonzero(held[:-1] & ~held[1:]) + 1
     release = round(float(released[-1]) / rate, 3) if len(released) else None
     facts = {"success": bool(log.success), "reason": log.reason, "grasp_s": grasp, "release_s": release}
-    return facts | {"failed_s": None if log.success else _when(simulator, environment, instruction, log, facts)}
+    return facts | {"failed_s": None if log.success else _when(attempt, log, facts)}
 
 
-def _when(simulator: Any, environment: Any, instruction: Any, log: Any, facts: dict) -> float:
+def _when(attempt: "Attempt", log: Any, facts: dict) -> float:
     """The time in seconds at which an unsuccessful replay went wrong: when a wrong item moved, or the grasp of the
     wrong hand, or the release, or when the named hand closed on nothing, or else the end."""
+    simulator, environment, instruction = _simulator(), attempt.environment, attempt.instruction
     rate, end = simulator.world.FPS, len(log.qpos) - 1
     for index in range(len(environment.world.scene.items)):
         path = simulator.env.item_path(environment.world, log, index)
@@ -234,8 +234,8 @@ def draw(job: Job, fps: float, size: tuple[int, int]) -> np.ndarray:
     Raises:
         RendererMissing: no OpenGL on this machine.
     """
-    environment, _, log = _replay(job)
-    with Eye(environment.world, log.qpos[0], size) as eye:
+    attempt, log = _replay(job)
+    with Eye(attempt.environment.world, log.qpos[0], size) as eye:
         return eye.film(log.qpos, fps)
 
 
@@ -308,7 +308,7 @@ class Attempt:
     def result(self) -> tuple[dict, np.ndarray]:
         """As `perform` returns it, and the poses [N, nq] at the control rate."""
         log = self.log(self.environment.last)
-        return _facts(self.environment, self.instruction, log), log.qpos
+        return _facts(self, log), log.qpos
 
 
 def replay(row: dict, profile: profiles.Profile, size: tuple[int, int], fps: float) -> np.ndarray:

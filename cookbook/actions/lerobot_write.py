@@ -67,8 +67,7 @@ def write(folder: Path | str, episodes: EpisodeSet, version: str = "3.0") -> lis
         if (folder / part).exists() and runs.begun(folder) is None:
             raise UserError(f"{folder / part} is there already; delete it, or choose another folder")
         storage.remove(folder / part)
-    tasks = {episode.task: None for episode in episodes.episodes}
-    writer = _Writer(folder, episodes, version, list(tasks))
+    writer = _Writer(folder, episodes, version)
     for number, episode in enumerate(episodes.episodes):
         writer.add(number, episode)
     writer.finish()
@@ -97,8 +96,9 @@ def _check(episodes: EpisodeSet) -> None:
 class _Writer:
     """A data set that grows by episodes."""
 
-    def __init__(self, folder: Path, episodes: EpisodeSet, version: str, tasks: list[str]):
-        self.folder, self.set, self.version, self.tasks = folder, episodes, version, tasks
+    def __init__(self, folder: Path, episodes: EpisodeSet, version: str):
+        self.folder, self.set, self.version = folder, episodes, version
+        self.tasks = list(dict.fromkeys(episode.task for episode in episodes.episodes))
         self.fps, self.size = int(episodes.fps), (0, 0)
         self.frames, self.rows, self.tables, self.statistics = 0, [], [], []
 
