@@ -98,13 +98,13 @@ def obedience(rows: Sequence[dict]) -> dict[str, dict]:
             different = [part for part in PARTS if row["named"][part] != other["named"][part]]
             if len(different) == 1:
                 part = different[0]
-                counted[part].append((image, row["shown"][part], row["named"][part], other["named"][part]))
+                shown = row["shown"][part]
+                counted[part].append((image, shown == row["named"][part], shown == other["named"][part]))
     result = {}
     for part in filter(counted.get, PARTS):
-        own = np.array([shown == named for _, shown, named, _ in counted[part]])
-        partner = np.array([shown == named for _, shown, _, named in counted[part]])
-        rate, edges = share(own, [image for image, *_ in counted[part]])
-        other = round(float(partner.mean()), 4)
+        images, own, partner = zip(*counted[part], strict=True)
+        rate, edges = share(own, images)
+        other = round(float(np.mean(partner)), 4)
         neither = round(1 - rate - other, 4)
         result[WORDS[part]] = {"clips": len(own), "own": rate, "interval": edges, "partner": other, "neither": neither}
     return result
