@@ -262,10 +262,9 @@ def test_captions_are_utf8_in_any_locale_and_other_names_are_refused(tmp_path):
 import sys
 from pathlib import Path
 from cookbook import cli, layout
-from cookbook.prepare import stage
 out = Path(sys.argv[1])
 layout.write_metadata(out / "metadata.csv", [("a.mp4", "Gr\\u00fc\\u00dfe")])
-stage._write_pair(out / "metadata.csv", out / "copy.csv", "Gr\\u00fc\\u00dfe", out / "a.txt")
+layout.write_pair(out / "metadata.csv", out / "copy.csv", "Gr\\u00fc\\u00dfe", out / "a.txt")
 (out / "a\\udce9.mp4").touch()
 cli.function = lambda verb: lambda: layout.find_clips(out)
 sys.exit(cli.main(["doctor"]))

@@ -78,7 +78,7 @@ def _facts(run: Path) -> tuple[dict[str, dict], dict[str, str]]:
     if "filter" in inputs:
         for name in ("dropped", "kept"):
             for row in storage.read_rows(run / "kept" / f"{name}.jsonl"):
-                facts[row["file"]]["kept"] = row["kept"]
+                facts[row["file"]]["kept"] = name == "kept"
     return facts, inputs
 
 
