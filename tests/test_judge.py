@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import python
 from tiny import PROMPTS, clip
 
 from cookbook import profiles, runs, storage, video
@@ -236,9 +235,8 @@ judge("smoke", sys.argv[2])
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same(run, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "assets"), str(run)]
     for rows in (5, 45):  # among the calibration clips, then among the verdicts
-        assert subprocess.run([*command, str(rows)], capture_output=True).returncode == -9
+        assert python("-c", KILLED, tmp_path / "assets", run, str(rows)).returncode == -9
     assert not (run / "verdicts/manifest.json").exists()
     judge("smoke", run)
     resumed, measured = rows_of(run), json.loads((run / "verdicts/calibration.json").read_text())

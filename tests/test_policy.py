@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import python
 
 from cookbook import profiles, storage, video
 from cookbook.actions import clips, execute
@@ -259,7 +258,7 @@ def test_a_policy_can_be_trained_after_a_picture_was_drawn():
     look = "rollout.first_look(rollout.list_scenes(profiles.get('nano'), limit=1)[0])"
     lines = ("import torch", "from cookbook import profiles", "from cookbook.policy import rollout", look)
     code = "\n".join([*lines, "import torch._dynamo"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python("-c", code, timeout=120)
     if "RendererMissing" in done.stderr:
         pytest.skip("NOT RUN: no renderer")
     assert done.returncode == 0, done.stderr[-500:]

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import python
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -270,13 +269,9 @@ stage._write_pair(out / "metadata.csv", out / "copy.csv", "Gr\\u00fc\\u00dfe", o
 cli.function = lambda verb: lambda: layout.find_clips(out)
 sys.exit(cli.main(["doctor"]))
 """
-    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=env, capture_output=True, text=True)
-    assert (
-        done.returncode == 2
-        and r"the name 'a\udce9.mp4' is not UTF-8, or has a line break; rename the file" in done.stderr
-    ), done.stderr
-    assert "Traceback" not in done.stderr
-    assert (
-        "Grüße" in (tmp_path / "metadata.csv").read_text("utf-8") and (tmp_path / "a.txt").read_text("utf-8") == "Grüße"
-    )
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = python("-c", program, tmp_path, env=os.environ | variables)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert r"the name 'a\udce9.mp4' is not UTF-8, or has a line break; rename the file" in done.stderr
+    table, caption = (tmp_path / name for name in ("metadata.csv", "a.txt"))
+    assert "Grüße" in table.read_text("utf-8") and caption.read_text("utf-8") == "Grüße"
