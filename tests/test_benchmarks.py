@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from test_cluster import new_cluster
 
-from cookbook import cluster, profiles
+from cookbook import profiles
 
 
 def load(name: str, monkeypatch):
@@ -128,13 +129,8 @@ def test_precision_table_shows_the_loss_by_rounding(random, tiny_profile, tiny_c
 @pytest.mark.skipif(find_spec("ray") is None, reason="NOT RUN: needs pip install -e .[cluster]")
 def test_scaling_table_counts_every_clip_of_both(tiny_profile, monkeypatch, capsys):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
     program, _ = load("scale", monkeypatch), tiny_profile()
-    memory = {"object_store_memory": 80 * 2**20}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    for _ in range(2):
-        nodes.add_node(num_cpus=cluster.CORES, **memory)
+    nodes, _ = new_cluster(2)
     try:
         rows = program.main("tiny", clips=6, workers=2, ray=nodes.address)
     finally:

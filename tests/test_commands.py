@@ -25,14 +25,9 @@ COMMAND = re.compile(r"`((?:cookbook|rm) [^`]+)`")
 @pytest.fixture(scope="module", autouse=True)
 def tiny_profiles(tmp_path_factory, tiny_world):
     """The profiles `tiny`, and `plain` without labelled calibration clips, with assets of their size."""
-    full = tiny.profile(tiny_world, steps=2)
-    sampling = replace(full.sampling, steps=2, seeds=2, base_seeds=1)
-    data = {"calibration": Source("simulator/calibration", kind="dataset"), "calibration_clips": 6}
     root = tmp_path_factory.mktemp("commands")
-    clips = test_formats.write_clips(root / "clips") / "train"
-    for path in (clips / "videos/short.mp4", clips / "metas/short.txt"):
-        path.unlink()
-    full = replace(full, **data, sampling=sampling, train_data=Source(str(clips), kind="dataset"))
+    clips = Source(str(tiny.make_clips(root / "clips")), kind="dataset")
+    full = replace(test_formats.small_profile(tiny_world, steps=2), train_data=clips)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ASSETS", test_formats.write_assets(root / "assets"))
         patch.setitem(profiles.PROFILES, "tiny", lambda: full)

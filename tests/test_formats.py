@@ -36,14 +36,7 @@ from cookbook.train.stage import train
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 SHIPPED = runs.ASSETS / profiles.nano().calibration.location
 PROMPT = "Use the right hand to pick up red apple from table to white plate."
-TYPES = {
-    "text": str,
-    "whole number": int,
-    "number": (int, float),
-    "yes or no": bool,
-    "list": list,
-    "object": dict,
-}
+TYPES = {"text": str, "whole number": int, "number": (int, float), "yes or no": bool, "list": list, "object": dict}
 
 
 def write_assets(root: Path) -> Path:
@@ -81,17 +74,17 @@ def write_clips(folder: Path) -> Path:
     return folder
 
 
+def small_profile(world: Path, steps: int = 6) -> profiles.Profile:
+    """The profile `tiny` with the labelled clips of `write_assets`, and few videos of few steps."""
+    full, clips = tiny.profile(world, steps), Source("simulator/calibration", kind="dataset")
+    sampling = replace(full.sampling, steps=2, seeds=2, base_seeds=1)
+    return replace(full, calibration=clips, calibration_clips=6, sampling=sampling)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_world) -> Path:
     """Every stage of a run, by the real stages, with untrained models."""
-    root = tmp_path_factory.mktemp("formats")
-    full = tiny.profile(tiny_world)
-    profile = replace(
-        full,
-        calibration=Source("simulator/calibration", kind="dataset"),
-        calibration_clips=6,
-        sampling=replace(full.sampling, steps=2, seeds=2, base_seeds=1),
-    )
+    root, profile = tmp_path_factory.mktemp("formats"), small_profile(tiny_world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ASSETS", write_assets(root / "assets"))
         patch.setitem(profiles.PROFILES, "tiny", lambda: profile)
@@ -143,9 +136,8 @@ ROWS = {
     "`actions/actions.jsonl`": ["actions/actions.jsonl"],
     "`executed/executed.jsonl`": ["executed/executed.jsonl"],
 }
-STAGES = {
-    name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "generate-no_text", "report")
-}
+NOT_RUN = ("generate-base", "generate-no_text", "report")
+STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in NOT_RUN}
 
 
 def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import python
-from tiny import PROMPTS, clip
+from tiny import PROMPTS, clip, make_generated
 
 from cookbook import profiles, runs, storage, video
 from cookbook.errors import UserError
@@ -21,34 +21,22 @@ from cookbook.judge.stage import judge
 from cookbook.models.frames import Sampled, sample_frames
 
 
-def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
-    """Assets with a critic and calibration clips, and a run with generated videos of both models. Returns the run."""
-    shutil.copytree(critic_folder, root / "assets/nano/critic")
+@pytest.fixture
+def run(tmp_path, critic_folder, monkeypatch) -> Path:
+    """A run with generated videos of both models, and assets with a critic and calibration clips."""
+    monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
+    shutil.copytree(critic_folder, tmp_path / "assets/nano/critic")
+    calibration = tmp_path / "assets/simulator/calibration"
     for index in range(12):
         kind = ("real", "vanish", "wrong_place")[index % 3]
         name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(root / "assets/simulator/calibration/videos" / name, clip(index), 8)
+        video.write_video(calibration / "videos" / name, clip(index), 8)
         row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
         row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
         row["source_clip"] = f"place_{index // 3}"
-        storage.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
-    for model in ("base", "tuned"):
-        stage = runs.enter(root / "run/generated" / model, f"generate-{model}", "nano", {}, {})
-        for number, prompt in enumerate(PROMPTS):
-            for seed in range(seeds):
-                name = f"{number:03d}_task_seed{seed}.mp4"
-                video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
-                row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
-                row["image_sha256"] = None
-                storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
-        stage.finish(stage.folder.glob("*.*"))
-    return root / "run"
-
-
-@pytest.fixture
-def run(tmp_path, critic_folder, monkeypatch) -> Path:
-    monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
-    return write_run(tmp_path, critic_folder)
+        storage.append_row(calibration / "calibration_clips.jsonl", row)
+    make_generated(tmp_path / "run", {f"{number:03d}_task": prompt for number, prompt in enumerate(PROMPTS)})
+    return tmp_path / "run"
 
 
 def rows_of(run: Path) -> list[dict]:
@@ -182,10 +170,8 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     changed, gone = sorted(path.name for path in folder.glob("*.mp4"))[:2]
     content = (folder / gone).read_bytes()
     (folder / gone).unlink()
-    with pytest.raises(
-        UserError,
-        match=f"{gone} is missing: type `cookbook generate --profile smoke --run .* --model tuned` to make it",
-    ):
+    command = "cookbook generate --profile smoke --run .* --model tuned"
+    with pytest.raises(UserError, match=f"{gone} is missing: type `{command}` to make it"):
         judge("smoke", run)
     (folder / gone).write_bytes(content)
     video.write_video(folder / changed, clip(99), 8)
@@ -195,9 +181,8 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     judge("smoke", run)
     second = rows_of(run)
     assert len(second) == len(first)
-    assert [row for row in first if row not in second] == [
-        r for r in first if r["file"] == f"generated/tuned/{changed}"
-    ]
+    for row in first:
+        assert (row not in second) == (row["file"] == f"generated/tuned/{changed}")
 
 
 def test_another_rubric_makes_the_verdicts_stale(run, tmp_path, monkeypatch):

@@ -8,20 +8,14 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cookbook import runs, storage, video
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.judge.ratings import Rating
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    for model in ("base", "tuned"):
-        stage = runs.enter(tmp_path / "generated" / model, f"generate-{model}", "nano", {}, {})
-        for seed in range(2):
-            row = {"file": f"a_seed{seed}.mp4", "name": "a", "prompt": "Lift <b>it</b>.", "seed": seed, "model": model}
-            video.write_video(stage.folder / row["file"], tiny.clip(seed), 8)
-            storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False, "image_sha256": None})
-        stage.finish(stage.folder.glob("*.*"))
+    tiny.make_generated(tmp_path, {"a": "Lift <b>it</b>."})
     return tmp_path
 
 
