@@ -159,10 +159,9 @@ def build_robot(source: Path, out: Path) -> None:
 def build_textures(source: Path, out: Path, size: int = 384) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in TEXTURES:
-        image = (
-            Image.open(source / f"textures/{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        )
-        image.save(out / f"{name}.jpg", quality=85, optimize=True)
+        image = Image.open(source / f"textures/{name}.png").convert("RGB")
+        small = image.resize((size, size), Image.Resampling.LANCZOS)
+        small.save(out / f"{name}.jpg", quality=85, optimize=True)
 
 
 def main() -> None:

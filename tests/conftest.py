@@ -107,8 +107,9 @@ def tiny_profile(tiny_world, monkeypatch):
 
 
 def python(*words: str | Path, **options) -> subprocess.CompletedProcess:
-    """Run this Python with these arguments; what it prints is kept. `options`: of `subprocess.run`."""
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, **options)
+    """Run this Python in the checkout; what it prints is kept. `options`: of `subprocess.run`."""
+    options = {"cwd": Path(__file__).parents[1], "capture_output": True, "text": True} | options
+    return subprocess.run([sys.executable, *words], **options)
 
 
 def free_port() -> int:

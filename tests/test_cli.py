@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import tyro
@@ -14,7 +13,6 @@ from conftest import python
 from cookbook import cli, profiles
 from cookbook.errors import StaleStage, UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGE = {"--profile", "--run"}
 TRAINING = {"--data", "--out", "--weights", "--profile", "--height", "--steps", "--batch", "--redo"}
 TRAINING |= {"--learning-rate", "--seed", "--camera", "--key"}
@@ -70,7 +68,7 @@ for verb in cli.VERBS:
         pass
 sys.exit(bool({"torch", "diffusers", "pandas", "matplotlib"} & set(sys.modules)))
 """
-    done = python("-c", script, cwd=ROOT)
+    done = python("-c", script)
     assert done.returncode == 0, done.stderr
     for verb in cli.VERBS:
         assert f"  {verb} " in done.stdout and f"usage: cookbook {verb} " in done.stdout
@@ -177,6 +175,6 @@ def test_a_missing_package_is_named(monkeypatch):
     ],
 )
 def test_other_programs_print_one_line_too(program, sentence):
-    done = python("-m", *program.split(), cwd=ROOT)
+    done = python("-m", *program.split())
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(sentence) and "Traceback" not in done.stderr

@@ -88,19 +88,12 @@ def leave_link(run: Path) -> None:
     (run / "kept").symlink_to(run / "data")
 
 
-def lose(*names: str) -> Callable[[Path], None]:
-    def delete(run: Path) -> None:
-        for name in names:
-            storage.remove(run / name)
-
-    return delete
+def damage_calibration(run: Path) -> None:
+    (run / "verdicts/calibration.json").write_text('{"questions"')
 
 
-def damage(name: str) -> Callable[[Path], None]:
-    def cut(run: Path) -> None:
-        (run / name).write_text('{"questions"')
-
-    return cut
+def lose(*names: str) -> Callable[[Path], object]:
+    return lambda run: [storage.remove(run / name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +103,7 @@ def damage(name: str) -> Callable[[Path], None]:
         (delete_video, "filter --threshold 1 --redo", ["generate"]),
         (change_video, "filter --threshold 1 --redo", ["judge"]),
         (change_checkpoint, "convert --redo", ["train"]),
-        (damage("verdicts/calibration.json"), "filter --redo", ["calibrate"]),
+        (damage_calibration, "filter --redo", ["calibrate"]),
         (lose("verdicts/calibration.json"), "filter --redo", ["calibrate"]),
         (lose("data/train/metadata.csv"), "prepare", ["prepare"]),
         (lose("data/eval"), "generate --model base", ["prepare"]),

@@ -12,7 +12,6 @@ import torch.distributed.checkpoint as dcp
 from conftest import python
 from diffusers import CosmosTransformer3DModel
 
-from cookbook import runs
 from cookbook.convert import weights
 from cookbook.convert.stage import convert
 from cookbook.errors import UserError
@@ -125,7 +124,7 @@ def test_peak_memory_is_bounded_by_the_size_of_the_files(tiny_world, tmp_path, s
         dcp.save(both, checkpoint_id=path / "model", no_dist=True)
     used = {}
     for action in ("write", "check"):
-        done = python("-c", MEASURE, action, path, models, tmp_path / "out", cwd=runs.ASSETS.parent)
+        done = python("-c", MEASURE, action, path, models, tmp_path / "out")
         assert not done.returncode, done.stderr[-2000:]
         used[action] = int(done.stdout.split()[-1])
     largest = max(p.stat().st_size for p in (tmp_path / "out").rglob("*") if p.is_file())

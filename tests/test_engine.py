@@ -89,9 +89,8 @@ def test_torchrun_starts_two_processes_with_the_losses_of_one(arena, alone):
 
 
 def test_a_mesh_that_would_not_synchronise_gradients_is_refused(tiny_world, tmp_path):
-    with pytest.raises(
-        UserError, match="12 processes are not a multiple of the recipe's shard, 8; .*one of 1, 2, 3, 4, 6$"
-    ):
+    message = "12 processes are not a multiple of the recipe's shard, 8; .*one of 1, 2, 3, 4, 6$"
+    with pytest.raises(UserError, match=message):
         mesh_shape(12, 8)
     recipe, pair = tiny.profile(tiny_world).recipe, replace(ALONE, size=2)
     with pytest.raises(UserError, match="not distributed over the 2 processes.*not be synchronised"):

@@ -27,7 +27,6 @@ from cookbook.train.objective import batches
 from nano import ablate, evaluate, generate_clips, generator, variants
 from nano.generator import CENTRE, NANO, BatchGenerator
 
-ROOT = Path(__file__).resolve().parents[1]
 SHORT = replace(CENTRE, steps=2)
 
 
@@ -217,11 +216,11 @@ def test_violations_are_reasons_of_the_rules():
 @pytest.mark.slow
 def test_commands_of_the_recipe_parse():
     """bash accepts nano/remake.sh, and each Python program has the flags that the script passes."""
-    script = ROOT / "nano" / "remake.sh"
+    script = Path(evaluate.__file__).with_name("remake.sh")
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text().replace("\\\n", " ")
     commands = re.findall(r"python3? -m ((?:nano|simulator)\S*(?: make| train| clips)?) (-.*)", text)
     assert len(commands) == 9
     for program, flags in commands:
-        usage = python("-m", *program.split(), "--help", cwd=ROOT, check=True).stdout
+        usage = python("-m", *program.split(), "--help", check=True).stdout
         assert set(re.findall(r"--[a-z][a-z-]*", flags)) <= set(re.findall(r"--[a-z][a-z-]*", usage)), program

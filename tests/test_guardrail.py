@@ -39,16 +39,12 @@ def guarded(tmp_path, rows_file, tiny_profile, tiny_world, monkeypatch):
     return {"run": tmp_path / "run", "requests": requests, "weights": tiny_world, "seeds": 2}
 
 
-def rows_of(arguments: dict) -> dict[str, dict]:
-    return {row["file"]: row for row in storage.read_rows(arguments["run"] / "generated/tuned/generated.jsonl")}
-
-
 def test_every_seed_is_checked_and_blocked_clips_are_recorded(guarded, monkeypatch):
     monkeypatch.setitem(sys.modules, "cosmos_guardrail", SimpleNamespace(CosmosSafetyChecker=Checker))
     manifest = generate("tiny", **guarded)
     assert (manifest["clips"], manifest["blocked"]) == (1, 3)
-    reasons = {name: row.get("reason") for name, row in rows_of(guarded).items()}
-    assert reasons == {
+    rows = storage.read_rows(guarded["run"] / "generated/tuned/generated.jsonl")
+    assert {row["file"]: row.get("reason") for row in rows} == {
         "good_seed0.mp4": None,
         "good_seed1.mp4": "guardrail: video",
         "bad_seed0.mp4": "guardrail: prompt",

@@ -55,7 +55,7 @@ def test_locked_versions_are_within_the_bounds_of_pyproject():
 
 
 def test_messages_and_pages_name_extras_that_exist():
-    files = [path for path in committed() if path.suffix == ".py" or path in ROOT.glob("*.md")]
+    files = [path for path in committed() if path.suffix == ".py" or (path.parent, path.suffix) == (ROOT, ".md")]
     found = [extras for path in files for extras in re.findall(r"\.\[([\w,]+)\]", path.read_text())]
     named = {extra for extras in found for extra in extras.split(",")}
     assert {"sim", "dev", "cluster", "browser"} <= named <= PROJECT["optional-dependencies"].keys()
@@ -141,7 +141,7 @@ def test_without_an_optional_package_the_error_is_its_install_line(package, monk
 
 def test_without_mujoco_the_simulator_names_its_install_line():
     script = "import runpy, sys; sys.modules['mujoco'] = None; runpy.run_module('simulator', run_name='__main__')"
-    done = python("-c", script, "make", cwd=ROOT)
+    done = python("-c", script, "make")
     assert done.returncode == 2 and doctor.INSTALL in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
@@ -187,7 +187,7 @@ sys.exit(any(main([*words.split(), "--run", sys.argv[1]]) for words in sys.argv[
 @pytest.mark.slow
 def test_data_are_prepared_and_plans_computed_without_network(tmp_path):
     words = ["prepare --profile smoke", "plan --profile smoke", "plan --profile 2b"]
-    done = python("-c", OFFLINE, tmp_path / "run", *words, cwd=ROOT)
+    done = python("-c", OFFLINE, tmp_path / "run", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert runs.read_manifest(tmp_path / "run" / "data")["clips"] == 4
 

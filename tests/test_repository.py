@@ -136,7 +136,7 @@ def names_a_profile(node: ast.AST | None) -> bool:
 def test_imports_change_no_variable_and_the_engine_needs_no_model_library():
     pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
     script = IMPORT_ALL.replace("PACKAGES", repr(PACKAGES))
-    done = python("-c", script, cwd=ROOT)
+    done = python("-c", script)
     assert done.returncode == 0, done.stderr
     libraries, changed = map(ast.literal_eval, done.stdout.splitlines()[-2:])
     assert libraries == [], "cookbook.engine"
@@ -170,7 +170,7 @@ def test_files_and_functions_are_short():
 
 @pytest.mark.parametrize("command", ["check", "format --check"])
 def test_ruff_reports_nothing(command):
-    done = python("-m", "ruff", *command.split(), ".", cwd=ROOT)
+    done = python("-m", "ruff", *command.split(), ".")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

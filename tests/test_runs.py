@@ -239,9 +239,8 @@ def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path)
     else:
         facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
         storage.write_json(tmp_path / "data" / name, facts)
-    with pytest.raises(
-        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
-    ) as e:
+    message = "was written by an older version .* another folder with --run, .*`rm -r "
+    with pytest.raises(UserError, match=message) as e:
         runs.run_folder(tmp_path, "nano")
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
 

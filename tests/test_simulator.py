@@ -28,7 +28,6 @@ from simulator.ship import SHIPPED
 from simulator.studio import CHOICE, Options, feasible, hash_states, render, simulate
 from simulator.world import build
 
-ROOT = ASSETS.parent
 NUMBER = 4  # of a scene in which hand, object and place each have a pair among the first four instructions
 PARTS = ("item", "hand", "place")  # in which the second, third and fourth instruction differ from the first
 
@@ -161,7 +160,7 @@ print(int(real.frames.std()), int(np.abs(morph.frames[-1].astype(int) - real.fra
 
 
 def draw(look: str, **variables: str) -> subprocess.CompletedProcess:
-    return python("-c", RENDER, look, env=os.environ | variables, cwd=ROOT)
+    return python("-c", RENDER, look, env=os.environ | variables)
 
 
 def assert_drawn(run: subprocess.CompletedProcess) -> None:
@@ -256,5 +255,5 @@ def test_rules_are_compared_with_the_simulator(tmp_path: Path, renderer, capsys)
 @pytest.mark.slow
 def test_show_writes_a_contact_sheet(tmp_path: Path, renderer):
     words = ["simulator", "show", "3", "--faults", "vanish", "--out", tmp_path / "clip.png"]
-    python("-m", *words, cwd=ROOT, check=True)
+    python("-m", *words, check=True)
     assert (tmp_path / "clip.png").stat().st_size > 1000
