@@ -45,13 +45,7 @@ def write_assets(root: Path) -> Path:
     spec = ActionSpec("gr1", robot_joints(), 8.0, 0.125, (32, 48), (16, 24), SMALL, hidden=16)
     InverseDynamics(spec).save(root / "nano" / "actions")
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
-    for index in range(6):
-        kind = ("real", "vanish", "wrong_place")[index % 3]
-        file = f"videos/{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(root / "simulator" / "calibration" / file, np.roll(frames, index, 0), 8)
-        row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
-        row |= {"instruction": int(kind == "real"), "violation": None, "source_clip": f"{index // 3}"}
-        storage.append_row(root / "simulator" / "calibration" / "calibration_clips.jsonl", row)
+    tiny.make_calibration(root / "simulator/calibration", [PROMPT], [np.roll(frames, index, 0) for index in range(6)])
     mask = np.zeros((32, 48), bool)
     mask[10:16, 10:16] = True
     (root / "simulator" / "eval" / "ground_truth").mkdir(parents=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import python
-from tiny import PROMPTS, clip, make_generated
+from tiny import PROMPTS, clip, make_calibration, make_generated
 
 from cookbook import profiles, runs, storage, video
 from cookbook.errors import UserError
@@ -26,15 +26,7 @@ def run(tmp_path, critic_folder, monkeypatch) -> Path:
     """A run with generated videos of both models, and assets with a critic and calibration clips."""
     monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
     shutil.copytree(critic_folder, tmp_path / "assets/nano/critic")
-    calibration = tmp_path / "assets/simulator/calibration"
-    for index in range(12):
-        kind = ("real", "vanish", "wrong_place")[index % 3]
-        name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(calibration / "videos" / name, clip(index), 8)
-        row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
-        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
-        row["source_clip"] = f"place_{index // 3}"
-        storage.append_row(calibration / "calibration_clips.jsonl", row)
+    make_calibration(tmp_path / "assets/simulator/calibration", PROMPTS[:2], [clip(index) for index in range(12)])
     make_generated(tmp_path / "run", {f"{number:03d}_task": prompt for number, prompt in enumerate(PROMPTS)})
     return tmp_path / "run"
 

@@ -218,6 +218,17 @@ def make_scenes(folder: Path, tasks: tuple[str, ...]) -> Path:
     return folder
 
 
+def make_calibration(folder: Path, prompts: list[str], clips: list[np.ndarray]) -> None:
+    """Labelled clips as assets/simulator/calibration has them: of each scene a real one and two faults."""
+    for index, frames in enumerate(clips):
+        kind, scene = ("real", "vanish", "wrong_place")[index % 3], f"place_{index // 3}"
+        file = f"videos/{scene}{'' if kind == 'real' else '-' + kind}.mp4"
+        video.write_video(folder / file, frames, 8)
+        row = {"file": file, "prompt": prompts[index % len(prompts)], "kind": kind, "violation": None}
+        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real"), "source_clip": scene}
+        storage.append_row(folder / "calibration_clips.jsonl", row)
+
+
 def finish(run: Path, name: str, files: dict[str, list[dict] | dict], **facts) -> None:
     """A finished stage of a run: its files, of rows or with one object, and facts of its manifest."""
     stage = runs.enter(run / runs.FOLDERS[name], name, "nano", {}, {})
