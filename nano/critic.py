@@ -105,6 +105,7 @@ def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None) ->
 
 
 def print_figures(figures: dict) -> None:
+    """The AUCs in a table, then all else."""
     print(report(figures["critic"]))
     for key in ("pixel_statistics", "clips", "intervals", "generated"):
         if key in figures:
