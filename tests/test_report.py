@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import finish
+import tiny
 
 from cookbook import notebooks, profiles, report, results, runs, storage, video
 from cookbook.actions import motion
 from cookbook.judge import calibration_clips
 from tools import expected
 
+finish = partial(tiny.finish, profile="smoke")
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
 
 

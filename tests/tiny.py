@@ -229,9 +229,9 @@ def make_calibration(folder: Path, prompts: list[str], clips: list[np.ndarray]) 
         storage.append_row(folder / "calibration_clips.jsonl", row)
 
 
-def finish(run: Path, name: str, files: dict[str, list[dict] | dict], **facts) -> None:
+def finish(run: Path, name: str, files: dict[str, list[dict] | dict], profile: str = "nano", **facts) -> None:
     """A finished stage of a run: its files, of rows or with one object, and facts of its manifest."""
-    stage = runs.enter(run / runs.FOLDERS[name], name, "nano", {}, {})
+    stage = runs.enter(run / runs.FOLDERS[name], name, profile, {}, {})
     for file, content in files.items():
         write = storage.write_rows if isinstance(content, list) else storage.write_json
         write(stage.folder / file, content)
