@@ -1,18 +1,17 @@
 """Checks of the exercises against the cookbook's own code. A check never raises and never shows the answer."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 from itertools import combinations, pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cookbook import flow, layout, profiles, runs, video
+from cookbook import flow, profiles, runs, video
 from cookbook.actions.episodes import Episode
 from cookbook.engine.optim import PowerEma
 from cookbook.judge.rubrics import expected
@@ -104,13 +103,15 @@ def check_01_2() -> Cases:
         yield (frames, fps, rate), video.needed_frames(rate, profiles.Geometry(frames, fps, 16, 16), True)
 
 
-@_exercise('a cell with a comma or a quote is put in double quotes; a quote in it is doubled, ""')
-def check_01_3() -> Cases:
-    """A row of metadata.csv."""
-    for prompt in ("Pick up the pear.", "Pick up lemon, ripe, from the tray.", 'Pick up the "red" cup, please.'):
-        with TemporaryDirectory() as folder:
-            layout.write_metadata(Path(folder) / "metadata.csv", [("7.mp4", prompt)])
-            yield ("7.mp4", prompt), (Path(folder) / "metadata.csv").read_text().splitlines()[1]
+@_exercise("a set of words for each prompt; what is in the union of all sets but not in their intersection?")
+def check_01_3(photos: list[Any]) -> Cases:
+    """Words in which the instructions of one photo differ."""
+    groups: dict[bytes, list[str]] = {}
+    for photo in photos:
+        groups.setdefault(photo.image.read_bytes(), []).append(photo.prompt)
+    for prompts in [["Lift the pear, slowly.", "Lift the red lemon.", "Lift the pear."], *groups.values()]:
+        words = [set(re.sub("[,.]", "", prompt.lower()).split()) for prompt in prompts]
+        yield (prompts,), set.union(*words) - set.intersection(*words)
 
 
 @_exercise("v points from the clip to the noise; how far along it are you at sigma?")

@@ -34,6 +34,12 @@ def compute_dtype(on: torch.device) -> torch.dtype:
     return torch.bfloat16 if on.type == "cuda" else torch.float32
 
 
+def convolution_dtype(on: torch.device) -> torch.dtype:
+    """bf16 also on a CPU that has instructions for it: convolutions take half the time."""
+    fast = on.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else compute_dtype(on)
+
+
 def attention_kernels(on: torch.device) -> list[SDPBackend]:
     """The attention kernels to choose from, the fastest first; empty where there is no choice."""
     return _ATTENTION if on.type == "cuda" else []

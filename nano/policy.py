@@ -1,12 +1,14 @@
 """What generated trajectories are worth to a policy: data sets x training seeds x held-out scenes.
 
     python -m nano.policy clips --work runs/policy
-    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers --scenes 400 --seeds 3
+    python -m nano.policy_videos generate --work runs/policy --tuned runs/nano/export/diffusers
+    python -m nano.policy_videos decode --work runs/policy
     timeout 590 python -m nano.policy measure --work runs/policy --generated runs/policy/run/lerobot [--curve]
 
-`clips` renders the clips of the inverse dynamics model, real clips, photos, and the held-out scenes. `measure` trains
-and rolls out every policy and prints the table. `--generated` is a data set of `cookbook actions-export` with the
-columns `kept` and `success`. All continue when they were stopped.
+`clips` renders photos, held-out scenes and real clips; the clips of other tasks are those of
+`python -m nano.train_actions clips --work runs/policy`. `measure` trains and rolls out every policy and prints the
+table. `--generated` is a data set of `cookbook actions-export` with the columns `kept` and `success`. All continue when
+they were stopped. `nano/policy.sh` runs all of it on GPUs.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ BASE, OTHERS, ALL, REAL = "demonstrations", "+ other tasks", "+ generated", "+ r
 
 def clips(work: Path, scenes: int = 400, workers: int = 2) -> None:
     """Render what policies are trained and measured on; `scenes`: of the real clips, and of the photos for videos."""
-    folders = {"photos": ("place", scenes, 2, 2033), "held": HELD, "real": ("place", scenes, 2, 2032)} | CLIPS
+    folders = {"photos": ("place", scenes, 2, 2033), "held": HELD, "real": ("place", scenes, 2, 2032)}
     for name, (task, count, instructions, seed) in folders.items():
         make(work / name, count, task, instructions, seed=seed, workers=workers)
 

@@ -1,6 +1,7 @@
 """Generated trajectories for `nano.policy`: many videos of new photos, judged, filtered, decoded and executed.
 
-    python -m nano.policy_videos --work runs/policy --tuned runs/nano/export/diffusers --scenes 400 --seeds 3
+    python -m nano.policy_videos generate --work runs/policy --tuned runs/nano/export/diffusers
+    python -m nano.policy_videos decode --work runs/policy
 
 The photos are the first frames of `work/photos`, which `nano.policy clips` renders. The videos are generated in
 batches; everything after them is done by the stages of the cookbook, in the run folder `work/run`. Its data set
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from cookbook import runs, show, storage, video
+from cookbook import results, runs, show, storage, video
 from cookbook.actions.execute import execute_in
 from cookbook.actions.export import export_actions
 from cookbook.actions.stage import actions
@@ -26,29 +27,37 @@ from cookbook.models import hub, world
 from nano.generator import CENTRE, NANO, BatchGenerator, SimulatedClip, load_model, read_scenes
 
 
-def trajectories(work: Path, tuned: Path, scenes: int = 500, seeds: int = 1, workers: int = 2) -> None:
-    """Make the data set.
+def generate(work: Path, tuned: Path, scenes: int = 400, seeds: int = 2) -> None:
+    """Generate, judge and filter videos.
 
     Args:
         tuned: folder with the post-trained `transformer/`.
         scenes: photos, each with all its instructions.
         seeds: videos of each photo and instruction.
-        workers: processes that execute.
     """
-    run, photos = storage.absolute(work / "run"), read_scenes((work / "photos",), scenes)
-    generate(photos, run / "generated" / "tuned", tuned, seeds)
+    run = storage.absolute(work / "run")
+    write_videos(read_scenes((work / "photos",), scenes), run / "generated" / "tuned", tuned, seeds)
     judge(run=run)
     filter_clips(run=run)
-    actions(run=run)
-    known = {
-        (photo.row["scene"], photo.row["prompt"]): {name: photo.row[name] for name in ("seed", *PARTS)}
-        for photo in photos
-    }
+
+
+def decode(work: Path, model_folder: Path | None = None, workers: int = 2) -> None:
+    """Decode, execute and export the videos; print what each score says about executed success.
+
+    Args:
+        model_folder: an inverse dynamics model; the one that ships if not given.
+        workers: processes that execute.
+    """
+    run = storage.absolute(work / "run")
+    rows = storage.read_rows(work / "photos" / "manifest.jsonl")
+    known = {(row["scene"], row["prompt"]): {name: row[name] for name in ("seed", *PARTS)} for row in rows}
+    actions(run=run, model_folder=model_folder)
     execute_in(known, run, NANO.name, workers)
     export_actions(run=run)
+    print(results.execution_aucs(run))
 
 
-def generate(photos: list[SimulatedClip], folder: Path, tuned: Path, seeds: int) -> None:
+def write_videos(photos: list[SimulatedClip], folder: Path, tuned: Path, seeds: int) -> None:
     """Write the videos as the generate stage does, from the first frames of `photos`."""
     inputs = {
         "photos": storage.digest_of([photo.row["sha256"] for photo in photos]),
@@ -72,4 +81,6 @@ def generate(photos: list[SimulatedClip], folder: Path, tuned: Path, seeds: int)
 
 if __name__ == "__main__":
     with report_user_errors():
-        tyro.cli(trajectories, prog="python -m nano.policy_videos")
+        tyro.extras.subcommand_cli_from_dict(
+            {"generate": generate, "decode": decode}, prog="python -m nano.policy_videos"
+        )

@@ -5,7 +5,7 @@ python -m nano.train_actions train --work runs/actions --out assets/nano/actions
 python -m nano.train_actions measure --work runs/actions --model-folder assets/nano/actions
 
 It is trained on four tasks that are not the one of the generated videos, whose clips `clips` renders, and on the few
-demonstrations of that one that ship. `held` is for `measure` alone. Training takes three minutes on an H200.
+demonstrations of that one that ship. `measure` has scenes of its own. Training takes three minutes on an H200.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cookbook import profiles, storage
 from cookbook.actions import decode, execute, model, training
 from cookbook.actions.clips import read
 from cookbook.actions.episodes import Episode, EpisodeSet
+from cookbook.actions.frames import read_both
 from cookbook.errors import report_user_errors
 from cookbook.judge.statistics import share
 from cookbook.models import hub
@@ -40,13 +41,13 @@ CLIPS = {
     "carry-more": ("carry", 48, 4, 79),
     "lift-more": ("lift", 100, 2, 79),
 }
-HELD = ("place", 60, 2, 916)
+HELD = {"new-scenes": ("place", 60, 2, 916)}
 DEMONSTRATIONS = 0.36  # of the frames that it is trained on
 
 
 def clips(work: Path, workers: int = 2) -> None:
     """Render all clips, about two hours on two cores."""
-    for name, (task, scenes, instructions, seed) in (CLIPS | {"held": HELD}).items():
+    for name, (task, scenes, instructions, seed) in (CLIPS | HELD).items():
         make(work / name, scenes, task, instructions, seed=seed, workers=workers)
 
 
@@ -73,10 +74,10 @@ def measure(work: Path, model_folder: Path, workers: int = 2, limit: int | None 
     Also of a frozen video, and of the video of another scene, which must not execute.
     """
     loaded, profile = model.load(model_folder), profiles.nano()
-    found = read(work / "held")
+    found = read(work / next(iter(HELD)))
     episodes = list(found.episodes)[:limit]
     models, everything = hub.locate(profile.world), [True] * len(episodes)
-    pictures = training.cache(episodes, everything, loaded.spec, profile, models, work / "model" / "cache")
+    pictures = read_both(episodes, everything, loaded.spec, profile, models, work / "model" / "cache")
     facts: dict = {"clips": len(episodes)}
     decoded = {}
     for version, name in enumerate(("as filmed", "after the VAE")):

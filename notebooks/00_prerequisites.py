@@ -39,15 +39,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 15 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-29 |
-# | `nano` | 19 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-29 |
+# | `smoke` | 12 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 17 s | 1.0 GB | 0 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `2b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 # | `14b` | seconds | no GPU | nothing | nothing, none | as at `nano` |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-29 at `nano`, commit e2a82b0: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit 5490ff1: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.

@@ -40,14 +40,14 @@
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
 # | `smoke` | 7 s | 0.7 GB | 0 MB | nothing, none | measured 2026-11-29 |
-# | `nano` | 7 s | 0.8 GB | 2 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 8 s | 0.8 GB | 2 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
 # | `2b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
 # | `14b` | prepare: not measured | no GPU | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB | - |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-29 at `nano`, commit e2a82b0: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit 5490ff1: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -227,17 +227,19 @@ def needed(frames, fps, file_fps):
 exercises.check_01_2(needed);
 
 # %% [markdown]
-# **Exercise 01.3 ★★ A caption with a comma.** Write one line of `metadata.csv`, without line end, so that every reader of csv gets the caption back, whatever is in it. Cutting at the comma is what goes wrong most often.
+# **Exercise 01.3 ★★ What do the words decide?** `prompts` are the instructions of one photo. Return the set of words that are in some of them but not in all, in lower case and without commas and full stops. The check uses your held-out photos.
+#
+# Solved? Group your `photos` by `photo.image.read_bytes()`, and call it for each group. Could a model find out from the picture alone which of the instructions is meant?
 
 # %%
 from cookbook import exercises
 
 
-def row(file, prompt):
+def differing(prompts):
     ...  # your code
 
 
-exercises.check_01_3(row);
+exercises.check_01_3(differing, photos);
 
 # %% [markdown]
 # ## Recap

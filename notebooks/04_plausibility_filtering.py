@@ -39,15 +39,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 30 s | 1.7 GB | 0 MB | nothing, none | measured 2026-11-29 |
-# | `nano` | 2.0 min | 2.3 GB | 1 MB | nothing, none | measured 2026-11-29 |
+# | `smoke` | 27 s | 1.9 GB | 0 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 1.8 min | 2.3 GB | 1 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | 4 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `2b` | 57 s | 1 GPU of 80 GB | not measured | [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | calculated |
 # | `14b` | 26 s | 8 GPUs of 80 GB | not measured | [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | calculated |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-29 at `nano`, commit e2a82b0: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit 5490ff1: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.

@@ -40,15 +40,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | 16 s | 1.5 GB | 0 MB | nothing, none | measured 2026-11-29 |
-# | `nano` | 31 s | 1.6 GB | 3 MB | nothing, none | measured 2026-11-29 |
+# | `smoke` | 16 s | 1.6 GB | 0 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 37 s | 1.6 GB | 3 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | actions: not measured | no GPU | not measured |  | - |
 # | `2b` | actions: not measured | no GPU | not measured |  | - |
 # | `14b` | actions: not measured | no GPU | not measured |  | - |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-29 at `nano`, commit e2a82b0: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit 5490ff1: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -175,8 +175,8 @@ executed = execute.execute(profile, run=folder)
 #
 # | figure | published run | expect |
 # |---|---|---|
-# | executed with success, tuned | 0.575 | 0.4 to 0.75 |
-# | executed with success, kept | 0.581 | 0.455 to 0.724 |
+# | executed with success, tuned | 0.875 | 0.725 to 1 |
+# | executed with success, kept | 0.935 | 0.812 to 1 |
 #
 # `cookbook run` at `nano`, CPU, 2 cores, AMD EPYC, 2026-11-29.
 # Expect the 95 % CI over photos: other machines round differently, so that their videos differ.

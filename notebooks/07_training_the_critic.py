@@ -39,15 +39,15 @@
 #
 # | profile | time | memory | writes | download, licence | source |
 # |---|---|---|---|---|---|
-# | `smoke` | not measured | not measured | not measured | nothing, none | - |
-# | `nano` | 1.9 min | 2.7 GB | 25 MB | nothing, none | measured 2026-11-29 |
+# | `smoke` | 77 s | 2.4 GB | 25 MB | nothing, none | measured 2026-11-29 |
+# | `nano` | 2.1 min | 2.8 GB | 25 MB | nothing, none | measured 2026-11-29 |
 # | `2b-smoke` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | - |
 # | `2b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-2B](https://huggingface.co/nvidia/Cosmos-Reason2-2B) 4.9 GB, gated | - |
 # | `14b` | not measured | not measured | not measured | [GR1-100](https://huggingface.co/datasets/nvidia/GR1-100) 0.5 GB; [EVAL-175](https://huggingface.co/datasets/nvidia/EVAL-175) 0.3 GB; [Cosmos-Reason2-8B](https://huggingface.co/nvidia/Cosmos-Reason2-8B) 17.5 GB, gated | - |
 #
 # <details><summary>Versions, machine, and where these numbers come from</summary>
 #
-# **Last verified** 2026-11-29 at `nano`, commit e2a82b0: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
+# **Last verified** 2026-11-29 at `nano`, commit 5490ff1: python 3.11.7, torch 2.14.1, diffusers 0.42.1, transformers 5.23.0; CPU, 2 cores, AMD EPYC.
 # *Measured* is `cookbook run`; *calculated* is from [measurements on an H100](../docs/gpu_figures.md) with
 # random weights; `cookbook plan --profile 2b` has the details. Colab and Binder:
 # [not tried](../setup.md#colab-and-binder), so there is no badge.
@@ -223,6 +223,8 @@ exercises.check_07_2(blind);
 
 # %% [markdown]
 # **Exercise 07.3 ★★ Is it worth having?** `rows` is the table at the end as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). Return `"use it"` where the gain on the kind `new` is proven and no other kind is proven to be worse, `"keep the old one"` where a kind is proven to be worse, and `"measure more"` in all other cases.
+#
+# Solved? Decide about the critic that you just trained: `decision(table.reset_index().to_dict("records"), "softened")`.
 
 # %%
 from cookbook import exercises

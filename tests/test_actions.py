@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import ConvNextV2Config, ConvNextV2Model
 
 from cookbook import results, runs, storage, video
-from cookbook.actions import clips, decode, episodes, model, motion, training
+from cookbook.actions import clips, decode, episodes, frames, model, motion, training
 from cookbook.actions.decode import Decoded
 from cookbook.actions.episodes import EpisodeSet
 from cookbook.actions.stage import actions
@@ -102,7 +102,7 @@ def test_a_killed_training_repeats_its_losses(data, tmp_path, tiny_profile, monk
     monkeypatch.undo()
     monkeypatch.setattr(clips, "robot_joints", lambda: JOINTS)
     tiny_profile()
-    monkeypatch.setattr(training, "round_trip", None)  # the frames are there
+    monkeypatch.setattr(frames, "round_trip", None)  # the frames are there
     resumed = training.train_actions((data,), tmp_path / "killed", *arguments)
     assert resumed["loss_last"] == pytest.approx(whole["loss_last"], rel=1e-5)
     both = (model.load(tmp_path / name).state_dict() for name in ("whole", "killed"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,9 +24,10 @@ EPISODE = Episode(Path("a.mp4"), "Pick up the pear.", TARGETS, TARGETS, facts={"
 MEASURED = {name: {"rate": [rate, 0, 1]} for name, rate in (("demonstrations", 0.1), ("+ kept", 0.4), ("+ real", 0.7))}
 ATTEMPTS = [{"scene": {"seed": [scene, 0]}, "success": success} for scene in (1, 2) for success in (True, scene == 2)]
 RUN = {"rows": [ROW], "outcome": [], "episodes": [EPISODE], "spec": type("Spec", (), {"joint_names": NAMES})}
-RUN |= {"measured": MEASURED, "more": ATTEMPTS}
+PHOTOS = [Namespace(image=Path(__file__), prompt=f"Use the {hand} hand.") for hand in ("left", "right")]
+RUN |= {"measured": MEASURED, "more": ATTEMPTS, "photos": PHOTOS}
 OWN = {"check_05_1": ([ROW],), "check_05_2": ([ROW], NAMES), "check_05_3": ([EPISODE],)}  # of the reader's run
-OWN |= {"check_06_1": (MEASURED,), "check_06_2": (ATTEMPTS,)}
+OWN |= {"check_01_3": (PHOTOS,), "check_06_1": (MEASURED,), "check_06_2": (ATTEMPTS,)}
 SOURCES = sorted((notebooks.NOTEBOOKS / "solutions").glob("*.py"))
 
 
@@ -89,6 +91,7 @@ def test_wrong_answers_get_a_hint_and_no_traceback(name, capsys):
 
 def test_almost_right_answers_are_refused(capsys):
     assert not exercises.check_01_2(lambda frames, fps, own: int(frames * own / fps))
+    assert not exercises.check_01_3(lambda prompts: set(prompts[0].split()) ^ set(prompts[1].split()), PHOTOS)
     assert not exercises.check_03_1(lambda text, negative, g: negative + g * (text - negative))
     assert not exercises.check_03_2(lambda v, x, s: [x := x + (b - a) * v(x, a) for a, b in pairwise(s)][-1])
     assert not exercises.check_03_3(lambda a, b: {n for n in a if n not in b or not bool((a[n] == b[n]).all())})
@@ -99,4 +102,3 @@ def test_almost_right_answers_are_refused(capsys):
     )
     assert not exercises.check_07_2(lambda counts: math.log(sum(count > 0 for count in counts)))
     assert not exercises.check_07_3(lambda rows, new: "use it" if rows[-1]["gain_interval"][0] > 0 else "measure more")
-    assert not exercises.check_01_3(lambda file, prompt: f"{file},{prompt}")

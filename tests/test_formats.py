@@ -23,7 +23,7 @@ from cookbook.actions.execute import execute
 from cookbook.actions.export import export_actions
 from cookbook.actions.model import ActionSpec, InverseDynamics
 from cookbook.actions.stage import actions
-from cookbook.actions.training import SMALL
+from cookbook.actions.training import small
 from cookbook.convert.stage import convert
 from cookbook.generate.requests import ALLOWED
 from cookbook.generate.stage import generate
@@ -42,7 +42,7 @@ TYPES = {"text": str, "whole number": int, "number": (int, float), "yes or no": 
 def write_assets(root: Path) -> Path:
     """A critic, labelled calibration clips, and two photos with ground truth, where the profile looks for them."""
     tiny.build_critic(root / "nano" / "critic")
-    spec = ActionSpec("gr1", robot_joints(), 8.0, 0.125, (32, 48), (16, 24), SMALL, hidden=16)
+    spec = ActionSpec("gr1", robot_joints(), 8.0, 0.125, (32, 48), (16, 24), small(48), hidden=16)
     InverseDynamics(spec).save(root / "nano" / "actions")
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
     tiny.make_calibration(root / "simulator/calibration", [PROMPT], [np.roll(frames, index, 0) for index in range(6)])

@@ -7,29 +7,25 @@ every generated picture. Brightness, colour, noise and sharpness vary.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cookbook import engine, hardware, profiles, runs, show, storage, video
+from cookbook import engine, hardware, profiles, runs, storage, video
 from cookbook.actions import clips
 from cookbook.actions.decode import decode_pictures
 from cookbook.actions.episodes import Episode, EpisodeSet
-from cookbook.actions.model import ActionSpec, InverseDynamics, neighbours, scaled, shrink
+from cookbook.actions.frames import read_both
+from cookbook.actions.model import ActionSpec, InverseDynamics, neighbours, scaled
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, last_line, require_whole
 from cookbook.generate.planning import parameters
-from cookbook.models import autoencoder, hub, world
-from cookbook.profiles import Profile
+from cookbook.models import hub
 
 DISTANCE = 0.125  # seconds between the three frames, or the nearest that the data's rate has
 ENCODED = 4  # one episode of so many is also encoded and decoded, which takes seconds each on a CPU
@@ -84,10 +80,10 @@ def train_actions(
     require_whole(0, seed=seed)
     chosen, sets = profiles.get(profile), [clips.read(folder, camera, key) for folder in data]
     require_alike(sets)
-    models, group, shares = (
+    shares, models, group = (
+        parse_weights(sets, weights),
         hub.locate(chosen.world),
         engine.Group(0, 1, hardware.device()),
-        parse_weights(sets, weights),
     )
     inputs = {str(number): runs.fingerprint(Path(folder)) for number, folder in enumerate(data)}
     inputs["vae"] = runs.fingerprint(models / "vae")
@@ -104,7 +100,7 @@ def train_actions(
     chances = frame_chances(sets, shares, used)
     encoded = [int(storage.digest_of(_name(e))[-8:], 16) % ENCODED == 0 for e in used] + [True] * len(held)
     encoded[int(np.argmax(chances))] = True  # at least one that is drawn
-    pictures = cache([*used, *held], encoded, model.spec, chosen, models, out / "cache")
+    pictures = read_both([*used, *held], encoded, model.spec, chosen, models, out / "cache")
     samples = gather(model, used, pictures[: len(used)], chances, group.device)
     print(f"actions-train: {len(used)} episodes, {len(held)} held out")
     recipe = replace(
@@ -113,23 +109,14 @@ def train_actions(
         clip_norm=1.0, ema_rate=None, lora_rank=None, save_every=500, keep=1,
     )  # fmt: skip
     model.to(group.device).train()
-    batch_at = batches(samples, batch, seed)
-    trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, dtype(group.device))
+    batch_at, precision = batches(samples, batch, seed), hardware.convolution_dtype(group.device)
+    trained = engine.fit(model, loss, batch_at, recipe, out / "checkpoints", seed, group, precision)
     outputs = model.eval().save(out)
-    facts = {
-        "frames": sum(map(len, samples.triples)),
-        "episodes": len(used),
-        **held_out_error(model, held, pictures[len(used) :]),
-    }
+    facts = {"frames": sum(map(len, samples.triples)), "episodes": len(used)}
+    facts |= held_out_error(model, held, pictures[len(used) :])
     facts["loss_last"] = trained.ends()["loss_last"]
     print(f"actions-train: joint error {facts['joint_error']:.2f} deg, {facts['joint_error_vae']:.2f} after the VAE")
     return stage.finish([*outputs, out / "checkpoints" / LOG], parameters=parameters(model), **facts)
-
-
-def dtype(device: torch.device) -> torch.dtype:
-    """bf16 also on a CPU that has instructions for it, which halves the time of these convolutions."""
-    fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else hardware.compute_dtype(device)
 
 
 def require_alike(sets: Sequence[EpisodeSet]) -> None:
@@ -203,62 +190,6 @@ def small(height: int) -> dict:
 
 def _rows(episode: Episode, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return episode.joints, episode.targets, np.diff(episode.targets, axis=0) * fps
-
-
-def cache(
-    episodes: Sequence[Episode], encoded: Sequence[bool], spec: ActionSpec, profile: Profile, models: Path, folder: Path
-) -> list[np.ndarray]:
-    """The frames of each episode at the network's size, uint8 [1 or 2, T, 3, H, W].
-
-    First as filmed, then, for an `encoded` episode, after the autoencoder. Computed once, and kept in `folder`.
-    """
-    mark, device, lock = runs.fingerprint(models / "vae"), hardware.device(), Lock()
-    vae = lru_cache(1)(lambda: world.load_vae(models, dtype(device)).to(device))  # only where frames are missing
-
-    def both(frames: np.ndarray) -> list[np.ndarray]:
-        with lock:
-            return [frames, round_trip(vae(), frames, profile.clip.frames)]
-
-    def read(episode: Episode, twice: bool) -> np.ndarray:
-        return read_pictures(episode, spec.fps, spec.size, folder, *((mark, both) if twice else ()))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(read, episodes, encoded)
-        return list(show.progress(found, "actions-train: frames", len(episodes)))
-
-
-def read_pictures(
-    episode: Episode,
-    fps: float,
-    size: tuple[int, int],
-    folder: Path,
-    mark: str | bool = False,
-    versions: Callable[[np.ndarray], list[np.ndarray]] = lambda frames: [frames],
-) -> np.ndarray:
-    """The frames of an episode at `size`, computed once and kept in `folder`, uint8 [V, T, 3, H, W].
-
-    Args:
-        versions: turns the frames, uint8 [T, H, W, 3], into V versions of them; `mark` names that function.
-    """
-    key = [storage.digest(episode.video), episode.start, len(episode.joints), fps, size, mark]
-    file = folder / f"{storage.digest_of(key)[7:31]}.npy"
-    if not file.exists():
-        frames = video.read_span(episode.video, episode.start, len(episode.joints), fps)
-        with storage.replacing(file) as temporary:
-            np.save(temporary, np.stack([shrink(version, size) for version in versions(frames)]))
-    return np.load(file)
-
-
-def round_trip(vae: nn.Module, frames: np.ndarray, most: int) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] through the autoencoder and back, `most` frames at a time."""
-    height, width = (max(8, round(edge / 8) * 8) for edge in frames.shape[1:3])
-    parts = []
-    for first in range(0, len(frames), most):
-        part = frames[first : first + most]
-        padded = np.concatenate([part, np.repeat(part[-1:], -(len(part) - 1) % 4, 0)])  # 1 + 4n frames
-        tensor = autoencoder.to_tensor(video.fit(padded, height, width, crop=False))
-        parts.append(autoencoder.to_frames(autoencoder.decode(vae, autoencoder.encode(vae, tensor)))[: len(part)])
-    return np.concatenate(parts)
 
 
 def gather(

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from cookbook import engine, hardware, profiles, runs, show, storage, video
 from cookbook.actions import clips
 from cookbook.actions.episodes import EpisodeSet
+from cookbook.actions.frames import read_pictures
 from cookbook.actions.model import scaled
-from cookbook.actions.training import augment, parse_weights, read_pictures, require_alike
+from cookbook.actions.training import augment, parse_weights, require_alike
 from cookbook.engine.loop import LOG
 from cookbook.errors import UserError, require_whole
 from cookbook.generate.planning import parameters

@@ -42,18 +42,20 @@ def needed(frames, fps, file_fps):
 exercises.check_01_2(needed);
 
 # %% [markdown]
-# **Exercise 01.3 ★★ A caption with a comma.** Write one line of `metadata.csv`, without line end, so that every reader of csv gets the caption back, whatever is in it. Cutting at the comma is what goes wrong most often.
+# **Exercise 01.3 ★★ What do the words decide?** `prompts` are the instructions of one photo. Return the set of words that are in some of them but not in all, in lower case and without commas and full stops. The check uses your held-out photos.
+#
+# Solved? Group your `photos` by `photo.image.read_bytes()`, and call it for each group. Could a model find out from the picture alone which of the instructions is meant?
 
 # %%
 from cookbook import exercises
 
 
-def row(file, prompt):
+def differing(prompts):
     # BEGIN SOLUTION
-    if "," in prompt or '"' in prompt:
-        prompt = '"' + prompt.replace('"', '""') + '"'
-    return f"{file},{prompt}"
+    # It could not: the picture is the same for all of them. So a model that obeys has to read its instruction.
+    words = [set(prompt.lower().replace(",", "").replace(".", "").split()) for prompt in prompts]
+    return set.union(*words) - set.intersection(*words)
     # END SOLUTION
 
 
-exercises.check_01_3(row);
+exercises.check_01_3(differing, photos);

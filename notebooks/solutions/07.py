@@ -49,6 +49,8 @@ exercises.check_07_2(blind);
 
 # %% [markdown]
 # **Exercise 07.3 ★★ Is it worth having?** `rows` is the table at the end as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). Return `"use it"` where the gain on the kind `new` is proven and no other kind is proven to be worse, `"keep the old one"` where a kind is proven to be worse, and `"measure more"` in all other cases.
+#
+# Solved? Decide about the critic that you just trained: `decision(table.reset_index().to_dict("records"), "softened")`.
 
 # %%
 from cookbook import exercises
