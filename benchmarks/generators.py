@@ -30,7 +30,7 @@ TEXT = {
 
 
 class NoGuardrail:
-    """The pipeline requires a guardrail; random weights generate nothing that could need one."""
+    """The pipeline requires a guardrail; random and tiny weights generate nothing that could need one."""
 
     def to(self, *_):
         return self
@@ -74,15 +74,18 @@ def random_vae(profile: Profile, dtype: torch.dtype, device: torch.device) -> Au
         return AutoencoderKLWan.from_config(settings).to(dtype)  # diffusers' defaults are Wan 2.1
 
 
-def theirs(models: Models) -> Callable[[int, int], np.ndarray]:
-    """(seed, steps) -> frames [T, H, W, 3] in 0..1 by diffusers' unchanged pipeline."""
-    profile, clip = models.profile, models.profile.clip
+def theirs(models: Models, scheduler=None, **shown) -> Callable[[int, int], np.ndarray]:
+    """(seed, steps) -> frames [T, H, W, 3] in 0..1 by diffusers' unchanged pipeline, from its `image` or `video`.
+
+    Without one it is shown the photo; without a scheduler it has that of the profile.
+    """
+    profile, clip, shown = models.profile, models.profile.clip, shown or {"image": models.photo}
     pipeline = Cosmos2_5_PredictBasePipeline(
         text_encoder=None,
         tokenizer=None,
         transformer=models.transformer,
         vae=models.vae,
-        scheduler=flow.scheduler(profile.sampling.shift),
+        scheduler=scheduler or flow.scheduler(profile.sampling.shift),
         safety_checker=NoGuardrail(),
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -90,7 +93,7 @@ def theirs(models: Models) -> Callable[[int, int], np.ndarray]:
 
     def make(seed: int, steps: int) -> np.ndarray:
         return pipeline(
-            image=models.photo,
+            **shown,
             prompt_embeds=models.text,
             negative_prompt_embeds=models.negative,
             latents=flow.initial_noise(shape, seed).to(models.transformer.device),

@@ -122,14 +122,8 @@ def make_clips(folder: Path, count: int) -> list[dict]:
 def plain_inputs(critic: Critic, clip: Sampled, text: str) -> dict[str, torch.Tensor]:
     """The processor's output for one chat, without our settings."""
     facts = {"total_num_frames": len(clip.frames), "fps": clip.clip_fps, "frames_indices": list(clip.indices)}
-    inputs = critic.processor(
-        text=[text],
-        videos=[clip.frames],
-        video_metadata=[facts],
-        do_sample_frames=False,
-        do_resize=False,
-        return_tensors="pt",
-    )
+    options = {"do_sample_frames": False, "do_resize": False, "return_tensors": "pt"}
+    inputs = critic.processor(text=[text], videos=[clip.frames], video_metadata=[facts], **options)
     return inputs.to(critic.model.device)
 
 

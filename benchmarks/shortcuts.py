@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from generators import unit
 from measuring import psnr, report
 
 from cookbook import profiles, runs, storage
@@ -56,7 +57,7 @@ def run(
             for seed in range(seeds):
                 start = time.perf_counter()
                 pixels = generator.pixels(request, seed)
-                clips.append(pixels[0].permute(1, 2, 3, 0).add(1).div(2).cpu().numpy())
+                clips.append(unit(pixels))
                 seconds += time.perf_counter() - start
                 path = Path(folder) / file_name(request, seed)
                 write_video(path, autoencoder.to_frames(pixels), profile.clip.fps)

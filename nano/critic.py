@@ -100,13 +100,13 @@ def assess(critic: Path, held_out: tuple[Path, ...], vae: Path | None = None) ->
     clips = load_labelled(held_out, loaded, vae, 0.0)
     batched = BatchedCritic(loaded, clips.pixels.shape[1:4], sorted(set(clips.texts())))
     figures = {"critic": measure(batched, clips), "generated": generated(batched, clips)} | counts(batched, clips)
-    print(report(figures["critic"]))
     print_figures(figures)
     return figures
 
 
 def print_figures(figures: dict) -> None:
-    """All figures of a critic but the AUCs, which `report` prints."""
+    """The AUCs in a table, then all else."""
+    print(report(figures["critic"]))
     for key in ("pixel_statistics", "clips", "intervals", "generated"):
         if key in figures:
             print(f"{key.replace('_', ' ')}: {figures[key]}", flush=True)
@@ -167,7 +167,6 @@ def train(
         "step": steps,
     }
     storage.write_json(out / "metrics.json", figures)
-    print(report(measured))
     print_figures(figures)
     return measured
 

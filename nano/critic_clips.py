@@ -98,11 +98,9 @@ def read_clips(folders: Sequence[Path], edge: int, device: torch.device) -> Clip
     """
     jobs = []
     for folder in folders:
-        rows = storage.read_rows(folder / "manifest.jsonl")
+        rows = storage.read_rows(manifest := folder / "manifest.jsonl")
         if not rows:
-            raise UserError(
-                f"{folder / 'manifest.jsonl'} is missing or empty: render clips with `python -m simulator make`"
-            )
+            raise UserError(f"{manifest} is missing or empty: render clips with `python -m simulator make`")
         jobs += [(folder / "videos" / f"{row['id']}.mp4", row) for row in rows]
     paths, rows = zip(*jobs, strict=True)
     videos = zip(read_frames(paths), rows, strict=True)
@@ -211,11 +209,8 @@ def gather(clips: Clips, view: View) -> torch.Tensor:
     top, bottom, left, right = view.box.T[..., None]
     inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
     late = torch.arange(view.when.shape[1], device=device) >= view.since[:, None]
-    source = torch.where(
-        late[:, :, None, None] & inside[:, None],
-        view.other[:, None, None, None],
-        view.clip[:, None, None, None],
-    )
+    replaced = late[:, :, None, None] & inside[:, None]
+    source = torch.where(replaced, view.other[:, None, None, None], view.clip[:, None, None, None])
     return clips.pixels[source, view.when[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
 
 
@@ -244,9 +239,6 @@ def patches(frames: torch.Tensor, patch: int, merge: int) -> torch.Tensor:
     if frames.shape[1] % 2:
         frames = torch.cat([frames, frames[:, -1:]], 1)
     count, length, _, height, width = frames.shape
-    cells = (
-        frames.div(127.5)
-        .sub(1)
-        .view(count, length // 2, 2, 3, height // patch // merge, merge, patch, width // patch // merge, merge, patch)
-    )
+    rows, columns = height // patch // merge, width // patch // merge
+    cells = frames.div(127.5).sub(1).view(count, length // 2, 2, 3, rows, merge, patch, columns, merge, patch)
     return cells.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(-1, 3 * 2 * patch * patch)

@@ -12,9 +12,7 @@ from cookbook.errors import UserError
 from cookbook.judge.calibration_clips import CORRUPTIONS
 from nano.critic_clips import NEVER, SHIFT, UNTRAINED, Clips, View, other_hand, plain_view
 
-TRAINED = {
-    kind: facts for kind, facts in CORRUPTIONS.items() if kind != "erased"
-}  # erased regions are never trained on
+TRAINED = {kind: facts for kind, facts in CORRUPTIONS.items() if kind != "erased"}  # which is never trained on
 WHOLE = tuple(kind for kind in TRAINED if kind != "dropped")  # corrupted copies as long as the clip
 AT_THE_END = ("reversed", "sped_up")  # it is unknown in which frame they become impossible
 

@@ -66,10 +66,8 @@ class BatchedCritic:
         self.critic, self.shape, self.device = critic, tuple(shape), critic.model.device
         self.numbers = {text: number for number, text in enumerate(texts)}
         self.endings, self.lengths, self.instruction_words = self._tokenize(texts)
-        ending = critic.processor.tokenizer(chat(critic.processor, ask("physics", None))[1], return_tensors="pt")[
-            "input_ids"
-        ][0]
-        self.physics = ending.to(self.device)
+        ending = chat(critic.processor, ask("physics", None))[1]
+        self.physics = critic.processor.tokenizer(ending, return_tensors="pt")["input_ids"][0].to(self.device)
         self.layouts: dict[tuple[int, int], PromptLayout] = {}
         self.vision_cache: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
 

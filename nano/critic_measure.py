@@ -93,12 +93,8 @@ def counts(batched: BatchedCritic, clips: Clips) -> dict[str, dict]:
     for column, question in enumerate(("physics", "instruction")):
         labels = getattr(clips, question)
         labelled = rows[(labels >= 0) & ~np.isin(clips.kinds, (*UNTRAINED, "generated"))]
-        facts[question] = interval(
-            [clips.scenes[row] for row in labelled],
-            lambda drawn, labelled=labelled, labels=labels, column=column: auc(
-                labels[labelled[drawn]], predicted[labelled[drawn], column]
-            ),
-        )
+        scenes, truth, guess = [clips.scenes[row] for row in labelled], labels[labelled], predicted[labelled, column]
+        facts[question] = interval(scenes, lambda drawn, truth=truth, guess=guess: auc(truth[drawn], guess[drawn]))
     kinds, numbers = np.unique(clips.kinds, return_counts=True)
     return {"intervals": facts, "clips": dict(zip(kinds.tolist(), numbers.tolist(), strict=True))}
 
@@ -213,9 +209,8 @@ def baseline(clips: Clips, held: Clips) -> dict[str, float | None]:
             learned, tested = learned & ~np.isin(clips.kinds, UNTRAINED), tested & ~np.isin(held.kinds, UNTRAINED)
         for name, target in ((question, labels[learned]), (f"shuffled {question}", rng.permutation(labels[learned]))):
             if len(set(target.tolist())) == 2:
-                model = make_pipeline(
-                    StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
-                )
+                regression = LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
+                model = make_pipeline(StandardScaler(), regression)
                 value = auc(wanted[tested], model.fit(training[learned], target).predict_proba(new[tested])[:, 1])
                 facts[name] = None if value is None else round(value, 4)
     return facts

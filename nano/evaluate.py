@@ -122,10 +122,8 @@ def tally(rows: list[dict]) -> dict:
 def measured_by(generator: BatchGenerator) -> dict[str, str]:
     """Digests of what a success rate depends on beside the models: the held-out clips and the rules."""
     clips = storage.digest_of([scene.row["sha256"] for scene in generator.scenes])
-    return {
-        "clips_measured": clips,
-        "rules": storage.digest_of([storage.digest(Path(m.__file__)) for m in (rules, pixels)]),
-    }
+    judging = storage.digest_of([storage.digest(Path(module.__file__)) for module in (rules, pixels)])
+    return {"clips_measured": clips, "rules": judging}
 
 
 def gain(base: list[dict], tuned: list[dict]) -> dict:
@@ -220,10 +218,8 @@ def run_grid(args: Args, generator: BatchGenerator, pool: Executor) -> list[dict
         if any(key.items() <= row.items() for row in storage.read_rows(table)):
             continue
         measured = measure(generator, generator.generate(transformer, setting, range(args.seeds)), "tuned", pool)
-        cost = {
-            "network_evaluations": setting.steps * (2 if setting.guidance else 1),
-            "seconds_generating": measured.seconds_generating,
-        }
+        cost = {"network_evaluations": setting.steps * (2 if setting.guidance else 1)}
+        cost["seconds_generating"] = measured.seconds_generating
         storage.append_row(table, key | tally(measured.rows) | cost)
         print(f"{setting}: {percent(tally(measured.rows))}", flush=True)
     rows = [row for row in storage.read_rows(table) if inputs.items() <= row.items()]

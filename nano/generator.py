@@ -111,9 +111,8 @@ class BatchGenerator:
     def encode(self, clips: list[np.ndarray]) -> torch.Tensor:
         """Clips of one length, each uint8 [T, H, W, 3] -> standardised latents [N, C, t, h, w] on the device."""
         parts = [clips[start : start + self.batch] for start in range(0, len(clips), self.batch)]
-        return torch.cat(
-            [autoencoder.encode(self.vae, torch.cat([autoencoder.to_tensor(c) for c in part])) for part in parts]
-        )
+        batches = (torch.cat([autoencoder.to_tensor(clip) for clip in part]) for part in parts)
+        return torch.cat([autoencoder.encode(self.vae, batch) for batch in batches])
 
     def decode(self, latents: torch.Tensor) -> list[np.ndarray]:
         return [autoencoder.to_frames(clip[None]) for clip in autoencoder.decode(self.vae, latents)]

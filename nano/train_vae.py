@@ -131,10 +131,8 @@ def main(args: Args) -> None:
 
     def draw_frames(number: int) -> tuple[torch.Tensor, torch.Generator]:
         chance = draws(number)
-        clip, frame = (
-            torch.randint(high, (args.image_batch,), generator=chance, device=device)
-            for high in (len(training), training.shape[2])
-        )
+        clip = torch.randint(len(training), (args.image_batch,), generator=chance, device=device)
+        frame = torch.randint(training.shape[2], (args.image_batch,), generator=chance, device=device)
         return training[clip, :, frame][:, :, None], chance
 
     def draw_clips(number: int) -> tuple[torch.Tensor, torch.Generator]:

@@ -32,9 +32,8 @@ def read_stl(path: Path) -> tuple[np.ndarray, np.ndarray]:
     data = path.read_bytes()
     count = int(np.frombuffer(data, "<u4", 1, 80)[0])
     corners = np.frombuffer(data, STL, count, 84)["corners"].reshape(-1, 3)
-    _, first, index = np.unique(
-        np.round(corners * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True
-    )
+    micrometres = np.round(corners * 1e6).astype(np.int64)
+    _, first, index = np.unique(micrometres, axis=0, return_index=True, return_inverse=True)
     faces = index.reshape(-1, 3)
     triangles = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
     return corners[first], faces[triangles]
@@ -159,10 +158,9 @@ def build_robot(source: Path, out: Path) -> None:
 def build_textures(source: Path, out: Path, size: int = 384) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in TEXTURES:
-        image = (
-            Image.open(source / f"textures/{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        )
-        image.save(out / f"{name}.jpg", quality=85, optimize=True)
+        image = Image.open(source / f"textures/{name}.png").convert("RGB")
+        small = image.resize((size, size), Image.Resampling.LANCZOS)
+        small.save(out / f"{name}.jpg", quality=85, optimize=True)
 
 
 def main() -> None:

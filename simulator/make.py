@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,6 @@ def make_one(number: int, out: Path, options: Options, faults: str) -> None:
     storage.write_json(file, {"settings": settings, "rows": rows})
 
 
-def write_manifest(out: Path, names: list[str]) -> int:
-    rows = [row for name in names for row in json.loads((out / f"rows/{name}.json").read_text())["rows"]]
-    rows.sort(key=lambda row: row["id"])
-    storage.write_rows(out / "manifest.jsonl", rows)
-    return len(rows)
-
-
 def make(
     out: Path,
     scenes: int,
@@ -119,8 +113,10 @@ def make(
             work(number)
     else:
         run_parallel(work, numbers, min(workers, scenes), task)
-    count = write_manifest(out, [f"{task}_{number:09d}" for number in numbers])
-    print(f"{out}: {scenes} scenes, {count} clips")
+    files = [out / f"rows/{task}_{number:09d}.json" for number in numbers]
+    rows = [row for file in files for row in storage.read_json(file)["rows"]]
+    storage.write_rows(out / "manifest.jsonl", sorted(rows, key=itemgetter("id")))
+    print(f"{out}: {scenes} scenes, {len(rows)} clips")
     return out / "manifest.jsonl"
 
 

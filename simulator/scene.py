@@ -84,10 +84,6 @@ def sample_view(rng: Generator) -> View:
     return View(tuple(map(float, place)), float(pitch), float(yaw), float(roll), 38.0)
 
 
-def sample_look(rng: Generator) -> Look:
-    return Look(str(rng.choice(["light-wood", "mist"])))
-
-
 @dataclass(frozen=True)
 class Scene:
     seed: tuple[int, int]
@@ -134,7 +130,7 @@ def sample(seed: tuple[int, int]) -> Scene:
         tuple(Placed(str(kind), spot, float(rng.uniform(-0.6, 0.6))) for kind, spot in zip(kinds, spots, strict=True)),
         tuple(Placed(str(kind), at, float(rng.uniform(-0.15, 0.15))) for kind, at in zip(holders, places, strict=True)),
         sample_view(rng),
-        sample_look(rng),
+        Look(str(rng.choice(["light-wood", "mist"]))),
     )
 
 

@@ -189,10 +189,8 @@ class Builder:
 
     def _shape(self, kind: mujoco.mjtGeom, options: dict) -> dict:
         """Scale the lengths among a geom's options."""
-        scaled = {
-            key: np.array(options[key], float) * self.scale for key in ("pos", "size", "fromto") if key in options
-        }
-        return {"type": kind, **options, **scaled}
+        lengths = options.keys() & {"pos", "size", "fromto"}
+        return {"type": kind, **options} | {key: np.array(options[key], float) * self.scale for key in lengths}
 
     def show(self, body: mujoco.MjsBody, kind: mujoco.mjtGeom, **options) -> None:
         """A geom that is only visible."""

@@ -29,6 +29,7 @@ from cookbook import storage
 from cookbook.actions import lerobot_write
 from cookbook.actions.clips import read_simulator
 from cookbook.errors import report_user_errors
+from cookbook.layout import write_metadata
 from cookbook.video import read_video
 from simulator.build_robot import ASSETS
 from simulator.make import make
@@ -47,13 +48,12 @@ def fresh(folder: Path) -> Path:
 
 def ship_train(work: Path, out: Path) -> None:
     fresh(out / "gr1")
-    lines = ["file,prompt"]
+    captions = []
     for index, row in enumerate(storage.read_rows(work / "manifest.jsonl")):
         shutil.copy(work / f"videos/{row['id']}.mp4", out / f"gr1/{index}.mp4")
         before, _, place = row["prompt"].rpartition(" to ")
-        prompt = f"{before}, to {place}" if index in COMMAS else row["prompt"]
-        lines.append(f'{index}.mp4,"{prompt}"' if "," in prompt else f"{index}.mp4,{prompt}")
-    (out / "metadata.csv").write_text("\n".join(lines) + "\n")
+        captions.append((f"{index}.mp4", f"{before}, to {place}" if index in COMMAS else row["prompt"]))
+    write_metadata(out / "metadata.csv", captions)
     clips = read_simulator(work)
     few = replace(clips, name="demonstrations", episodes=clips.episodes[:DEMONSTRATIONS])
     lerobot_write.write(fresh(out.parent / few.name), few)
@@ -76,13 +76,13 @@ def ship_eval(work: Path, out: Path) -> None:
 
 def ship_calibration(work: Path, out: Path) -> None:
     fresh(out / "videos")
-    lines = []
+    rows = []
     for row in storage.read_rows(work / "manifest.jsonl"):
         file = f"videos/{row['id']}.mp4"
         shutil.copy(work / file, out / file)
         kept = {key: row[key] for key in ("prompt", "physics", "instruction", "violation", "source_clip")}
-        lines.append(json.dumps({"file": file, "kind": row["label"], **kept}))
-    (out / "calibration_clips.jsonl").write_text("\n".join(lines) + "\n")
+        rows.append({"file": file, "kind": row["label"], **kept})
+    storage.write_rows(out / "calibration_clips.jsonl", rows)
 
 
 def write_states(work: Path, out: Path, recipe: dict) -> None:

@@ -139,13 +139,9 @@ def render(episodes: list[Episode], name: str, kinds: tuple[str, ...], options: 
         make_camera = FilamentCamera
     with make_camera(world, options.size) as camera:
         table = exposure_table(camera.draw(start), world.scene.look.exposure)
-        masks = {
-            f"masks_{group}": np.stack([camera.mask(start, f"{body}{k}") for k in range(len(things))])
-            for group, body, things in (
-                ("items", "item", world.scene.items),
-                ("receptacles", "receptacle", world.scene.receptacles),
-            )
-        }
+        masks = {}
+        for body, things in (("item", world.scene.items), ("receptacle", world.scene.receptacles)):
+            masks[f"masks_{body}s"] = np.stack([camera.mask(start, f"{body}{k}") for k in range(len(things))])
         for index, episode in enumerate(episodes):
             yield from Studio(episode, f"{name}_{index}", camera, table, masks).clips(kinds)
 

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -102,6 +104,12 @@ def tiny_profile(tiny_world, monkeypatch):
         return profile
 
     return register
+
+
+def python(*words: str | Path, **options) -> subprocess.CompletedProcess:
+    """Run this Python in the checkout; what it prints is kept. `options`: of `subprocess.run`."""
+    options = {"cwd": Path(__file__).parents[1], "capture_output": True, "text": True} | options
+    return subprocess.run([sys.executable, *words], **options)
 
 
 def free_port() -> int:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from test_cluster import new_cluster
 
-from cookbook import cluster, profiles
-
-
-def load(name: str, monkeypatch):
-    """A program of benchmarks/ as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")  # where the programs find each other
-    return importlib.import_module(name)
+from cookbook import profiles
 
 
 @pytest.mark.slow
 def test_training_table_has_every_method_at_equal_first_loss(tiny_profile, monkeypatch, capsys, tmp_path):
-    program, profile = load("train", monkeypatch), tiny_profile()
+    program, profile = import_module("train"), tiny_profile()
     lora = replace(profile.recipe, name="lora", lora_rank=4)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: replace(profile, alternatives=(lora,)))
     rows = program.main("tiny", steps=2, out=tmp_path / "train.md")
@@ -44,7 +38,7 @@ def test_training_table_has_every_method_at_equal_first_loss(tiny_profile, monke
 
 
 def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(tiny_profile, monkeypatch):
-    program, _ = load("train", monkeypatch), tiny_profile()
+    program, _ = import_module("train"), tiny_profile()
 
     def full(*_):
         raise program.torch.OutOfMemoryError
@@ -56,7 +50,7 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(tiny_profile, monke
 
 @pytest.mark.slow
 def test_the_generation_table_has_every_method_and_exact_clips(tiny_profile, monkeypatch, capsys, tmp_path):
-    program, profile = load("generate", monkeypatch), tiny_profile()
+    program, profile = import_module("generate"), tiny_profile()
     few = replace(profile, sampling=replace(profile.sampling, steps=4, guidance=2.0))  # diffusers ignores 1
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: few)
     small = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 32, "num_hidden_layers": 2}
@@ -85,7 +79,7 @@ def test_the_generation_table_has_every_method_and_exact_clips(tiny_profile, mon
 
 
 def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, capsys):
-    program = load("judge", monkeypatch)
+    program = import_module("judge")
     for name, value in {"FRAMES": 6, "HEIGHT": 64, "WIDTH": 96, "TOKENS": 18}.items():
         monkeypatch.setattr(program, name, value)
     text = program.TEXT | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -107,7 +101,7 @@ def test_critic_table_has_every_method_with_equal_scores(monkeypatch, tmp_path, 
 
 @pytest.mark.parametrize("random", [True, False])
 def test_precision_table_shows_the_loss_by_rounding(random, tiny_profile, tiny_clips, monkeypatch, tmp_path):
-    program, _ = load("precision", monkeypatch), tiny_profile()
+    program, _ = import_module("precision"), tiny_profile()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train").symlink_to(tiny_clips)
     rows = program.main("tiny", None if random else tmp_path, steps=6, rates=(1e-5, 1e-1), out=tmp_path / "table.md")
@@ -128,13 +122,8 @@ def test_precision_table_shows_the_loss_by_rounding(random, tiny_profile, tiny_c
 @pytest.mark.skipif(find_spec("ray") is None, reason="NOT RUN: needs pip install -e .[cluster]")
 def test_scaling_table_counts_every_clip_of_both(tiny_profile, monkeypatch, capsys):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    program, _ = load("scale", monkeypatch), tiny_profile()
-    memory = {"object_store_memory": 80 * 2**20}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    for _ in range(2):
-        nodes.add_node(num_cpus=cluster.CORES, **memory)
+    program, _ = import_module("scale"), tiny_profile()
+    nodes, _ = new_cluster(2)
     try:
         rows = program.main("tiny", clips=6, workers=2, ray=nodes.address)
     finally:

@@ -20,8 +20,9 @@ import nbformat
 import pytest
 import tiny
 from conftest import free_port
+from test_runner import write_notebook
 
-from cookbook import runs, storage, video
+from cookbook import storage, video
 from tools import pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,13 +124,6 @@ def prepare(home: Path, number: str, more: str = "", until: str | None = None) -
     return f"notebooks/{source.name}?reset"  # an empty workspace
 
 
-def write(path: Path, code: str) -> None:
-    """A notebook of one cell."""
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
-    nbformat.write(book, path)
-
-
 def run_all(page) -> None:
     """Run > Run All Cells once the kernel is there; then every code cell must have its number and none have failed."""
     kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
@@ -219,7 +213,7 @@ def test_the_sliders_of_thresholds_respond(lab, page):
     known += "\nfrom cookbook import pictures, show, storage, video\n"
     book = nbformat.read(next((ROOT / "notebooks").glob("04_*.ipynb")), as_version=4)
     (cell,) = [cell.source for cell in book.cells if "browse(at_thresholds" in cell.source]
-    write(home / "thresholds.ipynb", known + cell)
+    write_notebook(home / "thresholds.ipynb", nbformat.v4.new_code_cell(known + cell))
     page.goto(f"{address}thresholds.ipynb?reset")
     run_all(page)
     output = page.locator(".widget-interact .widget-output")
@@ -241,18 +235,15 @@ def test_a_typed_instruction_gets_its_video(lab, page):
 
 def test_a_video_is_rated_by_keyboard(lab, page):
     home, _, address = lab
-    stage = runs.enter(home / "rated/generated/tuned", "generate-tuned", "nano", {}, {})
-    row = {"file": "a.mp4", "name": "a", "prompt": "Wave.", "seed": 0, "model": "tuned", "image_sha256": None}
-    video.write_video(stage.folder / "a.mp4", tiny.clip(0, frames=25), 8)
-    storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
-    stage.finish(stage.folder.glob("*.*"))
+    tiny.make_generated(home / "rated", {"a": "Wave."}, models=("tuned",), seeds=1, frames=25)
+    file = "generated/tuned/a_seed0.mp4"
     for question, score in (("physics", 4.95), ("instruction", 1.2)):
-        verdict = {"file": "generated/tuned/a.mp4", "sha256": storage.digest(stage.folder / "a.mp4")}
+        verdict = {"file": file, "sha256": storage.digest(home / "rated" / file)}
         storage.append_row(home / "rated/verdicts/verdicts.jsonl", verdict | {"question": question, "score": score})
     storage.append_row(home / "rated/verdicts/ground_truth.jsonl", verdict | {"outcome": "placed"})
     code = "from pathlib import Path\nfrom cookbook.judge.ratings import Rating\n"
     code += f"Rating(Path({str(home / 'rated')!r})).show()"
-    write(home / "rate.ipynb", code)
+    write_notebook(home / "rate.ipynb", nbformat.v4.new_code_cell(code))
     page.goto(f"{address}rate.ipynb?reset")
     run_all(page)
     page.wait_for_function("() => document.querySelectorAll('video').length === 1")

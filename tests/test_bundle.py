@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import python
 
 from cookbook.errors import UserError
 from tools.bundle import bundle
@@ -75,8 +75,8 @@ def test_pip_installs_from_the_bundle_without_network(project, tmp_path, monkeyp
     assert [path.name for path in (room / "wheels").iterdir()] == ["brick-1.0-py3-none-any.whl"]
     assert git(room, "remote") == "" and "wheels" in git(room, "status", "--porcelain")
     monkeypatch.setenv("PIP_FIND_LINKS", "wheels")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "--target=env", ".[dev,sim]"]
-    subprocess.run(pip, cwd=room, check=True)
+    pip = ["-m", "pip", "install", "--quiet", "-c", "constraints.txt", "--target=env", ".[dev,sim]"]
+    python(*pip, cwd=room, check=True)
     installed = {path.name for path in (room / "env").glob("*.dist-info")}
     assert installed == {"brick-1.0.dist-info", "cookbook-1.0.dist-info"}
 

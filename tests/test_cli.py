@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import tyro
+from conftest import python
 
 from cookbook import cli, profiles
 from cookbook.errors import StaleStage, UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGE = {"--profile", "--run"}
+TRAINING = {"--data", "--out", "--weights", "--profile", "--height", "--steps", "--batch", "--redo"}
+TRAINING |= {"--learning-rate", "--seed", "--camera", "--key"}
 FLAGS = {
     "doctor": {"--profile"},
     "prepare": STAGE | {"--train", "--eval", "--skip-bad", "--redo"},
@@ -30,22 +29,10 @@ FLAGS = {
     "judge": STAGE | {"--critic", "--ray", "--redo"},
     "filter": STAGE | {"--threshold", "--top", "--redo"},
     "actions": STAGE | {"--model-folder", "--videos", "--redo"},
-    "actions-train": {
-        "--data",
-        "--out",
-        "--weights",
-        "--profile",
-        "--backbone",
-        "--height",
-        "--steps",
-        "--batch",
-        "--redo",
-    }
-    | {"--learning-rate", "--seed", "--camera", "--key"},
+    "actions-train": TRAINING | {"--backbone"},
     "actions-execute": STAGE | {"--workers", "--redo"},
     "actions-export": STAGE | {"--version", "--redo"},
-    "policy-train": {"--data", "--out", "--weights", "--profile", "--height", "--steps", "--batch", "--redo"}
-    | {"--learning-rate", "--seed", "--camera", "--key"},
+    "policy-train": TRAINING,
     "policy-rollout": {"--policy", "--out", "--scenes", "--profile", "--limit", "--videos", "--workers", "--redo"},
     "run": STAGE | {"--only", "-p", "--parameter", "--redo"},
     "report": STAGE | {"--redo"},
@@ -81,7 +68,7 @@ for verb in cli.VERBS:
         pass
 sys.exit(bool({"torch", "diffusers", "pandas", "matplotlib"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", script)
     assert done.returncode == 0, done.stderr
     for verb in cli.VERBS:
         assert f"  {verb} " in done.stdout and f"usage: cookbook {verb} " in done.stdout
@@ -188,6 +175,6 @@ def test_a_missing_package_is_named(monkeypatch):
     ],
 )
 def test_other_programs_print_one_line_too(program, sentence):
-    done = subprocess.run([sys.executable, "-m", *program.split()], capture_output=True, text=True, cwd=ROOT)
+    done = python("-m", *program.split())
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(sentence) and "Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -14,11 +13,9 @@ from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import tiny
-from PIL import Image
 
 from cookbook import cluster, runs, storage
 from cookbook.cluster import ATTEMPTS, CORES
@@ -31,7 +28,7 @@ from cookbook.video import write_video
 
 MISSING = "NOT RUN: generation on several GPUs or machines needs pip install -e .[cluster]"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason=MISSING)]
-NODES, CLIPS = 3, 15
+CLIPS = 15
 MEMORY = {"object_store_memory": 80 * 2**20}
 
 
@@ -39,12 +36,12 @@ def add_node(ray_cluster):
     return ray_cluster.add_node(num_cpus=CORES, **MEMORY)
 
 
-def new_cluster():
-    """A head without room for an actor and three nodes with room for one each: (cluster, nodes)."""
+def new_cluster(nodes: int = 3):
+    """A head without room for an actor and nodes with room for one each: (cluster, nodes)."""
     from ray.cluster_utils import Cluster
 
     ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **MEMORY})
-    return ray_cluster, [add_node(ray_cluster) for _ in range(NODES)]
+    return ray_cluster, [add_node(ray_cluster) for _ in range(nodes)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,13 +61,9 @@ def nodes():
 
 
 @pytest.fixture
-def requests(tmp_path) -> Path:
+def requests(rows_file) -> Path:
     """Long enough (80 steps each) that a node can be killed in the middle."""
-    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "a.png")
-    row = {"prompt": "Wave.", "input_path": "a.png", "num_output_frames": 9, "resolution": "32,48", "num_steps": 80}
-    rows = [{"name": f"row{index:02d}", **row} for index in range(CLIPS)]
-    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path / "batch.jsonl"
+    return rows_file(*[{"num_steps": 80}] * CLIPS)
 
 
 DRIVER = """

@@ -25,14 +25,9 @@ COMMAND = re.compile(r"`((?:cookbook|rm) [^`]+)`")
 @pytest.fixture(scope="module", autouse=True)
 def tiny_profiles(tmp_path_factory, tiny_world):
     """The profiles `tiny`, and `plain` without labelled calibration clips, with assets of their size."""
-    full = tiny.profile(tiny_world, steps=2)
-    sampling = replace(full.sampling, steps=2, seeds=2, base_seeds=1)
-    data = {"calibration": Source("simulator/calibration", kind="dataset"), "calibration_clips": 6}
     root = tmp_path_factory.mktemp("commands")
-    clips = test_formats.write_clips(root / "clips") / "train"
-    for path in (clips / "videos/short.mp4", clips / "metas/short.txt"):
-        path.unlink()
-    full = replace(full, **data, sampling=sampling, train_data=Source(str(clips), kind="dataset"))
+    clips = Source(str(tiny.make_clips(root / "clips")), kind="dataset")
+    full = replace(test_formats.small_profile(tiny_world, steps=2), train_data=clips)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ASSETS", test_formats.write_assets(root / "assets"))
         patch.setitem(profiles.PROFILES, "tiny", lambda: full)
@@ -93,19 +88,12 @@ def leave_link(run: Path) -> None:
     (run / "kept").symlink_to(run / "data")
 
 
-def lose(*names: str) -> Callable[[Path], None]:
-    def delete(run: Path) -> None:
-        for name in names:
-            storage.remove(run / name)
-
-    return delete
+def damage_calibration(run: Path) -> None:
+    (run / "verdicts/calibration.json").write_text('{"questions"')
 
 
-def damage(name: str) -> Callable[[Path], None]:
-    def cut(run: Path) -> None:
-        (run / name).write_text('{"questions"')
-
-    return cut
+def lose(*names: str) -> Callable[[Path], object]:
+    return lambda run: [storage.remove(run / name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +103,7 @@ def damage(name: str) -> Callable[[Path], None]:
         (delete_video, "filter --threshold 1 --redo", ["generate"]),
         (change_video, "filter --threshold 1 --redo", ["judge"]),
         (change_checkpoint, "convert --redo", ["train"]),
-        (damage("verdicts/calibration.json"), "filter --redo", ["calibrate"]),
+        (damage_calibration, "filter --redo", ["calibrate"]),
         (lose("verdicts/calibration.json"), "filter --redo", ["calibrate"]),
         (lose("data/train/metadata.csv"), "prepare", ["prepare"]),
         (lose("data/eval"), "generate --model base", ["prepare"]),

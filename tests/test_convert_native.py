@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from conftest import python
 from diffusers import CosmosTransformer3DModel
 
-from cookbook import runs
 from cookbook.convert import weights
 from cookbook.convert.stage import convert
 from cookbook.errors import UserError
@@ -114,11 +112,8 @@ print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - before)
 @pytest.mark.parametrize("source", ["checkpoint", "file"])
 def test_peak_memory_is_bounded_by_the_size_of_the_files(tiny_world, tmp_path, source):
     models = Path(shutil.copytree(tiny_world, tmp_path / "models"))
-    settings = CosmosTransformer3DModel.load_config(tiny_world / "transformer") | {
-        "num_attention_heads": 16,
-        "num_layers": 10,
-    }
-    network = CosmosTransformer3DModel.from_config(settings)
+    settings = CosmosTransformer3DModel.load_config(tiny_world / "transformer")
+    network = CosmosTransformer3DModel.from_config(settings | {"num_attention_heads": 16, "num_layers": 10})
     network.save_pretrained(models / "transformer")
     state = names.as_native(network.state_dict())
     path = tmp_path / ("native.pt" if source == "file" else "iter_000000001")
@@ -129,8 +124,7 @@ def test_peak_memory_is_bounded_by_the_size_of_the_files(tiny_world, tmp_path, s
         dcp.save(both, checkpoint_id=path / "model", no_dist=True)
     used = {}
     for action in ("write", "check"):
-        command = [sys.executable, "-c", MEASURE, action, path, models, tmp_path / "out"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=runs.ASSETS.parent)
+        done = python("-c", MEASURE, action, path, models, tmp_path / "out")
         assert not done.returncode, done.stderr[-2000:]
         used[action] = int(done.stdout.split()[-1])
     largest = max(p.stat().st_size for p in (tmp_path / "out").rglob("*") if p.is_file())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
 
 import huggingface_hub
 import pytest
 import torch
+from conftest import python
 from huggingface_hub.errors import HfHubHTTPError
 
 from cookbook import budget, doctor, hardware, profiles
@@ -155,7 +154,6 @@ for call in (lambda: hub.locate(profiles.get("2b").world), lambda: doctor.doctor
     except errors.UserError as error:
         print("refused:", ascii(str(error)))
 """
-    env = {**os.environ, "HF_HUB_OFFLINE": "0", variable: value}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    done = python("-c", program, env=os.environ | {"HF_HUB_OFFLINE": "0", variable: value})
     lines = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
     assert len(lines) == refused and all(cure in line for line in lines), done.stdout + done.stderr

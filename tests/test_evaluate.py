@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from conftest import ALONE, python
 from safetensors.torch import save_file
 
 from cookbook import storage, video
-from cookbook.engine import Group
 from cookbook.errors import UserError
 from cookbook.generate.generator import make_clip
 from cookbook.judge import rules
@@ -28,8 +27,6 @@ from cookbook.train.objective import batches
 from nano import ablate, evaluate, generate_clips, generator, variants
 from nano.generator import CENTRE, NANO, BatchGenerator
 
-ROOT = Path(__file__).resolve().parents[1]
-ALONE = Group(0, 1, torch.device("cpu"))
 SHORT = replace(CENTRE, steps=2)
 
 
@@ -219,12 +216,11 @@ def test_violations_are_reasons_of_the_rules():
 @pytest.mark.slow
 def test_commands_of_the_recipe_parse():
     """bash accepts nano/remake.sh, and each Python program has the flags that the script passes."""
-    script = ROOT / "nano" / "remake.sh"
+    script = Path(evaluate.__file__).with_name("remake.sh")
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text().replace("\\\n", " ")
     commands = re.findall(r"python3? -m ((?:nano|simulator)\S*(?: make| train| clips)?) (-.*)", text)
     assert len(commands) == 9
     for program, flags in commands:
-        command = [sys.executable, "-m", *program.split(), "--help"]
-        usage = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        usage = python("-m", *program.split(), "--help", check=True).stdout
         assert set(re.findall(r"--[a-z][a-z-]*", flags)) <= set(re.findall(r"--[a-z][a-z-]*", usage)), program

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from cookbook import profiles, runs, storage
 from cookbook.actions import clips, execute
@@ -17,7 +18,6 @@ from cookbook.layout import read_photos
 from cookbook.video import read_image
 
 pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
-from simulator import env, expert, scene, world  # noqa: E402
 from simulator.render import RendererMissing  # noqa: E402
 
 
@@ -30,13 +30,7 @@ def scenes() -> dict:
 def job(scenes) -> execute.Job:
     """The scripted expert's motion for the first photo, every second target, as a decoded video has them."""
     facts = next(iter(scenes.values()))
-    environment = env.Env(world.build(scene.sample(facts["seed"])))
-    instruction = scene.Instruction("place", facts["hand"], facts["item"], facts["place"])
-    rng = environment.world.scene.rng(2)
-    plan = expert.make_plan(
-        environment.world, environment.robot, expert.intended(environment.world, instruction, rng), rng
-    )
-    return execute.Job(**facts, targets=np.concatenate([plan.joints[1:], plan.joints[-1:]])[::2], fps=8.0)
+    return execute.Job(**facts, targets=tiny.expert_targets(facts)[::2], fps=8.0)
 
 
 def test_the_expert_s_targets_succeed_at_half_the_rate(job):
@@ -78,15 +72,12 @@ def test_hands_are_where_the_joints_put_them(job):
 @pytest.fixture
 def run(tmp_path, scenes, job):
     """A run with decoded actions: one that succeeds, one frozen, and one of an unknown photo."""
-    (image, prompt), stage = next(iter(scenes)), runs.enter(tmp_path / "run/actions", "actions", "nano", {}, {})
+    (image, prompt), rows = next(iter(scenes)), []
     for name, photo, targets in (("good", image, job.targets), ("frozen", image, job.targets[[0] * 25])):
         row = {"file": f"{name}.mp4", "model": "tuned", "name": name, "prompt": prompt, "image": photo, "seed": 0}
         row |= {"sha256": name, "fps": 8.0, "targets": targets.tolist()}
-        storage.append_row(stage.folder / "actions.jsonl", row)
-        storage.append_row(
-            stage.folder / "actions.jsonl", row | {"file": f"unknown_{name}.mp4", "image": "another photo"}
-        )
-    stage.finish([stage.folder / "actions.jsonl"], joint_names=clips.robot_joints())
+        rows += [row, row | {"file": f"unknown_{name}.mp4", "image": "another photo"}]
+    tiny.finish(tmp_path / "run", "actions", {"actions.jsonl": rows}, joint_names=clips.robot_joints())
     return tmp_path / "run"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
-from cookbook import runs, storage, video
+from cookbook import storage, video
 from cookbook.errors import UserError
 from cookbook.judge.filter import filter_clips
 
@@ -18,8 +18,7 @@ PROMPT = "Use the right hand to pick up lemon, ripe, from table to plate."
 
 def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], cut: float | None = 3.0) -> Path:
     """A run with judged videos: file stem -> scores for physics and instruction."""
-    stage = runs.enter(root / "verdicts", "judge", "nano", {}, {})
-    outputs = [root / "verdicts/verdicts.jsonl"]
+    rows, files = [], {}
     for number, (stem, pair) in enumerate(scores.items()):
         for model in ("base", "tuned"):
             path = root / f"generated/{model}/{stem}.mp4"
@@ -29,12 +28,11 @@ def write_run(root: Path, scores: dict[str, tuple[float | None, float | None]], 
                 row |= {"score": score, "name": stem[:1], "prompt": PROMPT, "seed": number, "question": question}
                 row |= dict.fromkeys(("probabilities", "digit", "error", "frames", "fps", "visual_tokens"))
                 row |= {"critic": "sha256:0", "prompt_sha256": "sha256:1"}
-                storage.append_row(outputs[0], row)
+                rows.append(row)
     if cut is not None:
         facts = {"threshold": cut, "rule": "precision 0.8"}
-        outputs.append(root / "verdicts/calibration.json")
-        storage.write_json(outputs[1], {"questions": {"physics": facts, "instruction": facts}})
-    stage.finish(outputs)
+        files = {"calibration.json": {"questions": {"physics": facts, "instruction": facts}}}
+    tiny.finish(root, "judge", {"verdicts.jsonl": rows} | files)
     return root
 
 
@@ -132,10 +130,9 @@ def test_clips_that_look_the_same_are_kept_once(tmp_path):
         path = run / f"generated/tuned/a_seed{seed}.mp4"
         video.write_video(path, picture, 8, crf)
         for row in rows:
-            row["sha256"] = (
-                storage.digest(path) if row["file"] == f"generated/tuned/a_seed{seed}.mp4" else row["sha256"]
-            )
-    (run / "verdicts/verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            if run / row["file"] == path:
+                row["sha256"] = storage.digest(path)
+    storage.write_rows(run / "verdicts/verdicts.jsonl", rows)
     filter_clips("nano", run)
     assert [row["video"] for row in storage.read_rows(run / "kept/kept.jsonl")] == ["a_seed1.mp4", "a_seed2.mp4"]
     (copy,) = storage.read_rows(run / "kept/dropped.jsonl")
@@ -151,7 +148,7 @@ def test_an_invalid_verdict_is_refused_with_its_line(tmp_path, change, message):
     path = write_run(tmp_path, SCORES) / "verdicts/verdicts.jsonl"
     rows = storage.read_rows(path)
     rows[2] |= change
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    storage.write_rows(path, rows)
     with pytest.raises(UserError, match=message):
         filter_clips("nano", tmp_path)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import generators
 import numpy as np
 import pytest
 import tiny
@@ -18,20 +20,10 @@ from cookbook import flow, profiles, video
 from cookbook.errors import UserError
 from cookbook.generate.generator import make_clip
 from cookbook.models import autoencoder, hub, text, world
-from cookbook.profiles import Geometry
+from cookbook.profiles import Geometry, Profile
 
 GUIDANCE = 2.0
 STEPS = 4
-
-
-class PassThrough:
-    """Stands where the pipeline insists on NVIDIA's guardrail; the tiny weights need none."""
-
-    def to(self, *_):
-        return self
-
-    def check_text_safety(self, _):
-        return True
 
 
 @given(t=st.floats(0, 1), shift=st.floats(1, 10))
@@ -82,77 +74,46 @@ def test_a_clip_that_is_not_finite_is_refused():
 
 @pytest.fixture(scope="module")
 def parts(tiny_world):
-    """Pipeline parts, pictures and embeddings, the same for both implementations."""
-    return load_parts(tiny_world, tiny.GEOMETRY, 48)
+    """Models, pictures and embeddings, the same for both implementations."""
+    return load_parts(tiny_world, tiny.profile(tiny_world))
 
 
 @pytest.fixture(scope="module")
 def nano_parts():
     """The same with the weights that ship, on clips that are smaller in every direction."""
     chosen = profiles.nano()
-    return load_parts(hub.locate(chosen.world), Geometry(frames=9, fps=8, height=64, width=96), chosen.text_tokens)
+    clip = Geometry(frames=9, fps=8, height=64, width=96)
+    return load_parts(hub.locate(chosen.world), replace(chosen, clip=clip))
 
 
-def load_parts(folder: Path, clip: Geometry, tokens: int) -> dict:
+def load_parts(folder: Path, profile: Profile) -> SimpleNamespace:
     encoder, tokenizer = world.load_text_encoder(folder)
     rough = np.random.default_rng(0).integers(0, 255, (7, 4, 6, 3), np.uint8)
-    return {
-        "clip": clip,
-        "transformer": world.load_transformer(folder).eval(),
-        "vae": world.load_vae(folder),
-        "encoder": encoder,
-        "tokenizer": tokenizer,
-        "video": video.fit(rough, clip.height, clip.width),  # seven frames; the last five are conditioning frames
-        "embeddings": text.encode_prompts(encoder, tokenizer, ["Push the square.", ""], tokens),
-    }
+    frames = video.fit(rough, profile.clip.height, profile.clip.width)  # seven; the last five are conditioning frames
+    embeddings = text.encode_prompts(encoder, tokenizer, ["Push the square.", ""], profile.text_tokens)
+    networks = world.load_transformer(folder).eval(), world.load_vae(folder)
+    models = generators.Models(profile, *networks, frames[0], *embeddings.split(1))
+    return SimpleNamespace(models=models, video=frames, embeddings=embeddings, encoder=encoder, tokenizer=tokenizer)
 
 
 def ours(parts, kind: str = "image", guidance: float = GUIDANCE) -> np.ndarray:
     """Pixels [T, H, W, 3] in 0..1 as the stage `generate` computes them, before encoding."""
-    conditioning = {"image": parts["video"][:1], "video": parts["video"][-5:], "text": None}[kind]
-    pixels = make_clip(
-        parts["transformer"],
-        parts["vae"],
-        None if conditioning is None else autoencoder.to_tensor(conditioning),
-        *parts["embeddings"].split(1),
-        parts["clip"].latent,
-        STEPS,
-        guidance,
-        5.0,
-        seed=0,
-    )
-    return pixels[0].permute(1, 2, 3, 0).add(1).div(2).numpy()
+    models = parts.models
+    shown = None if kind == "text" else autoencoder.to_tensor(parts.video[:1] if kind == "image" else parts.video[-5:])
+    settings = (models.profile.clip.latent, STEPS, guidance, 5.0)
+    pixels = make_clip(models.transformer, models.vae, shown, models.text, models.negative, *settings, seed=0)
+    return generators.unit(pixels)
 
 
 def theirs(
     parts, kind: str = "image", guidance: float = GUIDANCE, scheduler: UniPCMultistepScheduler | None = None
 ) -> np.ndarray:
     """The same by diffusers' pipeline, from the same noise."""
-    clip = parts["clip"]
-    pipeline = Cosmos2_5_PredictBasePipeline(
-        text_encoder=parts["encoder"],
-        tokenizer=parts["tokenizer"],
-        transformer=parts["transformer"],
-        vae=parts["vae"],
-        scheduler=scheduler or flow.scheduler(5.0),
-        safety_checker=PassThrough(),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    cond, uncond = parts["embeddings"].split(1)
-    return pipeline(
-        image=parts["video"][0] if kind == "image" else None,
-        video=[Image.fromarray(frame) for frame in parts["video"]] if kind == "video" else None,
-        prompt_embeds=cond,
-        negative_prompt_embeds=uncond,
-        latents=flow.initial_noise((1, 16, *clip.latent), 0),
-        height=clip.height,
-        width=clip.width,
-        num_frames=clip.frames,
-        num_inference_steps=STEPS,
-        guidance_scale=guidance,
-        conditional_frame_timestep=-1,
-        output_type="np",
-    ).frames[0]
+    profile = parts.models.profile
+    profile = replace(profile, sampling=replace(profile.sampling, guidance=guidance, shift=5.0))
+    shown = {"text": {"image": None}, "video": {"video": [Image.fromarray(frame) for frame in parts.video]}}
+    models = replace(parts.models, profile=profile)
+    return generators.theirs(models, scheduler, **shown.get(kind, {}))(0, STEPS)
 
 
 @pytest.mark.parametrize("guidance", [0.0, GUIDANCE])
@@ -160,7 +121,7 @@ def theirs(
 @pytest.mark.parametrize("weights", ["parts", pytest.param("nano_parts", marks=pytest.mark.slow)])
 def test_clips_equal_diffusers_pipeline_in_every_frame(request, weights, kind, guidance):
     parts = request.getfixturevalue(weights)
-    clip = parts["clip"]
+    clip = parts.models.profile.clip
     one, other = ours(parts, kind, guidance), theirs(parts, kind, guidance)
     assert one.shape == other.shape == (clip.frames, clip.height, clip.width, 3)
     assert 0 <= one.min() and one.max() <= 1
@@ -185,9 +146,8 @@ def test_a_wrong_scheduler_changes_the_clips(parts):
 
 
 def test_embeddings_equal_the_pipelines(parts):
-    fake = SimpleNamespace(
-        tokenizer=parts["tokenizer"], text_encoder=parts["encoder"], _execution_device=torch.device("cpu")
-    )
+    device = torch.device("cpu")
+    fake = SimpleNamespace(tokenizer=parts.tokenizer, text_encoder=parts.encoder, _execution_device=device)
     with torch.no_grad():
         wanted = Cosmos2_5_PredictBasePipeline._get_prompt_embeds(fake, ["Push the square.", ""], 48)
-    assert torch.allclose(parts["embeddings"], wanted, atol=1e-5)
+    assert torch.allclose(parts.embeddings, wanted, atol=1e-5)

@@ -36,14 +36,7 @@ from cookbook.train.stage import train
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 SHIPPED = runs.ASSETS / profiles.nano().calibration.location
 PROMPT = "Use the right hand to pick up red apple from table to white plate."
-TYPES = {
-    "text": str,
-    "whole number": int,
-    "number": (int, float),
-    "yes or no": bool,
-    "list": list,
-    "object": dict,
-}
+TYPES = {"text": str, "whole number": int, "number": (int, float), "yes or no": bool, "list": list, "object": dict}
 
 
 def write_assets(root: Path) -> Path:
@@ -52,13 +45,7 @@ def write_assets(root: Path) -> Path:
     spec = ActionSpec("gr1", robot_joints(), 8.0, 0.125, (32, 48), (16, 24), small(48), hidden=16)
     InverseDynamics(spec).save(root / "nano" / "actions")
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3), dtype=np.uint8)
-    for index in range(6):
-        kind = ("real", "vanish", "wrong_place")[index % 3]
-        file = f"videos/{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(root / "simulator" / "calibration" / file, np.roll(frames, index, 0), 8)
-        row = {"file": file, "prompt": PROMPT, "kind": kind, "physics": int(kind != "vanish")}
-        row |= {"instruction": int(kind == "real"), "violation": None, "source_clip": f"{index // 3}"}
-        storage.append_row(root / "simulator" / "calibration" / "calibration_clips.jsonl", row)
+    tiny.make_calibration(root / "simulator/calibration", [PROMPT], [np.roll(frames, index, 0) for index in range(6)])
     mask = np.zeros((32, 48), bool)
     mask[10:16, 10:16] = True
     (root / "simulator" / "eval" / "ground_truth").mkdir(parents=True)
@@ -81,17 +68,17 @@ def write_clips(folder: Path) -> Path:
     return folder
 
 
+def small_profile(world: Path, steps: int = 6) -> profiles.Profile:
+    """The profile `tiny` with the labelled clips of `write_assets`, and few videos of few steps."""
+    full, clips = tiny.profile(world, steps), Source("simulator/calibration", kind="dataset")
+    sampling = replace(full.sampling, steps=2, seeds=2, base_seeds=1)
+    return replace(full, calibration=clips, calibration_clips=6, sampling=sampling)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_world) -> Path:
     """Every stage of a run, by the real stages, with untrained models."""
-    root = tmp_path_factory.mktemp("formats")
-    full = tiny.profile(tiny_world)
-    profile = replace(
-        full,
-        calibration=Source("simulator/calibration", kind="dataset"),
-        calibration_clips=6,
-        sampling=replace(full.sampling, steps=2, seeds=2, base_seeds=1),
-    )
+    root, profile = tmp_path_factory.mktemp("formats"), small_profile(tiny_world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ASSETS", write_assets(root / "assets"))
         patch.setitem(profiles.PROFILES, "tiny", lambda: profile)
@@ -143,9 +130,8 @@ ROWS = {
     "`actions/actions.jsonl`": ["actions/actions.jsonl"],
     "`executed/executed.jsonl`": ["executed/executed.jsonl"],
 }
-STAGES = {
-    name: place for name, place in runs.FOLDERS.items() if name not in ("generate-base", "generate-no_text", "report")
-}
+NOT_RUN = ("generate-base", "generate-no_text", "report")
+STAGES = {name: place for name, place in runs.FOLDERS.items() if name not in NOT_RUN}
 
 
 def walk(value: dict, documented: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

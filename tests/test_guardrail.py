@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cookbook import profiles, storage
 from cookbook.cli import main
@@ -32,28 +29,22 @@ class Checker:
 
 
 @pytest.fixture
-def guarded(tmp_path, tiny_profile, tiny_world, monkeypatch):
+def guarded(tmp_path, rows_file, tiny_profile, tiny_world, monkeypatch):
     """Arguments of `generate` for two prompts and two seeds, by a profile with a guardrail."""
     profile = replace(tiny_profile(), guardrail=True)
     monkeypatch.setitem(profiles.PROFILES, "tiny", lambda: profile)
-    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "a.png")
-    row = {"input_path": "a.png", "num_output_frames": 9, "resolution": "32,48", "num_steps": 1}
-    rows = [{"name": "good", "prompt": "Wave.", **row}, {"name": "bad", "prompt": "Take the knife.", **row}]
-    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad = {"name": "bad", "prompt": "Take the knife.", "num_steps": 1}
     Checker.checked = []
-    return {"run": tmp_path / "run", "requests": tmp_path / "batch.jsonl", "weights": tiny_world, "seeds": 2}
-
-
-def rows_of(arguments: dict) -> dict[str, dict]:
-    return {row["file"]: row for row in storage.read_rows(arguments["run"] / "generated/tuned/generated.jsonl")}
+    requests = rows_file({"name": "good", "num_steps": 1}, bad)
+    return {"run": tmp_path / "run", "requests": requests, "weights": tiny_world, "seeds": 2}
 
 
 def test_every_seed_is_checked_and_blocked_clips_are_recorded(guarded, monkeypatch):
     monkeypatch.setitem(sys.modules, "cosmos_guardrail", SimpleNamespace(CosmosSafetyChecker=Checker))
     manifest = generate("tiny", **guarded)
     assert (manifest["clips"], manifest["blocked"]) == (1, 3)
-    reasons = {name: row.get("reason") for name, row in rows_of(guarded).items()}
-    assert reasons == {
+    rows = storage.read_rows(guarded["run"] / "generated/tuned/generated.jsonl")
+    assert {row["file"]: row.get("reason") for row in rows} == {
         "good_seed0.mp4": None,
         "good_seed1.mp4": "guardrail: video",
         "bad_seed0.mp4": "guardrail: prompt",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import PROMPTS, clip
+from conftest import python
+from tiny import PROMPTS, clip, make_calibration, make_generated
 
 from cookbook import profiles, runs, storage, video
 from cookbook.errors import UserError
@@ -22,34 +21,14 @@ from cookbook.judge.stage import judge
 from cookbook.models.frames import Sampled, sample_frames
 
 
-def write_run(root: Path, critic_folder: Path, seeds: int = 2) -> Path:
-    """Assets with a critic and calibration clips, and a run with generated videos of both models. Returns the run."""
-    shutil.copytree(critic_folder, root / "assets/nano/critic")
-    for index in range(12):
-        kind = ("real", "vanish", "wrong_place")[index % 3]
-        name = f"place_{index // 3}{'' if kind == 'real' else '-' + kind}.mp4"
-        video.write_video(root / "assets/simulator/calibration/videos" / name, clip(index), 8)
-        row = {"file": f"videos/{name}", "prompt": PROMPTS[index % 2], "kind": kind, "violation": None}
-        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real")}
-        row["source_clip"] = f"place_{index // 3}"
-        storage.append_row(root / "assets/simulator/calibration/calibration_clips.jsonl", row)
-    for model in ("base", "tuned"):
-        stage = runs.enter(root / "run/generated" / model, f"generate-{model}", "nano", {}, {})
-        for number, prompt in enumerate(PROMPTS):
-            for seed in range(seeds):
-                name = f"{number:03d}_task_seed{seed}.mp4"
-                video.write_video(stage.folder / name, clip(number * 10 + seed + 5 * (model == "base")), 8)
-                row = {"file": name, "name": f"{number:03d}_task", "prompt": prompt, "seed": seed, "model": model}
-                row["image_sha256"] = None
-                storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False})
-        stage.finish(stage.folder.glob("*.*"))
-    return root / "run"
-
-
 @pytest.fixture
 def run(tmp_path, critic_folder, monkeypatch) -> Path:
+    """A run with generated videos of both models, and assets with a critic and calibration clips."""
     monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
-    return write_run(tmp_path, critic_folder)
+    shutil.copytree(critic_folder, tmp_path / "assets/nano/critic")
+    make_calibration(tmp_path / "assets/simulator/calibration", PROMPTS[:2], [clip(index) for index in range(12)])
+    make_generated(tmp_path / "run", {f"{number:03d}_task": prompt for number, prompt in enumerate(PROMPTS)})
+    return tmp_path / "run"
 
 
 def rows_of(run: Path) -> list[dict]:
@@ -183,10 +162,8 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     changed, gone = sorted(path.name for path in folder.glob("*.mp4"))[:2]
     content = (folder / gone).read_bytes()
     (folder / gone).unlink()
-    with pytest.raises(
-        UserError,
-        match=f"{gone} is missing: type `cookbook generate --profile smoke --run .* --model tuned` to make it",
-    ):
+    command = "cookbook generate --profile smoke --run .* --model tuned"
+    with pytest.raises(UserError, match=f"{gone} is missing: type `{command}` to make it"):
         judge("smoke", run)
     (folder / gone).write_bytes(content)
     video.write_video(folder / changed, clip(99), 8)
@@ -196,9 +173,8 @@ def test_a_deleted_or_changed_video_costs_its_own_verdicts_alone(run):
     judge("smoke", run)
     second = rows_of(run)
     assert len(second) == len(first)
-    assert [row for row in first if row not in second] == [
-        r for r in first if r["file"] == f"generated/tuned/{changed}"
-    ]
+    for row in first:
+        assert (row not in second) == (row["file"] == f"generated/tuned/{changed}")
 
 
 def test_another_rubric_makes_the_verdicts_stale(run, tmp_path, monkeypatch):
@@ -236,9 +212,8 @@ judge("smoke", sys.argv[2])
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same(run, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "assets"), str(run)]
     for rows in (5, 45):  # among the calibration clips, then among the verdicts
-        assert subprocess.run([*command, str(rows)], capture_output=True).returncode == -9
+        assert python("-c", KILLED, tmp_path / "assets", run, str(rows)).returncode == -9
     assert not (run / "verdicts/manifest.json").exists()
     judge("smoke", run)
     resumed, measured = rows_of(run), json.loads((run / "verdicts/calibration.json").read_text())

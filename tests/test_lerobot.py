@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from test_video import encode
 
 from cookbook import runs, storage
 from cookbook.actions.episodes import EpisodeSet
@@ -86,23 +87,15 @@ def test_isaac_groot_gets_the_parts_of_the_robot(written, episodes, tmp_path):
     path = written[0] / "meta/modality.json"
     assert path.exists() == (written[1] == "2.1")
     if path.exists():
-        modality = json.loads(path.read_text())
+        modality, info = (json.loads(file.read_text()) for file in (path, path.parent / "info.json"))
         assert modality["state"] == {"right_arm": {"start": 0, "end": 2}, "left_arm": {"start": 2, "end": 3}}
-        assert (
-            modality["video"]["ego_view"]["original_key"]
-            in json.loads((path.parent / "info.json").read_text())["features"]
-        )
+        assert modality["video"]["ego_view"]["original_key"] in info["features"]
 
 
 def test_a_video_that_lerobot_would_not_read_is_encoded_again(episodes, tmp_path):
     """Another format of pixels, and an episode from the middle of a file."""
     first, second = (episodes.frames(episode) for episode in episodes.episodes[:2])
-    with av.open(str(tmp_path / "joined.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "10"})
-        stream.height, stream.width, stream.pix_fmt = *tiny.SIZE, "yuv444p"
-        for frame in np.concatenate([first, second]):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    encode(tmp_path / "joined.mp4", np.concatenate([first, second]), FPS, pix_fmt="yuv444p")
     both = [
         replace(episode, video=tmp_path / "joined.mp4", start=start)
         for episode, start in zip(episodes.episodes, (0, FRAMES / FPS), strict=False)
@@ -161,10 +154,7 @@ def joints(count: int, names: object) -> dict:
 
 
 def cut(part: dict) -> Callable[[Path, str], None]:
-    def damage(folder: Path, version: str) -> None:
-        os.truncate(folder / part[version], (folder / part[version]).stat().st_size - 200)
-
-    return damage
+    return lambda folder, version: os.truncate(file := folder / part[version], file.stat().st_size - 200)
 
 
 FAULTS = {
@@ -267,9 +257,8 @@ def test_rates_and_sizes_that_lerobot_has_not_are_refused(episodes, tmp_path):
 def test_the_stage_is_skipped_when_done_and_stale_when_its_inputs_change(episodes, tmp_path, capsys):
     first = export(episodes, tmp_path, "nano", {"actions": "sha256:1"})
     assert first["frames"] == 3 * FRAMES and len(read(tmp_path / "lerobot").episodes) == 3
-    assert (
-        export(episodes, tmp_path, "nano", {"actions": "sha256:1"}) == first and "skipping" in capsys.readouterr().out
-    )
+    assert export(episodes, tmp_path, "nano", {"actions": "sha256:1"}) == first
+    assert "skipping" in capsys.readouterr().out
     with pytest.raises(StaleStage, match="built from different inputs: actions sha256:1"):
         export(episodes, tmp_path, "nano", {"actions": "sha256:2"})
     (tmp_path / "lerobot/manifest.json").unlink()  # as after a kill
@@ -277,13 +266,6 @@ def test_the_stage_is_skipped_when_done_and_stale_when_its_inputs_change(episode
     assert again["fingerprint"] == first["fingerprint"] == runs.fingerprint(tmp_path / "lerobot")
     export(episodes, tmp_path, "nano", {"actions": "sha256:2"}, version="2.1")
     assert (tmp_path / "lerobot-2.1/meta/modality.json").exists()
-
-
-def finish(run: Path, place: str, rows: list[dict], **facts) -> None:
-    """A finished stage with one file of rows."""
-    stage = runs.enter(run / place, place, "nano", {}, {})
-    storage.write_rows(stage.folder / f"{place}.jsonl", rows)
-    stage.finish([stage.folder / f"{place}.jsonl"], **facts)
 
 
 def test_the_decoded_videos_of_a_run_are_exported(episodes, tmp_path):
@@ -301,10 +283,12 @@ def test_the_decoded_videos_of_a_run_are_exported(episodes, tmp_path):
         rows.append(facts | {"fps": 2 * FPS, "joints": joints.tolist(), "targets": (joints + 1).tolist()})
     with pytest.raises(UserError, match="actions is not finished: type `cookbook actions"):
         export_actions(run=tmp_path)
-    finish(tmp_path, "actions", rows, joint_names=NAMES, robot="gr1")
-    finish(tmp_path, "executed", [{"file": row["file"], "success": True, "reason": ""} for row in rows])
-    finish(tmp_path, "verdicts", [{"file": rows[0]["file"], "question": "physics", "score": 4.5}])
-    finish(tmp_path, "kept", [{"file": rows[0]["file"]}])
+    moved = [{"file": row["file"], "success": True, "reason": ""} for row in rows]
+    tiny.finish(tmp_path, "actions", {"actions.jsonl": rows}, joint_names=NAMES, robot="gr1")
+    tiny.finish(tmp_path, "execute", {"executed.jsonl": moved})
+    verdict = {"file": rows[0]["file"], "question": "physics", "score": 4.5}
+    tiny.finish(tmp_path, "judge", {"verdicts.jsonl": [verdict]})
+    tiny.finish(tmp_path, "filter", {"kept.jsonl": [{"file": rows[0]["file"]}]})
     assert export_actions(run=tmp_path)["episodes"] == 2
     back = read(tmp_path / "lerobot")
     for before, after in zip(episodes.episodes, back.episodes, strict=False):

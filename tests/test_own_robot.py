@@ -7,13 +7,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny
+from conftest import python
 
 from cookbook import profiles, runs, storage, video
 from cookbook.generate.requests import read_requests
@@ -47,8 +47,7 @@ def test_the_sample_has_the_layout_that_the_page_shows(home):
 def cookbook(words: str, home: Path) -> subprocess.CompletedProcess:
     """Type one line in that folder."""
     assert words.startswith("cookbook ")
-    command = [sys.executable, "-m", "cookbook.cli", *shlex.split(words)[1:]]
-    return subprocess.run(command, cwd=home, env=os.environ | {"HEADLESS": "1"}, capture_output=True, text=True)
+    return python("-m", "cookbook.cli", *shlex.split(words)[1:], cwd=home, env=os.environ | {"HEADLESS": "1"})
 
 
 @pytest.mark.slow

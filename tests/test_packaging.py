@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import python
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_repository import PACKAGES, ROOT, committed
@@ -53,10 +54,11 @@ def test_locked_versions_are_within_the_bounds_of_pyproject():
             assert version == constraints[name], file
 
 
-def test_messages_name_extras_that_exist():
-    found = [set(re.findall(r'-e "?\.\[([\w,]+)\]', path.read_text())) for path in committed() if path.suffix == ".py"]
-    named = {extra for lists in found for extras in lists for extra in extras.split(",")}
-    assert {"sim", "dev", "cluster"} <= named <= PROJECT["optional-dependencies"].keys()
+def test_messages_and_pages_name_extras_that_exist():
+    files = [path for path in committed() if path.suffix == ".py" or (path.parent, path.suffix) == (ROOT, ".md")]
+    found = [extras for path in files for extras in re.findall(r"\.\[([\w,]+)\]", path.read_text())]
+    named = {extra for extras in found for extra in extras.split(",")}
+    assert {"sim", "dev", "cluster", "browser"} <= named <= PROJECT["optional-dependencies"].keys()
 
 
 def test_no_large_file_no_secret_and_no_local_path_is_committed():
@@ -80,10 +82,10 @@ def installed(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=.", "."], cwd=source, check=True)
+    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+    python(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=.", ".", cwd=source, check=True)
     (wheel,) = source.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", f"--target={folder}", str(wheel)], check=True)
+    python(*pip, "install", "--no-deps", f"--target={folder}", wheel, check=True)
     return folder
 
 
@@ -114,7 +116,7 @@ sys.exit(main(["prepare", "--profile", "nano", "--run", "run"]))
 def test_the_wheel_works_elsewhere_without_any_optional_package(installed):
     """Far from the checkout every module can be imported, and what is missing there gets one line."""
     options = {"cwd": installed, "env": {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}}
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, **options)
+    done = python("-c", ELSEWHERE, **options)
     assert done.stdout.startswith(str(installed)) and "memory" in done.stdout, done.stderr
     assert done.returncode == 2 and done.stderr.startswith("cookbook: ") and done.stderr.count("\n") == 1, done.stderr
 
@@ -139,14 +141,8 @@ def test_without_an_optional_package_the_error_is_its_install_line(package, monk
 
 def test_without_mujoco_the_simulator_names_its_install_line():
     script = "import runpy, sys; sys.modules['mujoco'] = None; runpy.run_module('simulator', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", script, "make"], cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", script, "make")
     assert done.returncode == 2 and doctor.INSTALL in done.stderr and done.stderr.count("\n") == 1, done.stderr
-
-
-def test_each_extra_that_a_message_or_a_page_names_exists():
-    text = "".join(path.read_text() for path in [*ROOT.glob("cookbook/**/*.py"), *ROOT.glob("*.md")])
-    named = {extra for group in re.findall(r"\.\[([a-z,]+)\]", text) for extra in group.split(",")}
-    assert {"sim", "cluster", "browser"} <= named <= PROJECT["optional-dependencies"].keys()
 
 
 def makes(text: str) -> list[str]:
@@ -191,8 +187,7 @@ sys.exit(any(main([*words.split(), "--run", sys.argv[1]]) for words in sys.argv[
 @pytest.mark.slow
 def test_data_are_prepared_and_plans_computed_without_network(tmp_path):
     words = ["prepare --profile smoke", "plan --profile smoke", "plan --profile 2b"]
-    command = [sys.executable, "-c", OFFLINE, str(tmp_path / "run"), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", OFFLINE, tmp_path / "run", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert runs.read_manifest(tmp_path / "run" / "data")["clips"] == 4
 
@@ -200,18 +195,16 @@ def test_data_are_prepared_and_plans_computed_without_network(tmp_path):
 @pytest.mark.slow
 def test_the_example_of_a_profile_works(tmp_path):
     """As CONTRIBUTING says: doctor shows it, and every notebook runs with it."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / name)
+    for path in committed():
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     example = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
     with open(tmp_path / "cookbook/profiles.py", "a") as file:
         file.write("\n\n" + example)
     for verb in ("doctor", "run"):
-        command = [sys.executable, "-m", "cookbook.cli", verb, "--profile", "long"]
         variables = os.environ | {"PYTHONPATH": str(tmp_path), "COOKBOOK_HOME": str(tmp_path)}
-        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        done = python("-m", "cookbook.cli", verb, "--profile", "long", cwd=tmp_path, env=variables)
         assert done.returncode == 0 and "long" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
     facts = runs.read_manifest(tmp_path / "runs/long/checkpoints")
     assert facts["profile"] == "long" and facts["steps"] == 8

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from conftest import python
 
 from cookbook import profiles, storage, video
 from cookbook.actions import clips, execute
@@ -208,24 +208,15 @@ def pair() -> list[dict]:
     return first[:2]
 
 
-def attempt(scene: dict) -> execute.Attempt:
-    return execute.Attempt(**{part: scene[part] for part in rollout.PARTS})
-
-
-def expert(scene: dict) -> np.ndarray:
-    """The scripted expert's joint targets at 16 Hz, [T, 42]."""
-    simulator, run = execute._simulator(), attempt(scene)
-    world, robot = run.environment.world, run.environment.robot
-    chance = world.scene.rng(2)
-    plan = simulator.expert.make_plan(world, robot, simulator.expert.intended(world, run.instruction, chance), chance)
-    return np.concatenate([plan.joints[1:], plan.joints[-1:]])
+def parts(scene: dict) -> dict:
+    return {part: scene[part] for part in rollout.PARTS}
 
 
 def test_in_closed_loop_the_expert_succeeds_in_the_one_instruction_that_it_follows(pair):
     pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
-    plan, rows = expert(pair[0]), []
+    plan, rows = tiny.expert_targets(parts(pair[0])), []
     for scene in pair:
-        run, looks = attempt(scene), []
+        run, looks = execute.Attempt(**parts(scene)), []
 
         def predict(run=run, looks=looks) -> np.ndarray:
             looks.append(len(run.rows))
@@ -259,7 +250,7 @@ def test_a_policy_can_be_trained_after_a_picture_was_drawn():
     look = "rollout.first_look(rollout.list_scenes(profiles.get('nano'), limit=1)[0])"
     lines = ("import torch", "from cookbook import profiles", "from cookbook.policy import rollout", look)
     code = "\n".join([*lines, "import torch._dynamo"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python("-c", code, timeout=120)
     if "RendererMissing" in done.stderr:
         pytest.skip("NOT RUN: no renderer")
     assert done.returncode == 0, done.stderr[-500:]
@@ -269,7 +260,7 @@ def test_a_policy_can_be_trained_after_a_picture_was_drawn():
 def test_a_policy_is_rolled_out_and_a_killed_rollout_continues_with_the_same_rows(pair, tmp_path, monkeypatch, capsys):
     render = pytest.importorskip("simulator.render", reason='NOT RUN: needs pip install -e ".[sim]"')
     policy = untrained(tmp_path / "policy", robot_joints(), (max((s["prompt"] for s in pair), key=len),))
-    policy.set_statistics(*2 * [attempt(pair[0]).joints()[None]])  # so that it stays where it is
+    policy.set_statistics(*2 * [execute.Attempt(**parts(pair[0])).joints()[None]])  # so that it stays where it is
     policy.save(tmp_path / "policy")
     for scene in pair:
         storage.append_row(tmp_path / "held/manifest.jsonl", {"label": "real", "task": "place", **scene})

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import python
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -143,19 +142,14 @@ def test_second_call_skips_and_notices_an_exchanged_clip(gr1, capsys):
 
 def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
     folder = gr1 / "train" / "gr1"
-    make_video(folder / "short.mp4", frames=10)
+    captions = {"short": "Wave.", "broken": "Wave.", "silent": "", "unseen": "\u200b\u200d\ufeff"}
+    captions = {stem: text.encode() for stem, text in captions.items()}
+    captions |= {"latin": "Use é.".encode("latin-1"), "wide": "Wave.".encode("utf-16-le"), "orphan": b""}
+    for stem, caption in captions.items():
+        make_video(folder / f"{stem}.mp4", frames=10 if stem == "short" else 30)
+        (folder / f"{stem}.txt").write_bytes(caption)
     (folder / "broken.mp4").write_bytes(b"no video")
-    for stem in ("short", "broken"):
-        (folder / f"{stem}.txt").write_text("Wave.")
-    make_video(folder / "silent.mp4")
-    (folder / "silent.txt").write_text("")
-    make_video(folder / "latin.mp4")
-    (folder / "latin.txt").write_bytes("Use é.".encode("latin-1"))
-    make_video(folder / "wide.mp4")
-    (folder / "wide.txt").write_bytes("Wave.".encode("utf-16-le"))
-    make_video(folder / "unseen.mp4")
-    (folder / "unseen.txt").write_text("\u200b\u200d\ufeff")
-    make_video(folder / "orphan.mp4")
+    (folder / "orphan.txt").unlink()
     with pytest.raises(UserError) as error:
         run_prepare(gr1)
     text = str(error.value)
@@ -165,7 +159,7 @@ def test_all_bad_clips_are_listed_then_skipped_on_demand(gr1):
     manifest = run_prepare(gr1, skip_bad=True, redo=True)
     assert (manifest["clips"], manifest["skipped"]) == (2, 7)
     skipped = {Path(row["file"]).stem for row in storage.read_rows(gr1 / "run" / "data" / "skipped.jsonl")}
-    assert skipped == {"short", "broken", "silent", "latin", "wide", "unseen", "orphan"}
+    assert skipped == captions.keys()
 
 
 def test_a_failed_attempt_does_not_bind_the_folder(gr1):
@@ -269,13 +263,9 @@ layout.write_pair(out / "metadata.csv", out / "copy.csv", "Gr\\u00fc\\u00dfe", o
 cli.function = lambda verb: lambda: layout.find_clips(out)
 sys.exit(cli.main(["doctor"]))
 """
-    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=env, capture_output=True, text=True)
-    assert (
-        done.returncode == 2
-        and r"the name 'a\udce9.mp4' is not UTF-8, or has a line break; rename the file" in done.stderr
-    ), done.stderr
-    assert "Traceback" not in done.stderr
-    assert (
-        "Grüße" in (tmp_path / "metadata.csv").read_text("utf-8") and (tmp_path / "a.txt").read_text("utf-8") == "Grüße"
-    )
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = python("-c", program, tmp_path, env=os.environ | variables)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert r"the name 'a\udce9.mp4' is not UTF-8, or has a line break; rename the file" in done.stderr
+    table, caption = (tmp_path / name for name in ("metadata.csv", "a.txt"))
+    assert "Grüße" in table.read_text("utf-8") and caption.read_text("utf-8") == "Grüße"

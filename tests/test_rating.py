@@ -8,25 +8,15 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cookbook import runs, storage, video
+from cookbook import storage
 from cookbook.errors import UserError
 from cookbook.judge.ratings import Rating
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    for model in ("base", "tuned"):
-        stage = runs.enter(tmp_path / "generated" / model, f"generate-{model}", "nano", {}, {})
-        for seed in range(2):
-            row = {"file": f"a_seed{seed}.mp4", "name": "a", "prompt": "Lift <b>it</b>.", "seed": seed, "model": model}
-            video.write_video(stage.folder / row["file"], tiny.clip(seed), 8)
-            storage.append_row(stage.folder / "generated.jsonl", row | {"blocked": False, "image_sha256": None})
-        stage.finish(stage.folder.glob("*.*"))
+    tiny.make_generated(tmp_path, {"a": "Lift <b>it</b>."})
     return tmp_path
-
-
-def film(page):
-    return page.children[1]
 
 
 def buttons(page, question: int) -> list:
@@ -45,7 +35,7 @@ def test_each_rating_is_written_at_once(run):
     assert "1 of 3" in page.children[0].value, "the second question is still open"
     assert all(button.disabled for button in buttons(page, 0)) and not buttons(page, 1)[0].disabled
     buttons(page, 1)[1].click()
-    assert "2 of 3" in page.children[0].value and film(page).value == second["path"].read_bytes()
+    assert "2 of 3" in page.children[0].value and page.children[1].value == second["path"].read_bytes()
     rows = storage.read_rows(run / "ratings.jsonl")
     assert [(row["question"], row["rating"], row["rater"]) for row in rows] == [
         ("physics", 4, "ann"),

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from cookbook import notebooks, profiles, report, results, runs, storage, video
 from cookbook.actions import motion
 from cookbook.judge import calibration_clips
 from tools import expected
 
+finish = partial(tiny.finish, profile="smoke")
 PROMPTS = ["Use the left hand to lift <b>the cup</b>.", "Use the right hand to lift the pear."]
-
-
-def finish(run: Path, name: str, files: dict[str, str], **facts) -> None:
-    stage = runs.enter(run / runs.FOLDERS[name], name, "smoke", {}, {})
-    for file, text in files.items():
-        (stage.folder / file).write_text(text)
-    stage.finish([stage.folder / file for file in files], **facts)
-
-
-def lines(rows: list[dict]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def measured(auc: float) -> dict:
@@ -59,7 +51,7 @@ def run(tmp_path) -> Path:
     log = [{"step": step, "loss": 1 / step, "lr": 0.01} for step in range(1, 21)]
     facts = {"loss_first": 0.75, "loss_last": 0.05, "weights_changed": 0.01}
     facts |= {"heldout_before": 0.6, "heldout_after": 0.4, "heldout_zero_velocity": 1.0}
-    finish(tmp_path, "train", {"log.jsonl": lines(log)}, **facts)
+    finish(tmp_path, "train", {"log.jsonl": log}, **facts)
     finish(tmp_path, "convert", {}, max_abs_diff=0.0)
     for model in ("base", "tuned", "no_text"):
         finish(tmp_path, f"generate-{model}", {})
@@ -84,20 +76,20 @@ def run(tmp_path) -> Path:
         False: {"outcome": "not placed", "reason": "no arm moved", "passed": False},
     }
     outcomes = [clip | outcome[high] for clip, high in zip(every, good, strict=True)]
-    files = {"ground_truth.jsonl": lines(outcomes), "verdicts.jsonl": lines(verdicts)}
-    finish(tmp_path, "judge", files | {"calibration.json": json.dumps(calibration)}, best_of_n=curve, **rates)
+    files = {"ground_truth.jsonl": outcomes, "verdicts.jsonl": verdicts, "calibration.json": calibration}
+    finish(tmp_path, "judge", files, best_of_n=curve, **rates)
     rows = {True: [], False: []}
     for clip, high in zip(every, good, strict=True):
         if clip["model"] == "tuned":
             rows[high].append({**clip, "video": Path(clip["file"]).name, "reason": "high" if high else "low"})
-    finish(tmp_path, "filter", {"kept.jsonl": lines(rows[True]), "dropped.jsonl": lines(rows[False])})
+    finish(tmp_path, "filter", {"kept.jsonl": rows[True], "dropped.jsonl": rows[False]})
     moved = [
         {key: clip[key] for key in ("file", "model")} | {"image": clip["name"], "success": high}
         for clip, high in zip(every, good, strict=True)
     ]
     motion_scores = [{"file": clip["file"]} | dict.fromkeys(motion.SCORES, 1.0) for clip in every]
-    finish(tmp_path, "actions", {"actions.jsonl": lines(motion_scores)})
-    finish(tmp_path, "execute", {"executed.jsonl": lines(moved)})
+    finish(tmp_path, "actions", {"actions.jsonl": motion_scores})
+    finish(tmp_path, "execute", {"executed.jsonl": moved})
     finish(tmp_path, "actions-export", {})
     return tmp_path
 
@@ -193,7 +185,7 @@ def test_a_run_without_ground_truth_threshold_or_kept_video_has_a_report(run):
 
 
 def test_a_run_ends_with_its_results_and_checks_also_where_the_guardrail_blocked_every_video(run, capsys):
-    (run / "generated/tuned/generated.jsonl").write_text(lines([{"name": "0", "blocked": True}]))
+    storage.write_rows(run / "generated/tuned/generated.jsonl", [{"name": "0", "blocked": True}])
     assert notebooks._conclude(profiles.nano(), run, {}) == results.summary(run)
     printed = capsys.readouterr().out
     assert "train" in printed and "executed" in printed and results.table(results.summary(run)["results"]) in printed

@@ -7,13 +7,13 @@ import graphlib
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import test_cli
+from conftest import python
 
 from cookbook import cli, profiles
 
@@ -136,7 +136,7 @@ def names_a_profile(node: ast.AST | None) -> bool:
 def test_imports_change_no_variable_and_the_engine_needs_no_model_library():
     pytest.importorskip("mujoco", reason='NOT RUN: needs pip install -e ".[sim]"')
     script = IMPORT_ALL.replace("PACKAGES", repr(PACKAGES))
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", script)
     assert done.returncode == 0, done.stderr
     libraries, changed = map(ast.literal_eval, done.stdout.splitlines()[-2:])
     assert libraries == [], "cookbook.engine"
@@ -170,8 +170,7 @@ def test_files_and_functions_are_short():
 
 @pytest.mark.parametrize("command", ["check", "format --check"])
 def test_ruff_reports_nothing(command):
-    ruff = [sys.executable, "-m", "ruff", *command.split(), "."]
-    done = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+    done = python("-m", "ruff", *command.split(), ".")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -15,24 +15,26 @@ from cookbook import cli, notebooks, runs, storage
 from cookbook.errors import UserError
 
 
+def write_notebook(path: Path, *cells: nbformat.NotebookNode) -> None:
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=list(cells), metadata=metadata), path)
+
+
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """A function that writes a notebook with the given cells, the only one that the runner then finds."""
+    """A function that writes a notebook with parameters and these cells, the only one that the runner then finds."""
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "books")
 
-    def write(*cells: str) -> Path:
+    def write(*cells: str | nbformat.NotebookNode) -> Path:
         parameters = nbformat.v4.new_code_cell(
             'profile: str = "nano"  # profile\nrun: str = ""  # folder\ncount: int = 1  # how many\n'
             "skip: bool = True  # whether\nshare: float = 0.0  # how much\nname: str = 'a'  # who",
             metadata={"tags": ["parameters"]},
         )
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        book = nbformat.v4.new_notebook(
-            cells=[parameters, *map(nbformat.v4.new_code_cell, cells)],
-            metadata={**kernel, "language_info": {"name": "python"}},
-        )
+        nodes = [nbformat.v4.new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
         (tmp_path / "books").mkdir(exist_ok=True)
-        nbformat.write(book, tmp_path / "books" / "00_try.ipynb")
+        write_notebook(tmp_path / "books" / "00_try.ipynb", parameters, *nodes)
         return tmp_path / "run"
 
     return write
@@ -74,25 +76,18 @@ def test_a_failed_cell_stops_the_run_and_its_copy_is_kept(written):
 
 
 def test_links_of_a_copy_lead_to_the_checkout(written, tmp_path):
-    run = written("1 + 1")
-    source = notebooks.NOTEBOOKS / "00_try.ipynb"
-    book = nbformat.read(source, as_version=4)
-    book.cells.insert(0, nbformat.v4.new_markdown_cell("![a](../assets/pictures/a.png) and [next](01_next.ipynb)"))
-    nbformat.write(book, source)
+    run = written(nbformat.v4.new_markdown_cell("![a](../assets/pictures/a.png) and [next](01_next.ipynb)"), "1 + 1")
     notebooks.run_all("smoke", run=run)
-    text = nbformat.read(run / "notebooks" / "00_try.ipynb", as_version=4).cells[0].source
+    (text,) = (c.source for c in nbformat.read(run / "notebooks/00_try.ipynb", 4).cells if c.cell_type == "markdown")
     target = re.search(r"\((.+/assets/pictures/a.png)\)", text)[1]
     assert (run / "notebooks" / target).resolve() == notebooks.ROOT / "assets/pictures/a.png"
-    assert "[next](01_next.ipynb)" in text and "(../assets" in source.read_text()
+    assert "[next](01_next.ipynb)" in text
+    assert "(../assets" in (notebooks.NOTEBOOKS / "00_try.ipynb").read_text()
 
 
 @pytest.mark.parametrize("tags, cell", [(["skip-execution"], "1 + 1"), ([], "import sys\nsys.exit(0)")])
 def test_a_cell_that_did_not_run_is_a_failure(written, tags, cell):
-    run = written(cell, "print('never')")
-    source = notebooks.NOTEBOOKS / "00_try.ipynb"
-    book = nbformat.read(source, as_version=4)
-    book.cells[1].metadata["tags"] = tags
-    nbformat.write(book, source)
+    run = written(nbformat.v4.new_code_cell(cell, metadata={"tags": tags}), "print('never')")
     with pytest.raises(UserError, match="did not run|failed with SystemExit"):
         notebooks.run_all("smoke", run=run)
 
@@ -140,9 +135,8 @@ def test_missing_requirements_are_reported_before_the_run(machine, tmp_path, cap
 
 
 def test_notebooks_are_chosen_by_number_or_name():
-    assert [path.stem[:2] for path in notebooks.select()] == ["00", "01", "02", "03", "04", "05"], (
-        "the others only on request"
-    )
+    numbers = [path.stem[:2] for path in notebooks.select()]
+    assert numbers == ["00", "01", "02", "03", "04", "05"], "the others only on request"
     assert [path.stem[:2] for path in notebooks.select(only="07")] == ["07"]
     assert [path.stem for path in notebooks.select(only="02_post_training")] == ["02_post_training"]
     with pytest.raises(UserError, match="no notebook '7'; there are 00_prerequisites"):

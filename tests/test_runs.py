@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import python
 
 from cookbook import runs, storage
 from cookbook.errors import UserError
@@ -95,12 +96,8 @@ def test_a_kill_while_earlier_results_are_moved_loses_none(tmp_path, monkeypatch
         patch.setattr(os, "replace", dying)
         storage.set_aside(folder)
     storage.set_aside(folder)
-    assert sorted(p.name for p in (folder / ".earlier").iterdir()) == [
-        "manifest.json",
-        "more.txt",
-        "result.txt",
-        "started.json",
-    ]
+    kept = {path.name for path in (folder / ".earlier").iterdir()}
+    assert kept == {"manifest.json", "more.txt", "result.txt", "started.json"}
 
 
 def is_free(folder) -> bool:
@@ -129,8 +126,7 @@ def test_a_stage_that_failed_was_interrupted_or_was_finished_before_holds_no_fol
 @pytest.mark.parametrize("value, home", [("~/x", "~/x"), ("x", "x"), ("", runs.ASSETS.parent)])
 def test_the_home_of_runs_is_an_absolute_folder(tmp_path, value, home):
     env = {**os.environ, "HOME": str(tmp_path), "COOKBOOK_HOME": value, "PYTHONPATH": str(runs.ASSETS.parent)}
-    program = [sys.executable, "-c", "from cookbook import runs; print(runs.HOME)"]
-    done = subprocess.run(program, env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = python("-c", "from cookbook import runs; print(runs.HOME)", env=env, cwd=tmp_path)
     assert done.stdout.strip() == str(tmp_path / str(home).removeprefix("~/")), done.stderr
 
 
@@ -240,9 +236,8 @@ def test_a_run_folder_of_an_older_version_is_refused_in_one_line(name, tmp_path)
     else:
         facts = {"stage": "data", "profile": "nano", "inputs": {}, "settings": {}}
         storage.write_json(tmp_path / "data" / name, facts)
-    with pytest.raises(
-        UserError, match=r"was written by an older version .* another folder with --run, .*`rm -r "
-    ) as e:
+    message = "was written by an older version .* another folder with --run, .*`rm -r "
+    with pytest.raises(UserError, match=message) as e:
         runs.run_folder(tmp_path, "nano")
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
 
@@ -260,7 +255,7 @@ sys.exit(cli.main(["prepare", "--run", "~/run"]))
     gone = {"HOME", "USER", "LOGNAME", "USERNAME", "LNAME"}
     env = {name: value for name, value in os.environ.items() if name not in gone} | variables
     env["PYTHONPATH"] = str(runs.ASSETS.parent)
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = python("-c", program, cwd=tmp_path, env=env)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.match("cookbook: ~/(x|run): no home folder is known here; ", done.stderr.splitlines()[-1])
     assert not any(tmp_path.iterdir())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import python
 from scipy import ndimage
 
 pytest.importorskip("mujoco", reason="NOT RUN: the simulator needs the extra `sim`: pip install -e .[sim]")
@@ -28,7 +28,6 @@ from simulator.ship import SHIPPED
 from simulator.studio import CHOICE, Options, feasible, hash_states, render, simulate
 from simulator.world import build
 
-ROOT = ASSETS.parent
 NUMBER = 4  # of a scene in which hand, object and place each have a pair among the first four instructions
 PARTS = ("item", "hand", "place")  # in which the second, third and fourth instruction differ from the first
 
@@ -161,8 +160,7 @@ print(int(real.frames.std()), int(np.abs(morph.frames[-1].astype(int) - real.fra
 
 
 def draw(look: str, **variables: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", RENDER, look]
-    return subprocess.run(command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True)
+    return python("-c", RENDER, look, env=os.environ | variables)
 
 
 def assert_drawn(run: subprocess.CompletedProcess) -> None:
@@ -256,6 +254,6 @@ def test_rules_are_compared_with_the_simulator(tmp_path: Path, renderer, capsys)
 @pytest.mark.render
 @pytest.mark.slow
 def test_show_writes_a_contact_sheet(tmp_path: Path, renderer):
-    words = ["simulator", "show", "3", "--faults", "vanish", "--out", str(tmp_path / "clip.png")]
-    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True)
+    words = ["simulator", "show", "3", "--faults", "vanish", "--out", tmp_path / "clip.png"]
+    python("-m", *words, check=True)
     assert (tmp_path / "clip.png").stat().st_size > 1000

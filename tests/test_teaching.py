@@ -48,17 +48,14 @@ def scores(folder: Path) -> tuple[float, float]:
 @pytest.mark.slow
 def test_training_learns_the_labels(examples, critic_folder, tmp_path):
     before = scores(critic_folder)
-    manifest = critic_training.train_critic(
-        examples, tmp_path / "trained", "tiny", steps=30, batch=4, learning_rate=3e-3
-    )
+    options = {"out": tmp_path / "trained", "profile": "tiny", "steps": 30, "learning_rate": 3e-3}
+    manifest = critic_training.train_critic(examples, **options)
     dark, bright = scores(tmp_path / "trained")
     assert abs(before[0] - before[1]) < 0.5 and bright - dark > 2, "held-out clips"
     assert manifest["loss_last"] < manifest["loss_first"] / 2 and manifest["weights_changed"] > 0
-    assert (
-        critic_training.train_critic(examples, tmp_path / "trained", "tiny", steps=30, learning_rate=3e-3) == manifest
-    )
+    assert critic_training.train_critic(examples, **options) == manifest
     with pytest.raises(UserError, match="redo"):
-        critic_training.train_critic(examples[:-1], tmp_path / "trained", "tiny", steps=30, learning_rate=3e-3)
+        critic_training.train_critic(examples[:-1], **options)
 
 
 def test_the_manifest_is_as_documented(examples, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import subprocess
-import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorTrc
+from conftest import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -241,8 +241,7 @@ print(peak(sys.argv[1]), peak(sys.argv[2]))
 def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path):
     for count in (30, 70):
         encode(tmp_path / f"{count}.mp4", [np.zeros((*HD, 3), np.uint8)] * count, 10)
-    command = [sys.executable, "-c", MEMORY, tmp_path / "30.mp4", tmp_path / "70.mp4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = python("-c", MEMORY, tmp_path / "30.mp4", tmp_path / "70.mp4", check=True)
     short, long = map(float, done.stdout.split())
     assert long - short < 60, "MB; forty more frames are 124 MB even before they are pixels"
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from cookbook import engine, hardware, profiles, storage, video
+from cookbook import engine, hardware, profiles, runs, storage, video
+from cookbook.actions import execute
 from cookbook.actions.episodes import Episode, EpisodeSet
 from cookbook.engine import activations
 from cookbook.generate.stage import generate
@@ -216,14 +218,50 @@ def make_scenes(folder: Path, tasks: tuple[str, ...]) -> Path:
     return folder
 
 
-ROW = {  # of a jsonl of requests
-    "name": "a",
-    "prompt": "Wave.",
-    "input_path": "a.png",
-    "num_output_frames": 9,
-    "resolution": "32,48",
-    "guidance": 2,
-}
+def make_calibration(folder: Path, prompts: list[str], clips: list[np.ndarray]) -> None:
+    """Labelled clips as assets/simulator/calibration has them: of each scene a real one and two faults."""
+    for index, frames in enumerate(clips):
+        kind, scene = ("real", "vanish", "wrong_place")[index % 3], f"place_{index // 3}"
+        file = f"videos/{scene}{'' if kind == 'real' else '-' + kind}.mp4"
+        video.write_video(folder / file, frames, 8)
+        row = {"file": file, "prompt": prompts[index % len(prompts)], "kind": kind, "violation": None}
+        row |= {"physics": int(kind != "vanish"), "instruction": int(kind == "real"), "source_clip": scene}
+        storage.append_row(folder / "calibration_clips.jsonl", row)
+
+
+def finish(run: Path, name: str, files: dict[str, list[dict] | dict], profile: str = "nano", **facts) -> None:
+    """A finished stage of a run: its files, of rows or with one object, and facts of its manifest."""
+    stage = runs.enter(run / runs.FOLDERS[name], name, profile, {}, {})
+    for file, content in files.items():
+        write = storage.write_rows if isinstance(content, list) else storage.write_json
+        write(stage.folder / file, content)
+    stage.finish([stage.folder / file for file in files], **facts)
+
+
+def make_generated(
+    run: Path, prompts: dict[str, str], models: tuple[str, ...] = ("base", "tuned"), seeds: int = 2, frames: int = 9
+) -> None:
+    """Videos as the stage `generate` leaves them, for each model, name -> prompt, and seed."""
+    for model in models:
+        stage = runs.enter(run / "generated" / model, f"generate-{model}", "nano", {}, {})
+        for (number, (name, prompt)), seed in product(enumerate(prompts.items()), range(seeds)):
+            row = {"file": f"{name}_seed{seed}.mp4", "name": name, "prompt": prompt, "seed": seed, "model": model}
+            video.write_video(stage.folder / row["file"], clip(10 * number + seed + 5 * (model == "base"), frames), 8)
+            storage.append_row(stage.folder / "generated.jsonl", row | {"image_sha256": None, "blocked": False})
+        stage.finish(stage.folder.glob("*.*"))
+
+
+def expert_targets(scene: dict) -> np.ndarray:
+    """The joint targets [T, 42] at 16 Hz of the scripted expert in a scene: its seed, and the instruction's parts."""
+    simulator, run = execute._simulator(), execute.Attempt(**scene)
+    world, robot = run.environment.world, run.environment.robot
+    chance = world.scene.rng(2)
+    plan = simulator.expert.make_plan(world, robot, simulator.expert.intended(world, run.instruction, chance), chance)
+    return np.concatenate([plan.joints[1:], plan.joints[-1:]])
+
+
+ROW = {"name": "a", "prompt": "Wave.", "input_path": "a.png"}  # of a jsonl of requests
+ROW |= {"num_output_frames": 9, "resolution": "32,48", "guidance": 2}
 
 
 def profile(world: Path, steps: int = 6, **recipe) -> Profile:

@@ -32,18 +32,12 @@ def text(x: float, y: float, words: str, size: int, colour: str, weight: str = "
     return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}" font-weight="{weight}">{escape(words)}</text>'
 
 
-def exists(number: str) -> bool:
-    """Whether a box can be drawn with a full line: it has no number, or its notebook is there."""
-    return not number or any(path.stem.startswith(number) for path in every())
-
-
 def box(x: int, y: int, title: str, number: str, here: str) -> list[str]:
     """A box with its title and the number of its notebook; filled with the accent where the reader is."""
     fill, ink = (EDGE, "white") if number and number == here else (FILL, INK)
-    dash = "" if exists(number) else ' stroke-dasharray="5 4"'
     lines, centre = title.split("\n"), x + WIDTH / 2
     first = y + (31 if number else 36) - 8 * (len(lines) - 1) - (4 if number else 0)
-    shape = f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="9" fill="{fill}" stroke="{EDGE}"{dash}/>'
+    shape = f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="9" fill="{fill}" stroke="{EDGE}"/>'
     parts = [shape, *(text(centre, first + 17 * row, line, 15, ink, "bold") for row, line in enumerate(lines))]
     parts += [text(centre, y + HEIGHT - 8, number, 13, ink)] if number else []
     if number and number == here:
@@ -57,8 +51,8 @@ def draw(here: str = "") -> str:
     parts = []
     for x, (title, number, out) in zip(places, BOXES, strict=True):
         parts += box(x, TOP, title, number, here)
-        below = (out if exists(number) else "planned").split("\n")
-        parts += [text(x + WIDTH / 2, TOP + HEIGHT + 18 + 15 * n, line, 12, LINE) for n, line in enumerate(below)]
+        below = enumerate(out.split("\n"))
+        parts += [text(x + WIDTH / 2, TOP + HEIGHT + 18 + 15 * n, line, 12, LINE) for n, line in below]
         if x > places[0]:
             parts.append(f'<path d="M{x - GAP + 2} {TOP + HEIGHT / 2:g}h{GAP - 5}" class="arrow"/>')
     for title, number, column in BESIDE:
