@@ -6,13 +6,18 @@ Sources: Liu et al. 2022 (arXiv 2209.03003), Esser et al. 2024 (arXiv 2403.03206
 shift, and `cosmos_predict2/_src/predict2/models/video2world_model_rectified_flow.py`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from cookbook.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import UniPCMultistepScheduler
 
 # velocity(latents [B,C,T,H,W], sigma scalar in 0..1) -> [B,C,T,H,W]
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -46,7 +51,7 @@ def loss(predicted: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, mask
     return ((1 - mask) * (predicted.float() - (noise - clean).float())).square().mean()
 
 
-def scheduler(shift: float) -> Any:
+def scheduler(shift: float) -> UniPCMultistepScheduler:
     """The solver that pre-trained and GR1 weights need: UniPC, linear flow sigmas with a shift, no Karras.
 
     The configuration written by diffusers' own converter is Karras (200 to 0.01), right for the post-trained

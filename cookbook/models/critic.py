@@ -5,23 +5,30 @@ about a clip share one pass over its frames: the video is encoded once and kept 
 is a short continuation. The result equals, up to rounding, a plain call of processor and model on the whole chat.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from cookbook import hardware, storage
 from cookbook.errors import UserError, shortage
 from cookbook.layout import files
 from cookbook.models import world
 from cookbook.models.frames import Sampled
+
+if TYPE_CHECKING:
+    from transformers import Qwen3VLForConditionalGeneration
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+    from cookbook.models import qwen
 
 SYSTEM = "You are a helpful assistant."
 DIGITS = "12345"
@@ -51,11 +58,11 @@ class Question:
 class Critic:
     """A loaded critic with its processor."""
 
-    model: nn.Module  # a Qwen3VLForConditionalGeneration
-    processor: Any  # a Qwen3VLProcessor
+    model: Qwen3VLForConditionalGeneration
+    processor: Qwen3VLProcessor
     digits: list[int]  # token ids of 1 to 5
     fingerprint: str
-    layers: tuple[tuple, ...]  # of `qwen.Patch`: parts of the class that are replaced while it scores
+    layers: tuple[qwen.Patch, ...]  # parts of the class that are replaced while it scores
     lock: Lock = field(default_factory=Lock, repr=False)  # of the processor: its tokenizer is not thread-safe
 
     def __post_init__(self) -> None:
@@ -115,7 +122,7 @@ def critic_fingerprint(folder: Path) -> str:
     return storage.digest_of({path.name: storage.digest(path) for path in parts})
 
 
-def chat(processor: Any, question: Question) -> tuple[str, str]:
+def chat(processor: Qwen3VLProcessor, question: Question) -> tuple[str, str]:
     """The chat up to the end of the video, and the rest: question, generation prompt and answer cue."""
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},

@@ -4,16 +4,20 @@ Source: upstream `text_encoders/reason1.py` ("full concat") and diffusers' `Cosm
 equals; ours encodes prompts in batches and caches nothing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
 
 
-def _chat(tokenizer: Any, prompt: str) -> str:
+def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [{"type": "text", "text": prompt}]},
@@ -21,14 +25,14 @@ def _chat(tokenizer: Any, prompt: str) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
 
 
-def tokenize(tokenizer: Any, prompt: str, length: int) -> torch.Tensor:
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:
     """Token ids [length] of the prompt in its chat template, cut or padded to `length`."""
     text = _chat(tokenizer, prompt)
     encoded = tokenizer(text, max_length=length, truncation=True, padding="max_length", return_tensors="pt")
     return encoded["input_ids"][0]
 
 
-def unread(tokenizer: Any, prompts: Mapping[str, str], length: int) -> list[str]:
+def unread(tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, str], length: int) -> list[str]:
     """Print and return what the text encoder cannot see: truncated prompts, and those with the tokens of another.
 
     Args:
@@ -52,7 +56,9 @@ def unread(tokenizer: Any, prompts: Mapping[str, str], length: int) -> list[str]
 
 
 @torch.no_grad()
-def encode_prompts(encoder: nn.Module, tokenizer: Any, prompts: list[str], length: int) -> torch.Tensor:
+def encode_prompts(
+    encoder: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, prompts: list[str], length: int
+) -> torch.Tensor:
     """Prompts -> embeddings [len(prompts), length, layers * hidden] in the encoder's dtype.
 
     Each layer's hidden state (without the embedding layer) is normalised to zero mean and unit deviation per token,

@@ -1,16 +1,17 @@
 """Loading the parts of the world model from a diffusers folder: transformer, VAE, text encoder, tokenizer."""
 
+from __future__ import annotations
+
 import io
 import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
 
 from cookbook import storage
 from cookbook.errors import UserError, last_line
@@ -18,10 +19,16 @@ from cookbook.layout import files
 from cookbook.models import names, sizes
 from cookbook.models.autoencoder import channels_last
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+    from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+
 TRANSFORMERS, DIFFUSERS = "model", "diffusion_pytorch_model"  # what each library calls its weight files
 
 
-def load_transformer(folder: Path, dtype: torch.dtype = torch.float32, native: Path | None = None) -> nn.Module:
+def load_transformer(
+    folder: Path, dtype: torch.dtype = torch.float32, native: Path | None = None
+) -> CosmosTransformer3DModel:
     """The denoiser from `folder/transformer`, on the CPU. Every weight must be there and have the right shape.
 
     Args:
@@ -134,7 +141,7 @@ def require_shapes(
         )
 
 
-def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
     """The video autoencoder from `folder/vae`, frozen, on the CPU."""
     from diffusers import AutoencoderKLWan
 
@@ -142,7 +149,9 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     return channels_last(vae).eval().requires_grad_(False)
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Any]:
+def load_text_encoder(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerBase]:
     """The language model that turns prompts into conditioning, frozen, on the CPU, and its tokenizer."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -150,7 +159,7 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple
     return model.eval().requires_grad_(False), load_tokenizer(folder)
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The text encoder's tokenizer."""
     from transformers import AutoTokenizer
 
