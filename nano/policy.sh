@@ -5,7 +5,7 @@
 #   bash nano/policy.sh FOLDER
 #
 # Clips are rendered on the cores while the GPUs train on those that are finished. It continues when it is called again.
-# Results: FOLDER/measured.json and curve.json (policies), FOLDER/decoded.json (the inverse dynamics model).
+# Results in FOLDER: measured.json and curve.json (policies), decoded.json (inverse dynamics), whole_clip.json.
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 work=$1 cores=$(nproc --all) gpus=$(nvidia-smi -L | wc -l)
@@ -38,3 +38,4 @@ wait $placing
 for more in "" --curve; do
   python3 -m nano.policy measure --work "$work" --generated "$work/run/lerobot" --together $((7 * gpus)) --workers 4 $more
 done
+python3 -m nano.whole_clip --work "$work" --workers $((cores - 4))

@@ -97,7 +97,7 @@ def measure(work: Path, model_folder: Path, workers: int = 2, limit: int | None 
     for name, motions in attempts.items():
         facts[f"executed {name}"] = executed(motions, episodes, workers)
         print(f"{name}: {facts[f'executed {name}']}", flush=True)
-    storage.write_json(work / "measured.json", facts)
+    storage.write_json(work / "decoded.json", facts)
     print(facts)
     return facts
 

@@ -27,9 +27,8 @@ def read_both(
     First as filmed, then, for an `encoded` episode, after the autoencoder. Computed once, and kept in `folder`.
     """
     mark, device, lock = runs.fingerprint(models / "vae"), hardware.device(), Lock()
-    vae = lru_cache(1)(
-        lambda: world.load_vae(models, hardware.convolution_dtype(device)).to(device)
-    )  # only where frames are missing
+    precision = hardware.convolution_dtype(device)
+    vae = lru_cache(1)(lambda: world.load_vae(models, precision).to(device))  # only where frames are missing
 
     def both(frames: np.ndarray) -> list[np.ndarray]:
         with lock:
