@@ -57,7 +57,7 @@ def some(whole: EpisodeSet, episodes: Sequence[Episode], count: int) -> EpisodeS
 
 
 def variants(work: Path, generated: Path, curve: bool) -> dict[str, list[EpisodeSet]]:
-    """Name -> data sets, the demonstrations first. What is added has the same number of trajectories each time."""
+    """Name -> data sets, the demonstrations first. Generated and real additions are of equal size but in the curve."""
     demonstrations, made = read(hub.locate(NANO.demonstrations)), read(generated)
     if missing := {"kept", "success"} - made.episodes[0].facts.keys():
         raise UserError(f"{generated} has no column {sorted(missing)[0]!r}: judge, filter and execute its run first")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains the inverse dynamics model, and measures what generated trajectories are worth to a policy, in about half an
-# hour on two GPUs and 32 cores, longer on one:
+# Trains the inverse dynamics model, and measures how much generated trajectories improve a policy, in about half an
+# hour on two GPUs and 32 cores (an estimate from its parts), longer on one:
 #
 #   bash nano/policy.sh FOLDER
 #

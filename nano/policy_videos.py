@@ -4,8 +4,8 @@
     python -m nano.policy_videos decode --work runs/policy
 
 The photos are the first frames of `work/photos`, which `nano.policy clips` renders. The videos are generated in
-batches; everything after them is done by the stages of the cookbook, in the run folder `work/run`. Its data set
-`work/run/lerobot` has the columns `kept` and `success`. What is finished is kept when it is started again.
+batches; everything after them is done by the stages of the cookbook, in the run folder `work/run`. The exported data
+set `work/run/lerobot` has the columns `kept` and `success`. A second call continues where the first one stopped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def generate(work: Path, tuned: Path, scenes: int = 400, seeds: int = 2) -> None
 
 
 def decode(work: Path, model_folder: Path | None = None, workers: int = 2) -> None:
-    """Decode, execute and export the videos; print what each score says about executed success.
+    """Decode, execute and export the videos; print the AUC of each score for success of the execution.
 
     Args:
         model_folder: an inverse dynamics model; the one that ships if not given.

@@ -1,11 +1,12 @@
-"""The nano inverse dynamics model, and its figures on tasks and scenes that it never saw.
+"""Train the nano inverse dynamics model, and measure it on scenes that it never saw.
 
 python -m nano.train_actions clips --work runs/actions
 python -m nano.train_actions train --work runs/actions --out assets/nano/actions
 python -m nano.train_actions measure --work runs/actions --model-folder assets/nano/actions
 
-It is trained on four tasks that are not the one of the generated videos, whose clips `clips` renders, and on the few
-demonstrations of that one that ship. `measure` has scenes of its own. Training takes three minutes on an H200.
+The generated videos show placing. The model is trained on clips of four other tasks, which `clips` renders, and on the
+demonstrations of placing that ship. `measure` uses placing clips of other scenes. Training takes three minutes on an
+H200.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ exercises.check_01_2(needed);
 # %% [markdown]
 # **Exercise 01.3 ★★ What do the words decide?** `prompts` are the instructions of one photo. Return the set of words that are in some of them but not in all, in lower case and without commas and full stops. The check uses your held-out photos.
 #
-# Solved? Group your `photos` by `photo.image.read_bytes()`, and call it for each group. Could a model find out from the picture alone which of the instructions is meant?
+# Solved? Group your `photos` by `photo.image.read_bytes()`, and call `differing` on the prompts of each group. Could a model tell from the picture alone which instruction is meant?
 
 # %%
 from cookbook import exercises

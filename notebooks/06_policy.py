@@ -199,7 +199,7 @@ show.show_sheet(sheet, titles, width=160)
 #
 # All policies have the same network, 3,300 steps of 256 examples, and the same 88 demonstrations. They differ in what was added; with additions, 30 % of the examples are demonstrations. Each was evaluated on 400 instructions in 200 held-out scenes.
 #
-# Added were clips of other tasks, 800 generated trajectories, those of them that the filter *kept*, those that the simulator *executed* with success, or 800 clips of the simulator's own expert (*real*).
+# There are five additions: 2,500 clips of other tasks, 800 generated trajectories, the 680 of these that the filter *kept*, the 356 of these that the simulator *executed* with success, and 800 clips of the simulator's own expert (*real*).
 #
 # **What you should see:** success rates with 95 % CI over scenes, and the gain over demonstrations alone, paired by scene.
 
@@ -221,22 +221,22 @@ shown.map(lambda cell: "{:.2f} ({:.2f} to {:.2f})".format(*cell) if isinstance(c
 #
 # * **Generated trajectories help.** They close about half of the distance from demonstrations alone to as many real clips.
 # * **Other tasks do not.** The inverse dynamics model behind these trajectories was trained on the same clips. So more clips of this robot do not explain the gain.
-# * **Dropping trajectories did not help here.** The difference of `kept` and all is within its interval; `executed` is proven to be worse. Both sets are smaller, so size and quality cannot be told apart. And the critic judges how a video looks: here, its scores did not tell which videos execute.
-# * **Real clips are worth more.** After generated ones, the object misses the receptacle in twice as many attempts (`missed`).
+# * **Dropping trajectories did not help here.** The interval of the difference between `kept` and all 800 includes 0. That of `executed` does not, but there was one training seed. Both sets are smaller, so the effects of size and quality cannot be separated. The critic judges how a video looks: here, its scores did not predict which videos the robot executes with success.
+# * **Real clips are worth more.** The policy trained with generated trajectories misses the receptacle in twice as many attempts (`missed`).
 #
 # <details><summary>How it was measured, and what is unproven</summary>
 #
-# 400 photos with two instructions and one video each; one H200, 2026-11-29, commit 958394b. There was one training seed, so the intervals cover scenes, not training. An earlier inverse dynamics model decoded the videos, by which fewer of them execute than by the one of notebook 05. `nano/policy.sh` now trains the decoder too, and uses three seeds and sets of equal size; its result is not measured yet. The [model card](../assets/nano/README.md#policies) has the commands.
+# 400 photos with two instructions and one video each; one H200, 2026-11-29, commit 958394b. There was one training seed, so the intervals cover scenes, not training. The videos were decoded by an earlier inverse dynamics model, not by the one of notebook 05. With its actions, the robot succeeded in 356 of 800 attempts. `nano/policy.sh` now trains the decoder too, and uses three seeds and sets of equal size. It has not been run to its end yet. The [model card](../assets/nano/README.md#policies) has the commands.
 #
 # </details>
 #
 # ### 6.5 On a real robot
 #
-# * **Photos are cheap.** Each new photo is a new scene without a person who demonstrates in it.
+# * **Photos are cheap.** A new photo adds a new scene, and nobody has to demonstrate in it.
 # * **Test your filter.** Train with it and without it: here, it did not help.
-# * **Keep scenes aside.** Only attempts in scenes that nothing was trained on count.
+# * **Keep scenes aside.** Count only attempts in scenes that were never used for training.
 #
-# How much of this carries over to a real robot is not measured. The simulator has no sensor noise, a fixed camera, and a robot that repeats its motion exactly.
+# How much of this carries over to a real robot is not measured. The simulator has no sensor noise. Its camera is fixed, and its robot repeats a motion exactly.
 
 # %% [markdown]
 # ## Exercises

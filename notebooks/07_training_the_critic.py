@@ -222,7 +222,7 @@ def blind(counts):
 exercises.check_07_2(blind);
 
 # %% [markdown]
-# **Exercise 07.3 ★★ Is it worth having?** `rows` is the table at the end as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). Return `"use it"` where the gain on the kind `new` is proven and no other kind is proven to be worse, `"keep the old one"` where a kind is proven to be worse, and `"measure more"` in all other cases.
+# **Exercise 07.3 ★★ Is it worth having?** `rows` is the last table of this notebook, as a list of dicts with the keys `kind` and `gain_interval` (lowest, highest). A gain or loss is proven if its interval excludes 0. Return `"keep the old one"` if any kind, `new` included, is proven to be worse. Otherwise return `"use it"` if the gain on the kind `new` is proven, and `"measure more"` if it is not.
 #
 # Solved? Decide about the critic that you just trained: `decision(table.reset_index().to_dict("records"), "softened")`.
 
