@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cookbook import hardware, storage
 from cookbook.actions import model, training
 from cookbook.actions.clips import read
-from cookbook.actions.decode import Decoded, decode_pictures
+from cookbook.actions.decode import Decoded, decode_pictures, in_radians
 from cookbook.actions.episodes import Episode
 from cookbook.actions.frames import read_both
 from cookbook.actions.model import InverseDynamics, neighbours, scaled, shrink
@@ -57,10 +57,8 @@ class WholeClip(nn.Module):
     @torch.inference_mode()
     def decode(self, pictures: np.ndarray, fps: float) -> Decoded:
         """`decode_pictures` of a whole clip, uint8 [T, 3, H, W]."""
-        output = self(scaled(torch.from_numpy(pictures)[None].to(self.moment.device))).float().cpu().numpy()
-        known = self.local.statistics()
-        joints, targets, deviation = (output * known["scale"]).swapaxes(0, 1)
-        return Decoded(fps, joints + known["mean"], targets + known["mean"], deviation)
+        outputs = self(scaled(torch.from_numpy(pictures)[None].to(self.moment.device)))
+        return Decoded(fps, *in_radians(outputs.float().cpu().numpy(), self.local))
 
 
 def train_whole(local: InverseDynamics, episodes: Sequence[Episode], out: Path, steps: int, batch: int) -> WholeClip:

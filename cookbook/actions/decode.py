@@ -67,10 +67,15 @@ def decode_pictures(model: InverseDynamics, pictures: np.ndarray, fps: float, na
     tensor, device = torch.from_numpy(pictures), model.range.device
     parts = [triples[first : first + BATCH] for first in range(0, len(triples), BATCH)]
     outputs = [model(scaled(tensor[part].to(device))).float().cpu().numpy() for part in parts]
-    joints, targets, log_deviation = np.concatenate(outputs).swapaxes(0, 1)
-    mean, scale = (model.statistics()[name] for name in ("mean", "scale"))
-    rows = joints * scale + mean, targets * scale + mean, np.exp(log_deviation.clip(-8, 4)) * scale
+    rows = in_radians(np.concatenate(outputs), model)
     return Decoded(model.spec.fps, *(resample(x, fps, model.spec.fps) for x in rows))
+
+
+def in_radians(outputs: np.ndarray, model: InverseDynamics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the network says of T moments, [T, 3, J] -> joints, targets and standard deviations, [T, J] each."""
+    joints, targets, log_deviation = outputs.swapaxes(0, 1)
+    mean, scale = (model.statistics()[name] for name in ("mean", "scale"))
+    return joints * scale + mean, targets * scale + mean, np.exp(log_deviation.clip(-8, 4)) * scale
 
 
 def decode_video(model: InverseDynamics, path: Path) -> Decoded:

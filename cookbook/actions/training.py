@@ -80,11 +80,8 @@ def train_actions(
     require_whole(0, seed=seed)
     chosen, sets = profiles.get(profile), [clips.read(folder, camera, key) for folder in data]
     require_alike(sets)
-    shares, models, group = (
-        parse_weights(sets, weights),
-        hub.locate(chosen.world),
-        engine.Group(0, 1, hardware.device()),
-    )
+    shares, models = parse_weights(sets, weights), hub.locate(chosen.world)
+    group = engine.Group(0, 1, hardware.device())
     inputs = {str(number): runs.fingerprint(Path(folder)) for number, folder in enumerate(data)}
     inputs["vae"] = runs.fingerprint(models / "vae")
     settings = {"backbone": backbone, "height": height, "steps": steps, "batch": batch, "seed": seed}
@@ -182,7 +179,7 @@ def build(part: EpisodeSet, film: video.Video, name: str | None, height: int) ->
 
 
 def small(height: int) -> dict:
-    """The backbone without a name, which trains in minutes on a CPU; its last features are about three rows high."""
+    """The backbone without a name; its last features are about three rows high. At 48 rows it trains on a CPU."""
     widths = list(WIDTHS[: max(3, round(math.log2(height / 6)))])
     kind = {"model_type": "resnet", "num_channels": 9, "layer_type": "basic"}  # the three frames, stacked
     return kind | {"embedding_size": widths[0], "hidden_sizes": widths, "depths": [1] * len(widths)}
@@ -202,7 +199,7 @@ def gather(
     """The training samples of episodes.
 
     Args:
-        pictures: as `cache` returns them.
+        pictures: as `read_both` returns them.
         chances: how often a frame of each episode is drawn, relative to the others.
     """
     known, step = model.statistics(), max(1, round(model.spec.distance * model.spec.fps))
@@ -211,19 +208,14 @@ def gather(
     for episode, versions, chance in zip(episodes, pictures, chances, strict=True):
         rows = (np.stack([episode.joints, episode.targets], 1) - known["mean"]) / known["scale"]
         for part in range(len(versions)):
-            parts[part].append(
-                (count + neighbours(len(rows), step), rows.astype(np.float32), np.full(len(rows), chance))
-            )
+            triples = count + neighbours(len(rows), step)
+            parts[part].append((triples, rows.astype(np.float32), np.full(len(rows), chance)))
             count += len(rows)
     joined = [[torch.from_numpy(np.concatenate(x)) for x in zip(*part, strict=True)] for part in parts]
-    triples, wanted, each = zip(*joined, strict=True)
+    every, wanted, each = zip(*joined, strict=True)
     ladders = tuple(x.cumsum(0) / x.sum() for x in each)
-    return Samples(
-        torch.from_numpy(np.concatenate([x for versions in pictures for x in versions])).to(device),
-        triples,
-        wanted,
-        ladders,
-    )
+    frames = torch.from_numpy(np.concatenate([x for versions in pictures for x in versions])).to(device)
+    return Samples(frames, every, wanted, ladders)
 
 
 def batches(samples: Samples, size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
